@@ -1,0 +1,62 @@
+"""Bind hyper-parameters to a pure function without losing its identity to the compiler."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from piat_jax.core.checks import InputError, did_you_mean
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A function with some keyword arguments fixed; made by `bind`.
+
+    Two equal ones share one compilation (two equal functools.partial do not), and it is a pytree whose leaves are the
+    bound numbers: passed as an argument to a jitted function, a sweep over `eps` compiles once.
+    """
+
+    fn: Callable[..., Any] = dataclasses.field(metadata={"static": True})
+    traced: dict[str, Any]
+    static: tuple[tuple[str, Any], ...] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function; what is given here wins over what was bound."""
+        return self.fn(*args, **{**dict(self.static), **self.traced, **kwargs})
+
+    def __repr__(self) -> str:
+        bound = {**dict(self.static), **self.traced}
+        inner = ", ".join(f"{name}={value!r}" for name, value in sorted(bound.items()))
+        return f"{self.fn.__name__}({inner})"
+
+
+def bind(fn: Callable[..., Any], **hyper_parameters: Any) -> Bound:
+    """Fix keyword arguments of `fn`: floats, arrays and other bound functions are traced, all else is static.
+
+    Args:
+      fn: a function defined at module level, so that equal bindings are equal.
+      **hyper_parameters: keyword arguments of `fn`. Integers, strings, booleans and functions are part of the
+        compiled program; floats and arrays may change without recompiling.
+
+    Raises:
+      InputError: `fn` takes no such argument.
+
+    >>> from piat_jax.attacks import pgd
+    >>> bind(pgd, eps=0.1, steps=3)
+    pgd(eps=0.1, steps=3)
+    >>> bind(pgd, epsilon=0.1)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: pgd takes no argument 'epsilon'; did you mean 'eps'?
+    """
+    parameters = inspect.signature(fn).parameters
+    known = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    for name in hyper_parameters:
+        if name not in known:
+            raise InputError(f"{fn.__name__} takes no argument {name!r}{did_you_mean(name, known)}")
+    traced = {k: v for k, v in hyper_parameters.items() if isinstance(v, (float, np.ndarray, jax.Array, Bound))}
+    static = {k: v for k, v in hyper_parameters.items() if k not in traced}
+    return Bound(fn, traced, tuple(sorted(static.items())))

@@ -1,0 +1,77 @@
+"""Argument checks: one voice, and every message names the argument, the value and the fix."""
+
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message says what, and what to give instead.
+
+    The commands print it as one line and exit with code 2; from Python it is an ordinary ValueError.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest known name, else the whole list.
+
+    >>> did_you_mean("trade", ["trades", "mart"])
+    "; did you mean 'trades'?"
+    >>> did_you_mean("zzz", ["trades", "mart"])
+    '; choose one of mart, trades'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(known)}"
+
+
+def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+    """Raise InputError unless `value` is one of `choices`.
+
+    >>> check_choice("norm", "linff", ["linf", "l2"])
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: norm='linff' is unknown; did you mean 'linf'?
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise InputError(f"{argument}={value!r} is unknown{did_you_mean(str(value), choices)}")
+
+
+def check_range(argument: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
+    """Raise InputError unless every element of a concrete `value` lies in [low, high], or (low, high].
+
+    Traced values pass: they have no value yet. NaN never passes.
+
+    >>> check_range("eps", 8, 0, 1, open_low=True)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: eps=8 must be in (0, 1]; did you mean 8/255?
+    """
+    if not isinstance(value, (int, float, np.ndarray, np.generic)):
+        return
+    above = np.greater(value, low) if open_low else np.greater_equal(value, low)
+    if np.all(above & np.less_equal(value, high)):
+        return
+    interval = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+    scalar = isinstance(value, (int, float)) and high == 1 and 1 < value <= 255
+    raise InputError(f"{argument}={value} must be in {interval}" + (f"; did you mean {value:g}/255?" if scalar else ""))
+
+
+def check_at_least(argument: str, value: object, low: float) -> None:
+    """Raise InputError unless a concrete `value` is at least `low`.
+
+    >>> check_at_least("steps", 0, 1)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: steps=0 must be at least 1
+    """
+    if isinstance(value, (int, float, np.ndarray, np.generic)) and not np.all(np.greater_equal(value, low)):
+        raise InputError(f"{argument}={value} must be at least {low:g}")
+
+
+def check_images(argument: str, images: object) -> None:
+    """Raise InputError unless `images` has four axes; concrete ones must be floats in [0, 1]."""
+    ndim = getattr(images, "ndim", None)
+    if ndim != 4:
+        raise InputError(f"{argument} has {ndim} axes; give images as [batch, height, width, channels]")
+    if not np.issubdtype(images.dtype, np.floating) and str(images.dtype) != "bfloat16":  # type: ignore[attr-defined]
+        raise InputError(f"{argument} has dtype {images.dtype}; give floats in [0, 1] (uint8 / 255)")  # type: ignore[attr-defined]

@@ -1,0 +1,125 @@
+"""The contracts every part builds on: pure functions over plain nested dicts of arrays.
+
+A model is a pair of pure functions, an attack sees only a `LogitsFn`, and an objective splits a training step into
+`perturb` (crafting: nothing is differentiated by the trainer) and `loss` (differentiated by the trainer).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+LogitsFn = Callable[[Array], Array]
+"""Images `[B, H, W, C]` in `[0, 1]` -> logits `[B, K]`; closes over weights, normalisation and BatchNorm mode."""
+LossFn = Callable[[Array, Array], Array]
+"""`(logits[B, K], labels[B]) -> [B]`, one value per example; an attack maximises it."""
+
+
+class Batch(NamedTuple):
+    """A batch of clean examples."""
+
+    images: Array  # [B, H, W, C] float32 in [0, 1]
+    labels: Array  # [B] int32
+    indices: Array  # [B] int32, each example's index in its data set: randomness derives from it
+
+
+class Variables(NamedTuple):
+    """What a model needs to run: weights and the state its forwards update (BatchNorm statistics)."""
+
+    params: PyTree
+    model_state: PyTree
+
+
+class Model(Protocol):
+    """A pair of pure functions; implementations are hashable and equal when they compute the same thing."""
+
+    def init(self, key: Array, images: Array) -> Variables:
+        """Fresh `(params, model_state)` for images of this shape `[B, H, W, C]`."""
+        ...
+
+    def apply(
+        self, params: PyTree, model_state: PyTree, images: Array, *, train: bool, key: Array | None = None
+    ) -> tuple[Array, PyTree]:
+        """`(logits[B, K], new model_state)`; `train` uses batch statistics and updates the running ones."""
+        ...
+
+
+class Attack(Protocol):
+    """Adversarial images in pixel space, inside the ball and the box, constant to any outer gradient."""
+
+    def __call__(
+        self, logits_fn: LogitsFn, images: Array, labels: Array, *, key: Array, indices: Array | None = None
+    ) -> Array:
+        """Images `[B, H, W, C]` that (try to) maximise the attack's loss; `indices[B]` key the randomness."""
+        ...
+
+
+class Context(NamedTuple):
+    """Where in training a step is; every field is traced, so nothing recompiles as training goes on."""
+
+    key: Array  # this step's typed key
+    epoch: Array  # int32, 0-based
+
+
+class AdversarialBatch(NamedTuple):
+    """What `perturb` hands to `loss`: the clean batch, its adversarial images and whatever else was prepared."""
+
+    clean: Batch
+    images: Array  # [B, H, W, C], already a constant
+    extra: PyTree = ()
+
+
+class Aux(NamedTuple):
+    """What `loss` returns beside the scalar: BatchNorm statistics after its forwards, and metrics to log."""
+
+    model_state: PyTree
+    metrics: Mapping[str, Array]  # scalars, means over the batch
+
+
+class Objective(Protocol):
+    """One adversarial-training method. Holds its model, attack and weights; carries no arrays that change."""
+
+    @property
+    def model(self) -> Model:
+        """The model that is trained."""
+        ...
+
+    def init(self) -> PyTree:
+        """The method's own state between steps; `()` for most."""
+        ...
+
+    def perturb(self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context) -> AdversarialBatch:
+        """Craft the adversarial batch. Its result is a constant to `loss`."""
+        ...
+
+    def loss(
+        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
+    ) -> tuple[Array, Aux]:
+        """The scalar to minimise and the state after its train-mode forwards, run in the documented order."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Everything that changes during training, as plain nested dicts of arrays."""
+
+    step: Array  # int32, optimizer steps done
+    epoch: Array  # int32, epochs done
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    objective_state: PyTree
+    anchor: Variables | None  # PIAT's previous interpolated weights; None where nothing is interpolated
+
+    @property
+    def variables(self) -> Variables:
+        """The weights and statistics to evaluate."""
+        return Variables(self.params, self.model_state)
+
+
+EpochEnd = Callable[[TrainState, Array], TrainState]
+"""`(state, epoch) -> state`, pure, run once after each epoch; `epoch` is 1-based (int32)."""

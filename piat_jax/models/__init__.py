@@ -1,0 +1,65 @@
+"""Image classifiers as pairs of pure functions; the only package that imports Flax.
+
+`create(name, num_classes=...)` makes one of `MODELS`. A module of your own joins through `LinenModel(module)`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, check_at_least, check_choice, did_you_mean
+from piat_jax.models.conv import loop_safe_conv_general_dilated
+from piat_jax.models.layers import LinenModel, check_normalization
+from piat_jax.models.mlp import MLP
+from piat_jax.models.resnet import ResNet
+from piat_jax.models.wide_resnet import WideResNet
+
+__all__ = ["DTYPES", "MLP", "MODELS", "LinenModel", "ResNet", "WideResNet", "create", "loop_safe_conv_general_dilated"]
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# name -> (module class, its fixed options). Options not fixed here may be given to `create`.
+MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
+    "resnet18": (ResNet, {"stage_sizes": (2, 2, 2, 2)}),
+    "preact_resnet18": (ResNet, {"stage_sizes": (2, 2, 2, 2), "pre_activation": True}),
+    "small_resnet": (ResNet, {}),
+    "wrn_28_10": (WideResNet, {"blocks_per_group": 4, "widen_factor": 10}),
+    # The paper's WRN-32-10 counts its depth as 6n + 2: five blocks per group, the same network as WRN-34-10.
+    "wrn_32_10": (WideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
+    "wrn_34_10": (WideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
+    "wide_resnet": (WideResNet, {}),
+    "mlp": (MLP, {}),
+}
+SMALL_RESNET = {"stage_sizes": (1, 1, 1), "width": 16, "stem_stride": 2}
+
+
+def create(name: str, *, num_classes: int, dtype: str = "float32", **options: Any) -> LinenModel:
+    """The model called `name`.
+
+    Args:
+      name: one of `MODELS`.
+      num_classes: K, at least 2.
+      dtype: of the activations, "float32" or "bfloat16".
+      **options: attributes of the module: mean, std; width, stage_sizes, stem_stride for small_resnet;
+        blocks_per_group, widen_factor for wide_resnet; hidden for mlp.
+
+    Raises:
+      InputError: an unknown name or option, or a value out of range.
+
+    >>> create("resnet19", num_classes=10)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: model='resnet19' is unknown; did you mean 'resnet18'?
+    """
+    check_choice("model", name, MODELS)
+    check_choice("dtype", dtype, DTYPES)
+    check_at_least("num_classes", num_classes, 2)
+    module, fixed = MODELS[name]
+    defaults = SMALL_RESNET if name == "small_resnet" else {}
+    known = set(module.__dataclass_fields__) - {"parent", "name", "num_classes", "dtype", "pre_activation", *fixed}  # type: ignore[attr-defined]
+    for option in options:
+        if option not in known:
+            raise InputError(f"model {name!r} takes no option {option!r}{did_you_mean(option, known)}")
+    check_normalization(options.get("mean", ()), options.get("std", ()))
+    return LinenModel(module(num_classes=num_classes, dtype=DTYPES[dtype], **{**defaults, **options, **fixed}))

@@ -1,0 +1,116 @@
+"""What all networks share: PyTorch's initialisation and BatchNorm constants, and the way out of Flax."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.types import Array, PyTree, Variables
+from piat_jax.models.conv import loop_safe_conv_general_dilated
+
+# PyTorch's default for Conv2d and Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), a third of the variance of Flax's.
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# He initialisation on fan-out, N(0, 2 / (k^2 C_out)): what the WideResNet files use for their convolutions.
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """A bias-free square convolution with PyTorch's symmetric padding, loop-safe where that is faster (CPU)."""
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    kernel_init: nn.initializers.Initializer = torch_uniform
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        # Symmetric, not "SAME": with stride 2 those differ by one pixel.
+        pad = self.kernel // 2
+        return nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            conv_general_dilated=loop_safe_conv_general_dilated if jax.default_backend() == "cpu" else None,
+            name="conv",
+        )(x)
+
+
+class Linear(nn.Module):
+    """A dense layer initialised as PyTorch's; `zero_bias` as the WideResNet files do."""
+
+    features: int
+    zero_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        bound = 1 / math.sqrt(x.shape[-1])
+
+        def bias_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        return nn.Dense(
+            self.features,
+            kernel_init=torch_uniform,
+            bias_init=nn.initializers.zeros if self.zero_bias else bias_init,
+            dtype=self.dtype,
+            name="dense",
+        )(x)
+
+
+def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
+    """BatchNorm with PyTorch's constants: its momentum 0.1 is 0.9 in Flax, whose own default is 0.99.
+
+    The running variance is the biased one, PyTorch's the unbiased: n/(n-1) apart, n = batch x height x width.
+    """
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: Any) -> Array:
+    """`(images - mean) / std` per channel, so that attacks stay in [0, 1]; empty tuples leave the images as they are."""
+    if mean:
+        images = (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+    return images.astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenModel:
+    """A Flax Linen module as a pair of pure functions over plain dicts; equal modules are equal models.
+
+    The module is called as `module(images, train=...)`. Its `params` collection becomes the weights and every other
+    collection the model state.
+    """
+
+    module: nn.Module
+
+    def init(self, key: Array, images: Array) -> Variables:
+        """Fresh weights and state for images of this shape `[B, H, W, C]`."""
+        variables = dict(self.module.init(key, images, train=False))
+        return Variables(variables.pop("params", {}), variables)
+
+    def apply(
+        self, params: PyTree, model_state: Mapping[str, PyTree], images: Array, *, train: bool, key: Array | None = None
+    ) -> tuple[Array, PyTree]:
+        """Logits `[B, K]` in float32 and the new state; `key` feeds dropout, where there is any."""
+        variables = {"params": params, **model_state}
+        rngs = None if key is None else {"dropout": key}
+        if not train:
+            return self.module.apply(variables, images, train=False, rngs=rngs).astype(jnp.float32), model_state  # type: ignore[union-attr]
+        logits, updated = self.module.apply(variables, images, train=True, rngs=rngs, mutable=list(model_state))
+        return logits.astype(jnp.float32), updated
+
+
+def check_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise InputError unless mean and std are both empty or equally long, with positive std."""
+    if len(mean) != len(std) or any(s <= 0 for s in std):
+        raise InputError(f"mean={mean} and std={std} must have one entry per channel each, with std > 0, or both be ()")

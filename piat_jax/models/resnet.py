@@ -1,0 +1,86 @@
+"""CIFAR ResNets: post-activation (He et al., 2016) and pre-activation (He et al., 2016b)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from piat_jax.core.types import Array
+from piat_jax.models.layers import Conv, Linear, batch_norm, normalize
+
+
+class BasicBlock(nn.Module):
+    """`relu(bn(conv(relu(bn(conv x)))) + shortcut)`; the shortcut is conv1x1 + BN where the shape changes."""
+
+    features: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        y = Conv(self.features, stride=self.stride, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(batch_norm(train, self.dtype, "bn1")(y))
+        y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
+        y = batch_norm(train, self.dtype, "bn2")(y)
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
+            x = batch_norm(train, self.dtype, "shortcut_bn")(x)
+        return nn.relu(x + y)
+
+
+class PreActBlock(nn.Module):
+    """`conv(relu(bn(conv(relu(bn x))))) + shortcut`; the shortcut conv has no BN and sees the activated tensor."""
+
+    features: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        a = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+        y = Conv(self.features, stride=self.stride, dtype=self.dtype, name="conv1")(a)
+        y = nn.relu(batch_norm(train, self.dtype, "bn2")(y))
+        y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(a)
+        return x + y
+
+
+class ResNet(nn.Module):
+    """3x3 stem, stages of blocks (every one after the first halves the image and doubles the width), pool, linear.
+
+    Attributes:
+      num_classes: K.
+      stage_sizes: blocks per stage; (2, 2, 2, 2) is ResNet-18.
+      width: channels of the first stage.
+      stem_stride: 1 for CIFAR; 2 makes everything after the stem four times cheaper.
+      pre_activation: PreActResNet in its second published form: no BN after the stem, the shortcut convolution takes
+        the activated tensor and has no BN, and a BN and ReLU come before the pooling.
+      mean, std: input normalisation per channel, inside the model; () for none.
+      dtype: activations; weights and statistics stay float32.
+    """
+
+    num_classes: int
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+    width: int = 64
+    stem_stride: int = 1
+    pre_activation: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        x = normalize(images, self.mean, self.std, self.dtype)
+        x = Conv(self.width, stride=self.stem_stride, dtype=self.dtype, name="conv1")(x)
+        if not self.pre_activation:
+            x = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+        block = PreActBlock if self.pre_activation else BasicBlock
+        for stage, size in enumerate(self.stage_sizes):
+            for index in range(size):
+                stride = 2 if stage > 0 and index == 0 else 1
+                x = block(self.width * 2**stage, stride, self.dtype, name=f"layer{stage + 1}_{index}")(x, train)
+        if self.pre_activation:
+            x = nn.relu(batch_norm(train, self.dtype, "bn")(x))
+        x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
+        return Linear(self.num_classes, dtype=self.dtype, name="linear")(x)

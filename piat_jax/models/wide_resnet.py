@@ -1,0 +1,60 @@
+"""WideResNet-D-W (Zagoruyko & Komodakis, 2016), as the adversarial-training codes build it."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from piat_jax.core.types import Array
+from piat_jax.models.layers import Conv, Linear, batch_norm, he_fan_out, normalize
+
+
+class WideBlock(nn.Module):
+    """`conv(relu(bn(conv(a)))) + shortcut`, `a = relu(bn x)`; shortcut: x itself, or conv1x1 of `a` on a new shape."""
+
+    features: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        a = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+        y = Conv(self.features, stride=self.stride, kernel_init=he_fan_out, dtype=self.dtype, name="conv1")(a)
+        y = nn.relu(batch_norm(train, self.dtype, "bn2")(y))
+        y = Conv(self.features, kernel_init=he_fan_out, dtype=self.dtype, name="conv2")(y)
+        if x.shape[-1] != self.features:
+            conv = Conv(self.features, 1, self.stride, kernel_init=he_fan_out, dtype=self.dtype, name="shortcut_conv")
+            x = conv(a)
+        return x + y
+
+
+class WideResNet(nn.Module):
+    """3x3 stem to 16 channels, three groups of blocks at 16W, 32W and 64W (strides 1, 2, 2), BN, ReLU, pool, linear.
+
+    Attributes:
+      num_classes: K.
+      blocks_per_group: n = (D - 4) / 6 in the usual count.
+      widen_factor: W.
+      mean, std: input normalisation per channel, inside the model; () for none.
+      dtype: activations; weights and statistics stay float32.
+    """
+
+    num_classes: int
+    blocks_per_group: int = 5
+    widen_factor: int = 10
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        x = normalize(images, self.mean, self.std, self.dtype)
+        x = Conv(16, kernel_init=he_fan_out, dtype=self.dtype, name="conv1")(x)
+        for group in range(3):
+            for index in range(self.blocks_per_group):
+                stride = 2 if group > 0 and index == 0 else 1
+                features = 16 * 2**group * self.widen_factor
+                x = WideBlock(features, stride, self.dtype, name=f"block{group + 1}_{index}")(x, train)
+        x = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+        x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
+        return Linear(self.num_classes, zero_bias=True, dtype=self.dtype, name="fc")(x)
