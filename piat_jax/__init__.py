@@ -1,0 +1,1 @@
+"""Adversarial training of image classifiers in JAX: PIAT, NMSE and what they are compared with."""

@@ -1,4 +1,4 @@
-"""Random keys derived by name, step and example, so that nothing has to be stored and results do not depend on batching."""
+"""Random keys derived by name, step and example: nothing is stored, and results do not depend on batching."""
 
 import zlib
 

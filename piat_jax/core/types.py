@@ -91,7 +91,9 @@ class Objective(Protocol):
         """The method's own state between steps; `()` for most."""
         ...
 
-    def perturb(self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context) -> AdversarialBatch:
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
         """Craft the adversarial batch. Its result is a constant to `loss`."""
         ...
 

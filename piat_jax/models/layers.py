@@ -77,7 +77,7 @@ def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
 
 
 def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: Any) -> Array:
-    """`(images - mean) / std` per channel, so that attacks stay in [0, 1]; empty tuples leave the images as they are."""
+    """`(images - mean) / std` per channel, so that attacks stay in [0, 1]; empty tuples change nothing."""
     if mean:
         images = (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
     return images.astype(dtype)
