@@ -38,7 +38,7 @@ def bind(fn: Callable[..., Any], **hyper_parameters: Any) -> Bound:
     """Fix keyword arguments of `fn`: floats, arrays and other bound functions are traced, all else is static.
 
     Args:
-      fn: a function defined at module level, so that equal bindings are equal.
+      fn: a function defined at module level, so that equal bindings are equal, or a bound one to bind further.
       **hyper_parameters: keyword arguments of `fn`. Integers, strings, booleans and functions are part of the
         compiled program; floats and arrays may change without recompiling.
 
@@ -52,6 +52,8 @@ def bind(fn: Callable[..., Any], **hyper_parameters: Any) -> Bound:
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: pgd takes no argument 'epsilon'; did you mean 'eps'?
     """
+    if isinstance(fn, Bound):
+        return bind(fn.fn, **{**dict(fn.static), **fn.traced, **hyper_parameters})
     parameters = inspect.signature(fn).parameters
     known = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
     for name in hyper_parameters:

@@ -26,7 +26,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(known)}"
 
 
-def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:
     """Raise InputError unless `value` is one of `choices`.
 
     >>> check_choice("norm", "linff", ["linf", "l2"])
@@ -35,7 +35,7 @@ def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
     """
     choices = list(choices)
     if value not in choices:
-        raise InputError(f"{argument}={value!r} is unknown{did_you_mean(str(value), choices)}")
+        raise InputError(f"{argument}={value!r} is unknown{did_you_mean(str(value), map(str, choices))}")
 
 
 def check_range(argument: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:

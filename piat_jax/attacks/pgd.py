@@ -1,0 +1,260 @@
+"""Projected gradient ascent and its relatives: FGSM, PGD, MI-FGSM and the margin-loss attack the field calls CW.
+
+Each is a pure function of `(logits_fn, images, labels)` and a key, in pixel space; `bind` (core/bound.py) fixes its
+hyper-parameters. Jit the function that calls it. `eps` and `step_size` may be traced, scalars or one value per
+example, so a sweep over them compiles once.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.core.bound import bind
+from piat_jax.core.checks import check_at_least, check_choice, check_images, check_range
+from piat_jax.core.norms import NORMS, ascent_direction, per_example, project, random_in_ball
+from piat_jax.core.rng import example_keys
+from piat_jax.core.types import Array, LogitsFn, LossFn
+
+STARTS = ("uniform", "normal", "none")
+KEEPS = ("last", "best")
+Radius = Array | float
+Box = tuple[float, float] | None
+
+
+def pgd(
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    *,
+    key: Array,
+    indices: Array | None = None,
+    eps: Radius = 8 / 255,
+    step_size: Radius = 2 / 255,
+    steps: int = 10,
+    norm: str = "linf",
+    start: str = "uniform",
+    restarts: int = 1,
+    keep: str = "last",
+    loss: LossFn = losses.cross_entropy,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """PGD: `x <- box(ball(x + step_size * u))`, `u` the steepest ascent direction of the loss, `steps` times.
+
+    `u = sign(g)` under "linf" and `g / |g|_2` under "l2"; the ball is projected onto first, the box last.
+
+    Args:
+      logits_fn: images to logits `[B, K]`; closes over weights, normalisation and BatchNorm mode.
+      images: `[B, H, W, C]` floats in the box.
+      labels: `[B]` integers; what `loss` takes as its second argument.
+      key: typed key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
+      indices: `[B]` each example's index in its data set; default `0..B-1`.
+      eps: radius in pixel units (1 = the whole range), a scalar or `[B]`.
+      step_size: in the same unit, a scalar or `[B]`.
+      steps: gradient steps, at least 1.
+      norm: "linf" or "l2".
+      start: "uniform" in the ball, then clipped to the box (Madry et al.); "normal", `x + 0.001 N(0, 1)`, neither
+        scaled by eps nor clipped (TRADES, MART: the KL has no gradient at `x` itself); "none", `x` (the PIAT paper's
+        Algorithm 1 as printed).
+      restarts: independent runs; the best counts, by the rule of `keep="best"`.
+      keep: the "last" iterate, or the "best" one: misclassified before correct, then by higher loss. "best" costs one
+        more forward a run.
+      loss: `(logits, labels) -> [B]`, maximised.
+      box: bounds of valid pixels, or None.
+
+    Returns:
+      `[B, H, W, C]`, inside ball and box; no gradient flows through it.
+
+    Raises:
+      InputError: an unknown choice or an argument out of range.
+
+    Source: Madry et al. (2018), arXiv:1706.06083; PIAT paper, Eq. 3 and Section V-A (K = 10, 8/255, 2/255).
+
+    >>> weights = jnp.array([1.0, -2.0])
+    >>> logits_fn = lambda x: jnp.stack([x.reshape(-1, 2) @ weights, jnp.zeros(x.shape[0])], axis=1)
+    >>> x = jnp.full((1, 1, 2, 1), 0.5)
+    >>> pgd(logits_fn, x, jnp.array([0]), key=jax.random.key(0), eps=0.25, step_size=0.25).ravel().tolist()
+    [0.25, 0.75]
+    """
+    _check(images, eps, step_size, steps, norm, start, restarts, keep)
+    ascent = _Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
+    keys = example_keys(key, _indices(images, indices))
+    if restarts == 1 and keep == "last":
+        return jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps))
+
+    def restart(run: Any, best: _Best) -> _Best:
+        run_keys = jax.vmap(lambda k: jax.random.fold_in(k, run))(keys) if restarts > 1 else keys
+        x = ascent.start(run_keys, start)
+        if keep == "best":
+            return ascent.run_keeping_best(x, steps, best)
+        return ascent.better(best, ascent.run(x, steps))
+
+    first: _Best = (images, jnp.full(labels.shape, False), jnp.full(labels.shape, -jnp.inf))
+    return jax.lax.stop_gradient(jax.lax.fori_loop(0, restarts, restart, first)[0])
+
+
+def fgsm(
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    *,
+    key: Array | None = None,
+    indices: Array | None = None,
+    eps: Radius = 8 / 255,
+    norm: str = "linf",
+    loss: LossFn = losses.cross_entropy,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """FGSM: `x + eps * sign(grad loss)`, one whole step from `x` itself; arguments as in `pgd`, no randomness.
+
+    Source: Goodfellow et al. (2015), arXiv:1412.6572; PIAT paper, Eq. 1.
+
+    >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.zeros((1, 1))], axis=1)
+    >>> fgsm(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), eps=0.25).ravel().tolist()
+    [0.25]
+    """
+    del key, indices  # an attack like any other, but it draws nothing
+    _check(images, eps, eps, 1, norm, "none", 1, "last")
+    ascent = _Ascent(logits_fn, images, labels, eps, eps, norm, loss, box)
+    return jax.lax.stop_gradient(ascent.run(images, 1))
+
+
+def mi_fgsm(
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    *,
+    key: Array | None = None,
+    indices: Array | None = None,
+    eps: Radius = 8 / 255,
+    step_size: Radius | None = None,
+    steps: int = 10,
+    decay: float = 1.0,
+    norm: str = "linf",
+    loss: LossFn = losses.cross_entropy,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """MI-FGSM: `m <- decay * m + g / |g|_1`, then a step of PGD along `m`; from `x` itself, no randomness.
+
+    Args as in `pgd`; `decay` is the paper's mu and `step_size` defaults to `eps / steps`.
+
+    Source: Dong et al. (2018), arXiv:1710.06081; PIAT paper, Eq. 2.
+
+    >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.zeros((1, 1))], axis=1)
+    >>> mi_fgsm(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), eps=0.25, steps=2).ravel().tolist()
+    [0.25]
+    """
+    del key, indices
+    step_size = eps / steps if step_size is None else step_size
+    _check(images, eps, step_size, steps, norm, "none", 1, "last")
+    check_at_least("decay", decay, 0)
+    ascent = _Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
+
+    def step(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, momentum = carry
+        gradient, _, _ = ascent.gradient(x)
+        length = jnp.sum(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
+        momentum = decay * momentum + gradient / jnp.maximum(per_example(length, gradient), 1e-12)
+        return ascent.move(x, momentum), momentum
+
+    return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, (images, jnp.zeros_like(images)))[0])
+
+
+cw = bind(pgd, loss=bind(losses.margin, kappa=50.0), steps=20)
+"""CW as adversarial training evaluates it: 20 steps of `pgd` on `-max(z_y - max_{j != y} z_j + kappa, 0)`, kappa = 50.
+
+Takes every option of `pgd`. It is not the optimiser of Carlini & Wagner (2017): MAIL, RAT and SEAT call this CW, and so
+does the PIAT paper's lineage.
+"""
+
+
+_Best = tuple[Array, Array, Array]  # images, whether misclassified, loss
+
+
+class _Ascent:
+    """One attack's problem: where it starts, which way is up, and which of two points is better."""
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        images: Array,
+        labels: Array,
+        eps: Radius,
+        step_size: Radius,
+        norm: str,
+        loss: LossFn,
+        box: Box,
+    ):
+        self.logits_fn, self.images, self.labels, self.loss = logits_fn, images, labels, loss
+        self.eps, self.step_size, self.norm, self.box = eps, per_example(step_size, images), norm, box
+
+    def into_box(self, x: Array) -> Array:
+        return x if self.box is None else jnp.clip(x, *self.box)
+
+    def start(self, keys: Array, start: str) -> Array:
+        shape, dtype = self.images.shape[1:], self.images.dtype
+        if start == "uniform":
+            return self.into_box(self.images + random_in_ball(keys, self.eps, shape, self.norm, dtype))
+        if start == "normal":
+            return self.images + 0.001 * jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+        return self.images
+
+    def evaluate(self, x: Array) -> tuple[Array, Array]:
+        logits = self.logits_fn(x)
+        return self.loss(logits, self.labels), ~losses.correct(logits, self.labels)
+
+    def gradient(self, x: Array) -> tuple[Array, Array, Array]:
+        def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
+            value, wrong = self.evaluate(x)
+            return jnp.sum(value), (value, wrong)
+
+        gradient, (value, wrong) = jax.grad(total, has_aux=True)(x)
+        return gradient, value, wrong
+
+    def move(self, x: Array, uphill: Array) -> Array:
+        x = x + self.step_size * ascent_direction(uphill, self.norm)
+        return self.into_box(self.images + project(x - self.images, self.eps, self.norm))
+
+    def run(self, x: Array, steps: int) -> Array:
+        return jax.lax.fori_loop(0, steps, lambda _, x: self.move(x, self.gradient(x)[0]), x)
+
+    def run_keeping_best(self, x: Array, steps: int, best: _Best) -> _Best:
+        def step(_: int, carry: tuple[Array, _Best]) -> tuple[Array, _Best]:
+            x, best = carry
+            gradient, value, wrong = self.gradient(x)
+            return self.move(x, gradient), _better(best, (x, wrong, value))
+
+        # A start that no step has projected yet may lie outside the ball, so it does not compete.
+        x = self.move(x, self.gradient(x)[0])
+        x, best = jax.lax.fori_loop(0, steps - 1, step, (x, best))
+        return self.better(best, x)
+
+    def better(self, best: _Best, x: Array) -> _Best:
+        value, wrong = self.evaluate(x)
+        return _better(best, (x, wrong, value))
+
+
+def _better(old: _Best, new: _Best) -> _Best:
+    take = (new[1] & ~old[1]) | ((new[1] == old[1]) & (new[2] > old[2]))
+    images = jnp.where(take.reshape(-1, *[1] * (new[0].ndim - 1)), new[0], old[0])
+    return images, old[1] | new[1], jnp.where(take, new[2], old[2])
+
+
+def _indices(images: Array, indices: Array | None) -> Array:
+    return jnp.arange(images.shape[0]) if indices is None else indices
+
+
+def _check(
+    images: Array, eps: Radius, step_size: Radius, steps: int, order: str, start: str, restarts: int, keep: str
+) -> None:
+    check_images("images", images)
+    check_choice("norm", order, NORMS)
+    check_choice("start", start, STARTS)
+    check_choice("keep", keep, KEEPS)
+    if order == "linf":
+        check_range("eps", eps, 0, 1)
+    check_at_least("eps", eps, 0)
+    check_at_least("step_size", step_size, 0)
+    check_at_least("steps", steps, 1)
+    check_at_least("restarts", restarts, 1)

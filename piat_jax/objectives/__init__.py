@@ -1,0 +1,11 @@
+"""Adversarial-training methods: one file per paper, every one an `Objective` (core/types.py)."""
+
+from piat_jax.objectives.alp import ALP
+from piat_jax.objectives.base import AttackedObjective
+from piat_jax.objectives.nmse import NMSE
+from piat_jax.objectives.pgd_at import PGDAT
+from piat_jax.objectives.trades import TRADES
+
+__all__ = ["ALP", "METHODS", "NMSE", "PGDAT", "TRADES", "AttackedObjective"]
+
+METHODS: dict[str, type[AttackedObjective]] = {"pgd_at": PGDAT, "alp": ALP, "trades": TRADES, "nmse": NMSE}

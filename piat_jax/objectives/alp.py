@@ -1,0 +1,39 @@
+"""Adversarial logit pairing (Kannan et al., 2018)."""
+
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.core.types import AdversarialBatch, Array, Aux, Context, PyTree
+from piat_jax.objectives.base import AttackedObjective, objective, paired_aux
+
+
+@objective
+class ALP(AttackedObjective):
+    """ALP: minimise `mean_i [ CE(z'_i, y_i) + clean_weight CE(z_i, y_i) + weight |z_i - z'_i|^2 ]`.
+
+    Train-mode forwards: x, x'. No stop-gradient on either side.
+
+    Attributes:
+      weight: of the pairing term, a sum over classes (PIAT paper, Eq. 8). The paper does not state it; 0.5 is the
+        original's. The public ports take the mean over classes: divide theirs by K to compare.
+      clean_weight: of the clean cross-entropy. The PIAT paper writes none; the ports use 1.
+      model, attack, attack_batch_norm: as in `AttackedObjective`.
+
+    Source: Kannan et al. (2018), arXiv:1803.06373; PIAT paper, Eq. 8.
+    """
+
+    weight: float = 0.5
+    clean_weight: float = 0.0
+
+    def loss(
+        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
+    ) -> tuple[Array, Aux]:
+        """Cross-entropy on the adversarial images plus the pairing of logits."""
+        labels = batch.clean.labels
+        clean, model_state = self.forward(params, model_state, batch.clean.images)
+        adversarial, model_state = self.forward(params, model_state, batch.images)
+        cross_entropy = jnp.mean(losses.cross_entropy(adversarial, labels))
+        pairing = jnp.mean(losses.squared_distance(clean, adversarial))
+        loss = cross_entropy + self.weight * pairing
+        loss += self.clean_weight * jnp.mean(losses.cross_entropy(clean, labels))
+        return loss, paired_aux(model_state, loss, pairing, clean, adversarial, labels)
