@@ -1,0 +1,103 @@
+"""Any image-classification data set of TensorFlow Datasets, read without TensorFlow."""
+
+import importlib.util
+import os
+from typing import Any
+
+import numpy as np
+
+from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.data.types import Dataset, Split
+
+FILE_FORMAT = "array_record"
+
+
+def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
+    """The TFDS data set `name`, e.g. "cifar10" or "imagenet_resized/32x32".
+
+    Reading needs no TensorFlow; the first use, which downloads and prepares, does. The test split is "test", or
+    "validation" where there is no "test".
+
+    Args:
+      name: as TFDS calls it, with "/config" and ":version" if wanted; it must have features image and label.
+      data_dir: where TFDS keeps its data. Empty: `$TFDS_DATA_DIR`, then ~/tensorflow_datasets.
+
+    Raises:
+      InputError: no such data set, it cannot be prepared or read, its images differ in size, or
+        tensorflow_datasets is not installed.
+    """
+    try:
+        import tensorflow_datasets
+        from tensorflow_datasets.core.registered import DatasetNotFoundError
+    except ImportError as error:
+        raise InputError(f"'tfds:{name}' needs tensorflow_datasets; pip install 'piat_jax[data]'") from error
+    # TFDS reads TFDS_DATA_DIR once, at import; reading it here makes a later change count.
+    folder = os.path.expanduser(str(data_dir) or os.environ.get("TFDS_DATA_DIR", "")) or None
+    try:
+        builder: Any = tensorflow_datasets.builder(name, data_dir=folder, file_format=FILE_FORMAT)
+    except DatasetNotFoundError as error:
+        known = tensorflow_datasets.list_builders(with_community_datasets=False)
+        raise InputError(f"'tfds:{name}' is unknown{nearest(name, known)}") from error
+    except Exception as error:
+        raise InputError(f"'tfds:{name}' cannot be opened: {first_line(error)}") from error
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
+        raise InputError(
+            f"'tfds:{name}' has features {', '.join(features)}; give a data set with an image and a class label, "
+            "called image and label"
+        )
+    try:
+        # Without TensorFlow a preparation would fail only after the whole download.
+        if has_tensorflow():
+            builder.download_and_prepare()
+        test_split = (
+            "validation" if "validation" in builder.info.splits and "test" not in builder.info.splits else "test"
+        )
+        sources = [builder.as_data_source(split=split) for split in ("train", test_split)]
+    except Exception as error:  # Network, disk, checksum, missing modules and missing splits all end here.
+        raise InputError(f"'tfds:{name}' {cannot_prepare(name, str(builder.data_dir), error)}") from error
+    train, test = (read(f"tfds:{name}", source) for source in sources)
+    label = features["label"]
+    return Dataset(f"tfds:{name}", train, test, label.num_classes, tuple(label.names))
+
+
+def has_tensorflow() -> bool:
+    """Whether TensorFlow is installed; nothing is imported."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The nearest TFDS name, without the list of hundreds where nothing is near."""
+    suggestion = did_you_mean(name.split("/")[0].split(":")[0], known)
+    return suggestion if "did you mean" in suggestion else "; see https://www.tensorflow.org/datasets/catalog"
+
+
+def cannot_prepare(name: str, folder: str, error: Exception) -> str:
+    """Why the data is not there, and the command that puts it there."""
+    return (
+        f"is not prepared as {FILE_FORMAT} in {folder} ({first_line(error)}); prepare it once, online, where "
+        "TensorFlow is installed: pip install tensorflow 'piat_jax[data]'; python -c \"import tensorflow_datasets as t;"
+        f" t.builder('{name}', data_dir='DIR', file_format='{FILE_FORMAT}').download_and_prepare()\"; "
+        "then give data_dir=DIR"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The error on one line: TFDS's messages run to hundreds."""
+    text = str(error.args[0] if error.args else error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def read(where: str, source: Any) -> Split:
+    """All examples of a TFDS data source, decoded."""
+    images, labels = [], []
+    try:
+        for example in source:
+            images.append(example["image"])
+            labels.append(example["label"])
+    except ImportError as error:
+        raise InputError(f"{where} needs {error.name} to decode images; pip install 'piat_jax[data]'") from error
+    shapes = {image.shape for image in images}
+    if len(shapes) != 1:
+        raise InputError(f"{where} has images of {len(shapes)} sizes; give a data set with one size")
+    return Split(np.stack(images), np.asarray(labels, np.int32))
