@@ -1,0 +1,138 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from piat_jax.core.checks import InputError
+from piat_jax.data import load, tfds_source
+
+tfds = pytest.importorskip("tensorflow_datasets")
+pil_image = pytest.importorskip("PIL.Image")
+
+TRAIN = np.random.RandomState(0).randint(0, 256, (4, 6, 5, 3)).astype(np.uint8)
+TEST = 255 - TRAIN[:2]
+
+
+def png(image):
+    buffer = io.BytesIO()
+    pil_image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+class PiatToy(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    LABEL = "label"
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(6, 5, 3)), self.LABEL: tfds.features.ClassLabel(names="abc")}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self.generate(TRAIN), self.held_out: self.generate(TEST)}
+
+    held_out = "test"
+
+    def generate(self, images):
+        for index, image in enumerate(images):
+            yield index, {"image": png(image), self.LABEL: "abc"[index % 3]}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+class PiatToyValidated(PiatToy):
+    held_out = "validation"
+
+
+class PiatToyUnlabelled(PiatToy):
+    LABEL = "species"
+
+
+@pytest.fixture(autouse=True)
+def without_tensorflow(monkeypatch):
+    monkeypatch.setattr(tfds_source, "has_tensorflow", lambda: False)
+
+
+def prepare(builder_class, folder):
+    builder = builder_class(data_dir=str(folder), file_format="array_record")
+    builder.download_and_prepare()
+
+
+@pytest.mark.parametrize(("name", "builder_class"), [("piat_toy", PiatToy), ("piat_toy_validated", PiatToyValidated)])
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_prepared_data_is_read_exactly(tmp_path, monkeypatch, name, builder_class, by_environment):
+    prepare(builder_class, tmp_path)
+    if by_environment:
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    dataset = load(f"tfds:{name}", data_dir="" if by_environment else tmp_path)
+    # TFDS shuffles when it prepares: compare as sets of (pixels, label).
+    for split, images in ((dataset.train, TRAIN), (dataset.test, TEST)):
+        assert split.images.shape == images.shape
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        ours = {(image.tobytes(), int(label)) for image, label in zip(split.images, split.labels)}
+        assert ours == {(image.tobytes(), index % 3) for index, image in enumerate(images)}
+    assert (dataset.name, dataset.num_classes, dataset.class_names) == (f"tfds:{name}", 3, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(("name", "shape", "classes"), [("cifar10", (32, 32, 3), 10), ("mnist", (28, 28, 1), 10)])
+def test_public_names_work_on_mock_data(tmp_path, name, shape, classes):
+    with tfds.testing.mock_data(num_examples=7):
+        dataset = load(f"tfds:{name}", data_dir=tmp_path, train_examples=5)
+    assert dataset.train.images.shape == (5, *shape)
+    assert dataset.test.images.shape == (7, *shape)
+    assert len(dataset.class_names) == classes
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(InputError, match="'tfds:fashion_mnst' is unknown; did you mean 'fashion_mnist'"):
+        load("tfds:fashion_mnst")
+    with pytest.raises(InputError, match=r"'tfds:zzz' is unknown; see https://www.tensorflow.org/datasets/catalog$"):
+        load("tfds:zzz")
+
+
+def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load("tfds:cifar10", data_dir=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"'tfds:cifar10' is not prepared as array_record in {tmp_path}/cifar10/3.0.2 (")
+    assert "pip install tensorflow 'piat_jax[data]'" in message
+    assert "t.builder('cifar10', data_dir='DIR', file_format='array_record').download_and_prepare()" in message
+    assert "\n" not in message
+    assert not (tmp_path / "cifar10").exists()  # Nothing was downloaded on the way.
+
+
+def test_with_tensorflow_a_failed_preparation_is_an_input_error(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr(tfds_source, "has_tensorflow", lambda: True)
+    monkeypatch.setattr(PiatToy, "download_and_prepare", fail)
+    with pytest.raises(InputError, match=r"'tfds:piat_toy' is not prepared .*\(OSError: no network\); prepare it once"):
+        load("tfds:piat_toy", data_dir=tmp_path)
+
+
+def test_data_without_labels_is_refused(tmp_path):
+    prepare(PiatToyUnlabelled, tmp_path)
+    with pytest.raises(
+        InputError, match=r"'tfds:piat_toy_unlabelled' has features image, species; give .*called image and label"
+    ):
+        load("tfds:piat_toy_unlabelled", data_dir=tmp_path)
+
+
+def test_without_tensorflow_datasets_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(InputError, match=r"'tfds:cifar10' needs tensorflow_datasets; pip install 'piat_jax\[data\]'"):
+        load("tfds:cifar10")
+
+
+def test_importing_the_package_imports_no_optional_dependency():
+    code = (
+        "import sys, piat_jax.data as d; d.load('embedded');"
+        "print([m for m in ('tensorflow_datasets', 'tensorflow', 'torch', 'flax', 'absl', 'ml_collections', 'scipy.io')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
