@@ -85,7 +85,9 @@ def augment(images: Array, keys: Array, *, crop_padding: int, padding_mode: str,
 
 def crop_offsets(keys: Array, crop_padding: int) -> Array:
     """The corner `[B, 2]` (row, column) of each example's crop in the padded image, uniform on [0, 2 * padding]^2."""
-    return jax.vmap(lambda key: jax.random.randint(named_key(key, "crop"), (2,), 0, 2 * crop_padding + 1))(keys)
+    end = 2 * crop_padding + 1
+    # int32 whatever jax_enable_x64 says: other integers would draw other offsets.
+    return jax.vmap(lambda key: jax.random.randint(named_key(key, "crop"), (2,), 0, end, jnp.int32))(keys)
 
 
 def flip_mask(keys: Array) -> Array:
@@ -102,7 +104,7 @@ def random_crop(images: Array, keys: Array, crop_padding: int, padding_mode: str
     def crop(image: Array, offset: Array) -> Array:
         return jax.lax.dynamic_slice(image, (offset[0], offset[1], zero), images.shape[1:])
 
-    return jax.vmap(crop)(padded, crop_offsets(keys, crop_padding).astype(jnp.int32))
+    return jax.vmap(crop)(padded, crop_offsets(keys, crop_padding))
 
 
 def random_flip(images: Array, keys: Array) -> Array:
