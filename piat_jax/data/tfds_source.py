@@ -2,11 +2,13 @@
 
 import importlib.util
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.data.tfrecord import read_tfrecords
 from piat_jax.data.types import Dataset, Split
 
 FILE_FORMAT = "array_record"
@@ -15,7 +17,8 @@ FILE_FORMAT = "array_record"
 def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
     """The TFDS data set `name`, e.g. "cifar10" or "imagenet_resized/32x32".
 
-    Reading needs no TensorFlow; the first use, which downloads and prepares, does. The test split is "test", or
+    Reading needs no TensorFlow, be the files array_record or tfrecord; the first use, which downloads and prepares,
+    does. The test split is "test", or
     "validation" where there is no "test".
 
     Args:
@@ -34,7 +37,9 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
     # TFDS reads TFDS_DATA_DIR once, at import; reading it here makes a later change count.
     folder = os.path.expanduser(str(data_dir) or os.environ.get("TFDS_DATA_DIR", "")) or None
     try:
-        builder: Any = tensorflow_datasets.builder(name, data_dir=folder, file_format=FILE_FORMAT)
+        builder: Any = tensorflow_datasets.builder(name, data_dir=folder)
+        if not builder.is_prepared():
+            builder = tensorflow_datasets.builder(name, data_dir=folder, file_format=FILE_FORMAT)
     except DatasetNotFoundError as error:
         known = tensorflow_datasets.list_builders(with_community_datasets=False)
         raise InputError(f"'tfds:{name}' is unknown{nearest(name, known)}") from error
@@ -53,12 +58,21 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
         test_split = (
             "validation" if "validation" in builder.info.splits and "test" not in builder.info.splits else "test"
         )
-        sources = [builder.as_data_source(split=split) for split in ("train", test_split)]
+        sources = [open_split(builder, split) for split in ("train", test_split)]
     except Exception as error:  # Network, disk, checksum, missing modules and missing splits all end here.
         raise InputError(f"'tfds:{name}' {cannot_prepare(name, str(builder.data_dir), error)}") from error
     train, test = (read(f"tfds:{name}", source) for source in sources)
     label = features["label"]
     return Dataset(f"tfds:{name}", train, test, label.num_classes, tuple(label.names))
+
+
+def open_split(builder: Any, split: str) -> Iterable[Any]:
+    """The examples of a prepared split, decoded one by one."""
+    if not (builder.is_prepared() and builder.info.file_format.value == "tfrecord"):
+        return builder.as_data_source(split=split)
+    # TFDS reads TFRecord files through TensorFlow only, but decodes their examples without.
+    paths = builder.info.splits[split].filepaths
+    return (builder.info.features.deserialize_example_np(record) for path in paths for record in read_tfrecords(path))
 
 
 def has_tensorflow() -> bool:
@@ -88,8 +102,8 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
-def read(where: str, source: Any) -> Split:
-    """All examples of a TFDS data source, decoded."""
+def read(where: str, source: Iterable[Any]) -> Split:
+    """All examples of a split."""
     images, labels = [], []
     try:
         for example in source:

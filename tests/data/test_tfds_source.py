@@ -1,4 +1,5 @@
 import io
+import struct
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.data import load, tfds_source
 
 tfds = pytest.importorskip("tensorflow_datasets")
+array_record_module = pytest.importorskip("array_record.python.array_record_module")
 pil_image = pytest.importorskip("PIL.Image")
 
 TRAIN = np.random.RandomState(0).randint(0, 256, (4, 6, 5, 3)).astype(np.uint8)
@@ -75,6 +77,46 @@ def test_prepared_data_is_read_exactly(tmp_path, monkeypatch, name, builder_clas
         ours = {(image.tobytes(), int(label)) for image, label in zip(split.images, split.labels)}
         assert ours == {(image.tobytes(), index % 3) for index, image in enumerate(images)}
     assert (dataset.name, dataset.num_classes, dataset.class_names) == (f"tfds:{name}", 3, ("a", "b", "c"))
+
+
+def to_tfrecord(folder):
+    """What `folder` would be, had TFDS prepared it in its default format, which takes TensorFlow."""
+    for path in folder.glob("*.array_record-*"):
+        records = array_record_module.ArrayRecordReader(str(path)).read_all()
+        frames = [struct.pack("<Q", len(record)) + b"crc1" + record + b"crc2" for record in records]
+        path.with_name(path.name.replace("array_record", "tfrecord")).write_bytes(b"".join(frames))
+        path.unlink()
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+
+
+def test_a_folder_prepared_as_tfrecord_is_read_without_tensorflow(tmp_path):
+    prepare(PiatToy, tmp_path)
+    expected = load("tfds:piat_toy", data_dir=tmp_path)
+    to_tfrecord(tmp_path / "piat_toy/1.0.0")
+    dataset = load("tfds:piat_toy", data_dir=tmp_path)
+    for ours, theirs in ((dataset.train, expected.train), (dataset.test, expected.test)):
+        np.testing.assert_array_equal(ours.images, theirs.images, strict=True)
+        np.testing.assert_array_equal(ours.labels, theirs.labels, strict=True)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b"\xff" * 12 + data])
+def test_a_damaged_tfrecord_file_is_named(tmp_path, damage):
+    prepare(PiatToy, tmp_path)
+    to_tfrecord(tmp_path / "piat_toy/1.0.0")
+    path = next(tmp_path.glob("piat_toy/1.0.0/*-train.tfrecord-*"))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=f"^{path} ends inside a record; prepare the data set again"):
+        load("tfds:piat_toy", data_dir=tmp_path)
+
+
+def test_a_missing_tfrecord_file_is_named(tmp_path):
+    prepare(PiatToy, tmp_path)
+    to_tfrecord(tmp_path / "piat_toy/1.0.0")
+    path = next(tmp_path.glob("piat_toy/1.0.0/*-test.tfrecord-*"))
+    path.unlink()
+    with pytest.raises(InputError, match=f"^{path} does not exist; prepare the data set again"):
+        load("tfds:piat_toy", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(("name", "shape", "classes"), [("cifar10", (32, 32, 3), 10), ("mnist", (28, 28, 1), 10)])
