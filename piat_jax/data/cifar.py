@@ -90,7 +90,8 @@ def read_archive(archive: Path, folder_name: str, files: list[str]) -> list[tupl
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
-                content = tar.extractfile(member) if path.parent.name == folder_name and path.name in files else None
+                wanted = member.isfile() and path.parent.name == folder_name and path.name in files
+                content = tar.extractfile(member) if wanted else None
                 if content is not None:
                     found[path.name] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:

@@ -61,7 +61,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} holds a single array; give an .npz file, as np.savez_compressed writes it")
-            return {key: arrays[key] for key in arrays.files}
+            return {key: np.asarray(arrays[key]) for key in arrays.files}
     except InputError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:

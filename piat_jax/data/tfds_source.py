@@ -18,8 +18,7 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
     """The TFDS data set `name`, e.g. "cifar10" or "imagenet_resized/32x32".
 
     Reading needs no TensorFlow, be the files array_record or tfrecord; the first use, which downloads and prepares,
-    does. The test split is "test", or
-    "validation" where there is no "test".
+    does. The test examples are those of "test", or of "validation" where there is no "test".
 
     Args:
       name: as TFDS calls it, with "/config" and ":version" if wanted; it must have features image and label.
@@ -55,15 +54,30 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
         # Without TensorFlow a preparation would fail only after the whole download.
         if has_tensorflow():
             builder.download_and_prepare()
-        test_split = (
-            "validation" if "validation" in builder.info.splits and "test" not in builder.info.splits else "test"
-        )
-        sources = [open_split(builder, split) for split in ("train", test_split)]
-    except Exception as error:  # Network, disk, checksum, missing modules and missing splits all end here.
+        splits = choose_splits(f"'tfds:{name}'", builder.info.splits)
+        sources = [open_split(builder, split) for split in splits]
+    except InputError:
+        raise
+    except Exception as error:  # Network, disk, checksum, and missing modules all end here.
         raise InputError(f"'tfds:{name}' {cannot_prepare(name, str(builder.data_dir), error)}") from error
     train, test = (read(f"tfds:{name}", source) for source in sources)
     label = features["label"]
     return Dataset(f"tfds:{name}", train, test, label.num_classes, tuple(label.names))
+
+
+def choose_splits(where: str, splits: Iterable[str]) -> tuple[str, str]:
+    """The names of the training and the test split among those prepared.
+
+    >>> choose_splits("it", ["train", "validation"])
+    ('train', 'validation')
+    """
+    splits = list(splits)
+    if not splits:  # Not prepared; opening any of them will say so.
+        return "train", "test"
+    test = [split for split in ("test", "validation") if split in splits]
+    if "train" not in splits or not test:
+        raise InputError(f"{where} has only {', '.join(splits)}; give a data set with train, and test or validation")
+    return "train", test[0]
 
 
 def open_split(builder: Any, split: str) -> Iterable[Any]:

@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,15 @@ def test_a_truncated_file_is_named(tmp_path):
     path = write(tmp_path / "mine.npz", arrays())
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(InputError, match=f"^{path} cannot be read as .npz"):
+        load("npz", data_dir=path)
+
+
+def test_a_member_that_is_no_array_is_named(tmp_path):
+    path = write(tmp_path / "mine.npz", arrays(LONG))
+    with zipfile.ZipFile(path, "a") as archive:
+        for key in KERAS:
+            archive.writestr(key, b"text")
+    with pytest.raises(InputError, match=f"^{path}: x_train has dtype .S4; give uint8"):
         load("npz", data_dir=path)
 
 

@@ -2,6 +2,7 @@ import io
 import struct
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -32,9 +33,9 @@ class PiatToy(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
-        return {"train": self.generate(TRAIN), self.held_out: self.generate(TEST)}
+        return {split: self.generate(images) for split, images in self.SPLITS.items()}
 
-    held_out = "test"
+    SPLITS: ClassVar = {"train": TRAIN, "test": TEST}
 
     def generate(self, images):
         for index, image in enumerate(images):
@@ -45,7 +46,15 @@ class PiatToy(tfds.core.GeneratorBasedBuilder):
 
 
 class PiatToyValidated(PiatToy):
-    held_out = "validation"
+    SPLITS: ClassVar = {"train": TRAIN, "validation": TEST}
+
+
+class PiatToyThreefold(PiatToy):
+    SPLITS: ClassVar = {"train": TRAIN, "validation": TRAIN[2:], "test": TEST}
+
+
+class PiatToyTestOnly(PiatToy):
+    SPLITS: ClassVar = {"test": TEST}
 
 
 class PiatToyUnlabelled(PiatToy):
@@ -62,7 +71,10 @@ def prepare(builder_class, folder):
     builder.download_and_prepare()
 
 
-@pytest.mark.parametrize(("name", "builder_class"), [("piat_toy", PiatToy), ("piat_toy_validated", PiatToyValidated)])
+@pytest.mark.parametrize(
+    ("name", "builder_class"),
+    [("piat_toy", PiatToy), ("piat_toy_validated", PiatToyValidated), ("piat_toy_threefold", PiatToyThreefold)],
+)
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_prepared_data_is_read_exactly(tmp_path, monkeypatch, name, builder_class, by_environment):
     prepare(builder_class, tmp_path)
@@ -162,6 +174,12 @@ def test_data_without_labels_is_refused(tmp_path):
         InputError, match=r"'tfds:piat_toy_unlabelled' has features image, species; give .*called image and label"
     ):
         load("tfds:piat_toy_unlabelled", data_dir=tmp_path)
+
+
+def test_data_without_a_training_split_is_refused(tmp_path):
+    prepare(PiatToyTestOnly, tmp_path)
+    with pytest.raises(InputError, match=r"'tfds:piat_toy_test_only' has only test; give a data set with train"):
+        load("tfds:piat_toy_test_only", data_dir=tmp_path)
 
 
 def test_without_tensorflow_datasets_the_extra_is_named(monkeypatch):
