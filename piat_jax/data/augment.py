@@ -1,0 +1,129 @@
+"""Random pad-crop and flip on the device: pure, jittable, keyed per example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import Array
+
+# jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
+PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
+HIGH = np.float32(32897 / 2**23)
+LOW = np.float32(1 / 255 - 32897 / 2**23)
+FLIP_ALLOWED = {
+    "embedded": True,
+    "fashion_mnist": True,
+    "mnist": False,
+    "cifar10": True,
+    "cifar100": True,
+    "svhn": False,
+    "npz": True,
+}
+"""Whether a mirrored image keeps its label. A mirrored digit is no digit."""
+
+
+def check_augmentation(dataset_name: str, flip: bool) -> None:
+    """Raise InputError if `flip` would change what the images of this data set mean.
+
+    Args:
+      dataset_name: `Dataset.name`. TFDS names are judged by the "svhn" or "mnist" in them; data of your own may flip.
+      flip: whether images are to be mirrored.
+
+    >>> check_augmentation("cifar10", True)
+    >>> check_augmentation("svhn", True)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: flip=True would mirror the digits of 'svhn'; give flip=False
+    """
+    if not flip:
+        return
+    digits = "svhn" in dataset_name or ("mnist" in dataset_name and "fashion" not in dataset_name)
+    if not FLIP_ALLOWED.get(dataset_name, not digits):
+        raise InputError(f"flip=True would mirror the digits of {dataset_name!r}; give flip=False")
+
+
+def augment(images: Array, keys: Array, *, crop_padding: int, padding_mode: str, flip: bool) -> Array:
+    """Each image padded, cropped back at a random place, and mirrored with probability 1/2.
+
+    Args:
+      images: `[B, H, W, C]` of any dtype; uint8 costs a quarter of the memory traffic of float32.
+      keys: `[B]` typed keys, one per example (`core.rng.example_keys`): what happens to an example does not depend on
+        the rest of the batch.
+      crop_padding: pixels added on each side, at least 0; the crop's corner is uniform on [0, 2 * crop_padding]^2.
+        0 crops nothing.
+      padding_mode: "zeros" or "reflect" (the mirror image, without repeating the edge; needs crop_padding < H, W).
+      flip: whether to mirror left and right at all.
+
+    Returns:
+      Images of the same shape and dtype; `images` itself if there is nothing to do.
+
+    Raises:
+      InputError: a value out of range, or not one key per image.
+
+    >>> images = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 2, 1)
+    >>> augment(images, jax.random.key(0)[None], crop_padding=0, padding_mode="zeros", flip=False) is images
+    True
+    """
+    check_at_least("crop_padding", crop_padding, 0)
+    check_choice("padding_mode", padding_mode, PADDING_MODES)
+    if images.ndim != 4:
+        raise InputError(f"images has {images.ndim} axes; give images as [batch, height, width, channels]")
+    if keys.shape != images.shape[:1]:
+        raise InputError(f"keys has shape {keys.shape}; give one typed key per image, {images.shape[:1]}")
+    if padding_mode == "reflect" and crop_padding >= min(images.shape[1:3]):
+        raise InputError(
+            f"crop_padding={crop_padding} must be less than the image size {images.shape[1:3]} to reflect; "
+            "give padding_mode='zeros' or less padding"
+        )
+    if crop_padding:
+        images = random_crop(images, keys, crop_padding, padding_mode)
+    if flip:
+        images = random_flip(images, keys)
+    return images
+
+
+def crop_offsets(keys: Array, crop_padding: int) -> Array:
+    """The corner `[B, 2]` (row, column) of each example's crop in the padded image, uniform on [0, 2 * padding]^2."""
+    end = 2 * crop_padding + 1
+    # int32 whatever jax_enable_x64 says: other integers would draw other offsets.
+    return jax.vmap(lambda key: jax.random.randint(named_key(key, "crop"), (2,), 0, end, jnp.int32))(keys)
+
+
+def flip_mask(keys: Array) -> Array:
+    """Which examples are mirrored, `[B]` bool, each with probability 1/2."""
+    return jax.vmap(lambda key: jax.random.bernoulli(named_key(key, "flip")))(keys)
+
+
+def random_crop(images: Array, keys: Array, crop_padding: int, padding_mode: str) -> Array:
+    """Each image padded by `crop_padding` and cropped back to its size at `crop_offsets`."""
+    pad = (crop_padding, crop_padding)
+    padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)), mode=PADDING_MODES[padding_mode])
+    zero = jnp.zeros((), jnp.int32)
+
+    def crop(image: Array, offset: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (offset[0], offset[1], zero), images.shape[1:])
+
+    return jax.vmap(crop)(padded, crop_offsets(keys, crop_padding))
+
+
+def random_flip(images: Array, keys: Array) -> Array:
+    """Each image, mirrored left and right where `flip_mask` says so."""
+    return jnp.where(flip_mask(keys)[:, None, None, None], images[:, :, ::-1], images)
+
+
+def to_float(images: Array) -> Array:
+    """uint8 pixels as float32 in [0, 1]: x / 255, the only place where pixels are scaled.
+
+    Raises:
+      InputError: `images` are not uint8; floats may have been scaled already.
+
+    >>> to_float(jnp.array([0, 51, 255], jnp.uint8)).tolist()
+    [0.0, 0.20000000298023224, 1.0]
+    """
+    if images.dtype != jnp.uint8:
+        raise InputError(f"images has dtype {images.dtype}; give uint8 in [0, 255]")
+    # XLA would turn a division by 255 into a product that is an ulp off for half the values. HIGH has so few bits that
+    # its product with a byte is exact, and the sum rounds to what NumPy's and PyTorch's x / 255 give.
+    x = images.astype(jnp.float32)
+    return x * HIGH + x * LOW

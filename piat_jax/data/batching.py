@@ -1,0 +1,73 @@
+"""Batches of a data set that lives on the device: a permutation per epoch, a slice and a gather per step.
+
+The last partial batch of an epoch is dropped: a compiled step wants one shape, and padding would change BatchNorm's
+statistics. Each epoch has a fresh permutation, so other examples are dropped each time.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.types import Array
+
+
+def check_batch_size(batch_size: int, num_examples: int) -> None:
+    """Raise InputError unless `batch_size` is in [1, num_examples].
+
+    >>> check_batch_size(128, 100)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: batch_size=128 is more than the 100 examples; give at most 100
+    """
+    check_at_least("batch_size", batch_size, 1)
+    if batch_size > num_examples:
+        raise InputError(
+            f"batch_size={batch_size} is more than the {num_examples} examples; give at most {num_examples}"
+        )
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """The number of whole batches in an epoch.
+
+    Raises:
+      InputError: `batch_size` is not in [1, num_examples].
+
+    >>> steps_per_epoch(50_000, 128)
+    390
+    """
+    check_batch_size(batch_size, num_examples)
+    return num_examples // batch_size
+
+
+def epoch_permutation(key: Array, num_examples: int) -> Array:
+    """The order of the examples in one epoch, `[num_examples]` int32; derive `key` from the epoch's number."""
+    return jax.random.permutation(key, num_examples).astype(jnp.int32)
+
+
+def take_batch(
+    images: Array, labels: Array, order: Array, step: Array | int, batch_size: int
+) -> tuple[Array, Array, Array]:
+    """The batch of one step.
+
+    Args:
+      images: all images `[N, H, W, C]`, uint8, on the device.
+      labels: all labels `[N]`.
+      order: `epoch_permutation` of this epoch, `[N]`, or of a part of the examples.
+      step: the step within the epoch, in [0, steps_per_epoch), may be traced; a traced step beyond that repeats the
+        last examples of the order.
+      batch_size: B, static.
+
+    Returns:
+      `(images[B, H, W, C], labels[B], indices[B])`, where `indices` are the examples' places in the data set.
+
+    Raises:
+      InputError: the batch is larger than the data, or a concrete step is beyond the epoch.
+
+    >>> images, labels = jnp.zeros((5, 1, 1, 1), jnp.uint8), jnp.array([7, 5, 3, 2, 0])
+    >>> [part.tolist() for part in take_batch(images, labels, jnp.array([4, 2, 0, 1, 3]), 1, 2)[1:]]
+    [[7, 5], [0, 1]]
+    """
+    steps = steps_per_epoch(order.shape[0], batch_size)
+    if isinstance(step, int) and not 0 <= step < steps:
+        raise InputError(f"step={step} must be in [0, {steps}), the whole batches of an epoch")
+    indices = jax.lax.dynamic_slice(order, (step * batch_size,), (batch_size,))
+    return images[indices], labels[indices], indices

@@ -1,0 +1,131 @@
+"""Any image-classification data set of TensorFlow Datasets, read without TensorFlow."""
+
+import importlib.util
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.data.tfrecord import read_tfrecords
+from piat_jax.data.types import Dataset, Split
+
+FILE_FORMAT = "array_record"
+
+
+def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
+    """The TFDS data set `name`, e.g. "cifar10" or "imagenet_resized/32x32".
+
+    Reading needs no TensorFlow, be the files array_record or tfrecord; the first use, which downloads and prepares,
+    does. The test examples are those of "test", or of "validation" where there is no "test".
+
+    Args:
+      name: as TFDS calls it, with "/config" and ":version" if wanted; it must have features image and label.
+      data_dir: where TFDS keeps its data. Empty: `$TFDS_DATA_DIR`, then ~/tensorflow_datasets.
+
+    Raises:
+      InputError: no such data set, it cannot be prepared or read, its images differ in size, or
+        tensorflow_datasets is not installed.
+    """
+    try:
+        import tensorflow_datasets
+        from tensorflow_datasets.core.registered import DatasetNotFoundError
+    except ImportError as error:
+        raise InputError(f"'tfds:{name}' needs tensorflow_datasets; pip install 'piat_jax[data]'") from error
+    # TFDS reads TFDS_DATA_DIR once, at import; reading it here makes a later change count.
+    folder = os.path.expanduser(str(data_dir) or os.environ.get("TFDS_DATA_DIR", "")) or None
+    try:
+        builder: Any = tensorflow_datasets.builder(name, data_dir=folder)
+        if not builder.is_prepared():
+            builder = tensorflow_datasets.builder(name, data_dir=folder, file_format=FILE_FORMAT)
+    except DatasetNotFoundError as error:
+        known = tensorflow_datasets.list_builders(with_community_datasets=False)
+        raise InputError(f"'tfds:{name}' is unknown{nearest(name, known)}") from error
+    except Exception as error:
+        raise InputError(f"'tfds:{name}' cannot be opened: {first_line(error)}") from error
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
+        raise InputError(
+            f"'tfds:{name}' has features {', '.join(features)}; give a data set with an image and a class label, "
+            "called image and label"
+        )
+    try:
+        # Without TensorFlow a preparation would fail only after the whole download.
+        if has_tensorflow():
+            builder.download_and_prepare()
+        splits = choose_splits(f"'tfds:{name}'", builder.info.splits)
+        sources = [open_split(builder, split) for split in splits]
+    except InputError:
+        raise
+    except Exception as error:  # Network, disk, checksum, and missing modules all end here.
+        raise InputError(f"'tfds:{name}' {cannot_prepare(name, str(builder.data_dir), error)}") from error
+    train, test = (read(f"tfds:{name}", source) for source in sources)
+    label = features["label"]
+    return Dataset(f"tfds:{name}", train, test, label.num_classes, tuple(label.names))
+
+
+def choose_splits(where: str, splits: Iterable[str]) -> tuple[str, str]:
+    """The names of the training and the test split among those prepared.
+
+    >>> choose_splits("it", ["train", "validation"])
+    ('train', 'validation')
+    """
+    splits = list(splits)
+    if not splits:  # Not prepared; opening any of them will say so.
+        return "train", "test"
+    test = [split for split in ("test", "validation") if split in splits]
+    if "train" not in splits or not test:
+        raise InputError(f"{where} has only {', '.join(splits)}; give a data set with train, and test or validation")
+    return "train", test[0]
+
+
+def open_split(builder: Any, split: str) -> Iterable[Any]:
+    """The examples of a prepared split, decoded one by one."""
+    if not (builder.is_prepared() and builder.info.file_format.value == "tfrecord"):
+        return builder.as_data_source(split=split)
+    # TFDS reads TFRecord files through TensorFlow only, but decodes their examples without.
+    paths = builder.info.splits[split].filepaths
+    return (builder.info.features.deserialize_example_np(record) for path in paths for record in read_tfrecords(path))
+
+
+def has_tensorflow() -> bool:
+    """Whether TensorFlow is installed; nothing is imported."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The nearest TFDS name, without the list of hundreds where nothing is near."""
+    suggestion = did_you_mean(name.split("/")[0].split(":")[0], known)
+    return suggestion if "did you mean" in suggestion else "; see https://www.tensorflow.org/datasets/catalog"
+
+
+def cannot_prepare(name: str, folder: str, error: Exception) -> str:
+    """Why the data is not there, and the command that puts it there."""
+    return (
+        f"is not prepared as {FILE_FORMAT} in {folder} ({first_line(error)}); prepare it once, online, where "
+        "TensorFlow is installed: pip install tensorflow 'piat_jax[data]'; python -c \"import tensorflow_datasets as t;"
+        f" t.builder('{name}', data_dir='DIR', file_format='{FILE_FORMAT}').download_and_prepare()\"; "
+        "then give data_dir=DIR"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The error on one line: TFDS's messages run to hundreds."""
+    text = str(error.args[0] if error.args else error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def read(where: str, source: Iterable[Any]) -> Split:
+    """All examples of a split."""
+    images, labels = [], []
+    try:
+        for example in source:
+            images.append(example["image"])
+            labels.append(example["label"])
+    except ImportError as error:
+        raise InputError(f"{where} needs {error.name} to decode images; pip install 'piat_jax[data]'") from error
+    shapes = {image.shape for image in images}
+    if len(shapes) != 1:
+        raise InputError(f"{where} has images of {len(shapes)} sizes; give a data set with one size")
+    return Split(np.stack(images), np.asarray(labels, np.int32))
