@@ -151,14 +151,14 @@ def mi_fgsm(
     check_at_least("decay", decay, 0)
     ascent = _Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
 
-    def step(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def move(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         x, momentum = carry
         gradient, _, _ = ascent.gradient(x)
         length = jnp.sum(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
         momentum = decay * momentum + gradient / jnp.maximum(per_example(length, gradient), 1e-12)
         return ascent.move(x, momentum), momentum
 
-    return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, (images, jnp.zeros_like(images)))[0])
+    return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, move, (images, jnp.zeros_like(images)))[0])
 
 
 cw = bind(pgd, loss=bind(losses.margin, kappa=50.0), steps=20)

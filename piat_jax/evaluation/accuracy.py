@@ -1,0 +1,66 @@
+"""Accuracy under attack, example by example."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax import losses
+from piat_jax.core.checks import check_at_least
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.types import Array, Attack, Model, Variables
+from piat_jax.data.augment import to_float
+
+
+def correct_under_attack(
+    model: Model,
+    variables: Variables,
+    images: Array,
+    labels: Array,
+    attack: Attack | None,
+    *,
+    key: Array,
+    batch_size: int = 250,
+) -> np.ndarray:
+    """Which examples are still classified correctly after the attack, BatchNorm in evaluation mode.
+
+    Args:
+      model: the model.
+      variables: its weights and statistics.
+      images: `[N, H, W, C]` uint8.
+      labels: `[N]`.
+      attack: an attack with its hyper-parameters bound, or None for clean images.
+      key: randomness of example i derives from it and i, so the result does not depend on the batch size.
+      batch_size: examples per compiled call; the last block is padded, so there is one compilation.
+
+    Returns:
+      `[N]` bool.
+
+    >>> from piat_jax.models import create
+    >>> model = create("mlp", num_classes=2, hidden=(4,))
+    >>> images = jnp.zeros((3, 2, 2, 1), jnp.uint8)
+    >>> variables = model.init(jax.random.key(0), to_float(images))
+    >>> correct_under_attack(model, variables, images, jnp.zeros(3, int), None, key=jax.random.key(0)).shape
+    (3,)
+    """
+    check_at_least("batch_size", batch_size, 1)
+    count = len(labels)
+    block = min(batch_size, count)
+    results = []
+    for start in range(0, count, block):
+        # Past the end the last example is repeated; its copies are cut off below.
+        indices = jnp.minimum(jnp.arange(start, start + block), count - 1)
+        results.append(_correct_block(model, variables, images, labels, indices, attack, key))
+    return np.concatenate(jax.device_get(results))[:count]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _correct_block(
+    model: Model, variables: Variables, images: Array, labels: Array, indices: Array, attack: Attack | None, key: Array
+) -> Array:
+    logits_fn = make_logits_fn(model, variables)
+    x, y = to_float(images[indices]), labels[indices]
+    if attack is not None:
+        x = attack(logits_fn, x, y, key=key, indices=indices)
+    return losses.correct(logits_fn(x), y)

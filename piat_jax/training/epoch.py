@@ -1,0 +1,135 @@
+"""A whole epoch as one compiled loop over data that lives on the device, run in chunks of steps."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.rng import example_keys, named_key
+from piat_jax.core.types import Array, Batch, Objective, TrainState
+from piat_jax.data.augment import augment, to_float
+from piat_jax.data.batching import epoch_permutation, steps_per_epoch, take_batch
+from piat_jax.training.step import train_step
+
+
+class Recipe(NamedTuple):
+    """What is compiled into the loop; equal recipes with the same optimizer share one compilation."""
+
+    optimizer: optax.GradientTransformation
+    batch_size: int
+    crop_padding: int = 0
+    padding_mode: str = "zeros"
+    flip: bool = False
+
+
+class Examples(NamedTuple):
+    """Training data on the device."""
+
+    images: Array  # [N, H, W, C] uint8
+    labels: Array  # [N] int32
+
+
+class Sums(NamedTuple):
+    """Metrics of the steps so far, summed on the device."""
+
+    steps: Array  # int32
+    metrics: dict[str, Array]
+
+
+class TrainingDivergedError(InputError):
+    """The loss became infinite or NaN."""
+
+
+@functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")
+def train_steps(
+    state: TrainState,
+    objective: Objective,
+    examples: Examples,
+    key: Array,
+    start: Array,
+    stop: Array,
+    *,
+    recipe: Recipe,
+) -> tuple[TrainState, Sums]:
+    """Steps `start` to `stop - 1` of epoch `state.epoch`, in one compiled loop; `state` is donated.
+
+    The permutation, the augmentation and the attack all happen inside. The loop ends early after a step whose loss is
+    not finite. `start` and `stop` are traced: chunks of any length share one compilation.
+    """
+    order = epoch_permutation(jax.random.fold_in(named_key(key, "shuffle"), state.epoch), examples.labels.shape[0])
+    augment_key = jax.random.fold_in(named_key(key, "augment"), state.epoch)
+
+    def step(state: TrainState, number: Array) -> tuple[TrainState, dict[str, Array]]:
+        images, labels, indices = take_batch(*examples, order, number, recipe.batch_size)
+        images = augment(
+            images,
+            example_keys(augment_key, indices),
+            crop_padding=recipe.crop_padding,
+            padding_mode=recipe.padding_mode,
+            flip=recipe.flip,
+        )
+        batch = Batch(to_float(images), labels, indices)
+        state, metrics = train_step(objective, recipe.optimizer, state, batch, key=key)
+        return state, dict(metrics)
+
+    def unfinished(carry: tuple[Array, TrainState, dict[str, Array]]) -> Array:
+        number, _, sums = carry
+        return (number < stop) & jnp.isfinite(sums["loss"])
+
+    def advance(carry: tuple[Array, TrainState, dict[str, Array]]) -> tuple[Array, TrainState, dict[str, Array]]:
+        number, state, sums = carry
+        state, metrics = step(state, number)
+        return number + 1, state, jax.tree.map(jnp.add, sums, metrics)
+
+    shapes = jax.eval_shape(step, state, start)[1]
+    zeros = {name: jnp.zeros(value.shape, value.dtype) for name, value in shapes.items()}
+    number, state, sums = jax.lax.while_loop(unfinished, advance, (start, state, zeros))
+    return state, Sums(number - start, sums)
+
+
+def run_epoch(
+    state: TrainState,
+    objective: Objective,
+    examples: Examples,
+    *,
+    key: Array,
+    recipe: Recipe,
+    steps_per_chunk: int,
+    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[TrainState, dict[str, float]]:
+    """One epoch, in chunks of `steps_per_chunk` steps.
+
+    Args:
+      state: donated.
+      objective: the method, its numbers on the device already (`jax.device_put`).
+      examples: the training data.
+      key: the run's key.
+      recipe: what is compiled in.
+      steps_per_chunk: steps between two looks at the loss.
+      on_chunk: called as `on_chunk(steps done, steps in the epoch)` after each chunk.
+
+    Returns:
+      The state after the epoch, and each metric's mean over its steps.
+
+    Raises:
+      TrainingDivergedError: the loss of a step was not finite.
+    """
+    total = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
+    sums: dict[str, float] = {}
+    for start in range(0, total, steps_per_chunk):
+        bounds = jax.device_put((jnp.int32(start), jnp.int32(min(start + steps_per_chunk, total))))
+        with jax.transfer_guard("disallow"):
+            state, chunk = train_steps(state, objective, examples, key, *bounds, recipe=recipe)
+        chunk = jax.device_get(chunk)
+        if not jnp.isfinite(chunk.metrics["loss"]):
+            raise TrainingDivergedError(
+                f"the loss became {chunk.metrics['loss']} at step {int(state.step)} (epoch {int(state.epoch) + 1}, "
+                f"step {start + int(chunk.steps)} of {total}); lower the learning rate"
+            )
+        sums = {name: sums.get(name, 0.0) + float(value) for name, value in chunk.metrics.items()}
+        on_chunk(start + int(chunk.steps), total)
+    return state, {name: value / total for name, value in sums.items()}
