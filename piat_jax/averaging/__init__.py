@@ -1,0 +1,23 @@
+"""Averages of weights over training: PIAT's interpolation, as a hook and for optax, and what BatchNorm needs after."""
+
+from piat_jax.averaging.batch_stats import recompute_batch_stats
+from piat_jax.averaging.interpolation import (
+    InterpolateParamsState,
+    RationalWeight,
+    eval_params,
+    interpolate,
+    interpolate_params,
+    interpolated,
+)
+from piat_jax.averaging.piat import PIAT
+
+__all__ = [
+    "PIAT",
+    "InterpolateParamsState",
+    "RationalWeight",
+    "eval_params",
+    "interpolate",
+    "interpolate_params",
+    "interpolated",
+    "recompute_batch_stats",
+]

@@ -1,0 +1,73 @@
+"""BatchNorm statistics of given weights, estimated anew: averaged weights never saw the data."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.averaging.interpolation import interpolate
+from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.types import Array, Model, PyTree, Variables
+
+
+def recompute_batch_stats(
+    model: Model, variables: Variables, images: Array, *, momentum: float = 0.9, key: Array | None = None
+) -> Variables:
+    """The running statistics of fixed weights, as the mean over batches of each batch's mean and variance.
+
+    A forward in training mode gives `running' = momentum * running + (1 - momentum) * batch`; started at zero and
+    divided by `1 - momentum`, that is the statistic of the batch. Needed after averaging weights whenever the
+    statistics were not averaged with them, and with SWA's weights always.
+
+    Args:
+      model: its state holds the running statistics under "batch_stats" (Flax's name). Other state is not touched.
+      variables: the weights, and a state of which only the structure matters.
+      images: `[N, B, H, W, C]`, N batches as the network was trained on: adversarial ones for adversarial training,
+        if it is to be evaluated as it was trained.
+      momentum: the model's own, 0.9 for those of this library; another value scales all statistics wrongly.
+      key: for models that draw at random in training mode.
+
+    Returns:
+      The same weights with the new statistics. Without any state (no BatchNorm) the variables as they are.
+
+    Raises:
+      InputError: images that are not N >= 1 batches of floats, a momentum outside [0, 1), or a state without
+        "batch_stats".
+
+    References:
+      Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (SWA), 2018, Section 3.2.
+
+    >>> class Mean:  # all of a BatchNorm that matters here
+    ...     def apply(self, params, model_state, images, *, train, key=None):
+    ...         running = model_state["batch_stats"]["mean"]
+    ...         return images, {"batch_stats": {"mean": 0.9 * running + 0.1 * images.mean()}}
+    >>> images = jnp.stack([jnp.zeros((2, 4, 4, 3)), jnp.ones((2, 4, 4, 3))])
+    >>> stale = Variables({}, {"batch_stats": {"mean": jnp.array(7.0)}})
+    >>> fresh = recompute_batch_stats(Mean(), stale, images)
+    >>> round(fresh.model_state["batch_stats"]["mean"].item(), 3)
+    0.5
+    """
+    if images.ndim != 5 or not images.shape[0]:
+        raise InputError(f"images has shape {images.shape}; give N >= 1 batches [N, batch, height, width, channels]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"images has dtype {images.dtype}; give floats in [0, 1] (uint8 / 255)")
+    check_range("momentum", momentum, 0, 1)
+    if momentum == 1:
+        raise InputError("momentum=1 never updates the statistics; give the model's momentum, below 1")
+    params, state = variables
+    if not jax.tree.leaves(state):
+        return variables
+    if not isinstance(state, Mapping) or "batch_stats" not in state:
+        raise InputError('model_state has no "batch_stats" to recompute')
+    zeros = jax.tree.map(jnp.zeros_like, state["batch_stats"])
+
+    def add_batch(mean: PyTree, numbered: tuple[Array, Array]) -> tuple[PyTree, None]:
+        n, batch = numbered
+        batch_key = None if key is None else jax.random.fold_in(key, n)
+        _, updated = model.apply(params, {**state, "batch_stats": zeros}, batch, train=True, key=batch_key)
+        stats = jax.tree.map(lambda s: s / (1 - momentum), updated["batch_stats"])
+        # The mean of n + 1 values is n / (n + 1) of the mean of the first n, and the rest of the new one.
+        return interpolate(mean, stats, n / (n + 1)), None
+
+    mean, _ = jax.lax.scan(add_batch, zeros, (jnp.arange(images.shape[0]), images))
+    return Variables(params, {**state, "batch_stats": mean})
