@@ -62,6 +62,12 @@ class AttackedObjective:
         """The batch under the attack's own loss (cross-entropy)."""
         return self.craft(variables, batch, context)
 
+    def loss(
+        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
+    ) -> tuple[Array, Aux]:
+        """The scalar to minimise; each method's own."""
+        raise NotImplementedError
+
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
         """Run the attack; `attack_options` override what it was bound with."""
         logits_fn = make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")

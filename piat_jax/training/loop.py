@@ -74,10 +74,10 @@ def fit(
             steps_per_chunk=steps_per_chunk,
             on_chunk=lambda done, total, epoch=epoch: on_chunk(epoch, done, total),
         )
-        number = jnp.int32(epoch)
-        state = dataclasses.replace(state, epoch=number)
+        state = dataclasses.replace(state, epoch=jnp.int32(epoch))
         for hook in epoch_end:
-            state = hook(state, number)
+            # A buffer of its own: hooks may donate the state.
+            state = hook(state, jnp.int32(epoch))
         jax.block_until_ready(state)
         trained = time.perf_counter()
         scores = evaluate(state, epoch)

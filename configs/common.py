@@ -1,0 +1,85 @@
+"""Every field of a config, with its unit and default: the PIAT paper's protocol for ResNet-18 on CIFAR-10.
+
+Where the paper is silent the default is that of its lineage (SEAT, Generalist) and marked "not stated".
+"""
+
+from ml_collections import ConfigDict
+
+from piat_jax.cli.config import Config, method_options, parse_method
+
+
+def get_config(method: str = "pgd_at") -> Config:
+    """The protocol with `method`: a name such as "trades", with PIAT as "trades+piat" ("piat" alone is PGD-AT's)."""
+    name, piat = parse_method(method)
+    config: Config = ConfigDict()
+    config.method = f"{name}+piat" if piat else name  # a label; the objective and piat groups below decide
+    config.seed = 0
+    config.epochs = 120
+    config.batch_size = 128  # not stated; every public code's. The last partial batch of an epoch is dropped
+
+    config.dataset = ConfigDict()
+    config.dataset.name = "cifar10"  # embedded, fashion_mnist, mnist, cifar10, cifar100, svhn, npz, tfds:NAME
+    config.dataset.data_dir = ""  # where its files are; empty looks in the usual places
+    config.dataset.train_examples = 0  # the first n; 0 = all
+    config.dataset.test_examples = 0
+    config.dataset.validation_examples = 0  # held out of training to choose the best epoch; 0 chooses on the test set
+    config.dataset.crop_padding = 4  # pixels; 0 = no random crop
+    config.dataset.padding_mode = "zeros"  # zeros, reflect
+    config.dataset.flip = True  # never for digits
+
+    config.model = ConfigDict()
+    config.model.name = "resnet18"
+    config.model.dtype = "float32"  # of activations: float32, bfloat16
+    config.model.mean = ()  # input normalisation per channel, inside the model; () = none, "normalized into [0, 1]"
+    config.model.std = ()
+    config.model.options = ConfigDict()  # of this model only: width, stage_sizes, ...
+
+    config.optimizer = ConfigDict()
+    config.optimizer.lr_epochs = (0.0, 60.0, 90.0, 120.0)  # knots of the piecewise-linear schedule, in epochs
+    config.optimizer.lr_values = (0.01, 0.01, 0.001, 0.0001)  # learning rate at each
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 3.5e-3  # coupled, on every parameter
+
+    config.attack = ConfigDict()  # the training attack
+    config.attack.eps = 8 / 255  # radius, pixels in [0, 1]; write 8/255 on the command line
+    config.attack.step_size = 2 / 255
+    config.attack.steps = 10
+    config.attack.norm = "linf"  # linf, l2
+    config.attack.start = "uniform"  # uniform, normal, none; not stated (Algorithm 1 prints none)
+    config.attack.restarts = 1
+    config.attack.keep = "last"  # last, best
+
+    config.objective = ConfigDict({"name": name, "attack_batch_norm": "eval"})  # eval, train: while crafting
+    objective_defaults, attack_defaults = method_options(name)
+    config.objective.update(objective_defaults)
+    config.attack.update(attack_defaults)
+
+    config.piat = ConfigDict()
+    config.piat.enabled = piat
+    config.piat.a = 1.0  # lambda_n = (a n + b) / (c n + d), Eq. 10; a = c = 0 gives the constant b / d
+    config.piat.b = 1.0
+    config.piat.c = 1.0
+    config.piat.d = 10.0
+    config.piat.first_epoch = 1  # n of the first epoch: 1 as in Algorithm 1, 0 as in the lineage's code
+    config.piat.batch_stats = "interpolate"  # interpolate, keep, recompute: BatchNorm statistics; not stated
+    config.piat.momentum = "keep"  # keep, reset: the optimizer's, across the write-back; not stated
+
+    config.evaluation = ConfigDict()
+    config.evaluation.every_epochs = 1  # and always after the last
+    config.evaluation.attacks = ("clean", "pgd20")  # during training; NAMEsteps: pgd20, cw20, mi_fgsm10, fgsm
+    config.evaluation.select = "pgd20"  # "best" is the checkpoint with the highest accuracy under this
+    config.evaluation.final_attacks = ("clean", "pgd20", "cw20")  # what piat-evaluate runs by default
+    config.evaluation.eps = config.attack.get_oneway_ref("eps")
+    config.evaluation.step_size = config.attack.get_oneway_ref("step_size")
+    config.evaluation.norm = config.attack.get_oneway_ref("norm")
+    config.evaluation.restarts = 1
+    config.evaluation.batch_size = 500  # examples per compiled call
+    config.evaluation.precision = "highest"  # of matrix products: highest, default (may be TF32 on a GPU)
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_epochs = 1  # of "last"; "best" is saved when it improves
+
+    config.log = ConfigDict()
+    config.log.steps_per_chunk = 50  # training steps between two looks at the loss
+    config.log.tensorboard = True  # needs tensorboardX
+    return config

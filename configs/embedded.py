@@ -1,0 +1,31 @@
+r"""PGD-AT, PIAT and PIAT+NMSE on 1,024 images of Fashion-MNIST, on a CPU: what `make train` runs.
+
+    piat-train --config=configs/embedded.py:nmse+piat --workdir=runs/embedded/nmse+piat
+
+The README has the measured numbers.
+"""
+
+from configs import common
+from piat_jax.cli.config import Config
+
+
+def get_config(method: str = "piat") -> Config:
+    """A small ResNet without augmentation, eps 0.1, long enough for robust overfitting to show."""
+    config = common.get_config(method)
+    config.dataset.name = "embedded"
+    config.dataset.crop_padding = 0
+    config.dataset.flip = False
+    config.model.name = "small_resnet"
+    config.model.options.width = 16
+    config.model.options.stage_sizes = (1, 1, 1)
+    config.model.options.stem_stride = 2
+    config.batch_size = 32
+    config.epochs = 120
+    config.optimizer.lr_epochs = (0.0, 60.0, 90.0, 120.0)
+    config.optimizer.lr_values = (0.05, 0.05, 0.005, 0.0005)
+    config.optimizer.weight_decay = 5e-4
+    config.attack.eps = 0.1
+    config.attack.step_size = 0.025
+    config.evaluation.every_epochs = 4
+    config.checkpoint.every_epochs = 10
+    return config

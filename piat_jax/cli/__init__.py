@@ -1,0 +1,1 @@
+"""The commands; the only package that imports absl and ml_collections."""

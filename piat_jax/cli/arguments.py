@@ -1,0 +1,34 @@
+"""Flags of a command, through absl, in an object of their own so that commands can be called from Python."""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from piat_jax.core.checks import InputError
+
+
+class HelpRequested(Exception):
+    """--help was given; its text is the message."""
+
+
+def new_flags() -> flags.FlagValues:
+    """An empty set of flags with --help."""
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    return values
+
+
+def parse(values: flags.FlagValues, arguments: Sequence[str], description: str | None) -> list[str]:
+    """Read `arguments` into `values` and return the positional ones.
+
+    Raises:
+      InputError: an unknown flag or a value of the wrong type.
+      HelpRequested: --help was given.
+    """
+    try:
+        positional = values(["command", *arguments])[1:]
+    except flags.Error as error:
+        raise InputError(str(error).removeprefix("FATAL Flags parsing error:").strip().replace("\n", "; ")) from error
+    if values.help:
+        raise HelpRequested(f"{(description or '').strip()}\n{values.get_help(include_special_flags=False)}")
+    return positional

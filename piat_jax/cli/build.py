@@ -1,0 +1,250 @@
+"""From a config to the objects it describes, and the checks that need only the config."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from piat_jax import models
+from piat_jax.attacks import ATTACKS
+from piat_jax.averaging import PIAT, RationalWeight, recompute_batch_stats
+from piat_jax.cli.config import Config
+from piat_jax.core.bound import Bound, bind
+from piat_jax.core.checks import (
+    InputError,
+    check_at_least,
+    check_choice,
+    check_range,
+    did_you_mean,
+)
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import Array, Attack, EpochEnd, Model, TrainState, Variables
+from piat_jax.data import SOURCES, Dataset, Split, load
+from piat_jax.data.augment import PADDING_MODES, check_augmentation, to_float
+from piat_jax.data.batching import check_batch_size, steps_per_epoch
+from piat_jax.evaluation import correct_under_attack
+from piat_jax.objectives import METHODS, AttackedObjective
+from piat_jax.training import Recipe, piecewise_linear, sgd
+
+
+def problems(config: Config) -> list[str]:
+    """Everything that is wrong with a config's values, one line each; touches neither data nor device."""
+    found = []
+
+    def attempt(check: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        try:
+            check(*arguments, **options)
+        except InputError as error:
+            found.append(f"config: {error}")
+
+    for name in ("epochs", "batch_size"):
+        attempt(check_at_least, name, config[name], 1)
+    for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
+        group, _, field = name.partition(".")
+        attempt(check_at_least, name, config[group][field], 1)
+    if not config.dataset.name.startswith("tfds:"):
+        attempt(check_choice, "dataset.name", config.dataset.name, SOURCES)
+    attempt(check_augmentation, config.dataset.name, config.dataset.flip)
+    attempt(check_choice, "dataset.padding_mode", config.dataset.padding_mode, PADDING_MODES)
+    for name in ("crop_padding", "train_examples", "test_examples", "validation_examples"):
+        attempt(check_at_least, f"dataset.{name}", config.dataset[name], 0)
+    for group in ("attack", "evaluation"):
+        eps, norm = config[group].eps, config[group].norm
+        attempt(check_range, f"{group}.eps", eps, 0, 1 if norm == "linf" else float("inf"), open_low=True)
+    attempt(attack, config)
+    for name in dict.fromkeys((*config.evaluation.attacks, *config.evaluation.final_attacks)):
+        attempt(evaluation_attack, config, name)
+    if config.evaluation.select not in config.evaluation.attacks:
+        hint = did_you_mean(config.evaluation.select, config.evaluation.attacks)
+        found.append(f"config: evaluation.select={config.evaluation.select!r} is not evaluated during training{hint}")
+    attempt(check_choice, "evaluation.precision", config.evaluation.precision, ("highest", "default"))
+    attempt(model, config, 10)
+    attempt(piat, config)
+    attempt(sgd, 0.1, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
+    attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1)
+    if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
+        attempt(objective, config, model(config, 10), None)
+    return list(dict.fromkeys(found))
+
+
+def dataset(config: Config) -> tuple[Dataset, Split, Split]:
+    """The data, what is trained on, and what is evaluated during training (held out of training, or the test set)."""
+    fields = config.dataset
+    data = load(
+        fields.name,
+        data_dir=fields.data_dir,
+        train_examples=fields.train_examples,
+        test_examples=fields.test_examples,
+    )
+    held_out = fields.validation_examples
+    if held_out >= len(data.train.labels):
+        raise InputError(
+            f"dataset.validation_examples={held_out} leaves nothing of the {len(data.train.labels)} training examples"
+        )
+    train, monitor = data.train, data.test
+    if held_out:
+        # The last ones: sources that are sorted by class do not exist among ours, and the choice is reproducible.
+        train, monitor = Split(*(x[:-held_out] for x in train)), Split(*(x[-held_out:] for x in train))
+    check_batch_size(config.batch_size, len(train.labels))
+    channels = train.images.shape[-1]
+    if config.model.mean and len(config.model.mean) not in (1, channels):
+        raise InputError(f"model.mean has {len(config.model.mean)} entries for images of {channels} channels")
+    return data, train, monitor
+
+
+def model(config: Config, num_classes: int, *, dtype: str = "") -> models.LinenModel:
+    """The model, for this many classes; `dtype` in place of the config's."""
+    fields = config.model
+    return models.create(
+        fields.name,
+        num_classes=num_classes,
+        dtype=dtype or fields.dtype,
+        mean=fields.mean,
+        std=fields.std,
+        **dict(fields.options.items()),
+    )
+
+
+def attack(config: Config) -> Bound:
+    """The training attack, checked on a one-pixel image."""
+    options = dict(config.attack.items())
+    bound = bind(ATTACKS["pgd"], **options)
+    _try(bound)
+    return bound
+
+
+def evaluation_attack(config: Config, name: str) -> Attack | None:
+    """The attack called `name`, e.g. "clean", "pgd20", "cw20" or "fgsm": a name and its number of steps."""
+    if name == "clean":
+        return None
+    match = re.fullmatch(r"([a-z_]*[a-z])(\d*)", name)
+    kind, steps = match.groups() if match else (name, "")
+    if kind not in ATTACKS:
+        known = ["clean", *(f"{known}{'' if known == 'fgsm' else '20'}" for known in ATTACKS)]
+        raise InputError(f"attack {name!r} is unknown{did_you_mean(name, known)}")
+    fields = config.evaluation
+    options: dict[str, Any] = {"eps": fields.eps, "norm": fields.norm}
+    if kind == "fgsm":
+        if steps not in ("", "1"):
+            raise InputError(f"attack {name!r}: fgsm takes one step; did you mean 'mi_fgsm{steps}' or 'pgd{steps}'?")
+    elif not steps:
+        raise InputError(f"attack {name!r} needs its number of steps; did you mean '{kind}20'?")
+    else:
+        options |= {"step_size": fields.step_size, "steps": int(steps)}
+        if kind in ("pgd", "cw"):
+            options["restarts"] = fields.restarts
+    bound = bind(ATTACKS[kind], **options)
+    _try(bound)
+    return bound
+
+
+def objective(config: Config, net: Model, training_attack: Attack | None) -> AttackedObjective:
+    """The method around a model and an attack."""
+    options = dict(config.objective.items())
+    name = options.pop("name")
+    check_choice("objective.name", name, METHODS)
+    known = {field.name for field in dataclasses.fields(METHODS[name])} - {"model", "attack"}
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"objective.{option} is no option of {name!r}{did_you_mean(option, known)}; "
+                f"choose the method after the colon of --config, which brings its options"
+            )
+    return METHODS[name](model=net, attack=training_attack, **options)  # type: ignore[arg-type]
+
+
+def piat(config: Config) -> PIAT:
+    """The interpolation hook."""
+    fields = config.piat
+    return PIAT(
+        weight=RationalWeight(fields.a, fields.b, fields.c, fields.d),
+        first_epoch=fields.first_epoch,
+        batch_stats=fields.batch_stats,
+        momentum=fields.momentum,
+    )
+
+
+def epoch_end(config: Config, net: Model, images: Array) -> list[EpochEnd]:
+    """The hooks after each epoch; `images` are the training images on the device, uint8."""
+    if not config.piat.enabled:
+        return []
+    hooks: list[EpochEnd] = [jax.jit(piat(config), donate_argnums=0)]
+    if config.piat.batch_stats == "recompute":
+        count = steps_per_epoch(images.shape[0], config.batch_size)
+        batches = images[: count * config.batch_size].reshape(count, config.batch_size, *images.shape[1:])
+
+        @jax.jit
+        def recomputed(state: TrainState, batches: Array) -> TrainState:
+            variables = recompute_batch_stats(net, state.variables, to_float(batches))
+            return dataclasses.replace(state, model_state=variables.model_state)
+
+        hooks.append(lambda state, epoch: recomputed(state, batches))
+    return hooks
+
+
+def schedule(config: Config, steps: int) -> optax.Schedule:
+    """The learning rate of each optimizer step."""
+    return piecewise_linear(config.optimizer.lr_epochs, config.optimizer.lr_values, steps)
+
+
+def recipe(config: Config, num_train: int) -> Recipe:
+    """Optimizer, batch size and augmentation."""
+    learning_rate = schedule(config, steps_per_epoch(num_train, config.batch_size))
+    return Recipe(
+        optimizer=sgd(learning_rate, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay),
+        batch_size=config.batch_size,
+        crop_padding=config.dataset.crop_padding,
+        padding_mode=config.dataset.padding_mode,
+        flip=config.dataset.flip,
+    )
+
+
+def monitor_name(config: Config) -> str:
+    """What is evaluated during training: "validation" if examples are held out for it, else "test"."""
+    return "validation" if config.dataset.validation_examples else "test"
+
+
+def monitor(config: Config, num_classes: int, split: Split) -> Callable[[TrainState, int], dict[str, float]]:
+    """Evaluation during training: accuracy of the state under each attack, in the epochs where it is due."""
+    attacks = {name: evaluation_attack(config, name) for name in config.evaluation.attacks}
+    accuracy = evaluator(config, num_classes, split)
+
+    def evaluate(state: TrainState, epoch: int) -> dict[str, float]:
+        if epoch % config.evaluation.every_epochs and epoch != config.epochs:
+            return {}
+        prefix = monitor_name(config)
+        return {f"{prefix}_{name}": accuracy(state.variables, attack) for name, attack in attacks.items()}
+
+    return evaluate
+
+
+def evaluator(config: Config, num_classes: int, split: Split) -> Callable[[Variables, Attack | None], float]:
+    """Accuracy of given weights under an attack on `split`: float32 activations, precise products."""
+    net = model(config, num_classes, dtype="float32")
+    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+    key = named_key(jax.random.key(config.seed), "evaluate")
+    precision = None if config.evaluation.precision == "default" else config.evaluation.precision
+
+    def accuracy(variables: Variables, attack: Attack | None) -> float:
+        with jax.default_matmul_precision(precision):
+            correct = correct_under_attack(
+                net, variables, images, labels, attack, key=key, batch_size=config.evaluation.batch_size
+            )
+        return float(correct.mean())
+
+    return accuracy
+
+
+def _try(bound: Bound) -> None:
+    """Trace an attack on one grey pixel, so that it checks its arguments; nothing is computed."""
+    image = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+
+    def run(x: Array, y: Array) -> Array:
+        return bound(lambda x: jnp.concatenate([x, -x], axis=-1).reshape(1, 2), x, y, key=jax.random.key(0))
+
+    jax.eval_shape(run, image, label)

@@ -1,0 +1,200 @@
+"""Config files and overrides from the command line: every problem at once, with the nearest name that exists."""
+
+import ast
+import dataclasses
+import runpy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.objectives import METHODS, AttackedObjective
+
+# A ConfigDict; its fields have no static types.
+Config = Any
+
+
+def parse_method(method: str) -> tuple[str, bool]:
+    """A method's name and whether PIAT is on: "trades+piat" (or "piat_trades"), "trades", "piat" for PGD-AT with PIAT.
+
+    >>> parse_method("piat_nmse"), parse_method("nmse+piat"), parse_method("piat"), parse_method("alp")
+    (('nmse', True), ('nmse', True), ('pgd_at', True), ('alp', False))
+    >>> parse_method("tradse")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: method='tradse' is unknown; did you mean 'trades'?
+    """
+    name = "pgd_at" if method == "piat" else method.removesuffix("+piat").removeprefix("piat_")
+    if name not in METHODS:
+        spellings = [*METHODS, "piat", *(f"{known}+piat" for known in METHODS)]
+        raise InputError(f"method={method!r} is unknown{did_you_mean(method, spellings)}")
+    return name, name != method
+
+
+def method_options(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A method's own hyper-parameters with their defaults, and what it changes of the attack's.
+
+    >>> method_options("trades")
+    ({'beta': 6.0, 'clean_forwards': 2}, {'start': 'normal'})
+    """
+    method = METHODS[name]
+    shared = {field.name for field in dataclasses.fields(AttackedObjective)}
+    own = {field.name: field.default for field in dataclasses.fields(method) if field.name not in shared}
+    return own, dict(method.attack_options)
+
+
+def load_config(text: str) -> Config:
+    """The config of `FILE.py` or `FILE.py:METHOD`, locked against new fields.
+
+    Raises:
+      InputError: the file is missing or defines no get_config, or the method is unknown.
+    """
+    path_text, _, method = text.partition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        others = sorted(str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common"))
+        hint = did_you_mean(path_text, others) if others else f"; there is no folder {path.parent} with config files"
+        raise InputError(f"config={path_text!r} is not a file{hint}")
+    # Config files import their neighbours as `configs.common`.
+    root = str(path.resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    module = runpy.run_path(str(path), run_name=f"piat_config_{path.stem}")
+    if "get_config" not in module:
+        raise InputError(f"config={path_text!r} defines no function get_config(method)")
+    config = module["get_config"](method) if method else module["get_config"]()
+    return config.lock()
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """`--config.a.b=value` arguments as {"a.b": "value"}, and the rest.
+
+    `--config.flag` and `--noconfig.flag` set a boolean; `--config.a.b value` works as well.
+
+    >>> split_overrides(["--config.attack.eps=8/255", "--noconfig.dataset.flip", "--workdir=x"])
+    ({'attack.eps': '8/255', 'dataset.flip': 'false'}, ['--workdir=x'])
+    """
+    overrides, rest = {}, []
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        flag = argument.lstrip("-")
+        if argument.startswith("-") and flag.startswith("noconfig."):
+            overrides[flag.removeprefix("noconfig.")] = "false"
+        elif argument.startswith("-") and flag.startswith("config."):
+            path, equals, value = flag.removeprefix("config.").partition("=")
+            if not equals:
+                value = remaining.pop(0) if remaining and not remaining[0].startswith("--") else "true"
+            overrides[path] = value
+        else:
+            rest.append(argument)
+    return overrides, rest
+
+
+def apply_overrides(config: Config, overrides: Mapping[str, str]) -> list[str]:
+    """Set fields from text, by the type each has; returns what went wrong, one line each."""
+    problems = []
+    fields = dict(leaves(config))
+    groups = {path.rpartition(".")[0] for path in fields} - {""}
+    for path, text in overrides.items():
+        if path in groups:
+            inside = [name for name in fields if name.startswith(f"{path}.")]
+            problems.append(f"config.{path} is a group of fields; set one of them: {', '.join(inside)}")
+            continue
+        if path not in fields:
+            problems.append(f"config.{path} is unknown{did_you_mean(path, fields)}")
+            continue
+        try:
+            value = parse_value(text, fields[path])
+        except (ValueError, SyntaxError, ZeroDivisionError):
+            problems.append(f"config.{path}={text!r} is not {_kind(fields[path])}")
+            continue
+        group, _, name = path.rpartition(".")
+        parent = config
+        for part in group.split(".") if group else ():
+            parent = parent[part]
+        parent[name] = value
+    return problems
+
+
+def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field as ("group.name", value), in the order of definition."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def parse_value(text: str, like: Any) -> Any:
+    """`text` as a value of the same type as `like`; floats may be fractions.
+
+    >>> parse_value("8/255", 0.1) == 8 / 255, parse_value("1,2", (0.5,)), parse_value("(3, 4)", (0,))
+    (True, (1.0, 2.0), (3, 4))
+    """
+    if isinstance(like, bool):
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(text)
+        return text.lower() in ("true", "1")
+    if isinstance(like, int):
+        return int(text)
+    if isinstance(like, float):
+        try:
+            return float(text)
+        except ValueError:
+            return float(Fraction(text.replace(" ", "")))
+    if isinstance(like, tuple):
+        parts = [part.strip().strip("'\"") for part in text.strip().strip("()").split(",") if part.strip()]
+        if like:
+            return tuple(parse_value(part, like[0]) for part in parts)
+        return tuple(ast.literal_eval(part) for part in parts)
+    return text
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int):
+        return "a whole number"
+    if isinstance(value, float):
+        return "a number (8/255 is one)"
+    return "a list such as 1,2,3" if isinstance(value, tuple) else "text"
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """The resolved config as JSON-able dicts; tuples become lists."""
+    return {
+        name: to_plain(value) if isinstance(value, ConfigDict) else list(value) if isinstance(value, tuple) else value
+        for name, value in config.items()
+    }
+
+
+def from_plain(plain: Mapping[str, Any]) -> Config:
+    """The inverse of `to_plain`."""
+    return ConfigDict(
+        {
+            name: from_plain(value)
+            if isinstance(value, Mapping)
+            else tuple(value)
+            if isinstance(value, list)
+            else value
+            for name, value in plain.items()
+        }
+    ).lock()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The fields in which two plain configs differ, as "name: old -> new".
+
+    >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    ['a.b: 1 -> 3']
+    """
+    before, after = dict(leaves(ConfigDict(old))), dict(leaves(ConfigDict(new)))
+    return [
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in [*before, *(name for name in after if name not in before)]
+        if before.get(name, "absent") != after.get(name, "absent")
+    ]

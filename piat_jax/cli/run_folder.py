@@ -1,0 +1,136 @@
+"""A run's folder: what is in it, and the refusal to mix two runs."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from piat_jax.cli.config import Config, differences, from_plain, to_plain
+from piat_jax.core.checks import InputError
+from piat_jax.training.metrics import read_metrics
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+OWN_FILES = (
+    CONFIG,
+    "run.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "evaluation.json",
+    CHECKPOINTS,
+    "tensorboard",
+    "report",
+)
+PACKAGES = ("piat_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
+# Changing these does not make it another run.
+FREE_FIELDS = ("epochs", "evaluation.", "checkpoint.", "log.", "dataset.data_dir")
+
+
+def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
+    """Raise InputError unless a run of this config may be written to `folder`; writes nothing.
+
+    A folder without a run must be empty or not exist. One that holds a run needs `resume` (the same config, up to how
+    long and how it is evaluated) or `overwrite`.
+    """
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other; give one")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"workdir={str(folder)!r} is a file; give a folder")
+    if not (folder / CONFIG).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"workdir={str(folder)!r} holds files that are not of a run; give a new or empty folder")
+        return
+    if overwrite:
+        return
+    changed = differences(read_json(folder / CONFIG), to_plain(config))
+    if not resume:
+        if changed:
+            raise InputError(
+                f"workdir={str(folder)!r} holds another run ({'; '.join(changed)}); "
+                "give another folder, or --overwrite to replace it"
+            )
+        done = len(read_metrics(folder))
+        raise InputError(
+            f"workdir={str(folder)!r} holds this run with {done} of {config.epochs} epochs done; "
+            "give --resume to go on, or --overwrite to start again"
+        )
+    other = [line for line in changed if not line.startswith(FREE_FIELDS)]
+    if other:
+        raise InputError(
+            f"workdir={str(folder)!r} holds another run ({'; '.join(other)}) and cannot be resumed with this config; "
+            "give the same config, or another folder"
+        )
+
+
+def open_folder(folder: Path, config: Config, *, overwrite: bool) -> None:
+    """Create the folder, or empty it of the run it held, and write what is known before training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for name in OWN_FILES:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_json(folder / CONFIG, to_plain(config))
+    write_json(folder / "run.json", describe_run())
+
+
+def read_config(folder: Path) -> Config:
+    """The config of the run in `folder`."""
+    if not (folder / CONFIG).exists():
+        raise InputError(f"workdir={str(folder)!r} holds no run: there is no {CONFIG}; piat-train writes it")
+    return from_plain(read_json(folder / CONFIG))
+
+
+def describe_run() -> dict[str, Any]:
+    """Command, time, versions, device and commit."""
+    devices = jax.devices()
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "devices": [device.device_kind for device in devices],
+        "backend": devices[0].platform,
+        "machine": platform.machine(),
+        "commit": _commit(),
+    }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file, or an InputError that names it."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error})") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with "+" where the tree was changed; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        ask = {"cwd": folder, "capture_output": True, "text": True, "check": True, "timeout": 10}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **ask).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **ask).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")

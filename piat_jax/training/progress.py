@@ -1,0 +1,84 @@
+"""What a run says while it runs: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class TrainingProgress:
+    """One line per epoch, and on a terminal a bar within the whole run with images per second and time left."""
+
+    def __init__(self, epochs: int, *, first_epoch: int, images_per_epoch: int):
+        self.epochs, self.first_epoch, self.images_per_epoch = epochs, first_epoch, images_per_epoch
+        self.began = time.perf_counter()
+        self.bar: Progress | None = None
+        if sys.stdout.isatty():
+            columns = (
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                TextColumn("{task.fields[rate]:,.0f} img/s"),
+                TimeElapsedColumn(),
+                TextColumn("left {task.fields[left]}"),
+            )
+            self.bar = Progress(*columns, console=Console(), transient=True)
+            self.task = self.bar.add_task("train", total=epochs, epoch="", rate=0.0, left="?")
+            self.bar.start()
+
+    def chunk(self, epoch: int, done: int, total: int) -> None:
+        """Steps done within an epoch."""
+        if not self.bar:
+            return
+        finished = epoch - 1 + done / total
+        seconds = max(self.elapsed(), 1e-9)
+        self.bar.update(
+            self.task,
+            completed=finished,
+            epoch=f"{epoch}/{self.epochs}",
+            rate=(finished - self.first_epoch + 1) * self.images_per_epoch / seconds,
+            left=duration(self._left(finished)),
+        )
+
+    def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
+        """An epoch is over; all `values` but losses are shares and shown in percent."""
+        shown = "  ".join(f"{name} {_show(name, value)}" for name, value in values.items())
+        width = len(str(self.epochs))
+        line = f"epoch {epoch:{width}d}/{self.epochs}  {shown}  {images_per_second:,.0f} img/s"
+        line += f"  left {duration(self._left(epoch))}"
+        if self.bar:
+            self.bar.console.print(line, highlight=False, soft_wrap=True)
+        else:
+            print(line, flush=True)
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.began
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar:
+            self.bar.stop()
+
+    def _left(self, finished: float) -> float:
+        done = finished - (self.first_epoch - 1)
+        return self.elapsed() / max(done, 1e-9) * (self.epochs - finished)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(75), duration(3.2), duration(7260)
+    ('1m15s', '3s', '2h01m')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def _show(name: str, value: float) -> str:
+    return f"{value:.3f}" if "loss" in name else f"{100 * value:.2f}%"
