@@ -110,7 +110,7 @@ class TestInterpolate:
         with jax.enable_x64(True):
             out = interpolate(jnp.float64(1.0), jnp.float64(1.0 + 1e-12), 0.5)
             assert out.dtype == jnp.float64
-            assert out - 1.0 == pytest.approx(5e-13, rel=1e-3)
+            assert out - 1.0 == pytest.approx(5e-13, rel=1e-3, abs=0)
 
     def test_counters_flags_and_keys_are_current(self):
         key = jax.random.key(5)
@@ -178,6 +178,17 @@ class TestTrajectories:
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-7), anchor, trajectory[5])
         assert int(state[-1].count) == 8
         assert int(state[-1].syncs) == 2
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    def test_anchor_is_what_was_written_to_the_last_bit(self, dtype):
+        # Far from the anchor p + (target - p) rounds to something else than the target; the anchor has to follow.
+        optimizer = interpolate_params(1, weight=0.3)
+        far = jnp.full(1000, 1e4, dtype)
+        state = optimizer.init(jax.random.normal(jax.random.key(0), (1000,), dtype))
+        updates, state = optimizer.update(jax.random.normal(jax.random.key(1), (1000,), dtype) - far, state, far)
+        np.testing.assert_array_equal(
+            np.float32(state.anchor), np.float32(optax.apply_updates(far, updates)), strict=True
+        )
 
 
 class TestExtraArgument:
