@@ -83,3 +83,13 @@ def get_config(method: str = "pgd_at") -> Config:
     config.log.steps_per_chunk = 50  # training steps between two looks at the loss
     config.log.tensorboard = True  # needs tensorboardX
     return config
+
+
+def use_wrn_32_10(config: Config) -> Config:
+    """The paper's protocol for WRN-32-10: five blocks per group (the WRN-34-10 of others), 180 epochs."""
+    config.model.name = "wrn_32_10"
+    config.epochs = 180
+    config.optimizer.lr_epochs = (0.0, 90.0, 135.0, 180.0)
+    config.optimizer.lr_values = (0.1, 0.1, 0.01, 0.001)
+    config.optimizer.weight_decay = 7e-4
+    return config

@@ -105,7 +105,7 @@ def run_epoch(
 
     Args:
       state: donated.
-      objective: the method, its numbers on the device already (`jax.device_put`).
+      objective: the method.
       examples: the training data.
       key: the run's key.
       recipe: what is compiled in.
@@ -119,6 +119,8 @@ def run_epoch(
       TrainingDivergedError: the loss of a step was not finite.
     """
     total = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
+    # Python numbers would go to the device anew at every call.
+    objective = jax.device_put(jax.tree.map(jnp.asarray, objective))
     sums: dict[str, float] = {}
     for start in range(0, total, steps_per_chunk):
         bounds = jax.device_put((jnp.int32(start), jnp.int32(min(start + steps_per_chunk, total))))

@@ -62,7 +62,6 @@ def fit(
     Raises:
       TrainingDivergedError: a loss that is not finite; what `on_epoch` saved last is still good.
     """
-    objective = jax.device_put(jax.tree.map(jnp.asarray, objective))
     for epoch in range(int(state.epoch) + 1, epochs + 1):
         began = time.perf_counter()
         state, metrics = run_epoch(

@@ -1,0 +1,38 @@
+# Everything runs in a virtual environment of its own, made on first use. PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUNS ?= runs/embedded
+METHODS := pgd_at piat nmse+piat
+
+.PHONY: help train smoke test lint clean
+.DELETE_ON_ERROR:
+
+help:  ## This list.
+	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+$(READY): requirements.txt requirements-dev.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+train: $(READY)  ## Train PGD-AT, PIAT and PIAT+NMSE on the embedded data, evaluate, and write a report.
+	$(BIN)/python -m experiments.embedded.run --workdir=$(RUNS)
+
+smoke: $(READY)  ## The same in a minute: two epochs of each, to see that everything runs.
+	$(BIN)/python -m experiments.embedded.run --workdir=runs/smoke --overwrite --config.epochs=2
+
+test: $(READY)  ## All tests.
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## Format, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:  ## Remove the virtual environment and caches; runs/ stays.
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build *.egg-info

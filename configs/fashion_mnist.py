@@ -1,0 +1,27 @@
+r"""Fashion-MNIST, a small ResNet, L-inf 0.1: the embedded data's experiment on all 60,000 images.
+
+    piat-train --config=configs/fashion_mnist.py:nmse+piat --workdir=runs/fashion_mnist/nmse+piat
+
+experiments/fashion_mnist has measured numbers. For the full protocol: --config.model.name=resnet18, without
+model.options, on a GPU.
+"""
+
+from configs import common
+from piat_jax.cli.config import Config
+
+
+def get_config(method: str = "nmse+piat") -> Config:
+    """The paper's protocol with the embedded data's network and radius."""
+    config = common.get_config(method)
+    config.dataset.name = "fashion_mnist"
+    config.dataset.crop_padding = 2
+    config.dataset.flip = True
+    config.model.name = "small_resnet"
+    config.model.options.width = 16
+    config.model.options.stage_sizes = (1, 1, 1)
+    config.model.options.stem_stride = 2
+    config.optimizer.lr_values = (0.1, 0.1, 0.01, 0.001)
+    config.optimizer.weight_decay = 5e-4
+    config.attack.eps = 0.1
+    config.attack.step_size = 0.025
+    return config

@@ -1,0 +1,1 @@
+"""PGD-AT, PIAT and PIAT+NMSE on the data inside the package."""

@@ -1,0 +1,171 @@
+import pytest
+
+from piat_jax.cli import build
+from piat_jax.cli.config import apply_overrides, differences, from_plain, load_config, parse_value, to_plain
+from piat_jax.cli.train import read_config
+from piat_jax.core.checks import InputError
+from piat_jax.objectives import METHODS
+
+EMBEDDED = "configs/embedded.py"
+CONFIGS = {  # file -> epochs, learning rate, knots, weight decay, classes of its data set
+    "cifar10_resnet18": ("resnet18", 120, 0.01, (0, 60, 90, 120), 3.5e-3),
+    "cifar100_resnet18": ("resnet18", 120, 0.01, (0, 60, 90, 120), 3.5e-3),
+    "svhn_resnet18": ("resnet18", 120, 0.01, (0, 60, 90, 120), 3.5e-3),
+    "cifar10_wrn32_10": ("wrn_32_10", 180, 0.1, (0, 90, 135, 180), 7e-4),
+    "cifar100_wrn32_10": ("wrn_32_10", 180, 0.1, (0, 90, 135, 180), 7e-4),
+    "svhn_wrn32_10": ("wrn_32_10", 180, 0.1, (0, 90, 135, 180), 7e-4),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_papers_protocol(name):
+    model, epochs, rate, knots, decay = CONFIGS[name]
+    config = read_config(f"configs/{name}.py:nmse+piat", {})
+    assert config.model.name == model
+    assert config.dataset.name == name.partition("_")[0]
+    assert (config.epochs, config.batch_size) == (epochs, 128)
+    assert config.optimizer.lr_epochs == knots
+    assert config.optimizer.lr_values == pytest.approx((rate, rate, rate / 10, rate / 100))
+    assert config.optimizer.weight_decay == decay
+    assert config.optimizer.momentum == 0.9
+    assert (config.attack.eps, config.attack.step_size, config.attack.steps) == (8 / 255, 2 / 255, 10)
+    assert (config.evaluation.eps, config.evaluation.step_size) == (8 / 255, 2 / 255)
+    assert config.objective.mu == 5
+    assert (config.piat.enabled, config.piat.first_epoch, config.piat.batch_stats) == (True, 1, "interpolate")
+    assert config.dataset.flip == (not name.startswith("svhn"))
+    assert read_config(f"configs/{name}.py:trades", {}).objective.beta == 6
+
+
+@pytest.mark.parametrize("method", [*METHODS, "piat", *(f"{name}+piat" for name in METHODS)])
+@pytest.mark.parametrize("name", [*CONFIGS, "embedded", "fashion_mnist"])
+def test_every_config_takes_every_method(name, method):
+    config = read_config(f"configs/{name}.py:{method}", {})
+    assert config.method == ("pgd_at+piat" if method == "piat" else method)
+    assert config.attack.start == ("normal" if method.startswith("trades") else "uniform")
+    net = build.model(config, 10)
+    built = build.objective(config, net, build.attack(config))
+    assert type(built) is METHODS[config.objective.name]
+
+
+def test_overrides_take_each_fields_type_and_fractions():
+    config = load_config(f"{EMBEDDED}:nmse")
+    found = apply_overrides(
+        config,
+        {
+            "attack.eps": "8/255",
+            "epochs": "3",
+            "dataset.flip": "true",
+            "optimizer.lr_epochs": "0,1.5",
+            "evaluation.attacks": "clean, pgd10",
+            "model.options.stage_sizes": "(2,2)",
+            "model.mean": "0.5",
+            "objective.mu": "3",
+            "model.name": "mlp",
+        },
+    )
+    assert found == []
+    assert config.attack.eps == 8 / 255
+    assert config.evaluation.eps == 8 / 255  # follows the training radius
+    assert (config.epochs, config.dataset.flip, config.optimizer.lr_epochs) == (3, True, (0, 1.5))
+    assert config.evaluation.attacks == ("clean", "pgd10")
+    assert config.model.options.stage_sizes == (2, 2)
+    assert config.model.mean == (0.5,)
+    assert config.objective.mu == 3.0
+    assert config.model.name == "mlp"
+
+
+def test_every_problem_is_reported_at_once_with_the_nearest_name():
+    with pytest.raises(InputError) as caught:
+        read_config(
+            f"{EMBEDDED}:nmse",
+            {
+                "atack.eps": "1",
+                "attack.eps": "8",
+                "epochs": "many",
+                "model": "mlp",
+                "evaluation.select": "pgd2",
+                "evaluation.final_attacks": "clean,pdg20,pgd,fgsm3",
+                "piat.batch_stats": "interpolat",
+                "optimizer.lr_values": "1,2",
+                "dataset.padding_mode": "zero",
+                "attack.step_size": "1/0",
+            },
+        )
+    lines = str(caught.value).splitlines()
+    expected = [
+        "config.atack.eps is unknown; did you mean 'attack.eps'?",
+        "config.epochs='many' is not a whole number",
+        "config.attack.step_size='1/0' is not a number (8/255 is one)",
+        "config: attack.eps=8.0 must be in (0, 1]; did you mean 8/255?",
+        "config: attack 'pdg20' is unknown; did you mean 'pgd20'?",
+        "config: attack 'pgd' needs its number of steps; did you mean 'pgd20'?",
+        "config: attack 'fgsm3': fgsm takes one step; did you mean 'mi_fgsm3' or 'pgd3'?",
+        "config: evaluation.select='pgd2' is not evaluated during training; did you mean 'pgd20'?",
+        "config: batch_stats='interpolat' is unknown; did you mean 'interpolate'?",
+        "config: lr_epochs has 4 entries and lr_values 2; give one value per knot",
+        "config: dataset.padding_mode='zero' is unknown; did you mean 'zeros'?",
+    ]
+    for line in expected:
+        assert line in lines, (line, lines)
+    assert any(line.startswith("config.model is a group of fields; set one of them: model.") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"attack.eps": "0"}, r"attack.eps=0.0 must be in \(0, 1\]"),
+        ({"attack.eps": "nan"}, r"attack.eps=nan must be in \(0, 1\]"),
+        ({"attack.eps": "-1/255"}, r"must be in \(0, 1\]"),
+        ({"attack.steps": "0"}, "steps=0 must be at least 1"),
+        ({"attack.norm": "l3"}, "norm='l3' is unknown"),
+        ({"model.name": "resnet81"}, "did you mean 'resnet18'"),
+        ({"model.options.width": "8", "model.name": "resnet18"}, "takes no option 'stage_sizes'"),
+        ({"model.mean": "0.5", "model.std": "0"}, "std > 0"),
+        ({"objective.mu": "-1"}, "mu=-1.0 must be at least 0"),
+        ({"objective.attack_batch_norm": "evil"}, "did you mean 'eval'"),
+        ({"piat.a": "2"}, "can leave"),
+        ({"batch_size": "0"}, "batch_size=0 must be at least 1"),
+        ({"dataset.name": "mnist", "dataset.flip": "true"}, "would mirror the digits"),
+        ({"method": "trades"}, r"choose the method after the colon: --config=FILE:trades"),
+        ({"objective.name": "trades"}, r"choose the method after the colon"),
+        ({"evaluation.precision": "high"}, "did you mean 'highest'"),
+    ],
+)
+def test_bad_values(overrides, message):
+    with pytest.raises(InputError, match=message):
+        read_config(f"{EMBEDDED}:nmse", overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("configs/embeded.py", "did you mean 'configs/embedded.py'"),
+        ("nowhere/x.py", "no folder nowhere"),
+        (f"{EMBEDDED}:tradse", "did you mean 'trades'"),
+        (f"{EMBEDDED}:trades+pait", r"did you mean 'trades\+piat'"),
+    ],
+)
+def test_bad_config_files(text, message):
+    with pytest.raises(InputError, match=message):
+        load_config(text)
+
+
+def test_a_file_without_get_config(tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(InputError, match="defines no function get_config"):
+        load_config(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.parametrize(("text", "like"), [("yes", True), ("1.5", 1), ("x", 1.0), ("1,x", (1.0,))])
+def test_values_of_the_wrong_type(text, like):
+    with pytest.raises(ValueError, match=r".*"):
+        parse_value(text, like)
+
+
+def test_plain_configs_round_trip_and_differ_by_field():
+    config = read_config(f"{EMBEDDED}:piat", {})
+    assert from_plain(to_plain(config)) == config
+    other = read_config(f"{EMBEDDED}:piat", {"attack.steps": "7", "model.options.width": "9"})
+    assert differences(to_plain(config), to_plain(other)) == ["attack.steps: 10 -> 7", "model.options.width: 16 -> 9"]
+    nmse = read_config(f"{EMBEDDED}:nmse", {})
+    assert "objective.mu: absent -> 5.0" in differences(to_plain(config), to_plain(nmse))

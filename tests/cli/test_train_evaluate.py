@@ -1,0 +1,226 @@
+"""The commands as a user runs them, in this process: two tiny epochs on the embedded data, and everything done wrong."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.cli import errors, evaluate, train
+from piat_jax.cli.train import read_config
+from piat_jax.training import epoch as epoch_module
+
+TINY = [
+    "--config.dataset.train_examples=40",
+    "--config.dataset.test_examples=20",
+    "--config.batch_size=16",
+    "--config.epochs=2",
+    "--config.model.options.width=2",
+    "--config.model.options.stage_sizes=1",
+    "--config.attack.steps=1",
+    "--config.evaluation.every_epochs=1",
+    "--config.evaluation.attacks=clean,pgd2",
+    "--config.evaluation.select=pgd2",
+    "--config.evaluation.final_attacks=clean,pgd2,cw2",
+    "--config.evaluation.batch_size=20",
+    "--config.checkpoint.every_epochs=1",
+    "--noconfig.log.tensorboard",
+]
+
+
+def command(folder, *more, config="configs/embedded.py:nmse+piat"):
+    return errors.run(train.main, [f"--config={config}", f"--workdir={folder}", *TINY, *more])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert command(folder) == 0
+    return folder
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_a_run_leaves(run):
+    config = json.loads((run / "config.json").read_text())
+    assert config["method"] == "nmse+piat"
+    assert config["attack"]["steps"] == 1
+    described = json.loads((run / "run.json").read_text())
+    assert described["versions"]["jax"] == jax.__version__
+    assert {"command", "started", "devices", "backend", "commit"} <= set(described)
+    first, second = metrics(run)
+    assert (first["epoch"], second["epoch"], second["step"]) == (1, 2, 4)
+    assert first["learning_rate"] == pytest.approx(read_config("configs/embedded.py:piat", {}).optimizer.lr_values[0])
+    for name in ("train_loss", "train_adversarial_accuracy", "test_clean", "test_pgd2", "images_per_second"):
+        assert np.isfinite(second[name])
+    checkpoints = Checkpoints(run / "checkpoints")
+    assert checkpoints.info("last")["epoch"] == 2
+    best = max((first, second), key=lambda record: record["test_pgd2"])
+    assert checkpoints.info("best")["epoch"] == best["epoch"]
+
+
+def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):
+    assert errors.run(evaluate.main, [f"--workdir={run}"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["num_examples"] == 20
+    assert set(result["checkpoints"]) == {"best", "final"}
+    final = result["checkpoints"]["final"]
+    assert final["epoch"] == 2
+    assert set(final["accuracy"]) == {"clean", "pgd2", "cw2"}
+    last = metrics(run)[-1]
+    assert (final["accuracy"]["clean"], final["accuracy"]["pgd2"]) == (last["test_clean"], last["test_pgd2"])
+    assert "final (epoch 2)  clean" in printed
+
+
+def test_evaluate_options(run):
+    arguments = [f"--workdir={run}", "--checkpoint=final", "--attacks=clean,fgsm", "--num_examples=7"]
+    assert errors.run(evaluate.main, [*arguments, "--config.evaluation.eps=1/255"]) == 0
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["num_examples"] == 7
+    assert set(result["checkpoints"]) == {"final"}
+    assert set(result["checkpoints"]["final"]["accuracy"]) == {"clean", "fgsm"}
+    assert result["settings"]["eps"] == 1 / 255
+
+
+def test_a_run_is_not_mixed_with_another(run, capsys):
+    before = files(run)
+    assert command(run) == 2
+    assert "holds this run with 2 of 2 epochs done; give --resume" in capsys.readouterr().err
+    assert command(run, "--config.seed=5", "--config.attack.eps=0.2") == 2
+    told = capsys.readouterr().err
+    assert "holds another run (attack.eps: 0.1 -> 0.2; evaluation.eps: 0.1 -> 0.2; seed: 0 -> 5)" in told
+    assert command(run, "--config.seed=5", "--resume") == 2
+    assert "cannot be resumed with this config" in capsys.readouterr().err
+    assert command(run, "--resume", "--overwrite") == 2
+    assert files(run) == before
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(run, tmp_path):
+    stopped = tmp_path / "stopped"
+    assert command(stopped, "--config.epochs=1") == 0
+    assert len(metrics(stopped)) == 1
+    assert command(stopped, "--resume") == 0
+    timing = ("images_per_second", "train_seconds", "evaluate_seconds")
+    for one, other in zip(metrics(run), metrics(stopped), strict=True):
+        assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in other.items() if k not in timing}
+
+
+def test_overwrite_starts_again(tmp_path):
+    folder = tmp_path / "run"
+    assert command(folder, "--config.epochs=1") == 0
+    assert command(folder, "--config.epochs=1", "--config.seed=1", "--overwrite") == 0
+    assert json.loads((folder / "config.json").read_text())["seed"] == 1
+    assert len(metrics(folder)) == 1
+
+
+def test_recomputed_batch_statistics_and_validation_examples(tmp_path):
+    folder = tmp_path / "run"
+    more = ["--config.piat.batch_stats=recompute", "--config.dataset.validation_examples=8", "--config.epochs=1"]
+    assert command(folder, *more) == 0
+    assert "validation_pgd2" in metrics(folder)[0]
+    assert "test_pgd2" not in metrics(folder)[0]
+
+
+def refused(tmp_path, capsys, *arguments, **options):
+    folder = tmp_path / "new"
+    assert command(folder, *arguments, **options) == 2
+    assert not folder.exists()
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert all(line.startswith("error: ") for line in told.err.splitlines())
+    assert "Traceback" not in told.err
+    return told.err
+
+
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, capsys):
+    assert "did you mean 'attack.eps'" in refused(tmp_path, capsys, "--config.attack.esp=0.1")
+    assert "must be in (0, 1]" in refused(tmp_path, capsys, "--config.attack.eps=8")
+    assert "did you mean 'trades'" in refused(tmp_path, capsys, config="configs/embedded.py:tradess")
+    assert "did you mean 'configs/embedded.py'" in refused(tmp_path, capsys, config="configs/embeded.py")
+    told = refused(tmp_path, capsys, "--config.batch_size=64")
+    assert told == "error: batch_size=64 is more than the 40 examples; give at most 40\n"
+    told = refused(tmp_path, capsys, "--config.dataset.name=cifar10", f"--config.dataset.data_dir={tmp_path}/nowhere")
+    assert f"{tmp_path}/nowhere" in told
+    assert "train_examples=2000 is more than the 1024" in refused(
+        tmp_path, capsys, "--config.dataset.train_examples=2000"
+    )
+    told = refused(tmp_path, capsys, "--config.dataset.validation_examples=40")
+    assert "leaves nothing of the 40 training examples" in told
+    told = refused(tmp_path, capsys, "--config.model.mean=0.1,0.2,0.3", "--config.model.std=1,1,1")
+    assert "model.mean has 3 entries for images of 1 channels" in told
+    assert "Unknown command line flag 'wrokdir'" in refused(tmp_path, capsys, "--wrokdir=x")
+    assert "unexpected argument 'configs'" in refused(tmp_path, capsys, "configs")
+
+
+def test_several_problems_are_several_lines(tmp_path, capsys):
+    told = refused(tmp_path, capsys, "--config.nope=1", "--config.attack.eps=2", "--config.epochs=0")
+    assert len(told.splitlines()) == 3
+
+
+def test_missing_flags_and_help(capsys):
+    assert errors.run(train.main, []) == 2
+    assert capsys.readouterr().err == "error: --config is missing; see --help\n"
+    assert errors.run(train.main, ["--config=configs/embedded.py"]) == 2
+    assert capsys.readouterr().err == "error: --workdir is missing; see --help\n"
+    for module in (train, evaluate):
+        assert errors.run(module.main, ["--help"]) == 0
+        assert "--workdir" in capsys.readouterr().out
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    for flag in ("--overwrite", "--resume"):
+        assert command(tmp_path, flag) == 2
+        assert "holds files that are not of a run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert command(tmp_path / "thesis.tex") == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    real = epoch_module.train_step
+
+    def explode(objective, optimizer, state, batch, *, key):
+        state, values = real(objective, optimizer, state, batch, key=key)
+        late = state.step > 3  # in the second epoch
+        return state, {**values, "loss": jax.numpy.where(late, jax.numpy.inf, values["loss"])}
+
+    monkeypatch.setattr(epoch_module, "train_step", explode)
+    epoch_module.train_steps.clear_cache()
+    assert command(folder) == 2
+    epoch_module.train_steps.clear_cache()
+    told = capsys.readouterr().err
+    assert "the loss became inf at step 4 (epoch 2, step 2 of 2)" in told
+    assert "last good checkpoint" in told
+    assert told.rstrip().endswith("epoch 1")
+    assert Checkpoints(folder / "checkpoints").info("last")["epoch"] == 1
+
+
+def test_a_checkpoint_of_another_model_is_refused(run, capsys):
+    arguments = [f"--workdir={run}", "--config.model.options.width=4"]
+    assert errors.run(evaluate.main, arguments) == 2
+    told = capsys.readouterr().err
+    assert "is of another model: " in told
+    assert "in this config" in told
+
+
+def test_evaluate_done_wrong(run, tmp_path, capsys):
+    assert errors.run(evaluate.main, []) == 2
+    assert "--workdir is missing" in capsys.readouterr().err
+    assert errors.run(evaluate.main, [f"--workdir={tmp_path}"]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert errors.run(evaluate.main, [f"--workdir={run}", "--attacks=pgd20,wc20"]) == 2
+    assert "did you mean 'cw20'" in capsys.readouterr().err
+    assert errors.run(evaluate.main, [f"--workdir={run}", "--checkpoint=bset"]) == 2
+    assert "did you mean 'best'" in capsys.readouterr().err
+    assert errors.run(evaluate.main, [f"--workdir={run}", "--num_examples=5000"]) == 2
+    assert "test_examples=5000 is more than the 1000" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from piat_jax import models
+from piat_jax.attacks import pgd
+from piat_jax.core.bound import bind
+from piat_jax.core.checks import InputError
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.data.augment import to_float
+from piat_jax.evaluation import correct_under_attack
+from piat_jax.evaluation.accuracy import _correct_block
+
+
+@pytest.fixture(scope="module")
+def setup():
+    rng = np.random.default_rng(1)
+    images = jnp.asarray(rng.integers(0, 256, (13, 4, 4, 1), np.uint8))
+    model = models.create("mlp", num_classes=3, hidden=(8,))
+    variables = model.init(jax.random.key(0), to_float(images))
+    labels = jnp.argmax(make_logits_fn(model, variables)(to_float(images)), axis=1)
+    labels = labels.at[4].set((labels[4] + 1) % 3)  # one is wrong from the start
+    return model, variables, images, labels
+
+
+def test_clean_accuracy_is_that_of_the_labels(setup):
+    correct = correct_under_attack(*setup, None, key=jax.random.key(0))
+    np.testing.assert_array_equal(correct, np.arange(13) != 4)
+
+
+def test_flags_do_not_depend_on_the_batch_size(setup):
+    attack = bind(pgd, eps=0.06, step_size=0.03, steps=2)
+    flags = [
+        correct_under_attack(*setup, attack, key=jax.random.key(5), batch_size=size) for size in (1, 4, 5, 13, 100)
+    ]
+    for other in flags[1:]:
+        np.testing.assert_array_equal(flags[0], other)
+    assert 0 < flags[0].sum() < 12  # the attack breaks some and not all, else this shows nothing
+
+
+def test_flags_agree_with_the_attack_run_by_hand(setup):
+    model, variables, images, labels = setup
+    attack = bind(pgd, eps=0.06, step_size=0.03, steps=2)
+    logits_fn = make_logits_fn(model, variables)
+    adversarial = attack(logits_fn, to_float(images), labels, key=jax.random.key(5), indices=jnp.arange(13))
+    expected = jnp.argmax(logits_fn(adversarial), axis=1) == labels
+    flags = correct_under_attack(*setup, attack, key=jax.random.key(5), batch_size=5)
+    np.testing.assert_array_equal(flags, expected)
+
+
+def test_a_larger_radius_never_helps_and_compiles_nothing(setup):
+    counts, accuracies = [], []
+    for eps in (0.0, 0.03, 0.06, 0.12, 0.5):
+        attack = bind(pgd, eps=eps, step_size=eps / 2, steps=4, keep="best")
+        accuracies.append(correct_under_attack(*setup, attack, key=jax.random.key(5), batch_size=7).sum())
+        counts.append(_correct_block._cache_size())
+    assert accuracies[0] == 12
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[-1] == 0
+    assert len(set(counts)) == 1
+
+
+def test_bad_batch_size(setup):
+    with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
+        correct_under_attack(*setup, None, key=jax.random.key(0), batch_size=0)

@@ -1,0 +1,139 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from piat_jax.core.rng import example_keys, named_key
+from piat_jax.core.types import AdversarialBatch, Aux, Batch, Variables
+from piat_jax.data.augment import augment, to_float
+from piat_jax.data.batching import epoch_permutation
+from piat_jax.training import Examples, Recipe, TrainingDivergedError, run_epoch, sgd, train_step, train_steps
+
+SPE = 3  # 26 images in batches of 8
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def run(problem, state, chunk=100, **changes):
+    arguments = {"key": problem.key, "recipe": problem.recipe, "steps_per_chunk": chunk, **changes}
+    return run_epoch(state, problem.objective, problem.examples, **arguments)
+
+
+def test_an_epoch_equals_its_steps_one_by_one(problem):
+    final, metrics = run(problem, problem.state())
+    state, losses = problem.state(), []
+    order = epoch_permutation(jax.random.fold_in(named_key(problem.key, "shuffle"), 0), 26)
+    step = jax.jit(
+        lambda state, batch: train_step(problem.objective, problem.recipe.optimizer, state, batch, key=problem.key)
+    )
+    for number in range(SPE):
+        indices = order[8 * number : 8 * number + 8]
+        keys = example_keys(jax.random.fold_in(named_key(problem.key, "augment"), 0), indices)
+        images = augment(problem.examples.images[indices], keys, crop_padding=1, padding_mode="zeros", flip=True)
+        state, one = step(state, Batch(to_float(images), problem.examples.labels[indices], indices))
+        losses.append(float(one["loss"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), final.params, state.params)
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert int(final.step) == SPE
+    assert int(final.epoch) == 0  # counted by `fit`, after its hooks
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_chunks_do_not_change_anything(problem, chunk):
+    whole, metrics = run(problem, problem.state())
+    seen = []
+    parts, part_metrics = run(problem, problem.state(), chunk, on_chunk=lambda done, total: seen.append((done, total)))
+    same(whole, parts)
+    assert part_metrics == pytest.approx(metrics, rel=1e-6)
+    assert seen == [(min(done, SPE), SPE) for done in range(chunk, SPE + chunk, chunk)]
+
+
+def test_later_epochs_and_other_chunks_compile_nothing(problem):
+    state, _ = run(problem, problem.state(), 2)
+    compiled = train_steps._cache_size()
+    state = dataclasses.replace(state, epoch=jnp.int32(1))
+    run(problem, state, 1)
+    assert train_steps._cache_size() == compiled
+
+
+def test_epochs_differ_and_keys_differ(problem):
+    first, _ = run(problem, problem.state())
+    later, _ = run(problem, dataclasses.replace(problem.state(), epoch=jnp.int32(1)))
+    other, _ = run(problem, problem.state(), key=jax.random.key(4))
+    for state in (later, other):
+        assert not np.array_equal(first.params["linear"]["dense"]["bias"], state.params["linear"]["dense"]["bias"])
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """An objective that sees every example once an epoch: its metric sums powers of two of their indices."""
+
+    blow_up_at: int = -1
+
+    def init(self):
+        return ()
+
+    def perturb(self, variables, objective_state, batch, context):
+        return AdversarialBatch(batch, batch.images, extra=context.epoch)
+
+    def loss(self, params, model_state, objective_state, batch, context):
+        seen = model_state["seen"].at[batch.clean.indices].add(1)
+        bad = model_state["steps"] == self.blow_up_at
+        loss = jnp.where(bad, jnp.nan, jnp.sum(params["w"] ** 2) + context.epoch)
+        return loss, Aux({"seen": seen, "steps": model_state["steps"] + 1}, {"loss": loss})
+
+
+def counting_state(problem):
+    state = problem.state()
+    params = {"w": jnp.ones(2)}
+    return dataclasses.replace(
+        state,
+        params=params,
+        model_state={"seen": jnp.zeros(26, jnp.int32), "steps": jnp.int32(0)},
+        opt_state=problem.recipe.optimizer.init(params),
+        anchor=Variables({}, {}),
+    )
+
+
+def test_every_example_comes_at_most_once_an_epoch_and_the_rest_is_dropped(problem):
+    state = counting_state(problem)
+    state, _ = run_epoch(state, Counting(), problem.examples, key=problem.key, recipe=problem.recipe, steps_per_chunk=2)
+    seen = np.asarray(state.model_state["seen"])
+    assert seen.sum() == 24
+    assert seen.max() == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+def test_a_loss_that_is_not_finite_stops_at_its_step(problem, chunk):
+    with pytest.raises(TrainingDivergedError, match=r"became nan at step 2 \(epoch 1, step 2 of 3\)"):
+        run_epoch(
+            counting_state(problem),
+            Counting(blow_up_at=1),
+            problem.examples,
+            key=problem.key,
+            recipe=problem.recipe,
+            steps_per_chunk=chunk,
+        )
+
+
+def test_a_learning_rate_that_is_too_high_diverges(problem):
+    recipe = Recipe(sgd(1e30), batch_size=8)
+    with pytest.raises(TrainingDivergedError, match="lower the learning rate"):
+        run(problem, problem.state(), recipe=recipe)
+
+
+def test_the_state_is_donated(problem):
+    state = problem.state()
+    run(problem, state)
+    assert state.params["linear"]["dense"]["bias"].is_deleted()
+
+
+def test_the_data_stays_uint8_on_the_device(problem):
+    floats = Examples(problem.examples.images / 255, problem.examples.labels)
+    with pytest.raises(ValueError, match="uint8"):
+        run_epoch(problem.state(), problem.objective, floats, key=problem.key, recipe=problem.recipe, steps_per_chunk=9)

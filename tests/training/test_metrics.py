@@ -1,0 +1,48 @@
+import csv
+import json
+
+from piat_jax.training.metrics import MetricsWriter, read_metrics
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_jsonl_csv_and_tensorboard(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write({"epoch": 1, "train_loss": 2.0})
+    writer.write({"epoch": 2, "train_loss": 1.5, "test_pgd20": 0.25})
+    writer.close()
+    assert lines(tmp_path) == [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.5, "test_pgd20": 0.25}]
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"epoch": "1", "train_loss": "2.0", "test_pgd20": ""},
+        {"epoch": "2", "train_loss": "1.5", "test_pgd20": "0.25"},
+    ]
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes()
+    assert b"test/pgd20" in events.read_bytes()
+
+
+def test_a_resumed_run_drops_what_came_after_the_epoch_it_goes_on_from(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    for epoch in (1, 2, 3):
+        writer.write({"epoch": epoch})
+    resumed = MetricsWriter(tmp_path, epochs_done=2, tensorboard=False)
+    assert resumed.records == [{"epoch": 1}, {"epoch": 2}]
+    resumed.write({"epoch": 3, "again": 1})
+    assert lines(tmp_path) == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3, "again": 1}]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_new_run_starts_empty(tmp_path):
+    MetricsWriter(tmp_path, tensorboard=False).write({"epoch": 1})
+    assert MetricsWriter(tmp_path, tensorboard=False).records == []
+    assert lines(tmp_path) == []
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert [record["epoch"] for record in read_metrics(tmp_path)] == [1, 2]
+    assert read_metrics(tmp_path / "nowhere") == []

@@ -1,0 +1,47 @@
+import os
+import pty
+import re
+import subprocess
+import sys
+
+from piat_jax.training.progress import TrainingProgress
+
+SCRIPT = """
+from piat_jax.training.progress import TrainingProgress
+progress = TrainingProgress(2, first_epoch=1, images_per_epoch=100)
+progress.chunk(1, 5, 10)
+progress.epoch(1, {"loss": 1.5, "test_pgd20": 0.25}, 123.4)
+progress.close()
+"""
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys):
+    progress = TrainingProgress(120, first_epoch=1, images_per_epoch=100)
+    progress.chunk(1, 1, 2)
+    progress.epoch(7, {"loss": 1.5, "test_pgd20": 0.25}, 1234.5)
+    progress.close()
+    printed = capsys.readouterr().out
+    assert re.fullmatch(r"epoch   7/120  loss 1\.500  test_pgd20 25\.00%  1,23[45] img/s  left 0s\n", printed), printed
+
+
+def test_a_bar_with_rate_and_time_left_on_a_terminal():
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # Linux says so when the other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert "epoch 1/2" in text
+    assert "img/s" in text
+    assert "left" in text
+    assert "test_pgd20 25.00%" in text
