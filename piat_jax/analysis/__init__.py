@@ -1,0 +1,17 @@
+"""What runs have shown: tables and curves in the papers' form. Imports no JAX; matplotlib only where it draws."""
+
+from piat_jax.analysis.curves import robust_accuracy_figure
+from piat_jax.analysis.runs import Checkpoint, Run, display_name, load_run
+from piat_jax.analysis.tables import Table, best_final_table, oscillation, stability_table
+
+__all__ = [
+    "Checkpoint",
+    "Run",
+    "Table",
+    "best_final_table",
+    "display_name",
+    "load_run",
+    "oscillation",
+    "robust_accuracy_figure",
+    "stability_table",
+]

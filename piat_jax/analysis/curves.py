@@ -1,0 +1,203 @@
+"""Accuracy over training, drawn for print."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from piat_jax.analysis.runs import Group, Run, display_name, group_runs
+from piat_jax.core.checks import InputError, check_choice
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, without its yellow, which is too light for a line.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv<>"
+WIDTH = 3.5  # inches, a column of a two-column paper
+SUFFIXES = (".png", ".svg", ".pdf")
+TRAIN_KEY = "train_adversarial_accuracy"
+AXIS_NAMES = {"test_pgd20": "PGD-20 accuracy (%)", "test_clean": "Clean accuracy (%)"}
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Percent over epochs: the mean of the seeds and their range."""
+
+    epochs: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def curve(group: Group, key: str) -> Curve | None:
+    """The metric `key` after the epochs for which every seed has it; None if there is no such epoch."""
+    series = [run.series(key) for run in group.runs]
+    epochs = [set(found.tolist()) for found, _ in series]
+    common = np.array(sorted(set.intersection(*epochs)), int)
+    if not len(common):
+        return None
+    values = 100 * np.stack([found[np.isin(at, common)] for at, found in series])
+    return Curve(common, values.mean(0), values.min(0), values.max(0))
+
+
+def robust_accuracy_figure(
+    runs: Sequence[Run], path: str | os.PathLike[str], *, key: str = "test_pgd20", training: bool = False
+) -> "Figure":
+    """Draw a test accuracy over the epochs, one line per method, and save it: the form of the PIAT paper's Fig. 1.
+
+    Several seeds give their mean and a band from lowest to highest, at the epochs that all of them have. A marker is at
+    a line's highest point. Methods without the metric are left out.
+
+    Args:
+      runs: what load_run returned.
+      path: .png (200 dpi), .svg or .pdf.
+      key: the metric.
+      training: a second panel with the accuracy under the training attack: where it goes on rising while the test
+        accuracy falls, there is robust overfitting.
+
+    Returns:
+      The figure.
+
+    Raises:
+      InputError: no run has the metric, or the path ends in something else.
+    """
+    path = Path(path).expanduser()
+    check_choice("suffix", path.suffix, SUFFIXES)
+    figure = draw(runs, key=key, training=training)
+    save(figure, path)
+    return figure
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write the figure; PNG at 200 dpi."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, dpi=200)
+
+
+def draw(runs: Sequence[Run], *, key: str = "test_pgd20", training: bool = False) -> "Figure":
+    """The figure of robust_accuracy_figure, not saved."""
+    groups = group_runs(runs)
+    names = _names(groups)
+    tests = [curve(group, key) for group in groups]
+    if not any(tests):
+        found = sorted({name for run in runs for entry in run.metrics for name in entry if name.startswith("test_")})
+        raise InputError(f"no run has {key} to draw; the metrics have {', '.join(found) or 'no test accuracy'}")
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    content = [(tests, AXIS_NAMES.get(key, f"{key} (%)"))]
+    trains = [curve(group, TRAIN_KEY) if test else None for group, test in zip(groups, tests)]
+    if training and any(trains):
+        content.append((trains, "Training accuracy\nunder attack (%)"))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.8 + 1.6 * len(content)), layout="constrained")
+        panels = figure.subplots(len(content), 1, sharex=True, squeeze=False)[:, 0]
+        for index, (axes, (curves, label)) in enumerate(zip(panels, content)):
+            axes.set_ylabel(label)
+            axes.grid(True, color="#E0E0E0", linewidth=0.5)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+            _plot(axes, curves, names, test=index == 0)
+        last = max(int(drawn.epochs[-1]) for curves, _ in content for drawn in curves if drawn)
+        panels[-1].set_xlabel("Epoch")
+        panels[-1].set_xlim(0, last)
+        figure.draw_without_rendering()
+        for axes, (curves, _) in zip(panels, content):
+            _label_lines(axes, curves, names, figure)
+    return figure
+
+
+def _plot(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], *, test: bool) -> None:
+    for index, (drawn, name) in enumerate(zip(curves, names)):
+        if drawn is None:
+            continue
+        color = COLORS[index % len(COLORS)]
+        # Beyond the palette a second pass differs by its dashes; the training panel is dashed as a whole.
+        style = "--" if not test else "-" if index < len(COLORS) else "-."
+        axes.plot(drawn.epochs, drawn.mean, style, color=color, linewidth=1.2, label=name, zorder=3)
+        if (drawn.high > drawn.low).any():
+            axes.fill_between(drawn.epochs, drawn.low, drawn.high, color=color, alpha=0.18, linewidth=0)
+        if test:
+            at = int(np.argmax(drawn.mean))
+            axes.plot(
+                drawn.epochs[at : at + 1],
+                drawn.mean[at : at + 1],
+                MARKERS[index % len(MARKERS)],
+                color=color,
+                markersize=5,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                zorder=4,
+                clip_on=False,
+            )
+
+
+def _label_lines(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], figure: "Figure") -> None:
+    """Write each name right of its line's end, moved apart where they would overlap."""
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top)
+    line_height = 9.5 / 72 / (axes.get_position().height * figure.get_figheight())  # as a fraction of the axes
+    ends = [(i, (drawn.mean[-1] - bottom) / (top - bottom)) for i, drawn in enumerate(curves) if drawn]
+    order = sorted(ends, key=lambda end: end[1])
+    heights = spread([height for _, height in order], line_height)
+    for (index, _), height in zip(order, heights):
+        axes.annotate(
+            names[index],
+            (1, height),
+            xycoords="axes fraction",
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+            color=COLORS[index % len(COLORS)],
+            annotation_clip=False,
+        )
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights moved to be `gap` apart: touching ones form a block around their mean, kept in [0, 1].
+
+    >>> [round(height, 2) for height in spread([0.1, 0.5, 0.52, 0.99, 1.0], 0.1)]
+    [0.1, 0.46, 0.56, 0.9, 1.0]
+    """
+    blocks: list[tuple[float, int]] = []  # centre and number of labels
+    for height in heights:
+        centre, count = height, 1
+        while blocks and blocks[-1][0] + gap * blocks[-1][1] / 2 > centre - gap * count / 2:
+            previous, members = blocks.pop()
+            centre = (previous * members + centre * count) / (members + count)
+            count += members
+            centre = min(max(centre, gap * (count - 1) / 2), 1 - gap * (count - 1) / 2)
+        blocks.append((centre, count))
+    return [centre + gap * (i - (count - 1) / 2) for centre, count in blocks for i in range(count)]
+
+
+def _names(groups: Sequence[Group]) -> list[str]:
+    """Method names, with data set and model where these differ."""
+    several = [len({getattr(group, field) for group in groups}) > 1 for field in ("dataset", "model")]
+    return [
+        ", ".join(
+            [display_name(group.method), *(text for text, on in zip((group.dataset, group.model), several) if on)]
+        )
+        for group in groups
+    ]

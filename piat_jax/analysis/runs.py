@@ -1,0 +1,195 @@
+"""What a run folder says, read and checked."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from piat_jax.core.checks import InputError
+
+FILES = CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
+CHECKPOINTS = ("best", "final")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Accuracies of one checkpoint."""
+
+    epoch: int
+    accuracy: Mapping[str, float]  # by attack ("clean", "pgd20", ...), fractions
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run."""
+
+    folder: Path
+    method: str
+    dataset: str
+    model: str
+    epochs: int  # planned
+    seed: int
+    metrics: tuple[Mapping[str, float], ...]  # one entry per epoch, in order
+    num_examples: int  # that the checkpoints were evaluated on
+    checkpoints: Mapping[str, Checkpoint]  # of "best", "final" those that were evaluated
+
+    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """The epochs that have the metric `key`, and its values."""
+        pairs = [(entry["epoch"], entry[key]) for entry in self.metrics if key in entry]
+        return np.array([epoch for epoch, _ in pairs], int), np.array([value for _, value in pairs], float)
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Read config.json, metrics.jsonl and evaluation.json of a run folder.
+
+    Raises:
+      InputError: a file is missing or holds something else; the message names it, and the command that writes it.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist; give the folder of a run, as piat-train --workdir={folder} makes")
+    config = _read_json(folder / CONFIG, f"piat-train --workdir={folder}")
+    metrics = _read_metrics(folder / METRICS, f"piat-train --workdir={folder}")
+    evaluation = _read_json(folder / EVALUATION, f"piat-evaluate --workdir={folder}")
+    path = folder / EVALUATION
+    found = _field(path, evaluation, "checkpoints", dict)
+    checkpoints = {
+        name: Checkpoint(
+            _field(path, evaluation, f"checkpoints.{name}.epoch", int),
+            _accuracies(str(path), _field(path, evaluation, f"checkpoints.{name}.accuracy", dict)),
+        )
+        for name in CHECKPOINTS
+        if name in found
+    }
+    if not checkpoints:
+        raise InputError(f"{path} has no checkpoint best or final; run piat-evaluate --workdir={folder} again")
+    path = folder / CONFIG
+    return Run(
+        folder,
+        method=_field(path, config, "method", str),
+        dataset=_field(path, config, "dataset.name", str),
+        model=_field(path, config, "model.name", str),
+        epochs=_field(path, config, "epochs", int),
+        seed=_field(path, config, "seed", int),
+        metrics=metrics,
+        num_examples=_field(folder / EVALUATION, evaluation, "num_examples", int),
+        checkpoints=checkpoints,
+    )
+
+
+NAMES = {"pgd_at": "PGD-AT", "alp": "ALP", "trades": "TRADES", "nmse": "NMSE"}
+
+
+def display_name(method: str) -> str:
+    """What the papers call a method.
+
+    >>> [display_name(method) for method in ("pgd_at", "pgd_at+piat", "nmse+piat", "trades+awp", "las_at")]
+    ['PGD-AT', 'PIAT', 'PIAT+NMSE', 'TRADES+AWP', 'LAS-AT']
+    """
+    parts = [part for part in method.split("+") if part != "piat"]
+    names = [NAMES.get(part, part.upper().replace("_", "-")) for part in parts]
+    if len(parts) < len(method.split("+")):
+        names = ["PIAT", *([] if parts == ["pgd_at"] else names)]
+    return "+".join(names)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one experiment, which differ in their seed alone."""
+
+    dataset: str
+    model: str
+    method: str
+    runs: tuple[Run, ...]
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Runs by data set, model and method, each in the order of first appearance.
+
+    Raises:
+      InputError: no runs; two runs of one seed; runs of different lengths, which are no seeds of one experiment.
+    """
+    if not runs:
+        raise InputError("no runs; give at least one")
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.dataset, run.model, run.method), []).append(run)
+    for members in groups.values():
+        for index, run in enumerate(members):
+            for other in members[:index]:
+                what = f"{other.folder} and {run.folder} are both {display_name(run.method)} on {run.dataset}"
+                if run.seed == other.seed:
+                    raise InputError(f"{what} with seed {run.seed}; give one of them")
+                if run.epochs != other.epochs:
+                    raise InputError(
+                        f"{what}, for {other.epochs} and {run.epochs} epochs, and have no common mean; "
+                        "report them separately"
+                    )
+    blocks = list(dict.fromkeys(key[:2] for key in groups))
+    ordered = sorted(groups.items(), key=lambda item: blocks.index(item[0][:2]))
+    return [Group(*key, tuple(members)) for key, members in ordered]
+
+
+def _read_json(path: Path, command: str) -> dict[str, Any]:
+    return _object(_read_text(path, command), str(path))
+
+
+def _read_metrics(path: Path, command: str) -> tuple[Mapping[str, float], ...]:
+    """Epochs in order; of an epoch that was run twice (resumed) the later line counts."""
+    by_epoch = {}
+    for number, line in enumerate(_read_text(path, command).splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        entry = _object(line, where)
+        epoch = entry.get("epoch")
+        if not isinstance(epoch, int) or isinstance(epoch, bool):
+            raise InputError(f"{where} has epoch={epoch!r}; each line needs an integer")
+        _accuracies(where, {key: value for key, value in entry.items() if key.startswith("test_")})
+        by_epoch[epoch] = entry
+    if not by_epoch:
+        raise InputError(f"{path} is empty; {command} has finished no epoch")
+    return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
+
+
+def _read_text(path: Path, command: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; {command} writes it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not JSON ({error}); mend or remove it") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where} holds a JSON {type(value).__name__}; it must be an object, {{...}}")
+    return value
+
+
+def _field(path: Path, content: Any, name: str, kind: type) -> Any:
+    """The value under a dotted name."""
+    for part in name.split("."):
+        if not isinstance(content, dict) or part not in content:
+            raise InputError(f"{path} has no {name}; it was not written by this version of piat_jax")
+        content = content[part]
+    if not isinstance(content, kind) or isinstance(content, bool):
+        raise InputError(f"{path} has {name}={content!r}; it must be of type {kind.__name__}")
+    return content
+
+
+def _accuracies(where: str, values: dict[str, Any]) -> dict[str, float]:
+    for name, value in values.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and 0 <= value <= 1):
+            raise InputError(f"{where} has {name}={value!r}; accuracies are fractions in [0, 1]")
+    return values

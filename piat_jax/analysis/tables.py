@@ -1,0 +1,236 @@
+"""Tables in the papers' form, over seeds."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from piat_jax.analysis.runs import Group, Run, display_name, group_runs
+
+ATTACKS = {"clean": "Clean", "pgd20": "PGD-20", "cw20": "CW-20", "aa": "AA"}
+"""Names of the attacks, in the order of the columns; others follow in the order in which they appear."""
+MISSING = "\N{EN DASH}"
+PGD = "test_pgd20"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Percent: a mean over seeds, and their sample standard deviation where there are several."""
+
+    mean: float
+    std: float | None = None
+    best: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that renders to Markdown, CSV and plain text.
+
+    A cell that is None has no value. The first `labels` columns are text, then comes the number of seeds.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | Cell | None, ...], ...]
+    labels: int
+    notes: tuple[str, ...] = ()
+
+    def to_markdown(self) -> str:
+        """Aligned, the best of each column bold, notes below."""
+        cells = [
+            [f"**{cell}**" if isinstance(cell, Cell) and cell.best else _text(cell) for cell in r] for r in self.rows
+        ]
+        widths = self._widths(cells, 3)
+        rule = ["-" * w if i < self.labels else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+        lines = [f"| {' | '.join(self._pad(line, widths))} |" for line in [[*self.columns], rule, *cells]]
+        return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in self.notes)
+
+    def to_text(self) -> str:
+        """Aligned for the terminal, without markup."""
+        cells = [[_text(cell) for cell in row] for row in self.rows]
+        widths = self._widths(cells, 1)
+        lines = ["  ".join(self._pad(line, widths)).rstrip() for line in [[*self.columns], *cells]]
+        lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+        return "\n".join(lines) + "\n" + "".join(f"{note}\n" for note in self.notes)
+
+    def to_csv(self) -> str:
+        """Means with four decimals; a column with several seeds is followed by its standard deviation."""
+        several = [any(isinstance(cell, Cell) and cell.std is not None for cell in cells) for cells in zip(*self.rows)]
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        names = [[name, f"{name} std"] if twice else [name] for name, twice in zip(self.columns, several)]
+        writer.writerow([name for pair in names for name in pair])
+        for row in self.rows:
+            line = []
+            for cell, twice in zip(row, several):
+                std = None
+                if isinstance(cell, Cell):
+                    cell, std = f"{cell.mean:.4f}", cell.std
+                line.append("" if cell is None else cell)
+                if twice:
+                    line.append("" if std is None else f"{std:.4f}")
+            writer.writerow(line)
+        return out.getvalue()
+
+    def _indices(self) -> range:
+        return range(len(self.columns))
+
+    def _widths(self, cells: list[list[str]], least: int) -> list[int]:
+        return [max(least, *(len(line[i]) for line in [self.columns, *cells])) for i in self._indices()]
+
+    def _pad(self, line: Sequence[str], widths: list[int]) -> list[str]:
+        return [t.ljust(w) if i < self.labels else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths))]
+
+
+def best_final_table(runs: Sequence[Run]) -> Table:
+    """The best and the final checkpoint under each attack: the form of the PIAT paper's Table I.
+
+    Diff is the distance of the two means, unsigned as in the paper; its deviation is that of the signed differences
+    of the runs. An attack that one seed of a method lacks has no mean. The best of each column is bold among the
+    methods on one data set and model.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    groups = group_runs(runs)
+    found = dict.fromkeys(attack for run in runs for point in run.checkpoints.values() for attack in point.accuracy)
+    attacks = [*(name for name in ATTACKS if name in found), *(name for name in found if name not in ATTACKS)]
+    columns: list[Column] = []
+    for attack in attacks:
+        name = ATTACKS.get(attack, attack.upper().replace("_", "-"))
+        for checkpoint in ("best", "final"):
+            columns.append(Column(f"{name} {checkpoint.capitalize()}", _accuracy(attack, checkpoint)))
+        columns.append(Column(f"{name} Diff", _difference(attack), unsigned=True, lowest=True))
+    counts = sorted({run.num_examples for run in runs})
+    notes = [
+        f"Accuracy (%) on {' or '.join(map(str, counts))} test examples; "
+        "best: the checkpoint that training kept as its best; Diff: |best - final|."
+    ]
+    if len(counts) > 1:
+        notes.append("The runs were evaluated on different numbers of test examples: their rows do not compare.")
+    for run in runs:
+        if "final" in run.checkpoints and run.checkpoints["final"].epoch != run.epochs:
+            notes.append(
+                f"{run.folder}: the final checkpoint is of epoch {run.checkpoints['final'].epoch}/{run.epochs}."
+            )
+    return _table(groups, columns, notes)
+
+
+def stability_table(runs: Sequence[Run]) -> Table:
+    """How steadily training went, from the PGD-20 accuracies during training.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    columns = [
+        Column("PGD-20 Best", lambda run: _percent(run, PGD, np.max)),
+        Column("PGD-20 Final", lambda run: _percent(run, PGD, lambda values: values[-1])),
+        Column("Best - Final", lambda run: _percent(run, PGD, lambda values: values.max() - values[-1]), lowest=True),
+        Column("Oscillation", oscillation, lowest=True),
+        Column("Clean Final", lambda run: _percent(run, "test_clean", lambda values: values[-1])),
+    ]
+    notes = [
+        "Accuracy (%) during training; final: the last evaluated epoch; oscillation: mean |change| between evaluated "
+        "epochs in the second half of training, in percentage points."
+    ]
+    if len({tuple(run.series(PGD)[0]) for run in runs}) > 1:
+        notes.append("The runs were evaluated after different epochs: their oscillations do not compare.")
+    for run in runs:
+        if run.metrics[-1]["epoch"] != run.epochs:
+            notes.append(f"{run.folder}: trained for {run.metrics[-1]['epoch']} of {run.epochs} epochs.")
+    return _table(group_runs(runs), columns, notes)
+
+
+def oscillation(run: Run) -> float | None:
+    """Mean absolute change of the PGD-20 accuracy between evaluated epochs in the second half, in percentage points.
+
+    It grows with the spacing of the evaluations; compare runs that were evaluated after the same epochs. None if fewer
+    than two epochs of the second half were evaluated.
+    """
+    epochs, values = run.series(PGD)
+    late = values[2 * epochs >= run.epochs]
+    return float(100 * np.abs(np.diff(late)).mean()) if len(late) > 1 else None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: what a run contributes, and which end is good."""
+
+    name: str
+    value: Callable[[Run], float | None]  # percent, or None
+    lowest: bool = False
+    unsigned: bool = False
+
+
+def _accuracy(attack: str, checkpoint: str) -> Callable[[Run], float | None]:
+    def value(run: Run) -> float | None:
+        point = run.checkpoints.get(checkpoint)
+        return None if point is None or attack not in point.accuracy else 100 * point.accuracy[attack]
+
+    return value
+
+
+def _difference(attack: str) -> Callable[[Run], float | None]:
+    def value(run: Run) -> float | None:
+        best, final = (_accuracy(attack, checkpoint)(run) for checkpoint in ("best", "final"))
+        return None if best is None or final is None else best - final
+
+    return value
+
+
+def _percent(run: Run, key: str, reduce: Callable[[np.ndarray], float]) -> float | None:
+    values = run.series(key)[1]
+    return float(100 * reduce(values)) if len(values) else None
+
+
+def _table(groups: Sequence[Group], columns: Sequence[Column], notes: Sequence[str]) -> Table:
+    """One row per group; data set and model are columns where they differ."""
+    labels = {
+        "Dataset": [group.dataset for group in groups],
+        "Model": [group.model for group in groups],
+    }
+    labels = {name: texts for name, texts in labels.items() if len(set(texts)) > 1}
+    labels["Method"] = [display_name(group.method) for group in groups]
+    seeds = [len(group.runs) for group in groups]
+    if max(seeds) > 1:
+        notes = [*notes, "Mean ± sample standard deviation over seeds."]
+    cells = [_mark_best([_cell(column, group) for group in groups], groups, column.lowest) for column in columns]
+    return Table(
+        (*labels, "Seeds", *(column.name for column in columns)),
+        tuple(zip(*labels.values(), seeds, *cells)),
+        len(labels),
+        tuple(notes),
+    )
+
+
+def _cell(column: Column, group: Group) -> Cell | None:
+    values = [column.value(run) for run in group.runs]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    mean = float(np.mean(known))
+    return Cell(abs(mean) if column.unsigned else mean, float(np.std(known, ddof=1)) if len(known) > 1 else None)
+
+
+def _mark_best(cells: list[Cell | None], groups: Sequence[Group], lowest: bool) -> list[Cell | None]:
+    """Mark the best of each data set and model, and what prints the same; nothing where there is nothing to compare."""
+    marked = list(cells)
+    for block in {(group.dataset, group.model) for group in groups}:
+        inside = {i: cells[i] for i, group in enumerate(groups) if (group.dataset, group.model) == block}
+        rounded = {i: round(cell.mean, 2) for i, cell in inside.items() if cell is not None}
+        if len(rounded) < 2:
+            continue
+        best = (min if lowest else max)(rounded.values())
+        for i, value in rounded.items():
+            cell = cells[i]
+            if value == best and cell is not None:
+                marked[i] = replace(cell, best=True)
+    return marked
+
+
+def _text(cell: str | int | Cell | None) -> str:
+    return MISSING if cell is None else str(cell)

@@ -1,0 +1,83 @@
+"""Compare runs: the best and the final checkpoint, how steadily training went, and the curves.
+
+    piat-report runs/pgd_at runs/piat --out=report
+    piat-report runs
+
+A folder is a run or holds runs. Writes table.md, table.csv, stability.md and robust_accuracy.png into --out, by default
+the folder `report` in what the given folders have in common.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from piat_jax.analysis.curves import draw, save
+from piat_jax.analysis.runs import FILES, load_run
+from piat_jax.analysis.tables import PGD, best_final_table, stability_table
+from piat_jax.cli import arguments, errors
+from piat_jax.core.checks import InputError
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    values = arguments.new_flags()
+    flags.DEFINE_string("out", None, "Folder to write to.", flag_values=values)
+    values.set_gnu_getopt(True)
+    given = [Path(text).expanduser() for text in arguments.parse(values, argv, __doc__)]
+    if not given:
+        raise InputError("no run folders; give some, such as piat-report runs; see --help")
+    out = Path(values.out).expanduser() if values.out else _common(given) / "report"
+    runs = [load_run(folder) for folder in find_runs(given)]
+    table, stability = best_final_table(runs), stability_table(runs)
+    plotted = [run for run in runs if len(run.series(PGD)[0])]
+    figure = draw(plotted, training=True) if plotted else None
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        texts = {"table.md": table.to_markdown(), "table.csv": table.to_csv(), "stability.md": stability.to_markdown()}
+        for name, text in texts.items():
+            (out / name).write_text(text, encoding="utf-8")
+        if figure:
+            save(figure, out / "robust_accuracy.png")
+    except OSError as error:
+        raise InputError(f"out={str(out)!r} cannot be written ({error}); give another --out") from error
+    print(table.to_text())
+    for run in runs:
+        if run not in plotted:
+            print(f"{run.folder} has no {PGD} in its metrics and is not in the figure")
+    for name in [*texts, *(["robust_accuracy.png"] if figure else [])]:
+        print(out / name)
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The run folders among `folders` and, sorted, in those that are none; each once."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        inside = [] if _is_run(folder) or not folder.is_dir() else sorted(filter(_is_run, folder.iterdir()))
+        if folder.is_dir() and not inside and not _is_run(folder):
+            raise InputError(f"{folder} is no run and holds none; give folders that piat-train --workdir=... wrote")
+        for run in inside or [folder]:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILES)
+
+
+def _common(folders: Sequence[Path]) -> Path:
+    """The given folder; the deepest folder above several."""
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    return Path(os.path.relpath(common)) if not folders[0].is_absolute() else common
+
+
+def entry() -> None:
+    """Console entry point."""
+    sys.exit(errors.run(main))
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from piat_jax.cli import errors, report
+
+FILES = ["robust_accuracy.png", "stability.md", "table.csv", "table.md"]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A folder with two runs and something else."""
+    for name, method, final in (("b_plain", "pgd_at", 0.4), ("a_piat", "pgd_at+piat", 0.5)):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        config = {"method": method, "dataset": {"name": "d"}, "model": {"name": "m"}, "epochs": 2, "seed": 0}
+        (folder / "config.json").write_text(json.dumps(config))
+        lines = [{"epoch": i, "test_pgd20": value} for i, value in ((1, 0.5), (2, final))]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        points = {"best": {"epoch": 1, "accuracy": {"pgd20": 0.5}}, "final": {"epoch": 2, "accuracy": {"pgd20": final}}}
+        (folder / "evaluation.json").write_text(json.dumps({"num_examples": 10, "checkpoints": points}))
+    (tmp_path / "runs" / "notes").mkdir()
+    return tmp_path / "runs"
+
+
+def call(*arguments):
+    return errors.run(report.main, [str(argument) for argument in arguments])
+
+
+def test_a_folder_of_runs(runs, capsys):
+    assert call(runs) == 0
+    out = runs / "report"
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert (out / "table.csv").read_text().splitlines() == [
+        "Method,Seeds,PGD-20 Best,PGD-20 Final,PGD-20 Diff",
+        "PIAT,1,50.0000,50.0000,0.0000",
+        "PGD-AT,1,50.0000,40.0000,10.0000",
+    ]
+    assert "**10.00**" not in (out / "table.md").read_text()
+    assert "| PIAT   |     1 |   **50.00** |    **50.00** |" in (out / "table.md").read_text()
+    assert "Oscillation" in (out / "stability.md").read_text()
+    assert (out / "robust_accuracy.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].split() == ["Method", "Seeds", "PGD-20", "Best", "PGD-20", "Final", "PGD-20", "Diff"]
+    assert printed.splitlines()[-4:] == [
+        str(out / name) for name in ("table.md", "table.csv", "stability.md", "robust_accuracy.png")
+    ]
+    # Its own output is no run.
+    assert call(runs) == 0
+
+
+def test_given_runs_keep_their_order_and_count_once(runs, tmp_path):
+    out = tmp_path / "x" / "y"
+    assert call(runs / "b_plain", runs / "a_piat", f"{runs}/notes/../b_plain", runs, f"--out={out}") == 0
+    assert [line.split(",")[0] for line in (out / "table.csv").read_text().splitlines()] == ["Method", "PGD-AT", "PIAT"]
+    assert not (runs / "report").exists()
+
+
+def test_where_a_report_goes_by_default(runs, monkeypatch, capsys):
+    assert call(runs / "b_plain", runs / "a_piat") == 0
+    assert (runs / "report" / "table.md").exists()
+    monkeypatch.chdir(runs)
+    assert call("a_piat") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "a_piat/report/robust_accuracy.png"
+    assert (runs / "a_piat" / "report" / "table.md").exists()
+
+
+def test_a_run_without_curves_is_in_the_table_alone(runs, capsys):
+    (runs / "a_piat" / "metrics.jsonl").write_text('{"epoch": 2}\n')
+    assert call(runs) == 0
+    assert f"{runs / 'a_piat'} has no test_pgd20 in its metrics and is not in the figure" in capsys.readouterr().out
+    (runs / "b_plain" / "metrics.jsonl").write_text('{"epoch": 2}\n')
+    assert call(runs, f"--out={runs / 'out'}") == 0
+    assert sorted(path.name for path in (runs / "out").iterdir()) == FILES[1:]
+
+
+def fails(capsys, *arguments):
+    assert call(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_errors_are_one_line_and_nothing_is_written(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "no run folders" in fails(capsys, f"--out={out}")
+    assert f"{runs / 'gone'} does not exist" in fails(capsys, runs / "gone", f"--out={out}")
+    assert f"{runs / 'notes'} is no run and holds none" in fails(capsys, runs / "notes", f"--out={out}")
+    assert "oot" in fails(capsys, runs, f"--oot={out}")
+    (runs / "b_plain" / "evaluation.json").unlink()
+    assert f"piat-evaluate --workdir={runs / 'b_plain'} writes it" in fails(capsys, runs, f"--out={out}")
+    assert not out.exists()
+    assert not (runs / "report").exists()
+
+
+def test_an_out_that_is_a_file(runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert "give another --out" in fails(capsys, runs, f"--out={tmp_path / 'file'}")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_help(capsys):
+    assert call("--help") == 0
+    assert "--out" in capsys.readouterr().out
