@@ -14,6 +14,7 @@ class HelpRequested(Exception):
 def new_flags() -> flags.FlagValues:
     """An empty set of flags with --help."""
     values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may follow positional arguments
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
 

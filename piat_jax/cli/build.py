@@ -54,7 +54,8 @@ def problems(config: Config) -> list[str]:
         attempt(check_at_least, f"dataset.{name}", config.dataset[name], 0)
     for group in ("attack", "evaluation"):
         eps, norm = config[group].eps, config[group].norm
-        attempt(check_range, f"{group}.eps", eps, 0, 1 if norm == "linf" else float("inf"), open_low=True)
+        if group == "attack" or eps != config.attack.eps:
+            attempt(check_range, f"{group}.eps", eps, 0, 1 if norm == "linf" else float("inf"), open_low=True)
     attempt(attack, config)
     for name in dict.fromkeys((*config.evaluation.attacks, *config.evaluation.final_attacks)):
         attempt(evaluation_attack, config, name)
@@ -240,7 +241,11 @@ def evaluator(config: Config, num_classes: int, split: Split) -> Callable[[Varia
 
 
 def _try(bound: Bound) -> None:
-    """Trace an attack on one grey pixel, so that it checks its arguments; nothing is computed."""
+    """Trace an attack on one pixel, so that it checks its arguments; nothing is computed.
+
+    `problems` looks at eps itself, by its name in the config.
+    """
+    bound = bind(bound, eps=0.5)
     image = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32)
     label = jax.ShapeDtypeStruct((1,), jnp.int32)
 

@@ -25,7 +25,6 @@ def main(argv: Sequence[str]) -> None:
     """The command."""
     values = arguments.new_flags()
     flags.DEFINE_string("out", None, "Folder to write to.", flag_values=values)
-    values.set_gnu_getopt(True)
     given = [Path(text).expanduser() for text in arguments.parse(values, argv, __doc__)]
     if not given:
         raise InputError("no run folders; give some, such as piat-report runs; see --help")

@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in this process: two tiny epochs on the embedded data, and everything done wrong."""
+"""The commands as a user runs them, in this process: two tiny epochs, and everything done wrong."""
 
 import json
 
@@ -81,7 +81,7 @@ def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):
 
 
 def test_evaluate_options(run):
-    arguments = [f"--workdir={run}", "--checkpoint=final", "--attacks=clean,fgsm", "--num_examples=7"]
+    arguments = [str(run), "--checkpoint=final", "--attacks=clean,fgsm", "--num_examples=7"]
     assert errors.run(evaluate.main, [*arguments, "--config.evaluation.eps=1/255"]) == 0
     result = json.loads((run / "evaluation.json").read_text())
     assert result["num_examples"] == 7
@@ -161,7 +161,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, capsys)
 
 
 def test_several_problems_are_several_lines(tmp_path, capsys):
-    told = refused(tmp_path, capsys, "--config.nope=1", "--config.attack.eps=2", "--config.epochs=0")
+    told = refused(tmp_path, capsys, "--config.nope=1", "--config.seed=x", "--config.epochs=0")
     assert len(told.splitlines()) == 3
 
 
