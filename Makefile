@@ -4,7 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
-METHODS := pgd_at piat nmse+piat
 
 .PHONY: help train smoke test lint clean
 .DELETE_ON_ERROR:
@@ -21,10 +20,10 @@ $(READY): requirements.txt requirements-dev.txt setup.cfg pyproject.toml
 	@touch $@
 
 train: $(READY)  ## Train PGD-AT, PIAT and PIAT+NMSE on the embedded data, evaluate, and write a report.
-	$(BIN)/python -m experiments.embedded.run --workdir=$(RUNS)
+	$(BIN)/python -m experiments.compare --workdir=$(RUNS)
 
 smoke: $(READY)  ## The same in a minute: two epochs of each, to see that everything runs.
-	$(BIN)/python -m experiments.embedded.run --workdir=runs/smoke --overwrite --config.epochs=2
+	$(BIN)/python -m experiments.compare --workdir=runs/smoke --overwrite --config.epochs=2
 
 test: $(READY)  ## All tests.
 	$(BIN)/python -m pytest

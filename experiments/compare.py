@@ -1,6 +1,6 @@
-"""Train, evaluate and report several methods (and seeds) side by side: `make train`.
+"""Train, evaluate and report several methods (and seeds) side by side; `make train` runs it on the embedded data.
 
-    python -m experiments.embedded.run --workdir=runs/embedded --methods=pgd_at,piat,nmse+piat --seeds=0
+    python -m experiments.compare --config=configs/embedded.py --methods=pgd_at,piat,nmse+piat --seeds=0,1,2
 
 Each run is an ordinary piat-train and piat-evaluate in a process of its own. On a CPU all start at once with one
 thread each: small convolutions use two cores better as two runs than as two threads. On an accelerator they take turns.

@@ -1,1 +1,0 @@
-"""PGD-AT, PIAT and PIAT+NMSE on the data inside the package."""

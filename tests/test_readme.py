@@ -1,0 +1,57 @@
+"""The README's code runs as printed, and its tables name what exists."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from piat_jax.data import SOURCES
+from piat_jax.objectives import METHODS
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def block(first_line):
+    """The indented code block that starts with this line."""
+    lines = README.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"    {first_line}"))
+    code = []
+    for line in lines[start:]:
+        if line and not line.startswith("    "):
+            break
+        code.append(line[4:])
+    return "\n".join(code)
+
+
+def test_the_optax_example(capsys):
+    exec(block("import jax, jax.numpy as jnp, optax"), {})
+    assert float(capsys.readouterr().out) == pytest.approx(0.2350679, rel=1e-4)
+
+
+def test_the_attack_example():
+    images, labels = jnp.full((2, 2, 2, 1), 0.5), jnp.array([0, 1])
+    names = {
+        "jax": jax,
+        "images": images,
+        "labels": labels,
+        "logits_fn": lambda x: jnp.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], axis=1),
+    }
+    exec(block("from piat_jax.attacks import bind, cw, pgd"), names)
+    expected = 0.5 + jnp.array([-8 / 255, 8 / 255])[:, None, None, None] * jnp.ones_like(images)
+    assert jnp.allclose(names["adversarial"], expected, atol=1e-6)
+
+
+def test_every_method_source_and_config_is_listed():
+    text = README.read_text()
+    for name in (*METHODS, *SOURCES):
+        assert f"`{name}`" in text, name
+    for path in (README.parent / "configs").glob("*.py"):
+        if path.stem not in ("__init__", "common"):
+            assert f"`{path.name}`" in text, path.name
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
+        assert target.startswith("http") or (README.parent / target).exists(), target
