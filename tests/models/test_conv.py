@@ -72,7 +72,9 @@ def test_inside_loops_and_under_vmap():
     @jax.jit
     def looped(images, kernel):
         zero = jax.tree.map(jnp.zeros_like, expected)
-        return lax.fori_loop(0, 2, lambda i, total: jax.tree.map(lambda a, b: a + b * i, total, ours(images, kernel)), zero)
+        return lax.fori_loop(
+            0, 2, lambda i, total: jax.tree.map(lambda a, b: a + b * i, total, ours(images, kernel)), zero
+        )
 
     assert_near(looped(images, kernel), expected, 1e-5)
     # One kernel each, and one set of images each.
@@ -121,9 +123,7 @@ def test_other_layouts():
     expected = native(images, kernel, *arguments)
     for numbers in (NHWC, lax.conv_dimension_numbers(images.shape, kernel.shape, NHWC)):
         np.testing.assert_array_equal(loop_safe(images, kernel, *arguments, dimension_numbers=numbers), expected)
-    ours = loop_safe(
-        images.transpose(0, 3, 1, 2), kernel, *arguments, dimension_numbers=("NCHW", "HWIO", "NHWC")
-    )
+    ours = loop_safe(images.transpose(0, 3, 1, 2), kernel, *arguments, dimension_numbers=("NCHW", "HWIO", "NHWC"))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
