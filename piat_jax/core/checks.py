@@ -2,7 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeGuard
 
+import jax
 import numpy as np
 
 
@@ -47,7 +49,7 @@ def check_range(argument: str, value: object, low: float, high: float, *, open_l
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: eps=8 must be in (0, 1]; did you mean 8/255?
     """
-    if not isinstance(value, (int, float, np.ndarray, np.generic)):
+    if not _is_concrete(value):
         return
     above = np.greater(value, low) if open_low else np.greater_equal(value, low)
     if np.all(above & np.less_equal(value, high)):
@@ -64,8 +66,19 @@ def check_at_least(argument: str, value: object, low: float) -> None:
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: steps=0 must be at least 1
     """
-    if isinstance(value, (int, float, np.ndarray, np.generic)) and not np.all(np.greater_equal(value, low)):
+    if _is_concrete(value) and not np.all(np.greater_equal(value, low)):
         raise InputError(f"{argument}={value} must be at least {low:g}")
+
+
+def _is_concrete(value: object) -> TypeGuard[float]:
+    """Whether `value` is a number or an array of numbers that is there to look at; a traced one is not."""
+    if isinstance(value, jax.Array):
+        try:
+            np.asarray(value)
+        except jax.errors.TracerArrayConversionError:
+            return False
+        return True
+    return isinstance(value, (int, float, np.ndarray, np.generic))
 
 
 def check_images(argument: str, images: object) -> None:

@@ -46,8 +46,14 @@ def ascent_direction(gradient: Array, order: str) -> Array:
     """
     if order == "linf":
         return jnp.sign(gradient)
-    # The float32 floor keeps tiny but honest gradients of saturated networks at unit length.
-    return gradient / jnp.maximum(per_example(norm(gradient, "l2"), gradient), 1e-12)
+    # Its largest entry is taken out first: saturated networks have tiny gradients, whose squares underflow.
+    gradient = divide(gradient, norm(gradient, "linf"))
+    return divide(gradient, norm(gradient, "l2"))
+
+
+def divide(x: Array, length: Array) -> Array:
+    """Each example of `x[B, ...]` divided by its `length[B]`; left as it is where that is 0."""
+    return x / per_example(jnp.where(length > 0, length, 1.0), x)
 
 
 def random_in_ball(keys: Array, eps: Array | float, shape: tuple[int, ...], order: str, dtype: jnp.dtype) -> Array:

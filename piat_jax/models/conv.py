@@ -36,15 +36,17 @@ def loop_safe_conv_general_dilated(
       kernel: `[h, w, C, O]`.
       window_strides: two ints.
       padding: two pairs of ints.
-      lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count: as Flax passes them; only plain, ungrouped
-        and undilated NHWC convolutions take the fast path, everything else goes to the native one.
+      lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count: as Flax passes them, NHWC where None; only
+        plain, ungrouped and undilated NHWC convolutions take the fast path, everything else goes to the native one.
       precision: as in lax.
 
     Returns:
       `[B, H', W', O]`.
     """
+    numbers = NHWC if dimension_numbers is None and images.ndim == 4 else dimension_numbers
     plain = (
         images.ndim == 4
+        and _is_nhwc(images, kernel, numbers)
         and feature_group_count == 1
         and all(d == 1 for d in (*(lhs_dilation or (1,)), *(rhs_dilation or (1,))))
         and not isinstance(padding, str)
@@ -57,12 +59,17 @@ def loop_safe_conv_general_dilated(
             padding,
             lhs_dilation,
             rhs_dilation,
-            dimension_numbers,
+            numbers,
             feature_group_count=feature_group_count,
             precision=precision,
         )
     (top, bottom), (left, right) = padding
     return _conv(images, kernel, tuple(window_strides), ((top, bottom), (left, right)), precision)
+
+
+def _is_nhwc(images: Array, kernel: Array, numbers: Any) -> bool:
+    shapes = images.shape, kernel.shape
+    return lax.conv_dimension_numbers(*shapes, numbers) == lax.conv_dimension_numbers(*shapes, NHWC)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

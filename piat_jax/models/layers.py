@@ -80,7 +80,11 @@ def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
 def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: Any) -> Array:
     """`(images - mean) / std` per channel, so that attacks stay in [0, 1]; empty tuples change nothing."""
     if mean:
-        images = (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+        channels = images.shape[-1]
+        if len(mean) != channels:
+            raise InputError(f"mean has {len(mean)} entries, but the images have {channels} channel(s); give one for each")
+        shift, scale = (jnp.asarray(values, images.dtype).reshape(1, 1, 1, -1) for values in (mean, std))
+        images = (images - shift) / scale
     return images.astype(dtype)
 
 
@@ -119,5 +123,5 @@ def _init(module: nn.Module, key: Array, images: Array) -> Mapping[str, PyTree]:
 
 def check_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     """Raise InputError unless mean and std are both empty or equally long, with positive std."""
-    if len(mean) != len(std) or any(s <= 0 for s in std):
+    if len(mean) != len(std) or not all(s > 0 for s in std):
         raise InputError(f"mean={mean} and std={std} must have one entry per channel each, with std > 0, or both be ()")
