@@ -14,7 +14,7 @@ from piat_jax import losses
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import check_at_least, check_choice, check_images, check_range
 from piat_jax.core.norms import NORMS, ascent_direction, per_example, project, random_in_ball
-from piat_jax.core.rng import example_keys
+from piat_jax.core.rng import example_keys, flat_draw
 from piat_jax.core.types import Array, LogitsFn, LossFn
 
 STARTS = ("uniform", "normal", "none")
@@ -197,7 +197,7 @@ class _Ascent:
         if start == "uniform":
             return self.into_box(self.images + random_in_ball(keys, self.eps, shape, self.norm, dtype))
         if start == "normal":
-            return self.images + 0.001 * jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+            return self.images + 0.001 * jax.vmap(lambda key: flat_draw(jax.random.normal, key, shape, dtype))(keys)
         return self.images
 
     def evaluate(self, x: Array) -> tuple[Array, Array]:

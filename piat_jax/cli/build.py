@@ -92,7 +92,7 @@ def dataset(config: Config) -> tuple[Dataset, Split, Split]:
         train, monitor = Split(*(x[:-held_out] for x in train)), Split(*(x[-held_out:] for x in train))
     check_batch_size(config.batch_size, len(train.labels))
     channels = train.images.shape[-1]
-    if config.model.mean and len(config.model.mean) not in (1, channels):
+    if config.model.mean and len(config.model.mean) != channels:
         raise InputError(f"model.mean has {len(config.model.mean)} entries for images of {channels} channels")
     return data, train, monitor
 

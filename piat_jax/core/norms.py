@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
 
 NORMS = ("linf", "l2")
@@ -63,12 +64,12 @@ def random_in_ball(keys: Array, eps: Array | float, shape: tuple[int, ...], orde
     adversarial-training codes do; that is denser at the centre than the uniform law of the ball.
     """
     if order == "linf":
-        unit = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -1.0, 1.0))(keys)
+        unit = jax.vmap(lambda key: flat_draw(jax.random.uniform, key, shape, dtype, minval=-1.0, maxval=1.0))(keys)
         return unit * per_example(eps, unit)
 
     def draw(key: Array) -> Array:
         direction_key, radius_key = jax.random.split(key)
-        direction = jax.random.normal(direction_key, shape, dtype)
+        direction = flat_draw(jax.random.normal, direction_key, shape, dtype)
         return direction / jnp.sqrt(jnp.sum(direction**2)) * jax.random.uniform(radius_key, (), dtype)
 
     unit = jax.vmap(draw)(keys)

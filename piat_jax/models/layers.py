@@ -11,13 +11,21 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array, PyTree, Variables
 from piat_jax.models.conv import loop_safe_conv_general_dilated
 
-# PyTorch's default for Conv2d and Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), a third of the variance of Flax's.
-torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# He initialisation on fan-out, N(0, 2 / (k^2 C_out)): what the WideResNet files use for their convolutions.
-he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+def torch_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """PyTorch's default for Conv2d and Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), a third of Flax's variance."""
+    bound = 1 / math.sqrt(math.prod(shape[:-1]))
+    return flat_draw(jax.random.uniform, key, shape, dtype, minval=-bound, maxval=bound)
+
+
+def he_fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """He initialisation on fan-out, N(0, 2 / (k^2 C_out)): what the WideResNet files use for their convolutions."""
+    fan_out = math.prod(shape) // shape[-2]
+    return math.sqrt(2 / fan_out) * flat_draw(jax.random.normal, key, shape, dtype)
 
 
 class Conv(nn.Module):
@@ -82,7 +90,9 @@ def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dt
     if mean:
         channels = images.shape[-1]
         if len(mean) != channels:
-            raise InputError(f"mean has {len(mean)} entries, but the images have {channels} channel(s); give one for each")
+            raise InputError(
+                f"mean has {len(mean)} entries, but the images have {channels} channel(s); give one for each"
+            )
         shift, scale = (jnp.asarray(values, images.dtype).reshape(1, 1, 1, -1) for values in (mean, std))
         images = (images - shift) / scale
     return images.astype(dtype)
