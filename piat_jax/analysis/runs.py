@@ -39,7 +39,9 @@ class Run:
     checkpoints: Mapping[str, Checkpoint]  # of "best", "final" those that were evaluated
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """The epochs that have the metric `key`, and its values."""
+        """The epochs that have the metric `key`, and its values; held-out examples stand in for the test set's."""
+        if not any(key in entry for entry in self.metrics):
+            key = key.replace("test_", "validation_", 1)
         pairs = [(entry["epoch"], entry[key]) for entry in self.metrics if key in entry]
         return np.array([epoch for epoch, _ in pairs], int), np.array([value for _, value in pairs], float)
 

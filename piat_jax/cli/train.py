@@ -75,6 +75,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
     if resume and "last" in checkpoints:
         state = checkpoints.load_state("last", state)
+    if resume:
         _drop_later_best(checkpoints, int(state.epoch))
 
     run_folder.open_folder(folder, config, overwrite=overwrite)
@@ -123,10 +124,6 @@ def _recorder(
     def record(state: TrainState, epoch: EpochRecord) -> None:
         best_before = max((old[score_name] for old in writer.records if score_name in old), default=-1.0)
         info = {"epoch": epoch.epoch, "method": config.method, "scores": dict(epoch.scores)}
-        if epoch.scores.get(score_name, -1.0) > best_before:
-            checkpoints.save("best", state, info)
-        if epoch.epoch % config.checkpoint.every_epochs == 0 or epoch.epoch == config.epochs:
-            checkpoints.save("last", state, info)
         step = int(state.step)
         writer.write(
             {
@@ -140,6 +137,11 @@ def _recorder(
                 "evaluate_seconds": round(epoch.evaluate_seconds, 4),
             }
         )
+        # After the metrics: a run killed in between goes on from the epoch before and writes both again.
+        if epoch.scores.get(score_name, -1.0) > best_before:
+            checkpoints.save("best", state, info)
+        if epoch.epoch % config.checkpoint.every_epochs == 0 or epoch.epoch == config.epochs:
+            checkpoints.save("last", state, info)
         shown = {"loss": epoch.train["loss"], "train": epoch.train["adversarial_accuracy"], **epoch.scores}
         progress.epoch(epoch.epoch, shown, epoch.images_per_second)
 

@@ -82,7 +82,7 @@ def _is_concrete(value: object) -> TypeGuard[float]:
 
 
 def check_images(argument: str, images: object) -> None:
-    """Raise InputError unless `images` has four axes; concrete ones must be floats in [0, 1]."""
+    """Raise InputError unless `images` has four axes and is of floating point."""
     ndim = getattr(images, "ndim", None)
     if ndim != 4:
         raise InputError(f"{argument} has {ndim} axes; give images as [batch, height, width, channels]")

@@ -1,6 +1,7 @@
 """What the objectives share: how one is declared, and crafting by an attack on the current weights."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
+from piat_jax.core.bound import bind
 from piat_jax.core.checks import check_at_least, check_choice
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
@@ -33,7 +35,8 @@ class AttackedObjective:
 
     Attributes:
       model: the model that is trained.
-      attack: crafts the batch; called as `attack(logits_fn, images, labels, key=..., indices=...)`.
+      attack: crafts the batch; called as `attack(logits_fn, images, labels, key=..., indices=...)`. Fix its
+        hyper-parameters with `bind`.
       attack_batch_norm: BatchNorm while crafting, "eval" (running statistics: SEAT, TRADES, MART and most others) or
         "train" (batch statistics: robust_overfitting, AWP). Crafting never updates the statistics; the codes that
         attack in train mode do let every attack step update them.
@@ -47,6 +50,9 @@ class AttackedObjective:
     attack_options: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
+        if inspect.isfunction(self.attack):
+            # A plain function could be no leaf of a pytree.
+            object.__setattr__(self, "attack", bind(self.attack))
         check_choice("attack_batch_norm", self.attack_batch_norm, ("eval", "train"))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.type in ("float", float):

@@ -22,8 +22,8 @@ class TRADES(AttackedObjective):
       beta: 6 in the papers that compare (1/lambda of the original).
       clean_forwards: how often the clean batch updates BatchNorm's running statistics. The original code forwards it
         twice, the second time last; MAIL, ECAS and LAS once. Loss and gradient are the same.
-      attack: needs a start off the images (by default 0.001 N(0, 1)): at x itself the KL has no gradient. It is
-        called with `loss=`, so it must take one, as `pgd` does.
+      attack: needs a start off the images, as at x itself the KL has no gradient; the original's is
+        `bind(pgd, start="normal")`, and configs take it. It is called with `loss=`, so it must take one, as `pgd` does.
       model, attack_batch_norm: as in `AttackedObjective`.
 
     Source: Zhang et al. (2019), arXiv:1901.08573.

@@ -1,6 +1,7 @@
 """A whole epoch as one compiled loop over data that lives on the device, run in chunks of steps."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -127,7 +128,7 @@ def run_epoch(
         with jax.transfer_guard("disallow"):
             state, chunk = train_steps(state, objective, examples, key, *bounds, recipe=recipe)
         chunk = jax.device_get(chunk)
-        if not jnp.isfinite(chunk.metrics["loss"]):
+        if not math.isfinite(chunk.metrics["loss"]):
             raise TrainingDivergedError(
                 f"the loss became {chunk.metrics['loss']} at step {int(state.step)} (epoch {int(state.epoch) + 1}, "
                 f"step {start + int(chunk.steps)} of {total}); lower the learning rate"

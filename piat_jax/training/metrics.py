@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ class MetricsWriter:
         if self.tensorboard:
             for name, value in record.items():
                 if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
-                    self.tensorboard.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
+                    tag = re.sub("^(train|test|validation)_", r"\1/", name)
+                    self.tensorboard.add_scalar(tag, value, record["epoch"])
             self.tensorboard.flush()
 
     def close(self) -> None:

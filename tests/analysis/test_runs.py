@@ -18,6 +18,13 @@ def test_a_run_is_what_its_files_say(run_at):
     assert run.series("nothing")[0].shape == (0,)
 
 
+def test_held_out_examples_stand_in_for_the_test_set(run_at):
+    folder = run_at("a", pgd=(0.1, 0.2))
+    path = folder / "metrics.jsonl"
+    path.write_text(path.read_text().replace("test_pgd20", "validation_pgd20"))
+    np.testing.assert_array_equal(load_run(folder).series("test_pgd20")[1], [0.1, 0.2])
+
+
 def test_of_an_epoch_that_was_repeated_the_later_line_counts(run_at):
     folder = run_at("a", pgd=(0.1, 0.2, 0.3))
     with (folder / "metrics.jsonl").open("a") as file:
