@@ -1,0 +1,1 @@
+"""Papers and measurements as runnable scripts."""
