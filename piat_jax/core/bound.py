@@ -59,6 +59,8 @@ def bind(fn: Callable[..., Any], **hyper_parameters: Any) -> Bound:
     for name in hyper_parameters:
         if name not in known:
             raise InputError(f"{fn.__name__} takes no argument {name!r}{did_you_mean(name, known)}")
-    traced = {k: v for k, v in hyper_parameters.items() if isinstance(v, (float, np.floating, np.ndarray, jax.Array, Bound))}
+    traced = {
+        k: v for k, v in hyper_parameters.items() if isinstance(v, (float, np.floating, np.ndarray, jax.Array, Bound))
+    }
     static = {k: v for k, v in hyper_parameters.items() if k not in traced}
     return Bound(fn, traced, tuple(sorted(static.items())))

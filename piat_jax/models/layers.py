@@ -81,7 +81,9 @@ def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dt
     if mean:
         channels = images.shape[-1]
         if len(mean) != channels:
-            raise InputError(f"mean has {len(mean)} entries, but the images have {channels} channel(s); give one for each")
+            raise InputError(
+                f"mean has {len(mean)} entries, but the images have {channels} channel(s); give one for each"
+            )
         shift, scale = (jnp.asarray(values, images.dtype).reshape(1, 1, 1, -1) for values in (mean, std))
         images = (images - shift) / scale
     return images.astype(dtype)

@@ -9,7 +9,8 @@ from piat_jax.core.checks import InputError, check_at_least, check_choice, check
 
 
 @pytest.mark.parametrize(
-    "bad", [-0.1, 1.5, np.nan, np.inf, np.float32(2), np.array([0.5, 2.0]), np.array([0.5, np.nan]), jnp.array([0.5, 2.0])]
+    "bad",
+    [-0.1, 1.5, np.nan, np.inf, np.float32(2), np.array([0.5, 2.0]), np.array([0.5, np.nan]), jnp.array([0.5, 2.0])],
 )
 def test_range_refuses(bad):
     with pytest.raises(InputError, match=r"eps=.* must be in \[0, 1\]"):
@@ -30,7 +31,8 @@ def test_open_range():
 
 
 @pytest.mark.parametrize(
-    ("value", "high", "hint"), [(8, 1, "; did you mean 8/255?"), (7.5, 1, "; did you mean 7.5/255?"), (256, 1, ""), (8, 2, "")]
+    ("value", "high", "hint"),
+    [(8, 1, "; did you mean 8/255?"), (7.5, 1, "; did you mean 7.5/255?"), (256, 1, ""), (8, 2, "")],
 )
 def test_pixel_units_are_explained(value, high, hint):
     with pytest.raises(InputError, match=re.escape(f"eps={value} must be in [0, {high}]{hint}") + "$"):
@@ -39,7 +41,7 @@ def test_pixel_units_are_explained(value, high, hint):
 
 @pytest.mark.parametrize("bad", [0, 0.5, np.nan, np.array([1, 0]), jnp.array([1.0, 0.0]), jnp.nan])
 def test_at_least_refuses(bad):
-    with pytest.raises(InputError, match="steps=.* must be at least 1"):
+    with pytest.raises(InputError, match=r"steps=.* must be at least 1"):
         check_at_least("steps", bad, 1)
 
 
