@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import check_at_least, check_choice, check_images, check_range
-from piat_jax.core.norms import NORMS, ascent_direction, per_example, project, random_in_ball
+from piat_jax.core.norms import NORMS, ascent_direction, divide, per_example, project, random_in_ball
 from piat_jax.core.rng import example_keys, flat_draw
 from piat_jax.core.types import Array, LogitsFn, LossFn
 
@@ -84,8 +84,8 @@ def pgd(
         return jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps))
 
     def restart(run: Any, best: _Best) -> _Best:
-        run_keys = jax.vmap(lambda k: jax.random.fold_in(k, run))(keys) if restarts > 1 else keys
-        x = ascent.start(run_keys, start)
+        # The first run is the one of `restarts=1`, so that more of them are never worse.
+        x = ascent.start(jnp.where(run == 0, keys, jax.vmap(lambda k: jax.random.fold_in(k, run))(keys)), start)
         if keep == "best":
             return ascent.run_keeping_best(x, steps, best)
         return ascent.better(best, ascent.run(x, steps))
@@ -146,6 +146,7 @@ def mi_fgsm(
     [0.25]
     """
     del key, indices
+    check_at_least("steps", steps, 1)
     step_size = eps / steps if step_size is None else step_size
     _check(images, eps, step_size, steps, norm, "none", 1, "last")
     check_at_least("decay", decay, 0)
@@ -155,7 +156,7 @@ def mi_fgsm(
         x, momentum = carry
         gradient, _, _ = ascent.gradient(x)
         length = jnp.sum(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
-        momentum = decay * momentum + gradient / jnp.maximum(per_example(length, gradient), 1e-12)
+        momentum = decay * momentum + divide(gradient, length)
         return ascent.move(x, momentum), momentum
 
     return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, move, (images, jnp.zeros_like(images)))[0])

@@ -1,4 +1,4 @@
-"""The networks in PyTorch, written from the published files; run once to record what test_parity.py expects.
+"""The networks' topologies in PyTorch, after the published files; run once to record what test_parity.py expects.
 
 `python tests/models/torch_reference.py` (torch 2.13.0, CPU) prints the logits. The tests need no torch: they use
 `fill` and `images` only, a closed formula for every weight in Flax's layout.

@@ -1,0 +1,170 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from piat_jax import losses
+
+RNG = np.random.default_rng(0)
+Z, OTHER = 3 * RNG.normal(size=(2, 6, 4))
+LABELS = np.array([0, 1, 2, 3, 0, 3])
+ROWS = np.arange(6)
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def unit(z):
+    return z / np.sqrt((z * z).sum(-1, keepdims=True))
+
+
+def margin(kappa):
+    others = np.array([max(z[j] for j in range(4) if j != y) for z, y in zip(Z, LABELS)])
+    return -np.maximum(Z[ROWS, LABELS] - others + kappa, 0)
+
+
+WEIGHT = 1 - softmax(Z)[ROWS, LABELS]
+VALUES = {
+    "cross_entropy": (lambda z, _: losses.cross_entropy(z, LABELS), -np.log(softmax(Z)[ROWS, LABELS])),
+    "margin_0": (lambda z, _: losses.margin(z, LABELS, kappa=0.0), margin(0.0)),
+    "margin_1": (lambda z, _: losses.margin(z, LABELS, kappa=1.0), margin(1.0)),
+    "margin_50": (lambda z, _: losses.margin(z, LABELS), margin(50.0)),
+    "kl": (losses.kl_divergence, (softmax(Z) * (np.log(softmax(Z)) - np.log(softmax(OTHER)))).sum(-1)),
+    "squared": (losses.squared_distance, ((Z - OTHER) ** 2).sum(-1)),
+    "nmse": (
+        lambda z, o: losses.normalized_mse(z, o, LABELS),
+        WEIGHT * ((unit(Z) - unit(OTHER)) ** 2).sum(-1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_and_gradients(name):
+    loss, expected = VALUES[name]
+    loss = jax.jit(loss)
+    z, other = jnp.float32(Z), jnp.float32(OTHER)
+    np.testing.assert_allclose(loss(z, other), expected, rtol=2e-5, atol=2e-5)
+    assert loss(z, other).shape == (6,)
+    check_grads(lambda z, o: loss(z, o), (z, other), order=1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-3)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_bfloat16_logits_give_float32(name):
+    loss, _ = VALUES[name]
+    z, other = jnp.bfloat16(Z), jnp.bfloat16(OTHER)
+    value = loss(z, other)
+    assert value.dtype == jnp.float32
+    # Nothing but the inputs is rounded.
+    np.testing.assert_allclose(value, loss(z.astype(jnp.float32), other.astype(jnp.float32)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_extreme_logits_stay_finite(name):
+    loss, _ = VALUES[name]
+    run = jax.jit(jax.value_and_grad(lambda z, o: loss(z, o).sum(), (0, 1)))
+    signs = jnp.float32(np.sign(Z))
+    for z, other in (
+        (1e4 * signs, -1e4 * signs),
+        (0 * signs, 0 * signs),
+        (1e4 * signs, 0 * signs),
+        (signs, 1e-30 * signs),
+    ):
+        value, gradients = run(z, other)
+        assert np.all(np.isfinite([value]))
+        assert np.all(np.isfinite(gradients))
+
+
+class TestCorrect:
+    def test_first_highest_logit_wins(self):
+        logits = jnp.array([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0], [3.0, 3.0, 0.0], [3.0, 3.0, 0.0]])
+        assert losses.correct(logits, jnp.array([1, 0, 0, 1])).tolist() == [True, False, True, False]
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_false_where_a_logit_is_not_finite(self, bad):
+        for column in range(3):
+            logits = jnp.zeros((3, 3)).at[jnp.arange(3), jnp.arange(3)].set(1.0).at[:, column].set(bad)
+            assert not np.any(losses.correct(logits, jnp.arange(3)))
+
+
+class TestMargin:
+    def test_two_classes(self):
+        logits = jnp.array([[2.0, -1.0], [2.0, -1.0]])
+        assert losses.margin(logits, jnp.array([0, 1]), kappa=4.0).tolist() == [-7.0, -1.0]
+
+    def test_ties(self):
+        assert losses.margin(jnp.ones((1, 3)), jnp.array([1]), kappa=2.0).tolist() == [-2.0]
+
+    def test_clamped_beyond_kappa_with_no_gradient(self):
+        logits, labels = jnp.array([[0.0, 3.0]]), jnp.array([0])
+        value, gradient = jax.value_and_grad(lambda z: losses.margin(z, labels, kappa=2.0).sum())(logits)
+        assert value == 0
+        assert not np.any(gradient)
+
+    def test_all_others_far_below_the_published_mask(self):
+        # A mask of -1000 instead of -inf would become the best other class here.
+        value = losses.margin(jnp.array([[0.0, -3000.0, -4000.0]]), jnp.array([0]), kappa=0.0)
+        assert value.tolist() == [-3000.0]
+
+
+class TestKL:
+    def test_gradients_flow_through_both_arguments(self):
+        p, q = softmax(Z), softmax(OTHER)
+        by_p, by_q = jax.grad(lambda z, o: losses.kl_divergence(z, o).sum(), (0, 1))(jnp.float32(Z), jnp.float32(OTHER))
+        ratio = np.log(p / q)
+        np.testing.assert_allclose(by_p, p * (ratio - (p * ratio).sum(-1, keepdims=True)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(by_q, q - p, rtol=1e-4, atol=1e-6)
+
+    def test_zero_at_equality(self):
+        z = jnp.float32(Z)
+        value, gradients = jax.value_and_grad(lambda z, o: losses.kl_divergence(z, o).sum(), (0, 1))(z, z)
+        assert value == 0
+        np.testing.assert_allclose(jnp.stack(gradients), 0, atol=1e-6)
+
+
+class TestNormalizedMSE:
+    nmse = staticmethod(lambda z, other, **options: losses.normalized_mse(z, other, jnp.array(LABELS), **options))
+
+    def test_laws(self):
+        z, other = jnp.float32(Z), jnp.float32(OTHER)
+        for scale in (0.01, 1.0, 250.0):
+            np.testing.assert_allclose(self.nmse(z, scale * z), 0, atol=1e-6)
+            np.testing.assert_allclose(self.nmse(z, -scale * z), 4 * WEIGHT, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(self.nmse(z, scale * other), self.nmse(z, other), rtol=1e-4)
+        cosine = (unit(Z) * unit(OTHER)).sum(-1)
+        np.testing.assert_allclose(self.nmse(z, other), 2 * (1 - cosine) * WEIGHT, rtol=1e-5, atol=1e-6)
+
+    def test_gradient_pulls_on_no_norm(self):
+        other = jnp.float32(OTHER)
+        gradient = jax.grad(lambda o: self.nmse(jnp.float32(Z), o).sum())(other)
+        np.testing.assert_allclose((gradient * other).sum(-1), 0, atol=1e-5)
+        assert np.abs(gradient).max() > 1e-2
+
+    def test_weight_is_the_clean_probability(self):
+        # The other argument's probabilities play no part: only its direction does.
+        z = jnp.array([[4.0, 0.0], [4.0, 0.0]])
+        value = losses.normalized_mse(z, jnp.array([[0.0, 1.0], [0.0, 9.0]]), jnp.array([0, 1]))
+        p = 1 / (1 + np.exp(-4.0))
+        np.testing.assert_allclose(value, [2 * (1 - p), 2 * p], rtol=1e-5)
+
+    def test_weight_gradient(self):
+        z, other = jnp.float32(Z), jnp.float32(OTHER)
+        gradient = functools.partial(jax.grad(lambda z, **o: self.nmse(z, other, **o).sum()), z)
+        distance = jnp.float32(((unit(Z) - unit(OTHER)) ** 2).sum(-1))
+        through_weight = jax.grad(lambda z: jnp.sum(self.weight(z) * distance))(z)
+        np.testing.assert_allclose(gradient() - gradient(weight_gradient=False), through_weight, rtol=1e-3, atol=1e-5)
+        assert np.abs(through_weight).max() > 1e-2
+        np.testing.assert_array_equal(self.nmse(z, other), self.nmse(z, other, weight_gradient=False))
+
+    @staticmethod
+    def weight(z):
+        return 1 - jax.nn.softmax(z)[ROWS, LABELS]
+
+    def test_finite_gradient_at_zero_logits(self):
+        zero = jnp.zeros((6, 4))
+        gradients = jax.grad(lambda z, o: self.nmse(z, o).sum(), (0, 1))(zero, jnp.float32(OTHER))
+        assert np.all(np.isfinite(jnp.stack(gradients)))
