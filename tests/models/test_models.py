@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_reference import filled
 
 from piat_jax.core.checks import InputError
 from piat_jax.models import MLP, LinenModel, ResNet, WideResNet, create
+from tests.models.torch_reference import filled
 
 KEY = jax.random.key(0)
 NORMALIZATION = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_reference import filled, images
 
 from piat_jax.models import LinenModel, ResNet, create
+from tests.models.torch_reference import filled, images
 
 # The output of torch_reference.py, torch 2.13.0 on CPU in float64.
 NETS = {
