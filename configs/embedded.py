@@ -26,6 +26,10 @@ def get_config(method: str = "piat") -> Config:
     config.optimizer.weight_decay = 5e-4
     config.attack.eps = 0.1
     config.attack.step_size = 0.025
+    if config.objective.name == "nmse":
+        # The paper's 5 took one seed of three to chance in the first epoch at this learning rate, for good. A likely
+        # reason: the gradient through a normalised logit vector grows as 1 / |z|, and logits start small.
+        config.objective.mu = 1.0
     config.evaluation.every_epochs = 5
     config.checkpoint.every_epochs = 10
     return config

@@ -168,4 +168,4 @@ def test_plain_configs_round_trip_and_differ_by_field():
     other = read_config(f"{EMBEDDED}:piat", {"attack.steps": "7", "model.options.width": "9"})
     assert differences(to_plain(config), to_plain(other)) == ["attack.steps: 10 -> 7", "model.options.width: 8 -> 9"]
     nmse = read_config(f"{EMBEDDED}:nmse", {})
-    assert "objective.mu: absent -> 5.0" in differences(to_plain(config), to_plain(nmse))
+    assert "objective.mu: absent -> 1.0" in differences(to_plain(config), to_plain(nmse))
