@@ -19,11 +19,13 @@ def new_flags() -> flags.FlagValues:
     return values
 
 
-def parse(values: flags.FlagValues, arguments: Sequence[str], description: str | None) -> list[str]:
-    """Read `arguments` into `values` and return the positional ones.
+def parse(
+    values: flags.FlagValues, arguments: Sequence[str], description: str | None, *, folders: bool = False
+) -> list[str]:
+    """Read `arguments` into `values` and return the positional ones, which only commands on `folders` take.
 
     Raises:
-      InputError: an unknown flag or a value of the wrong type.
+      InputError: an unknown flag, a value of the wrong type, or a positional argument where none is taken.
       HelpRequested: --help was given.
     """
     try:
@@ -32,4 +34,6 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], description: str |
         raise InputError(str(error).removeprefix("FATAL Flags parsing error:").strip().replace("\n", "; ")) from error
     if values.help:
         raise HelpRequested(f"{(description or '').strip()}\n{values.get_help(include_special_flags=False)}")
+    if positional and not folders:
+        raise InputError(f"unexpected argument {positional[0]!r}; fields are set as --config.FIELD=VALUE")
     return positional

@@ -20,7 +20,7 @@ from piat_jax.cli import arguments, build, errors, run_folder
 from piat_jax.cli.config import Config, apply_overrides, split_overrides
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_choice
-from piat_jax.data import Split, load
+from piat_jax.data import load
 from piat_jax.training.progress import duration
 
 # What the papers call the two checkpoints, and what they are called on disk.
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_list("checkpoint", list(CHECKPOINTS), "best, final, or both.", flag_values=values)
     flags.DEFINE_list("attacks", None, "Attacks; by default the config's.", flag_values=values)
     flags.DEFINE_integer("num_examples", 0, "The first n test examples; 0 = all.", flag_values=values)
-    positional = arguments.parse(values, rest, __doc__)
+    positional = arguments.parse(values, rest, __doc__, folders=True)
     folders = [Path(text) for text in ([values.workdir] if values.workdir else []) + positional]
     if not folders:
         raise InputError("--workdir is missing; see --help")
@@ -75,7 +75,7 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
     saved = Checkpoints(folder / run_folder.CHECKPOINTS)
     net = build.model(config, data.num_classes)
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
-    accuracy = build.evaluator(config, data.num_classes, Split(*data.test))
+    accuracy = build.evaluator(config, data.num_classes, data.test)
     result = {}
     for name in checkpoints:
         variables = saved.load_variables(CHECKPOINTS[name], like)
@@ -92,7 +92,7 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
             )
     fields = ("eps", "step_size", "norm", "restarts", "precision")
     run_folder.write_json(
-        folder / "evaluation.json",
+        folder / run_folder.EVALUATION,
         {
             "num_examples": len(data.test.labels),
             "settings": {"seed": config.seed, **{field: config.evaluation[field] for field in fields}},

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     """The command."""
     values = arguments.new_flags()
     flags.DEFINE_string("out", None, "Folder to write to.", flag_values=values)
-    given = [Path(text).expanduser() for text in arguments.parse(values, argv, __doc__)]
+    given = [Path(text).expanduser() for text in arguments.parse(values, argv, __doc__, folders=True)]
     if not given:
         raise InputError("no run folders; give some, such as piat-report runs; see --help")
     out = Path(values.out).expanduser() if values.out else _common(given) / "report"

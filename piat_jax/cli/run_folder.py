@@ -13,18 +13,18 @@ from typing import Any
 
 import jax
 
+from piat_jax.analysis.runs import CONFIG, EVALUATION, METRICS
 from piat_jax.cli.config import Config, differences, from_plain, to_plain
 from piat_jax.core.checks import InputError
 from piat_jax.training.metrics import read_metrics
 
-CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 OWN_FILES = (
     CONFIG,
     "run.json",
-    "metrics.jsonl",
+    METRICS,
     "metrics.csv",
-    "evaluation.json",
+    EVALUATION,
     CHECKPOINTS,
     "tensorboard",
     "report",

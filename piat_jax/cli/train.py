@@ -32,9 +32,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run; new, empty, or with --resume its own.", flag_values=values)
     flags.DEFINE_boolean("resume", False, "Go on from the last checkpoint in workdir.", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "Replace the run in workdir.", flag_values=values)
-    positional = arguments.parse(values, rest, __doc__)
-    if positional:
-        raise InputError(f"unexpected argument {positional[0]!r}; fields are set as --config.FIELD=VALUE")
+    arguments.parse(values, rest, __doc__)
     for flag in ("config", "workdir"):
         if not values[flag].value:
             raise InputError(f"--{flag} is missing; see --help")

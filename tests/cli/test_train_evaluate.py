@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import compare
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import errors, evaluate, train
 from piat_jax.cli.train import read_config
@@ -173,6 +174,17 @@ def test_missing_flags_and_help(capsys):
     for module in (train, evaluate):
         assert errors.run(module.main, ["--help"]) == 0
         assert "--workdir" in capsys.readouterr().out
+
+
+def test_a_comparison_done_wrong_starts_nothing(tmp_path, capsys):
+    for arguments, message in (
+        (["--methods=pgd_at,nmes"], "did you mean 'nmse'"),
+        (["--seeds=0,x"], "config.seed='x' is not a whole number"),
+        (["piat"], "unexpected argument 'piat'"),
+    ):
+        assert errors.run(compare.main, [f"--workdir={tmp_path / 'new'}", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
