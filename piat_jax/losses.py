@@ -5,7 +5,6 @@ No model and no key. What an attack is given is maximised, what an objective ret
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from piat_jax.core.types import Array
 
@@ -15,13 +14,18 @@ def correct(logits: Array, labels: Array) -> Array:
     return (jnp.argmax(logits, axis=-1) == labels) & jnp.all(jnp.isfinite(logits), axis=-1)
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """`-log softmax(z)_y`.
+def cross_entropy(logits: Array, labels: Array, *, smoothing: Array | float = 0.0) -> Array:
+    """`-log softmax(z)_y`; with smoothing s the target is `1 - s` on the label and `s / (K - 1)` on all others.
 
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).tolist()
     [1.3862943649291992]
     """
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    of_label = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    if isinstance(smoothing, (int, float)) and smoothing == 0:
+        return -of_label
+    others = (jnp.sum(log_p, axis=-1) - of_label) / (logits.shape[-1] - 1)
+    return -((1.0 - smoothing) * of_label + smoothing * others)
 
 
 def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:

@@ -62,6 +62,8 @@ class Context(NamedTuple):
 
     key: Array  # this step's typed key
     epoch: Array  # int32, 0-based
+    epochs: Array  # int32, how many the whole run has: schedules and gates are shares of it
+    attack: Mapping[str, Array] = {}  # what a wrapper sets of the attack's options: eps, step_size, ... per example
 
 
 class AdversarialBatch(NamedTuple):
@@ -69,26 +71,35 @@ class AdversarialBatch(NamedTuple):
 
     clean: Batch
     images: Array  # [B, H, W, C], already a constant
-    extra: PyTree = ()
+    extra: Mapping[str, PyTree] = {}  # each wrapper's under a name of its own
 
 
 class Aux(NamedTuple):
-    """What `loss` returns beside the scalar: BatchNorm statistics after its forwards, and metrics to log."""
+    """What `loss` returns beside the scalar: statistics after its forwards, metrics to log, and the logits."""
 
     model_state: PyTree
     metrics: Mapping[str, Array]  # scalars, means over the batch
+    logits: Mapping[str, Array] = {}  # [B, K] of each kind of image that was forwarded, such as "adversarial"
 
 
 class Objective(Protocol):
-    """One adversarial-training method. Holds its model, attack and weights; carries no arrays that change."""
+    """One adversarial-training method. Holds its model, attack and weights; carries no arrays that change.
+
+    `objectives.AttackedObjective` has all of it but `terms`.
+    """
 
     @property
     def model(self) -> Model:
         """The model that is trained."""
         ...
 
-    def init(self) -> PyTree:
-        """The method's own state between steps; `()` for most."""
+    @property
+    def views(self) -> int:
+        """How many augmentations of each example a batch holds, one after the other: `[views * B]`."""
+        ...
+
+    def init(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
+        """The method's own state between steps; `images[1, H, W, C]` give the shape only."""
         ...
 
     def perturb(
@@ -97,11 +108,38 @@ class Objective(Protocol):
         """Craft the adversarial batch. Its result is a constant to `loss`."""
         ...
 
+    def perturb_weights(
+        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
+    ) -> PyTree:
+        """The weights at which `loss` is differentiated and updated (AWP); most return `params`."""
+        ...
+
     def loss(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> tuple[Array, Aux]:
         """The scalar to minimise and the state after its train-mode forwards, run in the documented order."""
         ...
+
+    def after_step(
+        self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
+    ) -> PyTree:
+        """The method's state after an optimizer step, which led to `variables`."""
+        ...
+
+    def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
+        """The method's state after the epoch `context.epoch`."""
+        ...
+
+    def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
+        """What the method evaluates: the trained weights, or its average of them."""
+        ...
+
+
+class WeightAverage(NamedTuple):
+    """Averaged weights that training never goes on from: EMA, SWA and their kind."""
+
+    variables: Variables
+    count: Array  # int32, states averaged so far
 
 
 @jax.tree_util.register_dataclass
@@ -115,11 +153,12 @@ class TrainState:
     model_state: PyTree
     opt_state: PyTree
     objective_state: PyTree
-    anchor: Variables | None  # PIAT's previous interpolated weights; None where nothing is interpolated
+    anchor: Variables | None = None  # PIAT's previous interpolated weights; None where nothing is interpolated
+    average: WeightAverage | None = None  # an average beside the weights; None where none is kept
 
     @property
     def variables(self) -> Variables:
-        """The weights and statistics to evaluate."""
+        """The weights and statistics that are trained."""
         return Variables(self.params, self.model_state)
 
 

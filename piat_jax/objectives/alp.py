@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from piat_jax import losses
-from piat_jax.core.types import AdversarialBatch, Array, Aux, Context, PyTree
-from piat_jax.objectives.base import AttackedObjective, objective, paired_aux
+from piat_jax.core.types import Context, PyTree
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective
 
 
 @objective
@@ -25,15 +25,9 @@ class ALP(AttackedObjective):
     weight: float = 0.5
     clean_weight: float = 0.0
 
-    def loss(
-        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
-    ) -> tuple[Array, Aux]:
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Cross-entropy on the adversarial images plus the pairing of logits."""
-        labels = batch.clean.labels
-        clean, model_state = self.forward(params, model_state, batch.clean.images)
-        adversarial, model_state = self.forward(params, model_state, batch.images)
-        cross_entropy = jnp.mean(losses.cross_entropy(adversarial, labels))
-        pairing = jnp.mean(losses.squared_distance(clean, adversarial))
-        loss = cross_entropy + self.weight * pairing
-        loss += self.clean_weight * jnp.mean(losses.cross_entropy(clean, labels))
-        return loss, paired_aux(model_state, loss, pairing, clean, adversarial, labels)
+        labels, (clean, adversarial) = outputs.batch.clean.labels, (outputs.logits[k] for k in ("clean", "adversarial"))
+        pairing = losses.squared_distance(clean, adversarial)
+        other = self.weight * pairing + self.clean_weight * losses.cross_entropy(clean, labels)
+        return Terms(losses.cross_entropy(adversarial, labels), other, {"regularizer": jnp.mean(pairing)})

@@ -1,9 +1,13 @@
-"""What the objectives share: how one is declared, and crafting by an attack on the current weights."""
+"""What the objectives share: how one is declared, how it crafts, and how its forwards and terms make a loss.
+
+A method says which images it forwards in training mode and in which order (`forwards`), and what it makes of their
+logits (`terms`). A `Wrapper` changes some of that of the method inside it, so wrappers compose: `AWP(TRADES(...))`.
+"""
 
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +17,18 @@ from piat_jax.core.bound import bind
 from piat_jax.core.checks import check_at_least, check_choice
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
-from piat_jax.core.types import AdversarialBatch, Array, Attack, Aux, Batch, Context, Model, PyTree, Variables
+from piat_jax.core.types import (
+    AdversarialBatch,
+    Array,
+    Attack,
+    Aux,
+    Batch,
+    Context,
+    LogitsFn,
+    Model,
+    PyTree,
+    Variables,
+)
 
 T = TypeVar("T")
 
@@ -23,14 +38,79 @@ def static(**options: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **options)
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static,))
+def signed(**options: Any) -> Any:
+    """A float field that may be negative; all others are refused below 0."""
+    return dataclasses.field(metadata={"signed": True}, **options)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, signed, dataclasses.field))
 def objective(cls: type[T]) -> type[T]:
     """Declare an objective: a frozen dataclass and a pytree, so that its weights can change without recompiling."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 
 
+class Outputs(NamedTuple):
+    """What `terms` sees: the logits of the step's forwards, and what they were made of."""
+
+    logits: Mapping[str, Array]  # [B, K] by kind of image: "clean", "adversarial" or a wrapper's
+    batch: AdversarialBatch
+    variables: Variables  # the weights, which are differentiated, and the statistics before the forwards
+
+
+class Terms(NamedTuple):
+    """A loss per example in two parts; their mean over the batch is minimised."""
+
+    adversarial: Array  # [B], the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta)
+    other: Array | float = 0.0  # [B]
+    metrics: Mapping[str, Array] = {}  # scalars to log beside loss and accuracy
+
+
+class _Shared:
+    """What methods and wrappers do alike."""
+
+    @property
+    def forwards(self) -> tuple[str, ...]:
+        """The kinds of images forwarded in training mode, in order; a repeated one only updates statistics."""
+        raise NotImplementedError
+
+    def check_fields(self) -> None:
+        """Refuse negative numbers where a field does not say it may be."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.type in ("float", float) and "signed" not in field.metadata:
+                check_at_least(field.name, getattr(self, field.name), 0)
+
+    def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
+        """Images by kind, for `forwards` to choose from."""
+        raise NotImplementedError
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """The loss of each example."""
+        raise NotImplementedError
+
+    def loss(
+        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
+    ) -> tuple[Array, Aux]:
+        """The mean of `terms` after `forwards`, each of which updates BatchNorm's statistics once."""
+        # Where crafting has forwarded in training mode, its statistics come first.
+        model_state = batch.extra.get("model_state", model_state)
+        start, images, logits = Variables(params, model_state), self.inputs(batch), {}
+        model: Model = self.model  # type: ignore[attr-defined]
+        for kind in self.forwards:
+            # The logits of a second forward would equal the first one's, so only its statistics are wanted.
+            weights = jax.lax.stop_gradient(params) if kind in logits else params
+            values, model_state = model.apply(weights, model_state, images[kind], train=True)
+            logits.setdefault(kind, values)
+        terms = self.terms(Outputs(logits, batch, start), objective_state, context)
+        loss = jnp.mean(terms.adversarial + terms.other)
+        metrics = {"loss": loss, **terms.metrics}
+        for kind, values in logits.items():
+            if kind in ("clean", "adversarial"):
+                metrics[f"{kind}_accuracy"] = accuracy(values, batch.clean.labels)
+        return loss, Aux(model_state, metrics, logits)
+
+
 @objective
-class AttackedObjective:
+class AttackedObjective(_Shared):
     """Base of the methods whose adversarial batch comes from one attack on the current weights.
 
     Attributes:
@@ -54,11 +134,19 @@ class AttackedObjective:
             # A plain function could be no leaf of a pytree.
             object.__setattr__(self, "attack", bind(self.attack))
         check_choice("attack_batch_norm", self.attack_batch_norm, ("eval", "train"))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            if field.type in ("float", float):
-                check_at_least(field.name, getattr(self, field.name), 0)
+        self.check_fields()
 
-    def init(self) -> PyTree:
+    @property
+    def views(self) -> int:
+        """One augmentation of each example."""
+        return 1
+
+    @property
+    def forwards(self) -> tuple[str, ...]:
+        """Clean, then adversarial."""
+        return ("clean", "adversarial")
+
+    def init(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
         """No state between steps."""
         return ()
 
@@ -68,35 +156,128 @@ class AttackedObjective:
         """The batch under the attack's own loss (cross-entropy)."""
         return self.craft(variables, batch, context)
 
-    def loss(
+    def perturb_weights(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
-    ) -> tuple[Array, Aux]:
-        """The scalar to minimise; each method's own."""
-        raise NotImplementedError
+    ) -> PyTree:
+        """The weights themselves."""
+        return params
+
+    def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
+        """The clean and the adversarial images."""
+        return {"clean": batch.clean.images, "adversarial": batch.images}
+
+    def after_step(
+        self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
+    ) -> PyTree:
+        """No state, no change."""
+        return objective_state
+
+    def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
+        """No state, no change."""
+        return objective_state
+
+    def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
+        """The trained weights."""
+        return variables
+
+    def logits_fn(self, variables: Variables) -> LogitsFn:
+        """What the attack sees of the model."""
+        return make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")
 
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
-        """Run the attack; `attack_options` override what it was bound with."""
-        logits_fn = make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")
+        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with."""
+        options = {**context.attack, **attack_options}
         key = named_key(context.key, "attack")
-        images = self.attack(logits_fn, batch.images, batch.labels, key=key, indices=batch.indices, **attack_options)
+        images = self.attack(
+            self.logits_fn(variables), batch.images, batch.labels, key=key, indices=batch.indices, **options
+        )
         return AdversarialBatch(batch, jax.lax.stop_gradient(images))
 
-    def forward(self, params: PyTree, model_state: PyTree, images: Array) -> tuple[Array, PyTree]:
-        """One train-mode forward: batch statistics, and the running ones updated once."""
-        return self.model.apply(params, model_state, images, train=True)
+
+@objective
+class Wrapper(_Shared):
+    """Base of what changes another method: every hook is handed to `inner` until a subclass overrides it.
+
+    The state is `{"own": ..., "inner": ...}`; a wrapper with a state overrides `init_own` and what changes it.
+
+    Attributes:
+      inner: the method inside, itself wrapped or not; given first, without its name: `AWP(TRADES(...), gamma=0.005)`.
+    """
+
+    inner: Any = dataclasses.field(kw_only=False)
+
+    attack_options: ClassVar[Mapping[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        self.check_fields()
+
+    @property
+    def model(self) -> Model:
+        """The model that is trained."""
+        return self.inner.model
+
+    @property
+    def views(self) -> int:
+        """As inside."""
+        return self.inner.views
+
+    @property
+    def forwards(self) -> tuple[str, ...]:
+        """As inside."""
+        return self.inner.forwards
+
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
+        """No state of its own."""
+        return ()
+
+    def init(self, variables: Variables, images: Array, *, key: Array) -> dict[str, PyTree]:
+        """The wrapper's state and that of the method inside."""
+        own = self.init_own(variables, images, key=named_key(key, type(self).__name__))
+        return {"own": own, "inner": self.inner.init(variables, images, key=key)}
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """As inside."""
+        return self.inner.perturb(variables, objective_state["inner"], batch, context)
+
+    def perturb_weights(
+        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
+    ) -> PyTree:
+        """As inside, where what is outside adds nothing to the loss."""
+        return self.inner.perturb_weights(params, model_state, objective_state["inner"], batch, context)
+
+    def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
+        """As inside."""
+        return self.inner.inputs(batch)
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """As inside."""
+        return self.inner.terms(outputs, objective_state["inner"], context)
+
+    def after_step(
+        self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
+    ) -> PyTree:
+        """The state inside after the step; the own one as it was."""
+        inner = self.inner.after_step(variables, objective_state["inner"], batch, aux, context)
+        return {**objective_state, "inner": inner}
+
+    def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
+        """The state inside after the epoch; the own one as it was."""
+        return {**objective_state, "inner": self.inner.after_epoch(objective_state["inner"], context)}
+
+    def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
+        """As inside."""
+        return self.inner.eval_variables(variables, objective_state["inner"])
 
 
-def paired_aux(
-    model_state: PyTree, loss: Array, regularizer: Array, clean: Array, adversarial: Array, labels: Array
-) -> Aux:
-    """What the objectives that forward both the clean and the adversarial images report."""
-    metrics = {
-        "loss": loss,
-        "regularizer": regularizer,
-        "clean_accuracy": accuracy(clean, labels),
-        "adversarial_accuracy": accuracy(adversarial, labels),
-    }
-    return Aux(model_state, metrics)
+def reached(share: Array | float, context: Context) -> Array:
+    """Whether this share of the run's epochs has passed: 0.5 of 200 is reached in epoch 100 (0-based).
+
+    >>> reached(105 / 200, Context(jax.random.key(0), jnp.int32(105), jnp.int32(200))).item()
+    True
+    """
+    return context.epoch >= jnp.round(share * context.epochs)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:

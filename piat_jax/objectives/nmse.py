@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from piat_jax import losses
-from piat_jax.core.types import AdversarialBatch, Array, Aux, Context, PyTree
-from piat_jax.objectives.base import AttackedObjective, objective, paired_aux, static
+from piat_jax.core.types import Context, PyTree
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective, static
 
 
 @objective
@@ -24,13 +24,8 @@ class NMSE(AttackedObjective):
     mu: float = 5.0
     weight_gradient: bool = static(default=True)
 
-    def loss(
-        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
-    ) -> tuple[Array, Aux]:
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Cross-entropy on the adversarial images plus mu times NMSE."""
-        labels = batch.clean.labels
-        clean, model_state = self.forward(params, model_state, batch.clean.images)
-        adversarial, model_state = self.forward(params, model_state, batch.images)
-        regularizer = jnp.mean(losses.normalized_mse(clean, adversarial, labels, weight_gradient=self.weight_gradient))
-        loss = jnp.mean(losses.cross_entropy(adversarial, labels)) + self.mu * regularizer
-        return loss, paired_aux(model_state, loss, regularizer, clean, adversarial, labels)
+        labels, (clean, adversarial) = outputs.batch.clean.labels, (outputs.logits[k] for k in ("clean", "adversarial"))
+        nmse = losses.normalized_mse(clean, adversarial, labels, weight_gradient=self.weight_gradient)
+        return Terms(losses.cross_entropy(adversarial, labels), self.mu * nmse, {"regularizer": jnp.mean(nmse)})

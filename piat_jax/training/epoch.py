@@ -16,6 +16,9 @@ from piat_jax.data.augment import augment, to_float
 from piat_jax.data.batching import epoch_permutation, steps_per_epoch, take_batch
 from piat_jax.training.step import train_step
 
+StepEnd = Callable[[TrainState], TrainState]
+"""`state -> state`, pure and hashable, run after each optimizer step."""
+
 
 class Recipe(NamedTuple):
     """What is compiled into the loop; equal recipes with the same optimizer share one compilation."""
@@ -25,6 +28,7 @@ class Recipe(NamedTuple):
     crop_padding: int = 0
     padding_mode: str = "zeros"
     flip: bool = False
+    step_end: tuple[StepEnd, ...] = ()  # what follows each step, such as an average of the weights
 
 
 class Examples(NamedTuple):
@@ -53,6 +57,7 @@ def train_steps(
     key: Array,
     start: Array,
     stop: Array,
+    epochs: Array,
     *,
     recipe: Recipe,
 ) -> tuple[TrainState, Sums]:
@@ -66,6 +71,14 @@ def train_steps(
 
     def step(state: TrainState, number: Array) -> tuple[TrainState, dict[str, Array]]:
         images, labels, indices = take_batch(*examples, order, number, recipe.batch_size)
+        if objective.views > 1:
+            # An index of its own for each view of an example: all that is random derives from it.
+            views = [indices + view * examples.labels.shape[0] for view in range(objective.views)]
+            images, labels, indices = (
+                jnp.concatenate([images] * len(views)),
+                jnp.tile(labels, len(views)),
+                jnp.concatenate(views),
+            )
         images = augment(
             images,
             example_keys(augment_key, indices),
@@ -74,7 +87,9 @@ def train_steps(
             flip=recipe.flip,
         )
         batch = Batch(to_float(images), labels, indices)
-        state, metrics = train_step(objective, recipe.optimizer, state, batch, key=key)
+        state, metrics = train_step(objective, recipe.optimizer, state, batch, key=key, epochs=epochs)
+        for hook in recipe.step_end:
+            state = hook(state)
         return state, dict(metrics)
 
     def unfinished(carry: tuple[Array, TrainState, dict[str, Array]]) -> Array:
@@ -99,6 +114,7 @@ def run_epoch(
     *,
     key: Array,
     recipe: Recipe,
+    epochs: int,
     steps_per_chunk: int,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[TrainState, dict[str, float]]:
@@ -110,6 +126,7 @@ def run_epoch(
       examples: the training data.
       key: the run's key.
       recipe: what is compiled in.
+      epochs: how many the run has.
       steps_per_chunk: steps between two looks at the loss.
       on_chunk: called as `on_chunk(steps done, steps in the epoch)` after each chunk.
 
@@ -124,9 +141,10 @@ def run_epoch(
     objective = jax.device_put(jax.tree.map(jnp.asarray, objective))
     sums: dict[str, float] = {}
     for start in range(0, total, steps_per_chunk):
-        bounds = jax.device_put((jnp.int32(start), jnp.int32(min(start + steps_per_chunk, total))))
+        stop = min(start + steps_per_chunk, total)
+        numbers = jax.device_put((jnp.int32(start), jnp.int32(stop), jnp.int32(epochs)))
         with jax.transfer_guard("disallow"):
-            state, chunk = train_steps(state, objective, examples, key, *bounds, recipe=recipe)
+            state, chunk = train_steps(state, objective, examples, key, *numbers, recipe=recipe)
         chunk = jax.device_get(chunk)
         if not math.isfinite(chunk.metrics["loss"]):
             raise TrainingDivergedError(

@@ -1,6 +1,7 @@
 """Epochs in their fixed order: train, epoch-end hooks, evaluate, record. Evaluation and saving come as callbacks."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -8,7 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.types import Array, EpochEnd, Objective, TrainState
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import Array, Context, EpochEnd, Objective, TrainState
 from piat_jax.training.epoch import Examples, Recipe, run_epoch
 
 
@@ -39,9 +41,9 @@ def fit(
 ) -> TrainState:
     """Train from `state.epoch` to `epochs`.
 
-    After each epoch, in this order: the `epoch_end` hooks, each seeing what the one before returned (PIAT first, then
-    what averages its weights); `evaluate(state, epoch)`; `on_epoch(state, record)`, which saves and logs. So what is
-    evaluated and saved is what the next epoch starts from.
+    After each epoch, in this order: the objective's `after_epoch`; the `epoch_end` hooks, each seeing what the one
+    before returned (PIAT first, then what averages its weights); `evaluate(state, epoch)`; `on_epoch(state, record)`,
+    which saves and logs. So what is evaluated and saved is what the next epoch starts from.
 
     Args:
       state: donated; at the end of an epoch, as `on_epoch` got it.
@@ -70,10 +72,11 @@ def fit(
             examples,
             key=key,
             recipe=recipe,
+            epochs=epochs,
             steps_per_chunk=steps_per_chunk,
             on_chunk=lambda done, total, epoch=epoch: on_chunk(epoch, done, total),
         )
-        state = dataclasses.replace(state, epoch=jnp.int32(epoch))
+        state = _close_epoch(state, objective, key, jnp.int32(epochs))
         for hook in epoch_end:
             # A buffer of its own: hooks may donate the state.
             state = hook(state, jnp.int32(epoch))
@@ -85,3 +88,11 @@ def fit(
         record = EpochRecord(epoch, metrics, scores, trained - began, evaluated - trained, images / (trained - began))
         on_epoch(state, record)
     return state
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def _close_epoch(state: TrainState, objective: Objective, key: Array, epochs: Array) -> TrainState:
+    """Count the epoch, after the objective's own end of it."""
+    context = Context(jax.random.fold_in(named_key(key, "epoch"), state.epoch), state.epoch, epochs)
+    objective_state = objective.after_epoch(state.objective_state, context)
+    return dataclasses.replace(state, epoch=state.epoch + 1, objective_state=objective_state)

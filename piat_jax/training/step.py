@@ -8,27 +8,32 @@ import jax.numpy as jnp
 import optax
 
 from piat_jax.core.rng import named_key
-from piat_jax.core.types import Array, Batch, Context, Objective, TrainState
+from piat_jax.core.types import Array, Batch, Context, Objective, TrainState, Variables
 
 
 def init_state(
     objective: Objective, optimizer: optax.GradientTransformation, images: Array, *, key: Array
 ) -> TrainState:
     """The state before the first step; `images[B, H, W, C]` give the shape only."""
-    params, model_state = objective.model.init(named_key(key, "init"), images)
+    variables = objective.model.init(named_key(key, "init"), images)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         epoch=jnp.zeros((), jnp.int32),
-        params=params,
-        model_state=model_state,
-        opt_state=optimizer.init(params),
-        objective_state=objective.init(),
-        anchor=None,
+        params=variables.params,
+        model_state=variables.model_state,
+        opt_state=optimizer.init(variables.params),
+        objective_state=objective.init(variables, images, key=named_key(key, "objective")),
     )
 
 
 def train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch, *, key: Array
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    *,
+    key: Array,
+    epochs: Array | int,
 ) -> tuple[TrainState, Mapping[str, Array]]:
     """One step, pure and to be jitted by the caller.
 
@@ -36,23 +41,30 @@ def train_step(
       objective: the method; its attack runs on the current weights and is a constant to the gradient.
       optimizer: any optax transformation.
       state: the current state.
-      batch: clean images and labels.
+      batch: clean images and labels, `objective.views` augmentations of each example one after the other.
       key: the run's key; the step's is derived from it and `state.step`, so that a resumed run draws the same.
+      epochs: how many the run has, traced or not; a method's schedule is a matter of the share that has passed.
 
     Returns:
       The next state, and the objective's metrics (scalars).
     """
-    context = Context(jax.random.fold_in(named_key(key, "step"), state.step), state.epoch)
-    adversarial = objective.perturb(state.variables, state.objective_state, batch, context)
-    gradient, aux = jax.grad(objective.loss, has_aux=True)(
-        state.params, state.model_state, state.objective_state, adversarial, context
+    context = Context(
+        jax.random.fold_in(named_key(key, "step"), state.step), state.epoch, jnp.asarray(epochs, jnp.int32)
     )
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    adversarial = objective.perturb(state.variables, state.objective_state, batch, context)
+    weights = objective.perturb_weights(state.params, state.model_state, state.objective_state, adversarial, context)
+    gradient, aux = jax.grad(objective.loss, has_aux=True)(
+        weights, state.model_state, state.objective_state, adversarial, context
+    )
+    # From w to w + update, with both taken at the perturbed weights: what was added to w does not stay in it.
+    updates, opt_state = optimizer.update(gradient, state.opt_state, weights)
+    variables = Variables(optax.apply_updates(state.params, updates), aux.model_state)
     state = dataclasses.replace(
         state,
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        model_state=aux.model_state,
+        params=variables.params,
+        model_state=variables.model_state,
         opt_state=opt_state,
+        objective_state=objective.after_step(variables, state.objective_state, adversarial, aux, context),
     )
     return state, aux.metrics

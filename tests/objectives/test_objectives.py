@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import re
 
@@ -7,82 +6,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from piat_jax.attacks import pgd
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import example_keys, named_key
-from piat_jax.core.types import AdversarialBatch, Batch, Context, Variables
-from piat_jax.objectives import ALP, METHODS, NMSE, PGDAT, TRADES
+from piat_jax.core.types import AdversarialBatch, Batch
+from piat_jax.objectives import ALP, NMSE, PGDAT, TRADES
+from tests.objectives.stub import (
+    ADVERSARIAL,
+    ATTACK,
+    BATCH,
+    CE,
+    CE_CLEAN,
+    CLEAN,
+    CONTEXT,
+    CURVED,
+    IMAGES,
+    KL,
+    LABELS,
+    LOG,
+    NORMALIZED,
+    PAIRING,
+    PARAMS,
+    STATE,
+    ZA,
+    Y,
+    Z,
+    gradient,
+    make,
+    perturb,
+    softmax,
+    train_forwards,
+    unit,
+    value,
+)
 
-RNG = np.random.default_rng(0)
-IMAGES = jnp.asarray(RNG.uniform(0.2, 0.4, size=(4, 1, 2, 1)), jnp.float32)
-ADVERSARIAL = IMAGES + 0.5
-LABELS = jnp.array([0, 1, 2, 0])
-CLEAN = Batch(IMAGES, LABELS, jnp.arange(4))
-BATCH = AdversarialBatch(CLEAN, ADVERSARIAL)
-CONTEXT = Context(jax.random.key(0), jnp.int32(0))
-PARAMS = {"w": jnp.asarray(12 * RNG.normal(size=(2, 3)), jnp.float32), "scale": jnp.array([1.5, 0.7])}
-STATE = {"mean": jnp.array([0.1, 0.6])}
-LOG = []
-
-
-@dataclasses.dataclass(frozen=True)
-class Stub:
-    """A linear model on inputs centred by a running mean; it logs each forward: train or eval, clean or adversarial."""
-
-    def init(self, key, images):
-        return Variables(PARAMS, STATE)
-
-    def apply(self, params, model_state, images, *, train, key=None):
-        x = images.reshape(len(images), -1)
-        # Crafting stays within 0.1 of the clean images, which lie below 0.4; the adversarial ones lie above 0.7.
-        tag = jnp.where(jnp.mean(x) > 0.55, ord("a"), ord("c"))
-        LOG.append((train, tag))
-        mean = x.mean(0) if train else model_state["mean"]
-        logits = ((x - mean[None]) * params["scale"][None]) @ params["w"]
-        return logits, {"mean": 0.9 * model_state["mean"] + 0.1 * mean} if train else model_state
-
-
-MODEL = Stub()
-ATTACK = bind(pgd, eps=0.1, step_size=0.05, steps=3)
-
-
-def make(method, **options):
-    return method(**{"model": MODEL, "attack": ATTACK, **options})
-
-
-def value(objective, params=PARAMS, batch=BATCH):
-    return objective.loss(params, STATE, (), batch, CONTEXT)
-
-
-gradient = jax.jit(jax.grad(value, argnums=1, has_aux=True))
-
-
-def softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def logits(images):
-    x = np.asarray(images, np.float64).reshape(4, -1)
-    return (x - x.mean(0)) * np.asarray(PARAMS["scale"]) @ np.asarray(PARAMS["w"], np.float64)
-
-
-OTHER = jnp.asarray(RNG.uniform(0.7, 0.9, size=(4, 1, 2, 1)), jnp.float32)
-Z, ZA = logits(IMAGES), logits(OTHER)
-CURVED = AdversarialBatch(CLEAN, OTHER)
-P, PA = softmax(Z), softmax(ZA)
-ROWS, Y = np.arange(4), np.asarray(LABELS)
-CE, CE_CLEAN = -np.log(PA[ROWS, Y]).mean(), -np.log(P[ROWS, Y]).mean()
-PAIRING = ((Z - ZA) ** 2).sum(1).mean()
-KL = (P * np.log(P / PA)).sum(1).mean()
-
-
-def unit(z):
-    return z / np.linalg.norm(z, axis=1, keepdims=True)
-
-
-NORMALIZED = ((1 - P[ROWS, Y]) * ((unit(Z) - unit(ZA)) ** 2).sum(1)).mean()
 VALUES = {
     "pgd_at": (make(PGDAT), CE, None),
     "alp": (make(ALP), CE + 0.5 * PAIRING, PAIRING),
@@ -117,15 +74,13 @@ def test_values_and_metrics(name):
     ids=["pgd_at", "alp", "trades", "trades_once", "nmse"],
 )
 def test_train_forwards_in_order(objective, order):
-    LOG.clear()
-    _, aux = value(objective)
-    assert "".join(chr(tag) for train, tag in LOG if train) == order
-    assert all(train for train, _ in LOG)
+    assert train_forwards(perturb, objective) == ""
+    assert train_forwards(value, objective) == order
     mean = np.asarray(STATE["mean"], np.float64)
     for tag in order:
         images = np.asarray({"c": IMAGES, "a": ADVERSARIAL}[tag], np.float64)
         mean = 0.9 * mean + 0.1 * images.reshape(4, -1).mean(0)
-    np.testing.assert_allclose(aux.model_state["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(value(objective)[1].model_state["mean"], mean, rtol=1e-5)
 
 
 def assert_equal_gradients(one, other):
@@ -158,11 +113,7 @@ def test_the_weight_of_nmse_can_be_held_constant():
     assert np.abs(kept - held).max() > 1e-2
 
 
-def perturb(objective, params=PARAMS, state=STATE, batch=CLEAN, context=CONTEXT):
-    return objective.perturb(Variables(params, state), (), batch, context)
-
-
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", [PGDAT, ALP, TRADES, NMSE])
 def test_crafting(method):
     run = jax.jit(perturb)
     for mode in ("eval", "train"):
@@ -185,7 +136,7 @@ def test_crafting_depends_on_key_and_indices_alone():
     order = jnp.array([2, 0, 3, 1])
     shuffled = run(make(PGDAT, attack=one), batch=Batch(IMAGES[order], LABELS[order], order)).images
     np.testing.assert_array_equal(shuffled, images[order])
-    other = run(make(PGDAT, attack=one), context=Context(jax.random.key(1), jnp.int32(0))).images
+    other = run(make(PGDAT, attack=one), context=CONTEXT._replace(key=jax.random.key(1))).images
     assert np.any(other != images)
 
 

@@ -19,7 +19,7 @@ def same(a, b):
 
 
 def run(problem, state, chunk=100, **changes):
-    arguments = {"key": problem.key, "recipe": problem.recipe, "steps_per_chunk": chunk, **changes}
+    arguments = {"key": problem.key, "recipe": problem.recipe, "epochs": 9, "steps_per_chunk": chunk, **changes}
     return run_epoch(state, problem.objective, problem.examples, **arguments)
 
 
@@ -28,7 +28,9 @@ def test_an_epoch_equals_its_steps_one_by_one(problem):
     state, losses = problem.state(), []
     order = epoch_permutation(jax.random.fold_in(named_key(problem.key, "shuffle"), 0), 26)
     step = jax.jit(
-        lambda state, batch: train_step(problem.objective, problem.recipe.optimizer, state, batch, key=problem.key)
+        lambda state, batch: train_step(
+            problem.objective, problem.recipe.optimizer, state, batch, key=problem.key, epochs=9
+        )
     )
     for number in range(SPE):
         indices = order[8 * number : 8 * number + 8]
@@ -73,13 +75,17 @@ def test_epochs_differ_and_keys_differ(problem):
 class Counting:
     """An objective that sees every example once an epoch: its metric sums powers of two of their indices."""
 
+    views = 1
     blow_up_at: int = -1
 
-    def init(self):
-        return ()
+    def perturb_weights(self, params, *_):
+        return params
+
+    def after_step(self, variables, objective_state, *_):
+        return objective_state
 
     def perturb(self, variables, objective_state, batch, context):
-        return AdversarialBatch(batch, batch.images, extra=context.epoch)
+        return AdversarialBatch(batch, batch.images, extra={"epoch": context.epoch})
 
     def loss(self, params, model_state, objective_state, batch, context):
         seen = model_state["seen"].at[batch.clean.indices].add(1)
@@ -102,7 +108,9 @@ def counting_state(problem):
 
 def test_every_example_comes_at_most_once_an_epoch_and_the_rest_is_dropped(problem):
     state = counting_state(problem)
-    state, _ = run_epoch(state, Counting(), problem.examples, key=problem.key, recipe=problem.recipe, steps_per_chunk=2)
+    state, _ = run_epoch(
+        state, Counting(), problem.examples, key=problem.key, recipe=problem.recipe, epochs=9, steps_per_chunk=2
+    )
     seen = np.asarray(state.model_state["seen"])
     assert seen.sum() == 24
     assert seen.max() == 1
@@ -117,6 +125,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(problem, chunk):
             problem.examples,
             key=problem.key,
             recipe=problem.recipe,
+            epochs=9,
             steps_per_chunk=chunk,
         )
 
@@ -136,4 +145,12 @@ def test_the_state_is_donated(problem):
 def test_the_data_stays_uint8_on_the_device(problem):
     floats = Examples(problem.examples.images / 255, problem.examples.labels)
     with pytest.raises(ValueError, match="uint8"):
-        run_epoch(problem.state(), problem.objective, floats, key=problem.key, recipe=problem.recipe, steps_per_chunk=9)
+        run_epoch(
+            problem.state(),
+            problem.objective,
+            floats,
+            key=problem.key,
+            recipe=problem.recipe,
+            epochs=9,
+            steps_per_chunk=9,
+        )

@@ -29,7 +29,13 @@ def train(problem, state, epochs, **options):
 def test_piat_interpolates_with_the_weights_the_epoch_started_from(problem):
     start = jax.tree.map(jnp.copy, problem.state().variables)
     fast, _ = run_epoch(
-        problem.state(), problem.objective, problem.examples, key=problem.key, recipe=problem.recipe, steps_per_chunk=9
+        problem.state(),
+        problem.objective,
+        problem.examples,
+        key=problem.key,
+        recipe=problem.recipe,
+        epochs=3,
+        steps_per_chunk=9,
     )
     weight = 2 / 11  # lambda_1
     expected = jax.tree.map(lambda old, new: weight * old + (1 - weight) * new, start, fast.variables)
@@ -43,7 +49,7 @@ def test_the_second_epoch_starts_from_the_interpolated_weights(problem):
     one = train(problem, problem.state(), 1)
     variables = jax.tree.map(jnp.copy, one.variables)
     fast, _ = run_epoch(
-        one, problem.objective, problem.examples, key=problem.key, recipe=problem.recipe, steps_per_chunk=9
+        one, problem.objective, problem.examples, key=problem.key, recipe=problem.recipe, epochs=3, steps_per_chunk=9
     )
     weight = float(RationalWeight()(2))
     expected = jax.tree.map(lambda old, new: weight * old + (1 - weight) * new, variables, fast.variables)

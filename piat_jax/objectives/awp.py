@@ -1,0 +1,54 @@
+"""Adversarial weight perturbation (Wu et al., 2020)."""
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.types import AdversarialBatch, Array, Context, PyTree
+from piat_jax.objectives.base import Wrapper, objective, reached
+
+
+@objective
+class AWP(Wrapper):
+    """AWP around any method: its gradient, and the optimizer's step, are taken at the weights `w + v`.
+
+    `v_l = gamma |w_l| g_l / |g_l|` for each convolution and dense kernel l, with g the gradient at w of the loss of
+    `inner` on the same adversarial batch; biases and BatchNorm's parameters are not perturbed. The step leads from w to
+    `w + update`, so v never stays in the weights; weight decay sees w + v, as in the original.
+
+    Train-mode forwards: those inside, at w + v. The forwards at w that g needs leave no statistics behind.
+
+    Attributes:
+      inner: the method.
+      gamma: relative size of the perturbation: 0.01 for PGD-AT, 0.005 for TRADES.
+      start: share of the run's epochs before it begins: 0 for PGD-AT, 10/200 for TRADES.
+
+    Source: Wu et al. (2020), arXiv:2004.05884, Eq. 8-10, and its proxy-based code. PGD-AT's code also forwards the
+    clean batch after the optimizer step, for logging; not done here.
+    """
+
+    gamma: float = 0.01
+    start: float = 0.0
+
+    def perturb_weights(
+        self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
+    ) -> PyTree:
+        """`w + v`, from the epoch `start` on."""
+        params = super().perturb_weights(params, model_state, objective_state, batch, context)
+
+        def perturbed(params: PyTree) -> PyTree:
+            gradient = jax.grad(self.loss, has_aux=True)(params, model_state, objective_state, batch, context)[0]
+            return jax.tree.map(lambda w, g: w + weight_perturbation(w, g, self.gamma), params, gradient)
+
+        return jax.lax.cond(reached(self.start, context), perturbed, lambda params: params, params)
+
+
+def weight_perturbation(weight: Array, gradient: Array, gamma: Array | float) -> Array:
+    """`gamma |w| g / |g|` (Frobenius norms) for a kernel, 0 for a vector or a scalar, and where g is 0.
+
+    >>> weight_perturbation(jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 2.0]]), 0.1).tolist()
+    [[0.0, 0.5]]
+    """
+    if weight.ndim < 2:
+        return jnp.zeros_like(weight)
+    length = jnp.linalg.norm(gradient)
+    return gamma * jnp.linalg.norm(weight) * gradient / jnp.where(length > 0, length, 1.0)
