@@ -61,6 +61,7 @@ class Context(NamedTuple):
     """Where in training a step is; every field is traced, so nothing recompiles as training goes on."""
 
     key: Array  # this step's typed key
+    step: Array  # int32, optimizer steps done before this one
     epoch: Array  # int32, 0-based
     epochs: Array  # int32, how many the whole run has: schedules and gates are shares of it
     attack: Mapping[str, Array] = {}  # what a wrapper sets of the attack's options: eps, step_size, ... per example

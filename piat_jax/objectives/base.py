@@ -274,7 +274,7 @@ class Wrapper(_Shared):
 def reached(share: Array | float, context: Context) -> Array:
     """Whether this share of the run's epochs has passed: 0.5 of 200 is reached in epoch 100 (0-based).
 
-    >>> reached(105 / 200, Context(jax.random.key(0), jnp.int32(105), jnp.int32(200))).item()
+    >>> reached(105 / 200, Context(jax.random.key(0), jnp.int32(0), jnp.int32(105), jnp.int32(200))).item()
     True
     """
     return context.epoch >= jnp.round(share * context.epochs)

@@ -93,6 +93,6 @@ def fit(
 @functools.partial(jax.jit, donate_argnames="state")
 def _close_epoch(state: TrainState, objective: Objective, key: Array, epochs: Array) -> TrainState:
     """Count the epoch, after the objective's own end of it."""
-    context = Context(jax.random.fold_in(named_key(key, "epoch"), state.epoch), state.epoch, epochs)
+    context = Context(jax.random.fold_in(named_key(key, "epoch"), state.epoch), state.step, state.epoch, epochs)
     objective_state = objective.after_epoch(state.objective_state, context)
     return dataclasses.replace(state, epoch=state.epoch + 1, objective_state=objective_state)

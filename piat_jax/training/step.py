@@ -49,7 +49,7 @@ def train_step(
       The next state, and the objective's metrics (scalars).
     """
     context = Context(
-        jax.random.fold_in(named_key(key, "step"), state.step), state.epoch, jnp.asarray(epochs, jnp.int32)
+        jax.random.fold_in(named_key(key, "step"), state.step), state.step, state.epoch, jnp.asarray(epochs, jnp.int32)
     )
     adversarial = objective.perturb(state.variables, state.objective_state, batch, context)
     weights = objective.perturb_weights(state.params, state.model_state, state.objective_state, adversarial, context)
