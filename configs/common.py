@@ -5,14 +5,16 @@ Where the paper is silent the default is that of its lineage (SEAT, Generalist) 
 
 from ml_collections import ConfigDict
 
-from piat_jax.cli.config import Config, method_options, parse_method
+from piat_jax.cli.config import Config
+from piat_jax.cli.methods import method_groups, parse_method
 
 
 def get_config(method: str = "pgd_at") -> Config:
-    """The protocol with `method`: a name such as "trades", with PIAT as "trades+piat" ("piat" alone is PGD-AT's)."""
-    name, piat = parse_method(method)
+    """The protocol with `method`: parts such as "trades", "trades+piat" or "mart+awp+swa"; piat-methods lists them."""
+    stack = parse_method(method)
+    groups = method_groups(stack)
     config: Config = ConfigDict()
-    config.method = f"{name}+piat" if piat else name  # a label; the objective and piat groups below decide
+    config.method = str(stack)
     config.seed = 0
     config.epochs = 120
     config.batch_size = 128  # not stated; every public code's. The last partial batch of an epoch is dropped
@@ -22,7 +24,8 @@ def get_config(method: str = "pgd_at") -> Config:
     config.dataset.data_dir = ""  # where its files are; empty looks in the usual places
     config.dataset.train_examples = 0  # the first n; 0 = all
     config.dataset.test_examples = 0
-    config.dataset.validation_examples = 0  # held out of training to choose the best epoch; 0 chooses on the test set
+    # fawa decides on held-out images, as CFA's code does.
+    config.dataset.validation_examples = 1000 if stack.average == "fawa" else 0  # held out of training to choose the best epoch; 0 chooses on the test set
     config.dataset.crop_padding = 4  # pixels; 0 = no random crop
     config.dataset.padding_mode = "zeros"  # zeros, reflect
     config.dataset.flip = True  # never for digits
@@ -49,13 +52,17 @@ def get_config(method: str = "pgd_at") -> Config:
     config.attack.restarts = 1
     config.attack.keep = "last"  # last, best
 
-    config.objective = ConfigDict({"name": name, "attack_batch_norm": "eval"})  # eval, train: while crafting
-    objective_defaults, attack_defaults = method_options(name)
-    config.objective.update(objective_defaults)
-    config.attack.update(attack_defaults)
+    # The method's own fields, as piat-methods prints them: objective, one group for each wrapper, average.
+    config.objective = ConfigDict()
+    config.objective.attack_batch_norm = "eval"  # eval, train: while crafting
+    config.attack.update(groups.pop("attack"))
+    for group, fields in groups.items():
+        config[group] = ConfigDict(fields) if group not in config else config[group]
+        config[group].update(fields)
+        if "eps" in fields:
+            config[group].eps = config.attack.get_oneway_ref("eps")
 
-    config.piat = ConfigDict()
-    config.piat.enabled = piat
+    config.piat = ConfigDict()  # used where the method says piat
     config.piat.a = 1.0  # lambda_n = (a n + b) / (c n + d), Eq. 10; a = c = 0 gives the constant b / d
     config.piat.b = 1.0
     config.piat.c = 1.0

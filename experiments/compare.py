@@ -4,7 +4,8 @@
 
 Each run is an ordinary piat-train and piat-evaluate in a process of its own. On a CPU all start at once with one
 thread each: small convolutions use two cores better as two runs than as two threads. On an accelerator they take turns.
-A second call goes on where the first was stopped.
+A second call goes on where the first was stopped. Methods with kd are taught by the runs of "standard" and "pgd_at" of
+their seed, which are added where missing and come first.
 """
 
 import os
@@ -21,10 +22,12 @@ from absl import flags
 
 from piat_jax.cli import arguments, errors, report
 from piat_jax.cli.config import split_overrides
+from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
 from piat_jax.training.progress import duration
 
+TEACHERS = {"standard": "standard", "robust": "pgd_at"}
 print_lock = threading.Lock()
 
 
@@ -40,9 +43,14 @@ def main(argv: Sequence[str]) -> None:
     arguments.parse(values, rest, __doc__)
     began = time.perf_counter()
     folder = Path(values.workdir)
-    names = {f"{method}-seed{seed}": (method, seed) for seed in values.seeds for method in values.methods}
+    taught = any("kd" in method.split("+") for method in values.methods)
+    methods = dict.fromkeys([*(TEACHERS.values() if taught else ()), *values.methods])
+    names = {f"{method}-seed{seed}": (method, seed) for seed in values.seeds for method in methods}
     for method, seed in names.values():  # every mistake shows before the first process starts
-        read_config(f"{values.config}:{method}", {**overrides, "seed": seed})
+        if "kd" not in method.split("+"):
+            read_config(f"{values.config}:{method}", {**overrides, "seed": seed})
+        else:
+            parse_method(method)
 
     passed_on = [f"--config.{path}={value}" for path, value in overrides.items()]
     mode = "--overwrite" if values.overwrite else "--resume"
@@ -58,11 +66,15 @@ def main(argv: Sequence[str]) -> None:
         method, seed = names[name]
         target = str(folder / name)
         train = ["train", f"--config={values.config}:{method}", f"--workdir={target}", f"--config.seed={seed}", mode]
+        if "kd" in method.split("+"):
+            train += [f"--config.kd.{kind}={folder / f'{teacher}-seed{seed}'}" for kind, teacher in TEACHERS.items()]
         for command in ([*train, *passed_on], ["evaluate", f"--workdir={target}"]):
             _run([sys.executable, "-m", f"piat_jax.cli.{command[0]}", *command[1:]], f"{name:{width}}", environment)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, names))
+    for pupils in (False, True):
+        due = [name for name, (method, _) in names.items() if ("kd" in method.split("+")) == pupils]
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(run, due))
     print()
     report.main([*(str(folder / name) for name in names), f"--out={folder / 'report'}"])
     print(f"\nall done in {duration(time.perf_counter() - began)}")

@@ -24,14 +24,20 @@ class Checkpoints:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
 
-    def save(self, name: str, state: TrainState, info: Mapping[str, Any]) -> None:
-        """Save a state as `name`, with a JSON-able description that says at least its `epoch`."""
+    def save(self, name: str, state: TrainState, info: Mapping[str, Any], evaluated: Variables | None = None) -> None:
+        """Save a state as `name`, with a JSON-able description that says at least its `epoch`.
+
+        `evaluated` are the weights to evaluate where they are not those of the state: an average.
+        """
+        separate = evaluated is not None and evaluated.params is not state.params
         variables, rest = _parts(state)
         content = {
             "variables": variables,
             "training": rest,
-            "info": {**info, "shapes": _shapes(variables)},
+            "info": {**info, "shapes": _shapes(variables), "separate": separate},
         }
+        if separate:
+            content["evaluated"] = evaluated._asdict()
         with self._open(name) as checkpointer:
             checkpointer.save_checkpointables(int(info["epoch"]), content, overwrite=True)
 
@@ -44,9 +50,10 @@ class Checkpoints:
         return self._load(name, {"info": None})["info"]
 
     def load_variables(self, name: str, like: Variables) -> Variables:
-        """The weights and statistics alone; `like` is a tree of the same shapes (`jax.eval_shape` of init will do)."""
+        """The weights and statistics to evaluate; `like` is a tree of the same shapes (`jax.eval_shape` of init)."""
         self._check_same_model(name, like)
-        return Variables(**self._load(name, {"variables": _abstract(like._asdict())})["variables"])
+        item = "evaluated" if self.info(name).get("separate") else "variables"
+        return Variables(**self._load(name, {item: _abstract(like._asdict())})[item])
 
     def load_state(self, name: str, like: TrainState) -> TrainState:
         """The whole training state, to go on from."""

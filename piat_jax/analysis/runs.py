@@ -84,14 +84,22 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     )
 
 
-NAMES = {"pgd_at": "PGD-AT", "alp": "ALP", "trades": "TRADES", "nmse": "NMSE"}
+# Those that are not simply written in capitals.
+NAMES = {
+    "pgd_at": "PGD-AT",
+    "standard": "Standard",
+    "consistency": "Consistency",
+    "las": "LAS-AT",
+    "rebat": "ReBAT",
+    "rpatpp": "RPAT++",
+}
 
 
 def display_name(method: str) -> str:
     """What the papers call a method.
 
-    >>> [display_name(method) for method in ("pgd_at", "pgd_at+piat", "nmse+piat", "trades+awp", "las_at")]
-    ['PGD-AT', 'PIAT', 'PIAT+NMSE', 'TRADES+AWP', 'LAS-AT']
+    >>> [display_name(method) for method in ("pgd_at", "pgd_at+piat", "nmse+piat", "trades+awp", "pgd_at+las")]
+    ['PGD-AT', 'PIAT', 'PIAT+NMSE', 'TRADES+AWP', 'PGD-AT+LAS-AT']
     """
     parts = [part for part in method.split("+") if part != "piat"]
     names = [NAMES.get(part, part.upper().replace("_", "-")) for part in parts]

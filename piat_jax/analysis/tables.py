@@ -97,13 +97,10 @@ def best_final_table(runs: Sequence[Run]) -> Table:
       InputError: from group_runs.
     """
     groups = group_runs(runs)
-    found = dict.fromkeys(attack for run in runs for point in run.checkpoints.values() for attack in point.accuracy)
-    attacks = [*(name for name in ATTACKS if name in found), *(name for name in found if name not in ATTACKS)]
     columns: list[Column] = []
-    for attack in attacks:
-        name = ATTACKS.get(attack, attack.upper().replace("_", "-"))
+    for attack, name in attack_names(runs).items():
         for checkpoint in ("best", "final"):
-            columns.append(Column(f"{name} {checkpoint.capitalize()}", _accuracy(attack, checkpoint)))
+            columns.append(Column(f"{name} {checkpoint.capitalize()}", accuracy_of(attack, checkpoint)))
         columns.append(Column(f"{name} Diff", _difference(attack), unsigned=True, lowest=True))
     counts = sorted({run.num_examples for run in runs})
     notes = [
@@ -118,6 +115,13 @@ def best_final_table(runs: Sequence[Run]) -> Table:
                 f"{run.folder}: the final checkpoint is of epoch {run.checkpoints['final'].epoch}/{run.epochs}."
             )
     return _table(groups, columns, notes)
+
+
+def attack_names(runs: Sequence[Run]) -> dict[str, str]:
+    """The attacks that any run was evaluated under, in the order of the columns, and what the papers call them."""
+    found = dict.fromkeys(attack for run in runs for point in run.checkpoints.values() for attack in point.accuracy)
+    ordered = [*(name for name in ATTACKS if name in found), *(name for name in found if name not in ATTACKS)]
+    return {name: ATTACKS.get(name, name.upper().replace("_", "-")) for name in ordered}
 
 
 def stability_table(runs: Sequence[Run]) -> Table:
@@ -166,7 +170,9 @@ class Column:
     unsigned: bool = False
 
 
-def _accuracy(attack: str, checkpoint: str) -> Callable[[Run], float | None]:
+def accuracy_of(attack: str, checkpoint: str) -> Callable[[Run], float | None]:
+    """What a run's checkpoint reached under an attack, in percent; None where it was not evaluated."""
+
     def value(run: Run) -> float | None:
         point = run.checkpoints.get(checkpoint)
         return None if point is None or attack not in point.accuracy else 100 * point.accuracy[attack]
@@ -176,7 +182,7 @@ def _accuracy(attack: str, checkpoint: str) -> Callable[[Run], float | None]:
 
 def _difference(attack: str) -> Callable[[Run], float | None]:
     def value(run: Run) -> float | None:
-        best, final = (_accuracy(attack, checkpoint)(run) for checkpoint in ("best", "final"))
+        best, final = (accuracy_of(attack, checkpoint)(run) for checkpoint in ("best", "final"))
         return None if best is None or final is None else best - final
 
     return value
@@ -208,12 +214,16 @@ def _table(groups: Sequence[Group], columns: Sequence[Column], notes: Sequence[s
 
 
 def _cell(column: Column, group: Group) -> Cell | None:
-    values = [column.value(run) for run in group.runs]
+    cell = cell_of([column.value(run) for run in group.runs])
+    return replace(cell, mean=abs(cell.mean)) if cell and column.unsigned else cell
+
+
+def cell_of(values: Sequence[float | None]) -> Cell | None:
+    """Mean and deviation over seeds; None where a seed has no value."""
     known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    if not known or len(known) < len(values):
         return None
-    mean = float(np.mean(known))
-    return Cell(abs(mean) if column.unsigned else mean, float(np.std(known, ddof=1)) if len(known) > 1 else None)
+    return Cell(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
 
 
 def _mark_best(cells: list[Cell | None], groups: Sequence[Group], lowest: bool) -> list[Cell | None]:

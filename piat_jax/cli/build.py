@@ -2,17 +2,31 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from piat_jax import models
 from piat_jax.attacks import ATTACKS
-from piat_jax.averaging import PIAT, RationalWeight, recompute_batch_stats
+from piat_jax.averaging import (
+    EQUAL_WEIGHT,
+    PIAT,
+    Average,
+    Gated,
+    RationalWeight,
+    WarmupDecay,
+    averaged,
+    recompute_batch_stats,
+)
+from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli.config import Config
+from piat_jax.cli.methods import parse_method
+from piat_jax.cli.run_folder import CHECKPOINTS
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import (
     InputError,
@@ -22,12 +36,12 @@ from piat_jax.core.checks import (
     did_you_mean,
 )
 from piat_jax.core.rng import named_key
-from piat_jax.core.types import Array, Attack, EpochEnd, Model, TrainState, Variables
+from piat_jax.core.types import Array, Attack, EpochEnd, Model, Objective, TrainState, Variables
 from piat_jax.data import SOURCES, Dataset, Split, load
 from piat_jax.data.augment import PADDING_MODES, check_augmentation, to_float
 from piat_jax.data.batching import check_batch_size, steps_per_epoch
-from piat_jax.evaluation import correct_under_attack
-from piat_jax.objectives import METHODS, AttackedObjective
+from piat_jax.evaluation import correct_under_attack, worst_class
+from piat_jax.objectives import LAS, METHODS, WRAPPERS, AttackedObjective, Wrapper
 from piat_jax.training import Recipe, piecewise_linear, sgd
 
 
@@ -65,10 +79,13 @@ def problems(config: Config) -> list[str]:
     attempt(check_choice, "evaluation.precision", config.evaluation.precision, ("highest", "default"))
     attempt(model, config, 10)
     attempt(piat, config)
+    attempt(average, config)
     attempt(sgd, 0.1, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
     attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1)
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         attempt(objective, config, model(config, 10), None)
+    if parse_method(config.method).average == "fawa" and not config.dataset.validation_examples:
+        found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
     return list(dict.fromkeys(found))
 
 
@@ -143,19 +160,43 @@ def evaluation_attack(config: Config, name: str) -> Attack | None:
     return bound
 
 
-def objective(config: Config, net: Model, training_attack: Attack | None) -> AttackedObjective:
-    """The method around a model and an attack."""
-    options = dict(config.objective.items())
-    name = options.pop("name")
-    check_choice("objective.name", name, METHODS)
-    known = {field.name for field in dataclasses.fields(METHODS[name])} - {"model", "attack"}
-    for option in options:
-        if option not in known:
-            raise InputError(
-                f"objective.{option} is no option of {name!r}{did_you_mean(option, known)}; "
-                f"choose the method after the colon of --config, which brings its options"
-            )
-    return METHODS[name](model=net, attack=training_attack, **options)  # type: ignore[arg-type]
+def objective(
+    config: Config, net: Model, training_attack: Attack | None, image_shape: Sequence[int] = ()
+) -> AttackedObjective | Wrapper:
+    """The method around a model and an attack; without `image_shape[H, W, C]` no teacher's weights are loaded."""
+    stack = parse_method(config.method)
+    built: AttackedObjective | Wrapper = METHODS[stack.base](
+        model=net, attack=training_attack, **dict(config.objective.items())
+    )  # type: ignore[arg-type]
+    for name in stack.wrappers:
+        options = dict(config[name].items())
+        if name == "las":
+            options["strategy"] = _strategy(config, LAS.num_actions(**options))
+        if name == "kd":
+            options |= {kind: _teacher(config, net, kind, image_shape) for kind in ("standard", "robust")}
+        built = WRAPPERS[name](built, **options)
+    return built
+
+
+def _strategy(config: Config, num_actions: int) -> Model:
+    """LAS-AT's strategy network; the model's own options are used if it is of the same kind."""
+    fields, name = config.model, config.las.strategy
+    options = dict(fields.options.items()) if name == fields.name else {}
+    return models.create(name, num_classes=num_actions, dtype=fields.dtype, **options)
+
+
+def _teacher(config: Config, net: Model, kind: str, image_shape: Sequence[int]) -> Variables:
+    """The best checkpoint of the run that `config.kd.standard` or `config.kd.robust` names."""
+    text = config.kd[kind]
+    if not text:
+        raise InputError(f"kd.{kind} is empty; give the folder of a run trained with another method")
+    saved = Checkpoints(Path(text).expanduser() / CHECKPOINTS)
+    if "best" not in saved:
+        raise InputError(f"kd.{kind}={text!r} has no best checkpoint; give the folder of a finished run")
+    if not image_shape:
+        return Variables({}, {})
+    like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    return saved.load_variables("best", like)
 
 
 def piat(config: Config) -> PIAT:
@@ -169,22 +210,88 @@ def piat(config: Config) -> PIAT:
     )
 
 
-def epoch_end(config: Config, net: Model, images: Array) -> list[EpochEnd]:
-    """The hooks after each epoch; `images` are the training images on the device, uint8."""
-    if not config.piat.enabled:
-        return []
-    hooks: list[EpochEnd] = [jax.jit(piat(config), donate_argnums=0)]
-    if config.piat.batch_stats == "recompute":
-        count = steps_per_epoch(images.shape[0], config.batch_size)
-        batches = images[: count * config.batch_size].reshape(count, config.batch_size, *images.shape[1:])
+def average(config: Config) -> Average | None:
+    """The average beside the weights, if the method has one."""
+    name = parse_method(config.method).average
+    if not name:
+        return None
+    fields, when = config.average, {"start": config.average.start, "epochs": config.epochs}
+    if name == "swa":
+        return Average(EQUAL_WEIGHT, batch_stats="recompute", **when)
+    if name == "seat":
+        return Average(WarmupDecay(fields.decay), period="step", **when)
+    return Average(fields.decay, period="step" if name == "ema" else "epoch", **when)
 
-        @jax.jit
-        def recomputed(state: TrainState, batches: Array) -> TrainState:
-            variables = recompute_batch_stats(net, state.variables, to_float(batches))
-            return dataclasses.replace(state, model_state=variables.model_state)
 
-        hooks.append(lambda state, epoch: recomputed(state, batches))
+def start(config: Config, state: TrainState) -> TrainState:
+    """A fresh state with what PIAT and an average keep beside the weights."""
+    kept = average(config)
+    if parse_method(config.method).piat:
+        state = piat(config).start(state)
+    return kept.start_average(state) if kept else state
+
+
+def epoch_end(config: Config, num_classes: int, train: Split, monitor: Split) -> list[EpochEnd]:
+    """The hooks after each epoch: PIAT, then the average, each followed by new statistics where they are asked for."""
+    hooks: list[EpochEnd] = []
+    stack, kept = parse_method(config.method), average(config)
+    if stack.piat:
+        hooks.append(jax.jit(piat(config), donate_argnums=0))
+        if config.piat.batch_stats == "recompute":
+            hooks.append(_recomputed(config, num_classes, train, lambda state: state.variables, _with_variables))
+    if kept and kept.period == "epoch":
+        hook: EpochEnd = jax.jit(kept, donate_argnums=0)
+        if stack.average == "fawa":
+            hook = Gated(hook, _worst_class_reaches(config, num_classes, monitor))
+        hooks.append(hook)
+        if kept.batch_stats == "recompute":
+            anew = _recomputed(config, num_classes, train, averaged, _with_average)
+            first = round(kept.start * config.epochs)
+            hooks.append(lambda state, epoch: anew(state, epoch) if int(epoch) > first else state)
     return hooks
+
+
+def _recomputed(
+    config: Config,
+    num_classes: int,
+    train: Split,
+    get: Callable[[TrainState], Variables],
+    put: Callable[[TrainState, Variables], TrainState],
+) -> EpochEnd:
+    """Estimates the statistics of some variables anew on the clean training images."""
+    net, images = model(config, num_classes), jnp.asarray(train.images)
+    count = steps_per_epoch(len(images), config.batch_size)
+    batches = images[: count * config.batch_size].reshape(count, config.batch_size, *images.shape[1:])
+
+    @jax.jit
+    def recompute(state: TrainState, batches: Array) -> TrainState:
+        return put(state, recompute_batch_stats(net, get(state), to_float(batches)))
+
+    return lambda state, epoch: recompute(state, batches)
+
+
+def _with_variables(state: TrainState, variables: Variables) -> TrainState:
+    return dataclasses.replace(state, model_state=variables.model_state)
+
+
+def _with_average(state: TrainState, variables: Variables) -> TrainState:
+    assert state.average is not None
+    kept = state.average.variables._replace(model_state=variables.model_state)
+    return dataclasses.replace(state, average=state.average._replace(variables=kept))
+
+
+def _worst_class_reaches(config: Config, num_classes: int, split: Split) -> Callable[[TrainState], bool]:
+    """Whether PGD-10 leaves every class of the held-out images at least `average.threshold` accurate."""
+    correct = evaluator(config, num_classes, split)
+    return lambda state: bool(
+        worst_class(correct(state.variables, evaluation_attack(config, "pgd10")), split.labels, num_classes)
+        >= config.average.threshold
+    )
+
+
+def evaluated(objective: Objective, state: TrainState) -> Variables:
+    """What a method evaluates: the average if one is kept, else what the objective says, mostly the weights."""
+    return averaged(state) if state.average else objective.eval_variables(state.variables, state.objective_state)
 
 
 def schedule(config: Config, steps: int) -> optax.Schedule:
@@ -197,6 +304,7 @@ def recipe(config: Config, num_train: int) -> Recipe:
     learning_rate = schedule(config, steps_per_epoch(num_train, config.batch_size))
     return Recipe(
         optimizer=sgd(learning_rate, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay),
+        step_end=(kept.after_step,) if (kept := average(config)) and kept.period == "step" else (),
         batch_size=config.batch_size,
         crop_padding=config.dataset.crop_padding,
         padding_mode=config.dataset.padding_mode,
@@ -209,35 +317,37 @@ def monitor_name(config: Config) -> str:
     return "validation" if config.dataset.validation_examples else "test"
 
 
-def monitor(config: Config, num_classes: int, split: Split) -> Callable[[TrainState, int], dict[str, float]]:
+def monitor(
+    config: Config, objective: Objective, num_classes: int, split: Split
+) -> Callable[[TrainState, int], dict[str, float]]:
     """Evaluation during training: accuracy of the state under each attack, in the epochs where it is due."""
     attacks = {name: evaluation_attack(config, name) for name in config.evaluation.attacks}
-    accuracy = evaluator(config, num_classes, split)
+    correct = evaluator(config, num_classes, split)
 
     def evaluate(state: TrainState, epoch: int) -> dict[str, float]:
         if epoch % config.evaluation.every_epochs and epoch != config.epochs:
             return {}
         prefix = monitor_name(config)
-        return {f"{prefix}_{name}": accuracy(state.variables, attack) for name, attack in attacks.items()}
+        variables = evaluated(objective, state)
+        return {f"{prefix}_{name}": float(correct(variables, attack).mean()) for name, attack in attacks.items()}
 
     return evaluate
 
 
-def evaluator(config: Config, num_classes: int, split: Split) -> Callable[[Variables, Attack | None], float]:
-    """Accuracy of given weights under an attack on `split`: float32 activations, precise products."""
+def evaluator(config: Config, num_classes: int, split: Split) -> Callable[[Variables, Attack | None], np.ndarray]:
+    """Which examples of `split` given weights classify under an attack: float32 activations, precise products."""
     net = model(config, num_classes, dtype="float32")
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
     key = named_key(jax.random.key(config.seed), "evaluate")
     precision = None if config.evaluation.precision == "default" else config.evaluation.precision
 
-    def accuracy(variables: Variables, attack: Attack | None) -> float:
+    def correct(variables: Variables, attack: Attack | None) -> np.ndarray:
         with jax.default_matmul_precision(precision):
-            correct = correct_under_attack(
+            return correct_under_attack(
                 net, variables, images, labels, attack, key=key, batch_size=config.evaluation.batch_size
             )
-        return float(correct.mean())
 
-    return accuracy
+    return correct
 
 
 def _try(bound: Bound) -> None:

@@ -1,7 +1,6 @@
 """Config files and overrides from the command line: every problem at once, with the nearest name that exists."""
 
 import ast
-import dataclasses
 import runpy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,38 +11,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from piat_jax.core.checks import InputError, did_you_mean
-from piat_jax.objectives import METHODS, AttackedObjective
 
 # A ConfigDict; its fields have no static types.
 Config = Any
-
-
-def parse_method(method: str) -> tuple[str, bool]:
-    """A method's name and whether PIAT is on: "trades+piat" (or "piat_trades"), "trades", "piat" for PGD-AT with PIAT.
-
-    >>> parse_method("piat_nmse"), parse_method("nmse+piat"), parse_method("piat"), parse_method("alp")
-    (('nmse', True), ('nmse', True), ('pgd_at', True), ('alp', False))
-    >>> parse_method("tradse")
-    Traceback (most recent call last):
-    piat_jax.core.checks.InputError: method='tradse' is unknown; did you mean 'trades'?
-    """
-    name = "pgd_at" if method == "piat" else method.removesuffix("+piat").removeprefix("piat_")
-    if name not in METHODS:
-        spellings = [*METHODS, "piat", *(f"{known}+piat" for known in METHODS)]
-        raise InputError(f"method={method!r} is unknown{did_you_mean(method, spellings)}")
-    return name, name != method
-
-
-def method_options(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A method's own hyper-parameters with their defaults, and what it changes of the attack's.
-
-    >>> method_options("trades")
-    ({'beta': 6.0, 'clean_forwards': 2}, {'start': 'normal'})
-    """
-    method = METHODS[name]
-    shared = {field.name for field in dataclasses.fields(AttackedObjective)}
-    own = {field.name: field.default for field in dataclasses.fields(method) if field.name not in shared}
-    return own, dict(method.attack_options)
 
 
 def load_config(text: str) -> Config:

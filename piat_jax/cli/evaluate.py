@@ -75,7 +75,7 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
     saved = Checkpoints(folder / run_folder.CHECKPOINTS)
     net = build.model(config, data.num_classes)
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
-    accuracy = build.evaluator(config, data.num_classes, data.test)
+    correct = build.evaluator(config, data.num_classes, data.test)
     result = {}
     for name in checkpoints:
         variables = saved.load_variables(CHECKPOINTS[name], like)
@@ -83,7 +83,7 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
         result[name] = {"epoch": epoch, "accuracy": {}}
         for attack in config.evaluation.final_attacks:
             began = time.perf_counter()
-            value = accuracy(variables, build.evaluation_attack(config, attack))
+            value = float(correct(variables, build.evaluation_attack(config, attack)).mean())
             result[name]["accuracy"][attack] = value
             print(
                 f"{folder}  {name} (epoch {epoch})  {attack} {100 * value:.2f}%  "

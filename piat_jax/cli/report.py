@@ -4,7 +4,8 @@
     piat-report runs
 
 A folder is a run or holds runs. Writes table.md, table.csv, stability.md and robust_accuracy.png into --out, by default
-the folder `report` in what the given folders have in common.
+the folder `report` in what the given folders have in common. Of methods run without and with PIAT it also writes
+piat.md and, where there are several, piat.png.
 """
 
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from piat_jax.analysis.curves import draw, save
+from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
 from piat_jax.analysis.runs import FILES, load_run
 from piat_jax.analysis.tables import PGD, best_final_table, stability_table
 from piat_jax.cli import arguments, errors
@@ -31,23 +33,30 @@ def main(argv: Sequence[str]) -> None:
     out = Path(values.out).expanduser() if values.out else _common(given) / "report"
     runs = [load_run(folder) for folder in find_runs(given)]
     table, stability = best_final_table(runs), stability_table(runs)
+    pairs = find_pairs(runs)
     plotted = [run for run in runs if len(run.series(PGD)[0])]
-    figure = draw(plotted, training=True) if plotted else None
+    figures = {}
+    if plotted:
+        figures["robust_accuracy.png"] = draw(plotted, training=True)
+    if len(pairs) > 1:
+        figures["piat.png"] = draw_pairs(pairs)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
         texts = {"table.md": table.to_markdown(), "table.csv": table.to_csv(), "stability.md": stability.to_markdown()}
+        if pairs:
+            texts["piat.md"] = "\n".join(piat_table(pairs, name).to_markdown() for name in ("best", "final"))
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
-        if figure:
-            save(figure, out / "robust_accuracy.png")
+        for name, figure in figures.items():
+            save(figure, out / name)
     except OSError as error:
         raise InputError(f"out={str(out)!r} cannot be written ({error}); give another --out") from error
     print(table.to_text())
     for run in runs:
         if run not in plotted:
             print(f"{run.folder} has no {PGD} in its metrics and is not in the figure")
-    for name in [*texts, *(["robust_accuracy.png"] if figure else [])]:
+    for name in (*texts, *figures):
         print(out / name)
 
 

@@ -17,7 +17,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors, run_folder
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.core.checks import InputError
-from piat_jax.core.types import TrainState
+from piat_jax.core.types import Objective, TrainState
 from piat_jax.data.batching import steps_per_epoch
 from piat_jax.training import EpochRecord, Examples, TrainingDivergedError, fit, init_state
 from piat_jax.training.metrics import MetricsWriter, has_tensorboard
@@ -45,11 +45,10 @@ def read_config(text: str, overrides: dict[str, str]) -> Config:
     config = load_config(text)
     found = [
         f"config.{name} cannot be set; choose the method after the colon: --config=FILE:{overrides.pop(name)}"
-        for name in ("method", "objective.name")
+        for name in ("method",)
         if name in overrides
     ]
     found += apply_overrides(config, overrides)
-    config.method = config.objective.name + ("+piat" if config.piat.enabled else "")
     found += build.problems(config)
     if found:
         raise InputError("\n".join(found))
@@ -61,15 +60,14 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
     run_folder.check_folder(folder, config, resume=resume, overwrite=overwrite)
     data, training_split, monitor = build.dataset(config)
     net = build.model(config, data.num_classes)
-    objective = build.objective(config, net, build.attack(config))
+    objective = build.objective(config, net, build.attack(config), training_split.images.shape[1:])
     recipe = build.recipe(config, len(training_split.labels))
     key = jax.random.key(config.seed)
 
     images = jnp.asarray(training_split.images)
     examples = Examples(images, jnp.asarray(training_split.labels))
     state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key)
-    if config.piat.enabled:
-        state = build.piat(config).start(state)
+    state = build.start(config, state)
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
     if resume and "last" in checkpoints:
         state = checkpoints.load_state("last", state)
@@ -85,7 +83,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
         config.epochs, first_epoch=int(state.epoch) + 1, images_per_epoch=steps * config.batch_size
     )
     _announce(config, folder, len(examples.labels), state)
-    on_epoch = _recorder(config, checkpoints, writer, progress, steps)
+    on_epoch = _recorder(config, objective, checkpoints, writer, progress, steps)
     try:
         fit(
             state,
@@ -94,8 +92,8 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
             key=key,
             recipe=recipe,
             epochs=config.epochs,
-            epoch_end=build.epoch_end(config, net, images),
-            evaluate=build.monitor(config, data.num_classes, monitor),
+            epoch_end=build.epoch_end(config, data.num_classes, training_split, monitor),
+            evaluate=build.monitor(config, objective, data.num_classes, monitor),
             on_epoch=on_epoch,
             on_chunk=progress.chunk,
             steps_per_chunk=config.log.steps_per_chunk,
@@ -113,7 +111,12 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
 
 
 def _recorder(
-    config: Config, checkpoints: Checkpoints, writer: MetricsWriter, progress: TrainingProgress, steps: int
+    config: Config,
+    objective: Objective,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    progress: TrainingProgress,
+    steps: int,
 ) -> Callable[[TrainState, EpochRecord], None]:
     """What happens last in an epoch: save, log, show."""
     score_name = f"{build.monitor_name(config)}_{config.evaluation.select}"
@@ -137,9 +140,9 @@ def _recorder(
         )
         # After the metrics: a run killed in between goes on from the epoch before and writes both again.
         if epoch.scores.get(score_name, -1.0) > best_before:
-            checkpoints.save("best", state, info)
+            checkpoints.save("best", state, info, build.evaluated(objective, state))
         if epoch.epoch % config.checkpoint.every_epochs == 0 or epoch.epoch == config.epochs:
-            checkpoints.save("last", state, info)
+            checkpoints.save("last", state, info, build.evaluated(objective, state))
         shown = {"loss": epoch.train["loss"], "train": epoch.train["adversarial_accuracy"], **epoch.scores}
         progress.epoch(epoch.epoch, shown, epoch.images_per_second)
 

@@ -1,5 +1,7 @@
 """Adversarial weight perturbation (Wu et al., 2020)."""
 
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -28,6 +30,9 @@ class AWP(Wrapper):
 
     gamma: float = 0.01
     start: float = 0.0
+
+    inner_options: ClassVar[dict[str, Any]] = {"pgd_at": {"attack_batch_norm": "train"}}
+    variants: ClassVar[dict[str, Any]] = {"trades": {"gamma": 0.005, "start": 10 / 200}}
 
     def perturb_weights(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context

@@ -206,7 +206,12 @@ class Wrapper(_Shared):
 
     inner: Any = dataclasses.field(kw_only=False)
 
+    # For configs: what the wrapper's paper sets differently of the attack, of the method inside, and of the wrapper
+    # itself. The keys of the last two are the name of the method inside, or a whole stack such as "pgd_at+awp".
     attack_options: ClassVar[Mapping[str, Any]] = {}
+    inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    default_inner: ClassVar[str] = "pgd_at"
 
     def __post_init__(self) -> None:
         self.check_fields()

@@ -1,0 +1,145 @@
+"""Every method from its config line: it trains, alone and with PIAT, resumes exactly, and compiles once."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.cli import build
+from piat_jax.cli.methods import AVERAGES, CATALOG, TEXT_FIELDS
+from piat_jax.cli.run_folder import CHECKPOINTS
+from piat_jax.cli.train import read_config
+from piat_jax.core.types import Batch, Context, Variables
+from piat_jax.data import Split
+from piat_jax.objectives import METHODS, WRAPPERS
+from piat_jax.training import Examples, fit, init_state, train_steps
+
+RNG = np.random.default_rng(0)
+TRAIN = Split(RNG.integers(0, 256, (16, 4, 4, 1), np.uint8), RNG.integers(0, 3, 16).astype(np.int32))
+SMALL = {
+    "model.name": "mlp",
+    "batch_size": "8",
+    "epochs": "2",
+    "attack.steps": "2",
+    "optimizer.lr_values": "0.05,0.05,0.05,0.05",
+    "evaluation.batch_size": "16",
+    "dataset.validation_examples": "8",
+}
+STACKS = (
+    *METHODS,
+    *WRAPPERS,
+    *AVERAGES,
+    *(f"{base}+{name}" for base in ("trades", "mart") for name in ("mail", "consistency", "rpat", "fat")),
+    *(f"trades+{name}" for name in ("awp", "cfa", "ecas", "las")),
+    "awp+ecas", "awp+las", "consistency+rpat", "trades+awp+rat", "kd+swa", "trades+rpat+awp+ecas+ema",
+)  # fmt: skip
+KEY = jax.random.key(5)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A folder with a checkpoint to be taught by."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = read_config("configs/embedded.py", SMALL)
+    objective = build.objective(config, build.model(config, 3), build.attack(config))
+    state = init_state(objective, build.recipe(config, 16).optimizer, jnp.zeros((1, 4, 4, 1)), key=KEY)
+    Checkpoints(folder / CHECKPOINTS).save("best", state, {"epoch": 1})
+    return folder
+
+
+def read(method, teacher, **more):
+    fields = dict(SMALL)
+    parts = method.split("+")
+    if "kd" in parts:
+        fields |= {"kd.standard": str(teacher), "kd.robust": str(teacher)}
+    if "las" in parts:
+        fields |= {"las.strategy": "mlp", "las.interval": "2", "las.step_counts": "1,2"}
+    # What begins late begins in the second epoch.
+    config = read_config(f"configs/embedded.py:{method}", {})
+    for part in [*WRAPPERS, "average"]:
+        if part in config and "start" in config[part]:
+            fields[f"{part}.start"] = "0.5"
+    return read_config(f"configs/embedded.py:{method}", {**fields, **more})
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(one), jax.tree.leaves(other))
+
+
+@pytest.mark.parametrize("method", STACKS)
+def test_trains_alone_and_with_piat_resumes_and_compiles_once(method, teacher, tmp_path):
+    compiled = train_steps._cache_size()
+    recipe = None
+    for name in (method, f"{method}+piat"):
+        config = read(name, teacher)
+        net = build.model(config, 3)
+        objective = build.objective(config, net, build.attack(config), (4, 4, 1))
+        # One optimizer object, as equal ones would not share a compilation.
+        recipe = recipe or build.recipe(config, 16)
+        hooks = build.epoch_end(config, 3, TRAIN, TRAIN)
+        checkpoints = Checkpoints(tmp_path / name)
+
+        def start():
+            state = init_state(objective, recipe.optimizer, jnp.zeros((1, 4, 4, 1)), key=KEY)  # noqa: B023
+            return build.start(config, state)  # noqa: B023
+
+        def save(state, record):
+            if record.epoch == 1:
+                checkpoints.save("last", state, {"epoch": 1})  # noqa: B023
+            for metric in record.train.values():
+                assert np.isfinite(metric)
+
+        train = functools.partial(
+            fit,
+            objective=objective,
+            examples=Examples(*map(jnp.asarray, TRAIN)),
+            key=KEY,
+            recipe=recipe,
+            epochs=2,
+            epoch_end=hooks,
+        )
+        first = jax.tree.map(np.asarray, start().params)
+        whole = train(start(), on_epoch=save)
+        same(whole_leaves := jax.tree.leaves(_data(whole)), jax.tree.leaves(_data(train(_load(checkpoints, start())))))
+        assert all(np.all(np.isfinite(leaf)) for leaf in whole_leaves)
+        assert not np.array_equal(first["linear"]["dense"]["kernel"], whole.params["linear"]["dense"]["kernel"])
+        variables = build.evaluated(objective, whole)
+        assert jax.tree.structure(variables) == jax.tree.structure(whole.variables)
+    assert train_steps._cache_size() == compiled + 1
+
+
+def _load(checkpoints, state):
+    return checkpoints.load_state("last", state)
+
+
+def _data(state):
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+@pytest.mark.parametrize("method", STACKS)
+def test_no_gradient_flows_through_crafting(method, teacher):
+    config = read(method, teacher)
+    objective = build.objective(config, build.model(config, 3), build.attack(config), (4, 4, 1))
+    images = jnp.asarray(TRAIN.images[:4] / 255, jnp.float32)
+    labels = jnp.arange(4) % 3
+    size = objective.views
+    batch = Batch(jnp.tile(images, (size, 1, 1, 1)), jnp.tile(labels, size), jnp.arange(4 * size))
+    variables = objective.model.init(jax.random.key(0), images[:1])
+    state = objective.init(variables, images[:1], key=KEY)
+    context = Context(jax.random.key(0), jnp.int32(0), jnp.int32(5), jnp.int32(10))
+
+    @jax.jit
+    @jax.grad
+    def through(params):
+        return jnp.sum(objective.perturb(Variables(params, variables.model_state), state, batch, context).images)
+
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(through(variables.params)))
+
+
+def test_everything_is_in_the_catalog_and_in_a_stack():
+    assert set(CATALOG) == {*METHODS, *WRAPPERS, *AVERAGES, "piat"}
+    assert set(TEXT_FIELDS) <= set(WRAPPERS)
