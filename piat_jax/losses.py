@@ -5,6 +5,7 @@ No model and no key. What an attack is given is maximised, what an objective ret
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import xlogy
 
 from piat_jax.core.types import Array
 
@@ -44,6 +45,34 @@ def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:
     return -jnp.maximum(label_logit - best_other + kappa, 0.0)
 
 
+def probability_margin(logits: Array, labels: Array) -> Array:
+    """`max_{j != y} p_j - p_y`, from -1 (sure of the label) to 1 (sure of another class).
+
+    >>> probability_margin(jnp.zeros((1, 4)), jnp.array([0])).tolist()
+    [0.0]
+    """
+    of_label, best_other = _label_and_best_other(logits, labels)
+    return best_other - of_label
+
+
+def boosted_cross_entropy(logits: Array, labels: Array) -> Array:
+    """BCE: `-log p_y - log(1.0001 - max_{j != y} p_j + 1e-12)` (MART).
+
+    The constants are those of MART's code, so the second term lies between -1e-4 and 9.21; the paper writes 1 and 0.
+
+    >>> round(boosted_cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).item(), 3)
+    1.386
+    """
+    _, best_other = _label_and_best_other(logits, labels)
+    return cross_entropy(logits, labels) - jnp.log(1.0001 - best_other + 1e-12)
+
+
+def _label_and_best_other(logits: Array, labels: Array) -> tuple[Array, Array]:
+    p = jax.nn.softmax(logits.astype(jnp.float32))
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return jnp.sum(jnp.where(is_label, p, 0.0), axis=-1), jnp.max(jnp.where(is_label, 0.0, p), axis=-1)
+
+
 def kl_divergence(logits: Array, other_logits: Array) -> Array:
     """`KL(p || q) = sum_c p_c (log p_c - log q_c)` with `p = softmax(logits)`, `q = softmax(other_logits)`.
 
@@ -57,6 +86,32 @@ def kl_divergence(logits: Array, other_logits: Array) -> Array:
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
+def kl_from_target(target: Array, logits: Array) -> Array:
+    """`KL(t || p) = sum_c t_c (log t_c - log p_c)` with `p = softmax(logits)`; classes with `t_c = 0` count 0.
+
+    >>> round(kl_from_target(jnp.array([[1.0, 0.0]]), jnp.zeros((1, 2))).item(), 4)
+    0.6931
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jnp.sum(xlogy(target, target) - target * log_p, axis=-1)
+
+
+def jensen_shannon(logits: Array, other_logits: Array, *, temperature: Array | float = 1.0) -> Array:
+    """`[KL(p || m) + KL(q || m)] / 2` with `p`, `q` softmaxes of `logits / temperature`, `m = (p + q) / 2`.
+
+    Symmetric, in [0, log 2]; gradients flow through both arguments. As in Consistency-AT's code, m is at least 1e-8
+    in the logarithm, and nothing makes up for the temperature (no factor `temperature^2`).
+
+    >>> round(jensen_shannon(jnp.array([[0.0, 200.0]]), jnp.array([[200.0, 0.0]])).item(), 4)
+    0.6931
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    log_q = jax.nn.log_softmax(other_logits.astype(jnp.float32) / temperature)
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    log_m = jnp.log(jnp.maximum((p + q) / 2, 1e-8))
+    return jnp.sum(p * (log_p - log_m) + q * (log_q - log_m), axis=-1) / 2
+
+
 def squared_distance(logits: Array, other_logits: Array) -> Array:
     """`|z - z'|^2`, summed over classes: adversarial logit pairing (PIAT paper, Eq. 8).
 
@@ -66,6 +121,16 @@ def squared_distance(logits: Array, other_logits: Array) -> Array:
     [5.0]
     """
     return jnp.sum((logits.astype(jnp.float32) - other_logits.astype(jnp.float32)) ** 2, axis=-1)
+
+
+def cosine_distance(logits: Array, other_logits: Array) -> Array:
+    """`1 - cos(z, z')` in [0, 2], computed as `| z/|z| - z'/|z'| |^2 / 2`, which is 0 where both vectors are.
+
+    >>> cosine_distance(jnp.array([[3.0, 4.0]]), jnp.array([[-6.0, -8.0]])).round(4).tolist()
+    [2.0]
+    """
+    difference = _unit(logits.astype(jnp.float32)) - _unit(other_logits.astype(jnp.float32))
+    return jnp.sum(difference**2, axis=-1) / 2
 
 
 def normalized_mse(logits: Array, adversarial_logits: Array, labels: Array, *, weight_gradient: bool = True) -> Array:

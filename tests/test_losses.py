@@ -28,6 +28,18 @@ def margin(kappa):
     return -np.maximum(Z[ROWS, LABELS] - others + kappa, 0)
 
 
+def best_other(p):
+    return np.where(np.arange(4)[None] == LABELS[:, None], 0, p).max(-1)
+
+
+def jensen_shannon(z, other):
+    p, q = softmax(z), softmax(other)
+    m = (p + q) / 2
+    return ((p * np.log(p / m)).sum(-1) + (q * np.log(q / m)).sum(-1)) / 2
+
+
+P = softmax(Z)
+TARGET = np.eye(4)[LABELS] / 2 + np.eye(4)[(LABELS + 1) % 4] / 2
 WEIGHT = 1 - softmax(Z)[ROWS, LABELS]
 VALUES = {
     "cross_entropy": (lambda z, _: losses.cross_entropy(z, LABELS), -np.log(softmax(Z)[ROWS, LABELS])),
@@ -35,6 +47,14 @@ VALUES = {
     "margin_1": (lambda z, _: losses.margin(z, LABELS, kappa=1.0), margin(1.0)),
     "margin_50": (lambda z, _: losses.margin(z, LABELS), margin(50.0)),
     "kl": (losses.kl_divergence, (softmax(Z) * (np.log(softmax(Z)) - np.log(softmax(OTHER)))).sum(-1)),
+    "probability_margin": (lambda z, _: losses.probability_margin(z, LABELS), best_other(P) - P[ROWS, LABELS]),
+    "boosted": (
+        lambda z, _: losses.boosted_cross_entropy(z, LABELS),
+        -np.log(P[ROWS, LABELS]) - np.log(1.0001 - best_other(P) + 1e-12),
+    ),
+    "kl_from_target": (lambda z, _: losses.kl_from_target(jnp.float32(TARGET), z), (TARGET * np.log(0.5 / P)).sum(-1)),
+    "jensen_shannon": (losses.jensen_shannon, jensen_shannon(Z, OTHER)),
+    "cosine": (losses.cosine_distance, 1 - (unit(Z) * unit(OTHER)).sum(-1)),
     "squared": (losses.squared_distance, ((Z - OTHER) ** 2).sum(-1)),
     "nmse": (
         lambda z, o: losses.normalized_mse(z, o, LABELS),
@@ -124,6 +144,39 @@ class TestKL:
         value, gradients = jax.value_and_grad(lambda z, o: losses.kl_divergence(z, o).sum(), (0, 1))(z, z)
         assert value == 0
         np.testing.assert_allclose(jnp.stack(gradients), 0, atol=1e-6)
+
+
+class TestBoosted:
+    def test_bounds_are_those_of_the_constants(self):
+        sure = jnp.array([[50.0, 0.0, 0.0], [0.0, 50.0, 0.0]])
+        value = losses.boosted_cross_entropy(sure, jnp.array([0, 0]))
+        np.testing.assert_allclose(value, [-np.log(1.0001), 50 - np.log(1e-4)], atol=2e-2, rtol=1e-5)
+        assert value[0] < -9e-5
+
+
+class TestJensenShannon:
+    def test_laws(self):
+        z, other = jnp.float32(Z), jnp.float32(OTHER)
+        value = losses.jensen_shannon(z, other)
+        assert np.all((value >= 0) & (value <= np.log(2)))
+        np.testing.assert_allclose(losses.jensen_shannon(other, z), value, rtol=1e-5)
+        np.testing.assert_allclose(losses.jensen_shannon(z, z), 0, atol=1e-7)
+        np.testing.assert_allclose(
+            losses.jensen_shannon(1e3 * jnp.eye(2), 1e3 * jnp.eye(2)[::-1]), np.log(2), rtol=1e-6
+        )
+
+    def test_temperature_scales_the_logits(self):
+        z, other = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 1.0]])
+        sharp = losses.jensen_shannon(z, other, temperature=0.5)
+        np.testing.assert_allclose(sharp, losses.jensen_shannon(2 * z, 2 * other), rtol=1e-6)
+
+
+class TestCosine:
+    def test_zero_vectors_are_no_distance_apart(self):
+        zero = jnp.zeros((6, 4))
+        value, gradient = jax.value_and_grad(lambda z: losses.cosine_distance(z, zero).sum())(zero)
+        assert value == 0
+        assert np.all(np.isfinite(gradient))
 
 
 class TestNormalizedMSE:

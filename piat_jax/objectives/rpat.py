@@ -1,0 +1,87 @@
+"""Robust perception adversarial training (Wang & Liu, 2025)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.core.checks import check_choice, check_range
+from piat_jax.core.types import AdversarialBatch, Array, Context, PyTree
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, static
+
+DISTANCES = {
+    "mse": lambda first, second: jnp.mean((first - second) ** 2, axis=-1),
+    "kl": losses.kl_divergence,
+    "js": losses.jensen_shannon,
+    "cosine": losses.cosine_distance,
+}
+
+
+@objective
+class RPAT(Wrapper):
+    """RPAT around any method: plus `weight mean_i D( (z~_i - z_i) / alpha, (z'_i - z~_i) / (1 - alpha) )`.
+
+    `z~` are the logits at `x~ = x + alpha (x' - x)`. The term is 0 for a model that is linear between x and x'.
+    Gradients flow through all three logit vectors.
+
+    Train-mode forwards: those inside, then x~, then x where it is not among them: x', x~, x around PGD-AT (2B images
+    around Consistency), x, x', x, x~ around TRADES, x, x', x~ around MART.
+
+    Attributes:
+      inner: the method.
+      weight: 1, for the "code" scale.
+      alpha: share of the perturbation at the point between. This is the paper's side; the rate r of the benchmarks'
+        code is the clean image's share, `1 - alpha`. Both use 0.5.
+      scale: "paper", the differences as above, or "code", both times `alpha (1 - alpha)`. The squared distance is then
+        that of the released code, between `z~` and `(1 - alpha) z + alpha z'`; the paper's is 16 times as large at
+        alpha = 0.5.
+      distance: D: "mse", mean over classes; "kl", `KL(softmax(first) || softmax(second))`; "js", Jensen-Shannon of the
+        same softmaxes; "cosine", 1 minus the cosine of the two vectors, for which the scale is without effect.
+      start: share of the run's epochs before it begins.
+
+    Source: Wang & Liu (2025), arXiv:2508.02186, Eq. 3, and the code of its benchmarks. The paper names KL, JS and
+    cosine as other measures between the two items of Eq. 3 (Section 4.2, Figure 4a) without formulas, and the code of
+    the benchmarks has only MSE. So D takes the two differences as they stand, in Eq. 3's order; KL and JS need
+    distributions, hence the softmax, and "code" is a temperature to them. The "KL loss" of Section 5.3 belongs to
+    ReBAT, against a teacher, and is another method. Around MART, beta is 6.
+    """
+
+    weight: float = 1.0
+    alpha: float = 0.5
+    scale: str = static(default="code")
+    distance: str = static(default="mse")
+    start: float = 0.0
+
+    inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"mart": {"beta": 6.0}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # At 0 and 1 one difference is that of a point and itself.
+        check_range("alpha", self.alpha, 0.01, 0.99)
+        check_choice("scale", self.scale, ("code", "paper"))
+        check_choice("distance", self.distance, DISTANCES)
+
+    @property
+    def forwards(self) -> tuple[str, ...]:
+        """Those inside, then the point between, then clean if it has not been."""
+        inner = super().forwards
+        return (*inner, "mid", *(() if "clean" in inner else ("clean",)))
+
+    def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
+        """Those inside, and the point between."""
+        inputs = super().inputs(batch)
+        clean = inputs["clean"]
+        return {**inputs, "mid": clean + self.alpha * (inputs["adversarial"] - clean)}
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """The terms inside, and the distance of the two differences."""
+        terms = super().terms(outputs, objective_state, context)
+        clean, mid, adversarial = (outputs.logits[k].astype(jnp.float32) for k in ("clean", "mid", "adversarial"))
+        first, second = (1.0 - self.alpha) * (mid - clean), self.alpha * (adversarial - mid)
+        if self.scale == "paper":
+            first, second = (d / (self.alpha * (1.0 - self.alpha)) for d in (first, second))
+        distance = DISTANCES[self.distance](first, second)
+        weight = jnp.where(reached(self.start, context), self.weight, 0.0)
+        metrics = {**terms.metrics, "robust_perception": jnp.mean(distance)}
+        return terms._replace(other=terms.other + weight * distance, metrics=metrics)
