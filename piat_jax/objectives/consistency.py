@@ -25,7 +25,7 @@ class Consistency(Wrapper):
       weight: 1, the code's default.
       temperature: T; below 1 it sharpens the predictions.
 
-    Source: Tack et al. (2022), arXiv:2103.04550, and its code. Around TRADES it forwards the clean batch once; around
+    Source: Tack et al. (2022), arXiv:2103.04623, and its code. Around TRADES it forwards the clean batch once; around
     MART beta is 6. Its augmentation (AutoAugment and Cutout) is the data's matter.
     """
 
