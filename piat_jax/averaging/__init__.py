@@ -1,5 +1,6 @@
-"""Averages of weights over training: PIAT's interpolation, as a hook and for optax, and what BatchNorm needs after."""
+"""Averages of weights over training: PIAT's interpolation, as a hook and for optax, and averages beside the weights."""
 
+from piat_jax.averaging.average import EQUAL_WEIGHT, Average, Gated, WarmupDecay, averaged
 from piat_jax.averaging.batch_stats import recompute_batch_stats
 from piat_jax.averaging.interpolation import (
     InterpolateParamsState,
@@ -12,9 +13,14 @@ from piat_jax.averaging.interpolation import (
 from piat_jax.averaging.piat import PIAT
 
 __all__ = [
+    "EQUAL_WEIGHT",
     "PIAT",
+    "Average",
+    "Gated",
     "InterpolateParamsState",
     "RationalWeight",
+    "WarmupDecay",
+    "averaged",
     "eval_params",
     "interpolate",
     "interpolate_params",

@@ -55,6 +55,22 @@ def correct_under_attack(
     return np.concatenate(jax.device_get(results))[:count]
 
 
+def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_classes: int) -> Array:
+    """The accuracy of the class that has the lowest; classes without examples do not count.
+
+    Args:
+      correct: `[N]` bool, such as `correct_under_attack` returns.
+      labels: `[N]`.
+      num_classes: K.
+
+    >>> worst_class(jnp.array([True, True, False, True]), jnp.array([0, 1, 1, 3]), num_classes=4).item()
+    0.5
+    """
+    total = jnp.zeros(num_classes).at[labels].add(1.0)
+    right = jnp.zeros(num_classes).at[labels].add(jnp.asarray(correct, jnp.float32))
+    return jnp.min(jnp.where(total > 0, right / jnp.maximum(total, 1.0), 1.0))
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def _correct_block(
     model: Model, variables: Variables, images: Array, labels: Array, indices: Array, attack: Attack | None, key: Array

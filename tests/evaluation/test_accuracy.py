@@ -10,7 +10,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.data.augment import to_float
 from piat_jax.evaluation import correct_under_attack
-from piat_jax.evaluation.accuracy import _correct_block
+from piat_jax.evaluation.accuracy import _correct_block, worst_class
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,15 @@ def test_a_larger_radius_never_helps_and_compiles_nothing(setup):
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[-1] == 0
     assert len(set(counts)) == 1
+
+
+def test_worst_class_is_the_lowest_accuracy_of_a_class_that_occurs():
+    rng = np.random.default_rng(0)
+    labels, correct = rng.choice([0, 1, 3], 60), rng.uniform(size=60) < 0.6  # class 2 has no example
+    by_class = [correct[labels == k].mean() for k in (0, 1, 3)]
+    assert len(set(by_class)) == 3
+    worst = jax.jit(worst_class, static_argnums=2)(correct, labels, 4)
+    np.testing.assert_allclose(worst, min(by_class), rtol=1e-6)
 
 
 def test_bad_batch_size(setup):

@@ -1,0 +1,175 @@
+"""Averages kept beside the weights, from which training never goes on: EMA, SEAT, SWA and FAWA are one rule."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.averaging.interpolation import (
+    PAPER_WEIGHT,
+    RationalWeight,
+    Weight,
+    check_weight,
+    interpolate,
+    weight_at,
+)
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
+from piat_jax.core.types import Array, EpochEnd, PyTree, TrainState, Variables, WeightAverage
+
+PERIODS = ("step", "epoch")
+BATCH_STATS = ("interpolate", "recompute")
+
+EQUAL_WEIGHT = RationalWeight(a=1.0, b=0.0, c=1.0, d=1.0)
+"""`n / (n + 1)` after n states: every state counts alike, so the average is their arithmetic mean (SWA)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupDecay:
+    """`min(limit, (n + 1) / (n + 10))`: PIAT's schedule up to a limit, as SEAT's moving average has it.
+
+    Attributes:
+      limit: 0.999 in SEAT.
+
+    Raises:
+      InputError: a limit outside [0, 1].
+
+    >>> [round(float(WarmupDecay()(n)), 3) for n in (1, 8, 100000)]
+    [0.182, 0.5, 0.999]
+    """
+
+    limit: float = 0.999
+
+    def __post_init__(self) -> None:
+        check_range("limit", self.limit, 0, 1)
+
+    def __call__(self, n: jax.typing.ArrayLike) -> Array:
+        """The weight of the past after n averaged states."""
+        return jnp.minimum(PAPER_WEIGHT(n), self.limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """`average <- w_n average + (1 - w_n) current` after each step or epoch, in `TrainState.average`.
+
+    The first averaged state is copied, and n counts the states averaged before this one. `start_average` makes room in
+    the state before training. As the compiled loop's `step_end` use `after_step`; the object itself is an `EpochEnd`,
+    to be run after PIAT's, so that it averages `theta'_n`. Whichever the period does not concern changes nothing.
+
+    - EMA: `Average(0.999, period="step")`
+    - SEAT: `Average(WarmupDecay(0.999), period="step")`
+    - SWA: `Average(EQUAL_WEIGHT, start=55 / 200, epochs=200, batch_stats="recompute")`
+    - FAWA: `Gated(Average(0.88), accept)`, with a validation score in `accept`
+
+    Attributes:
+      weight: `w`, what remains of the average: a constant in [0, 1], or a schedule n -> w_n. Equal averages share one
+        compilation if their weights compare equal.
+      period: what is averaged, the state after each "step" or after each "epoch".
+      start: share of the run's epochs before the first averaged state: 55/200 in KD+SWA, whose first is that of
+        epoch 55 (0-based). 0 averages from the beginning.
+      epochs: how many the run has; needed where `start` is above 0.
+      batch_stats: "interpolate" averages the running statistics as the weights (EMA, SEAT, FAWA). "recompute" keeps
+        those of the current weights, and whoever holds the data follows with `recompute_batch_stats` before the
+        average is evaluated (SWA: on clean training images).
+
+    Raises:
+      InputError: an unknown choice or a value out of range; called on a state without room for an average.
+
+    Source: Wang & Wang (2022), arXiv:2203.09678 (SEAT; its code's average starts from the random weights, which keep a
+    tenth after one step and next to nothing soon after; here from the weights after the first step). Izmailov et al.
+    (2018), arXiv:1803.05407 (SWA). Wei et al. (2023), arXiv:2303.14460 (FAWA).
+
+    >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
+    >>> mean = Average(EQUAL_WEIGHT)
+    >>> state = mean.start_average(TrainState(params={"w": jnp.array(8.0)}, **fields))
+    >>> for epoch, w in enumerate((1.0, 2.0, 6.0), 1):
+    ...     state = mean(dataclasses.replace(state, params={"w": jnp.array(w)}), epoch)
+    >>> averaged(state).params["w"].item()
+    3.0
+    """
+
+    weight: Weight
+    period: str = "epoch"
+    start: float = 0.0
+    epochs: int | None = None
+    batch_stats: str = "interpolate"
+
+    def __post_init__(self) -> None:
+        check_weight(self.weight)
+        check_choice("period", self.period, PERIODS)
+        check_range("start", self.start, 0, 1)
+        check_choice("batch_stats", self.batch_stats, BATCH_STATS)
+        if self.epochs is not None:
+            check_at_least("epochs", self.epochs, 1)
+        elif self.start > 0:
+            raise InputError(f"start={self.start} is a share of the run; give its epochs as well")
+
+    def start_average(self, state: TrainState) -> TrainState:
+        """The state with room for an average of which nothing counts yet; to be called once, before training."""
+        return dataclasses.replace(state, average=WeightAverage(_copy(state.variables), jnp.zeros((), jnp.int32)))
+
+    def after_step(self, state: TrainState) -> TrainState:
+        """The state after an optimizer step of epoch `state.epoch` (0-based); pure, for the compiled loop."""
+        return self._update(state, state.epoch) if self.period == "step" else state
+
+    def __call__(self, state: TrainState, epoch: Array | int) -> TrainState:
+        """The state at the end of `epoch` (1-based, traced or not)."""
+        return self._update(state, epoch - 1) if self.period == "epoch" else state
+
+    def _update(self, state: TrainState, epoch: Array | int) -> TrainState:
+        if state.average is None:
+            raise InputError("state.average is None; call Average.start_average(state) once, before training")
+
+        def updated(average: WeightAverage, current: Variables) -> WeightAverage:
+            weight = jnp.where(average.count == 0, 0.0, weight_at(self.weight, average.count))
+            model_state = current.model_state
+            if self.batch_stats == "interpolate":
+                model_state = interpolate(average.variables.model_state, model_state, weight)
+            params = interpolate(average.variables.params, current.params, weight)
+            return WeightAverage(Variables(params, model_state), average.count + 1)
+
+        first = round(self.start * (self.epochs or 0))
+        average = jax.lax.cond(
+            jnp.asarray(epoch) >= first, updated, lambda average, _: average, state.average, state.variables
+        )
+        return dataclasses.replace(state, average=average)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated:
+    """An epoch-end hook that runs only after the epochs a score accepts: FAWA's "fairness aware" average.
+
+    Not compiled: `accept` looks at data. CFA averages where the worst class (`evaluation.accuracy.worst_class`) of the
+    validation examples under PGD-10 is at least 0.2, with the weight 0.88 on the past.
+
+    Attributes:
+      hook: an `Average`, or its compiled form.
+      accept: whether the state, as the hooks before left it, is to be averaged.
+
+    Source: Wei et al. (2023), arXiv:2303.14460, and its code: threshold 0.2 as its README runs it (0.24 by
+    default). Its average is a random network until the first accepted epoch; `averaged` gives the current weights.
+    """
+
+    hook: EpochEnd
+    accept: Callable[[TrainState], bool]
+
+    def __call__(self, state: TrainState, epoch: Array | int) -> TrainState:
+        """The state at the end of `epoch` (1-based)."""
+        return self.hook(state, jnp.asarray(epoch)) if self.accept(state) else state
+
+
+def averaged(state: TrainState) -> Variables:
+    """What to evaluate as the average; before the first averaged state, the current weights.
+
+    Raises:
+      InputError: the state has no room for an average.
+    """
+    if state.average is None:
+        raise InputError("state.average is None; call Average.start_average(state) once, before training")
+    any_yet = state.average.count > 0
+    return jax.tree.map(lambda mean, now: jnp.where(any_yet, mean, now), state.average.variables, state.variables)
+
+
+def _copy(tree: PyTree) -> PyTree:
+    # Buffers of their own: a training step that donates its state gives each of them away once.
+    return jax.tree.map(jnp.copy, tree)

@@ -1,0 +1,117 @@
+"""Class-wise calibrated fair adversarial training (Wei et al., 2023)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.core.checks import check_range
+from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached
+from piat_jax.objectives.trades import TRADES
+
+
+@objective
+class CFA(Wrapper):
+    """CFA around any method: class k is attacked within `(lambda1 + t_k) eps`, t_k being its robust accuracy.
+
+    Around TRADES the loss is calibrated as well (CCR): `mean_i [ (1 - b_i) CE(z_i, y_i) + b_i KL(p_i || p'_i) ]` with
+    `b_k = (lambda2 + t_k) beta / (1 + (lambda2 + t_k) beta)`. That is TRADES's loss with `(lambda2 + t_k) beta` in
+    place of beta, divided by `1 + (lambda2 + t_k) beta`; terms that wrappers inside add are divided alike. Around other
+    methods only the radii change (CCM). Until `start`, and for a class not counted yet, both factors are 1.
+
+    t_k is counted during the epoch before, on the training adversaries, with the logits that the loss is made of.
+
+    Train-mode forwards: those inside.
+
+    Attributes:
+      inner: the method.
+      eps: the attack's; a radius that a wrapper outside sets per example takes its place.
+      lambda1: of the radii, 0.5.
+      lambda2: of the weights, 0.5.
+      start: share of the run's epochs before it begins, 10/200.
+
+    Source: Wei et al. (2023), arXiv:2303.14460, and its code. Three things differ from the code. It takes t_k as
+    `K count_k / N`, which assumes balanced classes; here it is the class's own share. It forwards the clean batch in
+    training mode after each step, for logging; not done here. It knows ten classes only; here they are the model's. The
+    step size stays the attack's for every class, as there. The third part, the average of the weights over epochs whose
+    worst class is good enough (FAWA), is `averaging.Gated`.
+    """
+
+    eps: float = 8 / 255
+    lambda1: float = 0.5
+    lambda2: float = 0.5
+    start: float = 10 / 200
+
+    inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("start", self.start, 0, 1)
+
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> dict[str, Array]:
+        """Counts of this epoch and rates of the one before, `[K]` each."""
+        classes = jax.eval_shape(
+            lambda x: self.model.apply(variables.params, variables.model_state, x, train=False)[0], images
+        ).shape[-1]
+        return {
+            "robust": jnp.zeros(classes, jnp.int32),
+            "total": jnp.zeros(classes, jnp.int32),
+            "rate": jnp.zeros(classes, jnp.float32),
+            "counted": jnp.zeros(classes, bool),
+        }
+
+    def factor(self, offset: Array | float, own: PyTree, labels: Array, context: Context) -> Array:
+        """`offset + t_k` of each example's class, `[B]`."""
+        calibrated = reached(self.start, context) & own["counted"]
+        return jnp.where(calibrated, offset + own["rate"], 1.0)[labels]
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """As inside, each class within its own radius."""
+        eps = context.attack.get("eps", self.eps) * self.factor(
+            self.lambda1, objective_state["own"], batch.labels, context
+        )
+        return super().perturb(
+            variables, objective_state, batch, context._replace(attack={**context.attack, "eps": eps})
+        )
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """As inside, the two parts of TRADES weighted by class."""
+        terms, method = super().terms(outputs, objective_state, context), self.inner
+        while isinstance(method, Wrapper):
+            method = method.inner
+        if not isinstance(method, TRADES):
+            return terms
+        factor = self.factor(self.lambda2, objective_state["own"], outputs.batch.clean.labels, context)
+        scale = 1.0 / (1.0 + factor * method.beta)
+        return terms._replace(adversarial=factor * scale * terms.adversarial, other=scale * terms.other)
+
+    def after_step(
+        self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
+    ) -> PyTree:
+        """Count the batch."""
+        state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state["own"]
+        labels = batch.clean.labels
+        robust = losses.correct(aux.logits["adversarial"], labels)
+        counts = {
+            "robust": own["robust"].at[labels].add(robust.astype(jnp.int32)),
+            "total": own["total"].at[labels].add(1),
+        }
+        return {**state, "own": {**own, **counts}}
+
+    def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
+        """Rates from the counts, which begin anew; a class that did not occur keeps its rate."""
+        state, own = super().after_epoch(objective_state, context), objective_state["own"]
+        occurred = own["total"] > 0
+        rate = own["robust"].astype(jnp.float32) / jnp.maximum(own["total"], 1)
+        own = {
+            "robust": jnp.zeros_like(own["robust"]),
+            "total": jnp.zeros_like(own["total"]),
+            "rate": jnp.where(occurred, rate, own["rate"]),
+            "counted": own["counted"] | occurred,
+        }
+        return {**state, "own": own}

@@ -1,0 +1,101 @@
+"""Distillation from a standard and a robust teacher (Chen et al., 2021)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.types import Array, Context, PyTree, Variables
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective
+
+
+@objective
+class Distillation(Wrapper):
+    """KD around any method: `inner_weight L_inner + standard_weight KD(z_s, z') + robust_weight KD(z_r, z')`.
+
+    `KD(z_t, z) = -tau^2 sum_c softmax(z_t / tau)_c log softmax(z / tau)_c`, and both teachers see x'. The cross-entropy
+    form: a constant, `tau^2` times the entropy of the teacher's prediction, above `tau^2 KL`.
+
+    Train-mode forwards: those inside. The teachers are forwarded in evaluation mode and never differentiated.
+
+    Attributes:
+      inner: the method, PGD-AT in the paper.
+      standard: weights and statistics of a teacher trained on clean images, of the model's own architecture.
+      robust: those of one trained adversarially.
+      inner_weight: 0.3.
+      standard_weight: 0.1.
+      robust_weight: 0.6.
+      temperature: tau, 2.
+
+    Source: Chen et al., "Robust Overfitting May Be Mitigated by Properly Learned Smoothening" (ICLR 2021), and its
+    code, whose constants these are. The second half of its KD+SWA is `averaging.Average` with `EQUAL_WEIGHT` from epoch
+    55 of 200.
+    """
+
+    standard: Variables
+    robust: Variables
+    inner_weight: float = 0.3
+    standard_weight: float = 0.1
+    robust_weight: float = 0.6
+    temperature: float = 2.0
+
+    inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("temperature", self.temperature, 0, float("inf"), open_low=True)
+
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> tuple[()]:
+        """No state; the teachers are compared with the model."""
+        for name in ("standard", "robust"):
+            _check_teacher(name, getattr(self, name), variables)
+        return ()
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """As inside, weighted, and what the teachers say of the adversarial images."""
+        terms = super().terms(outputs, objective_state, context)
+        images, logits = self.inputs(outputs.batch)["adversarial"], outputs.logits["adversarial"]
+
+        def taught_by(teacher: Variables) -> Array:
+            target = jax.lax.stop_gradient(make_logits_fn(self.model, teacher)(images))
+            return distillation_loss(target, logits, self.temperature)
+
+        standard, robust = taught_by(self.standard), taught_by(self.robust)
+        taught = self.standard_weight * standard + self.robust_weight * robust
+        metrics = {
+            **terms.metrics,
+            "distillation_standard": jnp.mean(standard),
+            "distillation_robust": jnp.mean(robust),
+        }
+        return Terms(self.inner_weight * terms.adversarial, self.inner_weight * terms.other + taught, metrics)
+
+
+def distillation_loss(target_logits: Array, logits: Array, temperature: Array | float) -> Array:
+    """`-tau^2 sum_c softmax(z_t / tau)_c log softmax(z / tau)_c` of each example, `[B]`.
+
+    >>> distillation_loss(jnp.zeros((1, 4)), jnp.zeros((1, 4)), 1.0).tolist()
+    [1.3862943649291992]
+    """
+    target = jax.nn.softmax(target_logits.astype(jnp.float32) / temperature)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    return -(temperature**2) * jnp.sum(target * log_p, axis=-1)
+
+
+def _check_teacher(name: str, teacher: Variables, variables: Variables) -> None:
+    """Raise InputError unless the teacher has the model's leaves, in name and shape; the message names the first."""
+    theirs, ours = _shapes(teacher), _shapes(variables)
+    for path in ours | theirs:
+        if theirs.get(path) != ours.get(path):
+            their, our = (f"has shape {shapes[path]}" if path in shapes else "is missing" for shapes in (theirs, ours))
+            raise InputError(
+                f"{name}{path} {their} in the teacher and {our} in the model; give a teacher of its architecture"
+            )
+    if jax.tree.structure(teacher) != jax.tree.structure(variables):
+        raise InputError(f"{name} holds the model's leaves in other containers; give Variables(params, model_state)")
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
