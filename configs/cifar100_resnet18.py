@@ -17,6 +17,6 @@ from piat_jax.cli.config import Config
 
 def get_config(method: str = "nmse+piat") -> Config:
     """The protocol of CIFAR-10; 100 classes come from the data."""
-    config = common.get_config(method)
+    config = common.use_100_classes(common.get_config(method))
     config.dataset.name = "cifar100"
     return config

@@ -25,7 +25,9 @@ def get_config(method: str = "pgd_at") -> Config:
     config.dataset.train_examples = 0  # the first n; 0 = all
     config.dataset.test_examples = 0
     # fawa decides on held-out images, as CFA's code does.
-    config.dataset.validation_examples = 1000 if stack.average == "fawa" else 0  # held out of training to choose the best epoch; 0 chooses on the test set
+    config.dataset.validation_examples = (
+        1000 if stack.average == "fawa" else 0
+    )  # held out of training to choose the best epoch; 0 chooses on the test set
     config.dataset.crop_padding = 4  # pixels; 0 = no random crop
     config.dataset.padding_mode = "zeros"  # zeros, reflect
     config.dataset.flip = True  # never for digits
@@ -92,9 +94,32 @@ def get_config(method: str = "pgd_at") -> Config:
     return config
 
 
+def use_100_classes(config: Config) -> Config:
+    """What the methods' codes set differently for CIFAR-100."""
+    if "rat" in config:
+        config.rat.kappa = 0.98
+    if "ecas" in config:
+        config.ecas.entropy_low, config.ecas.entropy_high = 3.35, 4.582
+        if "attack_loss" in config.objective:
+            config.objective.attack_loss, config.attack.start = "kl", "normal"
+    if "las" in config:
+        if config.objective.get("label_smoothing"):
+            config.objective.label_smoothing = 0.4
+        if config.las.betas:
+            config.las.eps_levels, config.las.clean_reward = (5.0, 6.0, 7.0, 8.0, 9.0, 10.0), 2.0
+        elif config.las.clip:
+            config.las.step_counts = tuple(range(8, 16))
+            config.las.interval, config.las.robust_reward, config.las.clean_reward = 10, 4.0, 2.0
+        else:
+            config.las.step_counts = tuple(range(3, 13))
+    return config
+
+
 def use_wrn_32_10(config: Config) -> Config:
     """The paper's protocol for WRN-32-10: five blocks per group (the WRN-34-10 of others), 180 epochs."""
     config.model.name = "wrn_32_10"
+    if "rat" in config:
+        config.rat.head = ("fc", "dense", "kernel")
     config.epochs = 180
     config.optimizer.lr_epochs = (0.0, 90.0, 135.0, 180.0)
     config.optimizer.lr_values = (0.1, 0.1, 0.01, 0.001)

@@ -10,6 +10,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.trees import leaf_shapes
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 NAMES = ("best", "last")
@@ -34,7 +35,11 @@ class Checkpoints:
         content = {
             "variables": variables,
             "training": rest,
-            "info": {**info, "shapes": _shapes(variables), "separate": separate},
+            "info": {
+                **info,
+                "shapes": {path: list(shape) for path, shape in leaf_shapes(variables).items()},
+                "separate": separate,
+            },
         }
         if separate:
             content["evaluated"] = evaluated._asdict()
@@ -89,7 +94,8 @@ class Checkpoints:
             raise InputError(f"checkpoint {self.folder / name} cannot be read: {first_line}") from error
 
     def _check_same_model(self, name: str, like: Variables) -> None:
-        saved, wanted = self.info(name)["shapes"], _shapes(like._asdict())
+        saved = {path: tuple(shape) for path, shape in self.info(name)["shapes"].items()}
+        wanted = leaf_shapes(like._asdict())
         for path in sorted(saved.keys() | wanted.keys()):
             if saved.get(path) != wanted.get(path):
                 raise InputError(
@@ -109,10 +115,3 @@ def _abstract(tree: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(abstract, tree)
-
-
-def _shapes(tree: PyTree) -> dict[str, list[int]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

@@ -15,7 +15,8 @@ from piat_jax.averaging.interpolation import (
     weight_at,
 )
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
-from piat_jax.core.types import Array, EpochEnd, PyTree, TrainState, Variables, WeightAverage
+from piat_jax.core.trees import copied
+from piat_jax.core.types import Array, EpochEnd, TrainState, Variables, WeightAverage
 
 PERIODS = ("step", "epoch")
 BATCH_STATS = ("interpolate", "recompute")
@@ -106,7 +107,7 @@ class Average:
 
     def start_average(self, state: TrainState) -> TrainState:
         """The state with room for an average of which nothing counts yet; to be called once, before training."""
-        return dataclasses.replace(state, average=WeightAverage(_copy(state.variables), jnp.zeros((), jnp.int32)))
+        return dataclasses.replace(state, average=WeightAverage(copied(state.variables), jnp.zeros((), jnp.int32)))
 
     def after_step(self, state: TrainState) -> TrainState:
         """The state after an optimizer step of epoch `state.epoch` (0-based); pure, for the compiled loop."""
@@ -168,8 +169,3 @@ def averaged(state: TrainState) -> Variables:
         raise InputError("state.average is None; call Average.start_average(state) once, before training")
     any_yet = state.average.count > 0
     return jax.tree.map(lambda mean, now: jnp.where(any_yet, mean, now), state.average.variables, state.variables)
-
-
-def _copy(tree: PyTree) -> PyTree:
-    # Buffers of their own: a training step that donates its state gives each of them away once.
-    return jax.tree.map(jnp.copy, tree)

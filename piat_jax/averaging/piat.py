@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from piat_jax.averaging.interpolation import PAPER_WEIGHT, Weight, check_weight, interpolate, weight_at
 from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 BATCH_STATS = ("interpolate", "keep", "recompute")
@@ -17,30 +18,31 @@ MOMENTUM = ("keep", "reset")
 class PIAT:
     """Interpolate the weights at the end of each epoch and continue from the result; an `EpochEnd`.
 
-    `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`, with `theta'_0` the initial weights: the previous
-    *interpolated* weights, not those the previous epoch ended with. `start` puts them into the state before the first
-    epoch. What is evaluated and returned is `theta'_n`, so run the hook before evaluating.
+        `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`, with `theta'_0` the initial weights: the previous
+        *interpolated* weights, not those the previous epoch ended with. `start` puts them into the state before the first
+        epoch. What is evaluated and returned is `theta'_n`, so run the hook before evaluating.
 
     Attributes:
-      weight: `lambda`: a schedule n -> lambda_n, or a constant float. Equal hooks share one compilation if their
-        weights compare equal; functions written on the spot do not.
-      first_epoch: n of the first epoch: 1 as in Algorithm 1, 0 as in the public codes nearest to the paper.
-      batch_stats: the running statistics, on which the paper is silent. "interpolate" treats them as the weights;
-        "keep" leaves those of the fast weights; "recompute" leaves them as well, and whoever holds the data follows
-        with `recompute_batch_stats` before the weights are used in evaluation mode.
-      momentum: of the optimizer, across the jump: "keep", or "reset" to zero. A reset touches momentum traces and
-        Adam's first moments only; second moments and step counts, and so the learning rate, go on.
+          weight: `lambda`: a schedule n -> lambda_n, or a constant float. Equal hooks share one compilation if their
+            weights compare equal; functions written on the spot do not.
+          first_epoch: n of the first epoch: 1 as in Algorithm 1, 0 as in the public codes nearest to the paper.
+          batch_stats: the running statistics, on which the paper is silent. "interpolate" treats them as the weights;
+            "keep" leaves those of the fast weights; "recompute" leaves them as well, and whoever holds the data follows
+            with `recompute_batch_stats` before the weights are used in evaluation mode.
+          momentum: of the optimizer, across the jump: "keep", or "reset" to zero. A reset touches momentum traces and
+            Adam's first moments only; second moments and step counts, and so the learning rate, go on.
 
     Raises:
-      InputError: an unknown choice or a value out of range; called on a state without an anchor, or with
-        momentum="reset" and an optimizer that has none.
+          InputError: an unknown choice or a value out of range; called on a state without an anchor, or with
+            momentum="reset" and an optimizer that has none.
 
-    >>> from piat_jax.core.types import TrainState
-    >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
-    >>> state = PIAT(weight=0.25).start(TrainState(params={"w": jnp.array(8.0)}, anchor=None, **fields))
-    >>> state = dataclasses.replace(state, params={"w": jnp.array(4.0)})  # an epoch of training
-    >>> PIAT(weight=0.25)(state, 1).params["w"].item()
-    5.0
+        >>> from piat_jax.core.trees import copied
+    from piat_jax.core.types import TrainState
+        >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
+        >>> state = PIAT(weight=0.25).start(TrainState(params={"w": jnp.array(8.0)}, anchor=None, **fields))
+        >>> state = dataclasses.replace(state, params={"w": jnp.array(4.0)})  # an epoch of training
+        >>> PIAT(weight=0.25)(state, 1).params["w"].item()
+        5.0
     """
 
     weight: Weight = PAPER_WEIGHT
@@ -56,7 +58,7 @@ class PIAT:
 
     def start(self, state: TrainState) -> TrainState:
         """The state with its weights and statistics as the anchor, to be called once, before the first epoch."""
-        return dataclasses.replace(state, anchor=_copy(state.variables))
+        return dataclasses.replace(state, anchor=copied(state.variables))
 
     def __call__(self, state: TrainState, epoch: Array | int) -> TrainState:
         """The state at the end of `epoch` (1-based, traced or not) -> the state that the next one starts from."""
@@ -73,13 +75,8 @@ class PIAT:
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            anchor=_copy(Variables(params, model_state)),
+            anchor=copied(Variables(params, model_state)),
         )
-
-
-def _copy(tree: PyTree) -> PyTree:
-    # Buffers of their own: a training step that donates its state gives each of them away once.
-    return jax.tree.map(jnp.copy, tree)
 
 
 def _reset_momentum(opt_state: PyTree) -> PyTree:

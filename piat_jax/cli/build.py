@@ -83,7 +83,8 @@ def problems(config: Config) -> list[str]:
     attempt(sgd, 0.1, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
     attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1)
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
-        attempt(objective, config, model(config, 10), None)
+        # With the attack's own mistakes out of the way, which are listed already.
+        attempt(objective, config, model(config, 10), bind(ATTACKS["pgd"], steps=max(config.attack.steps, 1)))
     if parse_method(config.method).average == "fawa" and not config.dataset.validation_examples:
         found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
     return list(dict.fromkeys(found))

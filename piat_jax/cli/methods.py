@@ -123,7 +123,8 @@ CATALOG: Mapping[str, Entry] = {
     "nmse": Entry("PGD-AT with the normalised mean square error of logits.", "the PIAT paper, Eq. 11-12"),
     "awp": Entry("Trains at adversarially perturbed weights.", "Wu et al. (2020), arXiv:2004.05884"),
     "rpat": Entry(
-        "Makes logits change evenly along the perturbation: a penalty at its mid-point.", "Wang and Liu (2025), arXiv:2508.02186, the RPAT paper, Eq. 3"
+        "Makes logits change evenly along the perturbation: a penalty at its mid-point.",
+        "Wang and Liu (2025), arXiv:2508.02186, the RPAT paper, Eq. 3",
     ),
     "consistency": Entry(
         "Two augmentations of each image, whose adversarial predictions must agree.",
@@ -140,7 +141,9 @@ CATALOG: Mapping[str, Entry] = {
         "Jia et al. (2022), arXiv:2203.06616",
     ),
     "cfa": Entry("Radius and regularisation of each class by how robust it is.", "Wei et al. (2023), arXiv:2303.14460"),
-    "rat": Entry("TRADES with soft targets from a Taylor expansion in randomised weights.", "Jin et al. (2023), arXiv:2303.10653"),
+    "rat": Entry(
+        "TRADES with soft targets from a Taylor expansion in randomised weights.", "Jin et al. (2023), arXiv:2303.10653"
+    ),
     "rebat": Entry(
         "Late in training, pulls the model towards its weight average, which is what is evaluated.",
         "Wang et al. (2023), arXiv:2310.19360",

@@ -1,19 +1,74 @@
-"""Adversarial-training methods: one file per paper, every one an `Objective` (core/types.py)."""
+"""Adversarial-training methods, every one an `Objective` (core/types.py): one file per paper.
+
+`METHODS` are whole; `WRAPPERS` go around any of them, and around each other: `AWP(TRADES(...))`.
+"""
 
 from piat_jax.objectives.alp import ALP
 from piat_jax.objectives.awp import AWP
-from piat_jax.objectives.base import AttackedObjective
+from piat_jax.objectives.base import AttackedObjective, Wrapper
+from piat_jax.objectives.cfa import CFA
+from piat_jax.objectives.consistency import Consistency
+from piat_jax.objectives.distillation import Distillation
+from piat_jax.objectives.ecas import ECAS
+from piat_jax.objectives.fat import FAT
+from piat_jax.objectives.gairat import GAIRAT
+from piat_jax.objectives.las import LAS
+from piat_jax.objectives.mail import MAIL
+from piat_jax.objectives.mart import MART
 from piat_jax.objectives.nmse import NMSE
 from piat_jax.objectives.pgd_at import PGDAT
+from piat_jax.objectives.rat import RAT
+from piat_jax.objectives.rebat import ReBAT, RPATpp
+from piat_jax.objectives.rpat import RPAT
 from piat_jax.objectives.standard import Standard
 from piat_jax.objectives.trades import TRADES
 
-__all__ = ["ALP", "AWP", "METHODS", "NMSE", "PGDAT", "TRADES", "AttackedObjective", "Standard"]
-
 METHODS: dict[str, type[AttackedObjective]] = {
+    "standard": Standard,
     "pgd_at": PGDAT,
     "alp": ALP,
     "trades": TRADES,
+    "mart": MART,
     "nmse": NMSE,
-    "standard": Standard,
 }
+WRAPPERS: dict[str, type[Wrapper]] = {
+    "mail": MAIL,
+    "gairat": GAIRAT,
+    "fat": FAT,
+    "cfa": CFA,
+    "rat": RAT,
+    "consistency": Consistency,
+    "awp": AWP,
+    "rpat": RPAT,
+    "rebat": ReBAT,
+    "rpatpp": RPATpp,
+    "kd": Distillation,
+    "ecas": ECAS,
+    "las": LAS,
+}
+
+__all__ = [
+    "ALP",
+    "AWP",
+    "CFA",
+    "ECAS",
+    "FAT",
+    "GAIRAT",
+    "LAS",
+    "MAIL",
+    "MART",
+    "METHODS",
+    "NMSE",
+    "PGDAT",
+    "RAT",
+    "RPAT",
+    "TRADES",
+    "WRAPPERS",
+    "AttackedObjective",
+    "Consistency",
+    "Distillation",
+    "RPATpp",
+    "ReBAT",
+    "Standard",
+    "Wrapper",
+]

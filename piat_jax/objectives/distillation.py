@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.trees import leaf_shapes
 from piat_jax.core.types import Array, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective
 
@@ -86,16 +87,12 @@ def distillation_loss(target_logits: Array, logits: Array, temperature: Array | 
 
 def _check_teacher(name: str, teacher: Variables, variables: Variables) -> None:
     """Raise InputError unless the teacher has the model's leaves, in name and shape; the message names the first."""
-    theirs, ours = _shapes(teacher), _shapes(variables)
+    theirs, ours = leaf_shapes(teacher), leaf_shapes(variables)
     for path in ours | theirs:
         if theirs.get(path) != ours.get(path):
             their, our = (f"has shape {shapes[path]}" if path in shapes else "is missing" for shapes in (theirs, ours))
             raise InputError(
-                f"{name}{path} {their} in the teacher and {our} in the model; give a teacher of its architecture"
+                f"{name}/{path} {their} in the teacher and {our} in the model; give a teacher of its architecture"
             )
     if jax.tree.structure(teacher) != jax.tree.structure(variables):
         raise InputError(f"{name} holds the model's leaves in other containers; give Variables(params, model_state)")
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

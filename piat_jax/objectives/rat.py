@@ -59,6 +59,7 @@ class RAT(Wrapper):
 
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"awp": {"noise": 0.0, "shared_forwards": True}}
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"trades": {"clean_forwards": 1}}
+    default_inner: ClassVar[str] = "trades"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from piat_jax import losses
 from piat_jax.averaging.interpolation import interpolate
 from piat_jax.core.checks import check_range
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.trees import copied
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, LogitsFn, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, static
 
@@ -58,8 +59,7 @@ class ReBAT(Wrapper):
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> dict[str, PyTree]:
         """The average: a copy of the weights and statistics."""
-        # Buffers of their own: a training step that donates its state gives each of them away once.
-        return jax.tree.map(jnp.copy, variables._asdict())
+        return copied(variables._asdict())
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context

@@ -1,0 +1,23 @@
+"""Pytrees: copies, and what shapes they hold."""
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.types import PyTree
+
+
+def copied(tree: PyTree) -> PyTree:
+    """The tree with buffers of its own: a training step that donates its state gives each of them away once."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def leaf_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """The shape of every leaf by its path.
+
+    >>> leaf_shapes({"a": {"w": jnp.zeros((2, 3))}})
+    {'a/w': (2, 3)}
+    """
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
