@@ -11,16 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
+from piat_jax.attacks.ascent import Ascent, Best, Box, Radius
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import check_at_least, check_choice, check_images, check_range
-from piat_jax.core.norms import NORMS, ascent_direction, divide, per_example, project, random_in_ball
-from piat_jax.core.rng import example_keys, flat_draw
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
+from piat_jax.core.norms import NORMS, divide
+from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn, LossFn
 
 STARTS = ("uniform", "normal", "none")
 KEEPS = ("last", "best")
-Radius = Array | float
-Box = tuple[float, float] | None
 
 
 def pgd(
@@ -39,7 +38,12 @@ def pgd(
     keep: str = "last",
     loss: LossFn = losses.cross_entropy,
     box: Box = (0.0, 1.0),
-) -> Array:
+    start_eps: Radius | None = None,
+    step_budget: Array | int | None = None,
+    noise: Array | float = 0.0,
+    patience: Array | int | None = None,
+    count_correct: bool = False,
+) -> Any:
     """PGD: `x <- box(ball(x + step_size * u))`, `u` the steepest ascent direction of the loss, `steps` times.
 
     `u = sign(g)` under "linf" and `g / |g|_2` under "l2"; the ball is projected onto first, the box last.
@@ -62,14 +66,25 @@ def pgd(
         more forward a run.
       loss: `(logits, labels) -> [B]`, maximised.
       box: bounds of valid pixels, or None.
+      start_eps: radius of the "uniform" start where it is not `eps` (LAS-AT, ECAS-AWP); the first step projects onto
+        the ball of `eps`. The other starts have no radius.
+      step_budget: how many steps each example takes, 1 to `steps`, `[B]` or a scalar; then it stays put (LAS-AT).
+      noise: omega, a scalar or `[B]`: each step adds `omega N(0, 1)` before projecting (FAT). With the plain number 0
+        nothing is drawn.
+      patience: FAT's early stop, tau, a scalar or `[B]`: a misclassified iterate is the result where tau is used up;
+        else it takes one off tau and steps on, as correct ones do at no cost. Here the start is projected onto ball and
+        box, for it may be the result. With `steps` or more nothing stops early. Needs `restarts=1`, `keep="last"`.
+      count_correct: also return how many of the iterates that steps were taken from were classified correctly (GAIRAT's
+        kappa). Needs `restarts=1`, `keep="last"`.
 
     Returns:
-      `[B, H, W, C]`, inside ball and box; no gradient flows through it.
+      `[B, H, W, C]`, inside ball and box; no gradient flows through it. With `count_correct`, that and int32 `[B]`.
 
     Raises:
-      InputError: an unknown choice or an argument out of range.
+      InputError: an unknown choice, an argument out of range, or two that exclude each other.
 
-    Source: Madry et al. (2018), arXiv:1706.06083; PIAT paper, Eq. 3 and Section V-A (K = 10, 8/255, 2/255).
+    Source: Madry et al. (2018), arXiv:1706.06083; PIAT paper, Eq. 3 and Section V-A (K = 10, 8/255, 2/255). Early stop
+    and noise: FAT, Zhang et al. (2020), arXiv:2002.11242; step budgets: LAS-AT, Jia et al. (2022), arXiv:2203.06616.
 
     >>> weights = jnp.array([1.0, -2.0])
     >>> logits_fn = lambda x: jnp.stack([x.reshape(-1, 2) @ weights, jnp.zeros(x.shape[0])], axis=1)
@@ -78,19 +93,39 @@ def pgd(
     [0.25, 0.75]
     """
     _check(images, eps, step_size, steps, norm, start, restarts, keep)
-    ascent = _Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
+    _check_radius("start_eps", eps if start_eps is None else start_eps, norm)
+    check_at_least("noise", noise, 0)
+    if step_budget is not None:
+        check_range("step_budget", step_budget, 1, steps)
+    if patience is not None:
+        check_at_least("patience", patience, 0)
+    watched = patience is not None or count_correct
+    if watched and (restarts > 1 or keep != "last"):
+        name = "count_correct" if patience is None else "patience"
+        raise InputError(f"{name} follows one run to its end: restarts={restarts}, keep={keep!r} must be 1, 'last'")
+    options: dict[str, Any] = {"start_eps": start_eps, "step_budget": step_budget, "noise": noise}
+    ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box, **options)
     keys = example_keys(key, _indices(images, indices))
+    if watched:
+        x = ascent.start(keys, start)
+        if patience is None:
+            x, counts = ascent.run_watched(x, steps, keys, patience=steps)
+        else:
+            x, counts = ascent.run_watched(ascent.inside(x), steps, keys, patience)
+        x = jax.lax.stop_gradient(x)
+        return (x, counts) if count_correct else x
     if restarts == 1 and keep == "last":
-        return jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps))
+        return jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps, keys))
 
-    def restart(run: Any, best: _Best) -> _Best:
+    def restart(run: Any, best: Best) -> Best:
         # The first run is the one of `restarts=1`, so that more of them are never worse.
-        x = ascent.start(jnp.where(run == 0, keys, jax.vmap(lambda k: jax.random.fold_in(k, run))(keys)), start)
+        own = jnp.where(run == 0, keys, jax.vmap(lambda k: jax.random.fold_in(k, run))(keys))
+        x = ascent.start(own, start)
         if keep == "best":
-            return ascent.run_keeping_best(x, steps, best)
-        return ascent.better(best, ascent.run(x, steps))
+            return ascent.run_keeping_best(x, steps, own, best)
+        return ascent.better(best, ascent.run(x, steps, own))
 
-    first: _Best = (images, jnp.full(labels.shape, False), jnp.full(labels.shape, -jnp.inf))
+    first: Best = (images, jnp.full(labels.shape, False), jnp.full(labels.shape, -jnp.inf))
     return jax.lax.stop_gradient(jax.lax.fori_loop(0, restarts, restart, first)[0])
 
 
@@ -116,7 +151,7 @@ def fgsm(
     """
     del key, indices  # an attack like any other, but it draws nothing
     _check(images, eps, eps, 1, norm, "none", 1, "last")
-    ascent = _Ascent(logits_fn, images, labels, eps, eps, norm, loss, box)
+    ascent = Ascent(logits_fn, images, labels, eps, eps, norm, loss, box)
     return jax.lax.stop_gradient(ascent.run(images, 1))
 
 
@@ -150,7 +185,7 @@ def mi_fgsm(
     step_size = eps / steps if step_size is None else step_size
     _check(images, eps, step_size, steps, norm, "none", 1, "last")
     check_at_least("decay", decay, 0)
-    ascent = _Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
+    ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
 
     def move(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         x, momentum = carry
@@ -170,78 +205,6 @@ does the PIAT paper's lineage.
 """
 
 
-_Best = tuple[Array, Array, Array]  # images, whether misclassified, loss
-
-
-class _Ascent:
-    """One attack's problem: where it starts, which way is up, and which of two points is better."""
-
-    def __init__(
-        self,
-        logits_fn: LogitsFn,
-        images: Array,
-        labels: Array,
-        eps: Radius,
-        step_size: Radius,
-        norm: str,
-        loss: LossFn,
-        box: Box,
-    ):
-        self.logits_fn, self.images, self.labels, self.loss = logits_fn, images, labels, loss
-        self.eps, self.step_size, self.norm, self.box = eps, per_example(step_size, images), norm, box
-
-    def into_box(self, x: Array) -> Array:
-        return x if self.box is None else jnp.clip(x, *self.box)
-
-    def start(self, keys: Array, start: str) -> Array:
-        shape, dtype = self.images.shape[1:], self.images.dtype
-        if start == "uniform":
-            return self.into_box(self.images + random_in_ball(keys, self.eps, shape, self.norm, dtype))
-        if start == "normal":
-            return self.images + 0.001 * jax.vmap(lambda key: flat_draw(jax.random.normal, key, shape, dtype))(keys)
-        return self.images
-
-    def evaluate(self, x: Array) -> tuple[Array, Array]:
-        logits = self.logits_fn(x)
-        return self.loss(logits, self.labels), ~losses.correct(logits, self.labels)
-
-    def gradient(self, x: Array) -> tuple[Array, Array, Array]:
-        def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
-            value, wrong = self.evaluate(x)
-            return jnp.sum(value), (value, wrong)
-
-        gradient, (value, wrong) = jax.grad(total, has_aux=True)(x)
-        return gradient, value, wrong
-
-    def move(self, x: Array, uphill: Array) -> Array:
-        x = x + self.step_size * ascent_direction(uphill, self.norm)
-        return self.into_box(self.images + project(x - self.images, self.eps, self.norm))
-
-    def run(self, x: Array, steps: int) -> Array:
-        return jax.lax.fori_loop(0, steps, lambda _, x: self.move(x, self.gradient(x)[0]), x)
-
-    def run_keeping_best(self, x: Array, steps: int, best: _Best) -> _Best:
-        def step(_: int, carry: tuple[Array, _Best]) -> tuple[Array, _Best]:
-            x, best = carry
-            gradient, value, wrong = self.gradient(x)
-            return self.move(x, gradient), _better(best, (x, wrong, value))
-
-        # A start that no step has projected yet may lie outside the ball, so it does not compete.
-        x = self.move(x, self.gradient(x)[0])
-        x, best = jax.lax.fori_loop(0, steps - 1, step, (x, best))
-        return self.better(best, x)
-
-    def better(self, best: _Best, x: Array) -> _Best:
-        value, wrong = self.evaluate(x)
-        return _better(best, (x, wrong, value))
-
-
-def _better(old: _Best, new: _Best) -> _Best:
-    take = (new[1] & ~old[1]) | ((new[1] == old[1]) & (new[2] > old[2]))
-    images = jnp.where(take.reshape(-1, *[1] * (new[0].ndim - 1)), new[0], old[0])
-    return images, old[1] | new[1], jnp.where(take, new[2], old[2])
-
-
 def _indices(images: Array, indices: Array | None) -> Array:
     return jnp.arange(images.shape[0]) if indices is None else indices
 
@@ -253,9 +216,13 @@ def _check(
     check_choice("norm", order, NORMS)
     check_choice("start", start, STARTS)
     check_choice("keep", keep, KEEPS)
-    if order == "linf":
-        check_range("eps", eps, 0, 1)
-    check_at_least("eps", eps, 0)
+    _check_radius("eps", eps, order)
     check_at_least("step_size", step_size, 0)
     check_at_least("steps", steps, 1)
     check_at_least("restarts", restarts, 1)
+
+
+def _check_radius(name: str, radius: Radius, order: str) -> None:
+    if order == "linf":
+        check_range(name, radius, 0, 1)
+    check_at_least(name, radius, 0)

@@ -185,13 +185,17 @@ class AttackedObjective(_Shared):
         return make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")
 
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
-        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with."""
+        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with.
+
+        Where it also counts correct iterates (`count_correct`), they are in `extra["correct_iterates"]`.
+        """
         options = {**context.attack, **attack_options}
         key = named_key(context.key, "attack")
-        images = self.attack(
+        result: Any = self.attack(
             self.logits_fn(variables), batch.images, batch.labels, key=key, indices=batch.indices, **options
         )
-        return AdversarialBatch(batch, jax.lax.stop_gradient(images))
+        images, extra = (result[0], {"correct_iterates": result[1]}) if isinstance(result, tuple) else (result, {})
+        return AdversarialBatch(batch, jax.lax.stop_gradient(images), extra)
 
 
 @objective

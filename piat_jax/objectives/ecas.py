@@ -1,0 +1,129 @@
+"""Entropy-guided cyclical adversarial strategy (ECAS)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
+from piat_jax.objectives.base import Wrapper, objective, static
+from piat_jax.objectives.inside import attack_options, check_attack_takes, hold_to_radius
+
+SCHEDULERS = ("fixed", "linear", "cyclic_batch", "cyclic")
+
+
+@objective
+class ECAS(Wrapper):
+    """ECAS: `eps_i` = the smallest level where `H(p(x_i)) > high`, a random big one where `< low`, else the cyclic one.
+
+    H is the entropy of the clean prediction in nats. One big level is drawn for the whole batch. The step size is a
+    share of the cyclic radius, for all examples.
+
+    Train-mode forwards: x for the entropy, before the attack (none with `entropy=False` or
+    `entropy_batch_norm="eval"`), then those inside.
+
+    Attributes:
+      inner: the method; its attack must take `eps`, `step_size` and `start_eps`, as `pgd` does.
+      eps: the nominal radius; levels are multiples of an eighth of it, 1/255 at the paper's 8/255.
+      levels: the radii in turn: 3 to 12 for PGD-AT, 5 to 9 for TRADES, 6 to 15 for AWP. Any order; they are sorted.
+      num_big: how many of the largest are drawn from: 3, and 2 for TRADES (the code; Algorithm 1 has 3).
+      step_share: step size over cyclic radius, 0.2, twice the radius over 10 steps.
+      entropy: whether entropy has a say; False leaves the scheduler alone ("+ Cyclic" of Table 1).
+      entropy_low, entropy_high: 1.3 and 2.274 for CIFAR-10, 0.565 and 0.988 of ln 10; give 3.35 and 4.582 for
+        CIFAR-100, 0.727 and 0.995 of ln 100. The paper measures them as the mean entropy of a trained and an untrained
+        model.
+      scheduler: Table 1's "cyclic" (the level of number epoch modulo their count), "cyclic_batch" (by optimizer step),
+        "linear" (from the smallest to the largest over the run) or "fixed" (`eps`).
+      clip: AWP: perturbations start in the ball of `eps` and are projected back onto it before the loss.
+      entropy_batch_norm: BatchNorm in the forward that entropy is taken of: "train", which updates the statistics as
+        the code does in all but an epoch's first batch, or "eval".
+
+    Source: Kuurila-Zhang et al., Adaptive Adversarial Norm Space for Efficient Adversarial Training (BMVC), its
+    Algorithm 1 and its code, whose list of levels reaches the largest one, as Eq. 2 cannot.
+    Its TRADES attacks with cross-entropy and a uniform start on CIFAR-10, with the KL and start="normal" on CIFAR-100;
+    `inner_options` and `attack_options` are CIFAR-10's. Its AWP on CIFAR-10 takes the entropy on images that are not
+    normalised, of a network trained on normalised ones; not done here.
+    """
+
+    eps: float = 8 / 255
+    levels: tuple[float, ...] = (3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
+    num_big: int = static(default=3)
+    step_share: float = 0.2
+    entropy: bool = static(default=True)
+    entropy_low: float = 1.3
+    entropy_high: float = 2.274
+    scheduler: str = static(default="cyclic")
+    clip: bool = static(default=False)
+    entropy_batch_norm: str = static(default="train")
+
+    attack_options: ClassVar[Mapping[str, Any]] = {"start": "uniform"}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trades": {"levels": (5.0, 6.0, 7.0, 8.0, 9.0), "num_big": 2},
+        "awp": {
+            "levels": (6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0),
+            "num_big": 3,
+            "clip": True,
+        },
+    }
+    inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pgd_at": {"label_smoothing": 0.3},
+        "trades": {"clean_forwards": 1, "attack_loss": "cross_entropy"},
+        "pgd_at+awp": {"label_smoothing": 0.0},
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.levels:
+            raise InputError("levels=() is empty; give the radii in units of eps / 8, such as (3.0, 4.0, 5.0)")
+        for level in self.levels:
+            check_at_least("levels", level, 0)
+        check_range("num_big", self.num_big, 1, len(self.levels))
+        check_choice("scheduler", self.scheduler, SCHEDULERS)
+        check_choice("entropy_batch_norm", self.entropy_batch_norm, ("train", "eval"))
+        check_attack_takes(self, "eps", "step_size", "start_eps")
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """The attack inside, each example at its radius."""
+        levels = jnp.sort(jnp.stack([jnp.asarray(level, jnp.float32) for level in self.levels])) * self.eps / 8
+        cyclic = self._scheduled(levels, context)
+        radii, prepared = jnp.broadcast_to(cyclic, batch.labels.shape), {}
+        if self.entropy:
+            train = self.entropy_batch_norm == "train"
+            logits, model_state = self.model.apply(variables.params, variables.model_state, batch.images, train=train)
+            if train:
+                variables, prepared = variables._replace(model_state=model_state), {"model_state": model_state}
+            big = jax.random.choice(named_key(context.key, "ecas"), levels[-self.num_big :])
+            entropy = prediction_entropy(logits)
+            radii = jnp.where(entropy > self.entropy_high, levels[0], radii)
+            radii = jnp.where(entropy < self.entropy_low, big, radii)
+        attack: dict[str, Any] = {**context.attack, "eps": radii, "step_size": self.step_share * cyclic}
+        if self.clip:
+            attack["start_eps"] = self.eps
+        adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
+        if self.clip:
+            adversarial = hold_to_radius(adversarial, self.eps, attack_options(self.inner).get("norm", "linf"))
+        # Statistics from inside are newer: they began with these.
+        return adversarial._replace(extra={**prepared, **adversarial.extra, "ecas": radii})
+
+    def _scheduled(self, levels: Array, context: Context) -> Array:
+        if self.scheduler == "fixed":
+            return jnp.asarray(self.eps, jnp.float32)
+        if self.scheduler == "linear":
+            share = context.epoch / jnp.maximum(context.epochs - 1, 1)
+            return levels[0] + share * (levels[-1] - levels[0])
+        count = context.epoch if self.scheduler == "cyclic" else context.step
+        return levels[count % len(self.levels)]
+
+
+def prediction_entropy(logits: Array) -> Array:
+    """`-sum_c p_c log p_c` in nats, `[B]`; a probability of 0 adds 0.
+
+    >>> prediction_entropy(jnp.array([[0.0, 0.0], [0.0, 1000.0]])).round(4).tolist()
+    [0.6930999755859375, 0.0]
+    """
+    return jnp.sum(jax.scipy.special.entr(jax.nn.softmax(logits.astype(jnp.float32))), axis=-1)

@@ -1,0 +1,73 @@
+"""Geometry-aware instance-reweighted adversarial training (Zhang et al., 2021)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, signed
+from piat_jax.objectives.inside import attack_options, check_attack_takes
+
+
+@objective
+class GAIRAT(Wrapper):
+    """GAIRAT: weights `w_i = (tanh(Lambda + 5 (h - kappa_i) / h) + 1) / 2`, `h = floor(K / 2)`, of the method inside.
+
+    kappa counts the K iterates the attack took steps from that were still classified correctly: few where the boundary
+    is near, and then the weight is high. Weights have mean 1 over the batch, are constants to the gradient, and
+    multiply the adversarial part of the loss.
+
+    Train-mode forwards: those inside.
+
+    Attributes:
+      inner: the method; its attack must be `pgd`, with K = `steps` of at least 2, one run and the last iterate. AWP goes
+        outside, `AWP(GAIRAT(...))`, so that it perturbs along the gradient of the weighted loss.
+      lam: Lambda, -1 in the paper's main experiments; the higher, the more equal the weights.
+      start: share of the run's epochs before it begins, with equal weights until then: after epoch 60 of 120.
+
+    Source: Zhang et al. (2021), arXiv:2010.01736, and its code, with Lambda fixed from the 61st epoch on.
+    """
+
+    lam: float = signed(default=-1.0)
+    start: float = 60 / 120
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_attack_takes(self, "count_correct", "steps")
+        steps = attack_options(self.inner).get("steps")
+        if steps is None:
+            raise InputError("GAIRAT cannot tell how many steps attack takes; give it as bind(pgd, steps=10)")
+        check_at_least("attack.steps", steps, 2)
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """The batch as inside, its correct iterates counted, with each example's weight."""
+        attack: dict[str, Any] = {**context.attack, "count_correct": True}
+        adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
+        # A wrapper outside may have set how many steps there are, or how many of them each example takes.
+        options = {**attack_options(self.inner), **attack}
+        steps = options.get("step_budget")
+        steps = options["steps"] if steps is None else steps
+        weights = instance_weights(adversarial.extra["correct_iterates"], steps, self.lam)
+        weights = jnp.where(reached(self.start, context), weights, 1.0)
+        return adversarial._replace(extra={**adversarial.extra, "gairat": weights})
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """Those inside, the adversarial part weighted."""
+        terms = super().terms(outputs, objective_state, context)
+        return terms._replace(adversarial=outputs.batch.extra["gairat"] * terms.adversarial)
+
+
+def instance_weights(correct_iterates: Array, steps: Array | int, lam: Array | float) -> Array:
+    """The weights `[B]`, of mean 1, for counts out of `steps`.
+
+    >>> instance_weights(jnp.array([4, 4]), 10, -1.0).tolist()
+    [1.0, 1.0]
+    """
+    half = jnp.maximum(jnp.asarray(steps) // 2, 1).astype(jnp.float32)
+    # (tanh(a) + 1) / 2 without the cancellation that would make small weights 0.
+    weights = jax.nn.sigmoid(2.0 * (lam + 5.0 * (half - correct_iterates) / half))
+    return weights / jnp.mean(weights)

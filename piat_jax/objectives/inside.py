@@ -1,0 +1,40 @@
+"""What a wrapper asks about the attack of the method inside it, and the radius it may hold images to."""
+
+import inspect
+from typing import Any
+
+import jax.numpy as jnp
+
+from piat_jax.core.bound import Bound
+from piat_jax.core.checks import InputError
+from piat_jax.core.norms import project
+from piat_jax.core.types import AdversarialBatch
+from piat_jax.objectives.base import Wrapper
+
+
+def attack_options(method: Any) -> dict[str, Any]:
+    """The options of the innermost method's attack, its defaults included; none where it is not made by `bind`."""
+    while isinstance(method, Wrapper):
+        method = method.inner
+    attack = getattr(method, "attack", None)
+    if not isinstance(attack, Bound):
+        return {}
+    parameters = inspect.signature(attack.fn).parameters.items()
+    defaults = {name: p.default for name, p in parameters if p.default is not p.empty}
+    return {**defaults, **dict(attack.static), **attack.traced}
+
+
+def check_attack_takes(wrapper: Wrapper, *options: str) -> None:
+    """Raise InputError where the attack inside is known and lacks one of the options the wrapper sets."""
+    known = attack_options(wrapper.inner)
+    for option in options:
+        if known and option not in known:
+            name = type(wrapper).__name__
+            raise InputError(f"{name} sets the attack's {option!r}, which this attack does not take; give it pgd")
+
+
+def hold_to_radius(batch: AdversarialBatch, eps: Any, norm: str) -> AdversarialBatch:
+    """The batch with its perturbations projected onto the ball of radius `eps`; the box still holds, to the bit."""
+    clean, images = batch.clean.images, batch.images
+    held = clean + project(images - clean, eps, norm)
+    return batch._replace(images=jnp.clip(held, jnp.minimum(clean, images), jnp.maximum(clean, images)))

@@ -1,0 +1,238 @@
+"""Adversarial training with learnable attack strategy, LAS-AT (Jia et al., 2022)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.attacks import pgd
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.rng import example_keys, flat_draw, named_key
+from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, accuracy, objective, static
+from piat_jax.objectives.inside import attack_options, check_attack_takes, hold_to_radius
+
+HEADS = ("eps_levels", "step_counts", "step_levels", "betas")
+
+
+@objective
+class LAS(Wrapper):
+    """LAS: `eps_i, K_i, alpha_i` (and `beta_i`) are drawn from a network's `pi(a | x_i)`, which learns by REINFORCE.
+
+    Every `interval` steps this strategy network minimises `-R sum_heads mean_i log pi(a_i | x_i)`, `R = R1 + R2 + R3`:
+    R1 is the training loss, R2 = `robust_reward` times the accuracy under PGD-10 (two restarts) and R3 =
+    `clean_reward` times the clean accuracy, both on this batch after the optimizer step.
+
+    Train-mode forwards: those inside. The strategy network samples in evaluation mode and learns in training mode; the
+    trained model is in evaluation mode where it is rewarded.
+
+    Attributes:
+      inner: the method; its attack must be `pgd`. Its `steps` is replaced by the largest of `step_counts`.
+      strategy: a model with `num_actions(...)` outputs; the paper's is a ResNet-18.
+      eps: the nominal radius; levels are multiples of an eighth of it, 1/255 at the paper's 8/255. A uniform start is
+        drawn in its ball, and R2 attacks with it.
+      eps_levels: choices of the radius: 3 to 15 for PGD-AT, 5 to 9 for TRADES (5 to 10 on CIFAR-100), 7 to 15 for AWP.
+      step_counts: choices of the number of steps: 3 to 14 (3 to 12), 7 to 14, 8 to 16 (8 to 15).
+      step_levels: choices of the step size: 1 to 5, 2 to 4, 2 to 5.
+      betas: choices of what the adversarial part of the loss is multiplied by; none, or 5 to 9 for TRADES, whose own
+        beta must then be 1, and around which AWP would have to go outside to see them.
+      interval: optimizer steps between two of the strategy's: 20; 1 for TRADES; 1 for AWP (10 on CIFAR-100).
+      learning_rate, momentum, weight_decay: the strategy's SGD: 1e-4, and but for PGD-AT 0.9 and 5e-4.
+      max_norm: what the norm of its gradient is clipped to.
+      loss_limit: R1 is clipped to [0, loss_limit]: 10, and 20 for TRADES.
+      robust_reward, clean_reward: 4 and 2 for PGD-AT; 8 and 4 for TRADES (8 and 2 on CIFAR-100); 1 and 1 for AWP
+        (4 and 2).
+      clip: AWP: perturbations are projected onto the ball of `eps` before the loss.
+
+    Source: Jia et al. (2022), arXiv:2203.06616, and its code with its README's ranges. It takes R2 and R3 of a copy of
+    the model after one SGD step without momentum, attacked and forwarded in training mode; here the step is the real
+    optimizer's, and nothing is updated by it. R1 is the loss that was differentiated, so at the perturbed weights in
+    AWP. PGD-AT's label smoothing is 0.3, 0.4 on CIFAR-100 and 0.2 on TinyImageNet. Its milestones for the strategy's
+    learning rate are counted in the model's steps, and are not reached at an interval of 20: the rate is constant here.
+    """
+
+    strategy: Model = static()
+    eps: float = 8 / 255
+    eps_levels: tuple[float, ...] = tuple(float(level) for level in range(3, 16))
+    step_counts: tuple[int, ...] = static(default=tuple(range(3, 15)))
+    step_levels: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
+    betas: tuple[float, ...] = ()
+    interval: int = static(default=20)
+    learning_rate: float = 1e-4
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    max_norm: float = 1.0
+    loss_limit: float = 10.0
+    robust_reward: float = 4.0
+    clean_reward: float = 2.0
+    clip: bool = static(default=False)
+
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trades": {
+            "eps_levels": (5.0, 6.0, 7.0, 8.0, 9.0),
+            "step_counts": (7, 8, 9, 10, 11, 12, 13, 14),
+            "step_levels": (2.0, 3.0, 4.0),
+            "betas": (5.0, 6.0, 7.0, 8.0, 9.0),
+            "interval": 1,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "loss_limit": 20.0,
+            "robust_reward": 8.0,
+            "clean_reward": 4.0,
+        },
+        "awp": {
+            "eps_levels": (7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0),
+            "step_counts": (8, 9, 10, 11, 12, 13, 14, 15, 16),
+            "step_levels": (2.0, 3.0, 4.0, 5.0),
+            "interval": 1,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "robust_reward": 1.0,
+            "clean_reward": 1.0,
+            "clip": True,
+        },
+    }
+    inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pgd_at": {"label_smoothing": 0.3},
+        "trades": {"beta": 1.0, "clean_forwards": 1},
+        "pgd_at+awp": {"label_smoothing": 0.0},
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in HEADS:
+            choices = getattr(self, name)
+            if not choices and name != "betas":
+                raise InputError(f"{name}=() is empty; give at least one choice, such as (8,)")
+            for choice in choices:
+                check_at_least(name, choice, 1 if name == "step_counts" else 0)
+        if not all(isinstance(count, int) for count in self.step_counts):
+            raise InputError(f"step_counts={self.step_counts} must be whole numbers, such as (3, 4, 5)")
+        check_at_least("interval", self.interval, 1)
+        check_attack_takes(self, "eps", "step_size", "steps", "start_eps", "step_budget")
+
+    @classmethod
+    def num_actions(cls, **options: Any) -> int:
+        """How many outputs `strategy` needs under these options: one for each choice of each head.
+
+        >>> LAS.num_actions(), LAS.num_actions(**LAS.variants["trades"])
+        (30, 21)
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        return sum(len({**defaults, **options}[name]) for name in HEADS)
+
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> dict[str, PyTree]:
+        """The strategy network's weights and statistics, and the momentum of its SGD."""
+        own = self.strategy.init(key, images)
+        logits, _ = jax.eval_shape(lambda w, s: self.strategy.apply(w, s, images, train=False), *own)
+        needed = sum(len(choices) for _, choices in self._heads())
+        if logits.shape[-1] != needed:
+            raise InputError(f"strategy has {logits.shape[-1]} outputs; give it num_classes={needed}, LAS.num_actions")
+        return {**own._asdict(), "momentum": jax.tree.map(jnp.zeros_like, own.params)}
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """The attack inside, each example under the strategy drawn for it; the actions `[B, heads]` go along."""
+        own = objective_state["own"]
+        logits, _ = self.strategy.apply(own["params"], own["model_state"], batch.images, train=False)
+        actions = sample(self._split(logits), example_keys(named_key(context.key, "las"), batch.indices))
+        chosen = {
+            name: jnp.stack([jnp.asarray(choice) for choice in choices])[actions[:, head]]
+            for head, (name, choices) in enumerate(self._heads())
+        }
+        attack: dict[str, Any] = {
+            **context.attack,
+            "eps": chosen["eps_levels"] * self.eps / 8,
+            "step_size": chosen["step_levels"] * self.eps / 8,
+            "step_budget": chosen["step_counts"],
+            "steps": max(self.step_counts),
+            "start_eps": self.eps,
+        }
+        adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
+        if self.clip:
+            adversarial = hold_to_radius(adversarial, self.eps, attack_options(self.inner).get("norm", "linf"))
+        extra = {"actions": actions, **({"beta": chosen["betas"]} if self.betas else {})}
+        return adversarial._replace(extra={**adversarial.extra, "las": extra})
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """Those inside, the adversarial part times each example's beta."""
+        terms = super().terms(outputs, objective_state, context)
+        if not self.betas:
+            return terms
+        return terms._replace(adversarial=outputs.batch.extra["las"]["beta"] * terms.adversarial)
+
+    def after_step(
+        self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
+    ) -> PyTree:
+        """The strategy after its own step, every `interval` steps."""
+        state = super().after_step(variables, objective_state, batch, aux, context)
+
+        def learn(own: PyTree) -> PyTree:
+            reward = self.reward(variables, batch, aux, context)
+            gradient, model_state = jax.grad(self.policy_loss, has_aux=True)(own["params"], own, batch, reward)
+            length = jnp.sqrt(sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.float32(0.0)))
+            scale = jnp.minimum(1.0, self.max_norm / (length + 1e-6))
+            momentum = jax.tree.map(
+                lambda v, g, w: self.momentum * v + scale * g + self.weight_decay * w,
+                *(own["momentum"], gradient, own["params"]),
+            )
+            params = jax.tree.map(lambda w, v: w - self.learning_rate * v, own["params"], momentum)
+            return {"params": params, "model_state": model_state, "momentum": momentum}
+
+        own = jax.lax.cond(context.step % self.interval == 0, learn, lambda own: own, state["own"])
+        return {**state, "own": own}
+
+    def reward(self, variables: Variables, batch: AdversarialBatch, aux: Aux, context: Context) -> Array:
+        """`R1 + R2 + R3`, one number for the batch."""
+        images, labels, indices = batch.clean
+        known = attack_options(self.inner)
+        logits_fn = make_logits_fn(self.model, variables)
+        attacked = pgd(
+            logits_fn,
+            images,
+            labels,
+            key=named_key(context.key, "las reward"),
+            indices=indices,
+            eps=self.eps,
+            step_size=self.eps / 4,
+            restarts=2,
+            norm=known.get("norm", "linf"),
+            box=known.get("box", (0.0, 1.0)),
+        )
+        robust, clean = (accuracy(logits_fn(x), labels) for x in (attacked, images))
+        loss = jnp.clip(aux.metrics["loss"], 0.0, self.loss_limit)
+        return loss + self.robust_reward * robust + self.clean_reward * clean
+
+    def policy_loss(self, params: PyTree, own: PyTree, batch: AdversarialBatch, reward: Array) -> tuple[Array, PyTree]:
+        """`-R sum_heads mean_i log pi(a_i | x_i)`, and the strategy's statistics after its forward."""
+        logits, model_state = self.strategy.apply(params, own["model_state"], batch.clean.images, train=True)
+        actions = batch.extra["las"]["actions"]
+        each = [losses.cross_entropy(head, actions[:, i]) for i, head in enumerate(self._split(logits))]
+        return reward * sum((jnp.mean(value) for value in each), jnp.float32(0.0)), model_state
+
+    def _heads(self) -> list[tuple[str, tuple[Any, ...]]]:
+        return [(name, getattr(self, name)) for name in HEADS if getattr(self, name)]
+
+    def _split(self, logits: Array) -> list[Array]:
+        heads, begin = [], 0
+        for _, choices in self._heads():
+            heads.append(logits[:, begin : begin + len(choices)])
+            begin += len(choices)
+        return heads
+
+
+def sample(heads: list[Array], keys: Array) -> Array:
+    """An action of each head, drawn from the softmax of its logits `[B, n]` with each example's key: `[B, heads]`."""
+    sizes = [head.shape[-1] for head in heads]
+
+    def draw(key: Array) -> Array:
+        return flat_draw(jax.random.gumbel, key, (sum(sizes),), jnp.float32)
+
+    # The largest of logits plus Gumbel noise is a draw from their softmax.
+    noise = jnp.split(jax.vmap(draw)(keys), [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], axis=-1)
+    return jnp.stack([jnp.argmax(head + gumbel, axis=-1) for head, gumbel in zip(heads, noise)], axis=-1)
