@@ -30,7 +30,8 @@ class Checkpoints:
 
         `evaluated` are the weights to evaluate where they are not those of the state: an average.
         """
-        separate = evaluated is not None and evaluated.params is not state.params
+        if evaluated is not None and evaluated.params is state.params:
+            evaluated = None
         variables, rest = _parts(state)
         content = {
             "variables": variables,
@@ -38,10 +39,10 @@ class Checkpoints:
             "info": {
                 **info,
                 "shapes": {path: list(shape) for path, shape in leaf_shapes(variables).items()},
-                "separate": separate,
+                "separate": evaluated is not None,
             },
         }
-        if separate:
+        if evaluated is not None:
             content["evaluated"] = evaluated._asdict()
         with self._open(name) as checkpointer:
             checkpointer.save_checkpointables(int(info["epoch"]), content, overwrite=True)

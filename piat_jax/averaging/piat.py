@@ -18,31 +18,30 @@ MOMENTUM = ("keep", "reset")
 class PIAT:
     """Interpolate the weights at the end of each epoch and continue from the result; an `EpochEnd`.
 
-        `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`, with `theta'_0` the initial weights: the previous
-        *interpolated* weights, not those the previous epoch ended with. `start` puts them into the state before the first
-        epoch. What is evaluated and returned is `theta'_n`, so run the hook before evaluating.
+    `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`, with `theta'_0` the initial weights: the previous
+    *interpolated* weights, not those the previous epoch ended with. `start` puts them into the state before the first
+    epoch. What is evaluated and returned is `theta'_n`, so run the hook before evaluating.
 
     Attributes:
-          weight: `lambda`: a schedule n -> lambda_n, or a constant float. Equal hooks share one compilation if their
-            weights compare equal; functions written on the spot do not.
-          first_epoch: n of the first epoch: 1 as in Algorithm 1, 0 as in the public codes nearest to the paper.
-          batch_stats: the running statistics, on which the paper is silent. "interpolate" treats them as the weights;
-            "keep" leaves those of the fast weights; "recompute" leaves them as well, and whoever holds the data follows
-            with `recompute_batch_stats` before the weights are used in evaluation mode.
-          momentum: of the optimizer, across the jump: "keep", or "reset" to zero. A reset touches momentum traces and
-            Adam's first moments only; second moments and step counts, and so the learning rate, go on.
+      weight: `lambda`: a schedule n -> lambda_n, or a constant float. Equal hooks share one compilation if their
+        weights compare equal; functions written on the spot do not.
+      first_epoch: n of the first epoch: 1 as in Algorithm 1, 0 as in the public codes nearest to the paper.
+      batch_stats: the running statistics, on which the paper is silent. "interpolate" treats them as the weights;
+        "keep" leaves those of the fast weights; "recompute" leaves them as well, and whoever holds the data follows
+        with `recompute_batch_stats` before the weights are used in evaluation mode.
+      momentum: of the optimizer, across the jump: "keep", or "reset" to zero. A reset touches momentum traces and
+        Adam's first moments only; second moments and step counts, and so the learning rate, go on.
 
     Raises:
-          InputError: an unknown choice or a value out of range; called on a state without an anchor, or with
-            momentum="reset" and an optimizer that has none.
+      InputError: an unknown choice or a value out of range; called on a state without an anchor, or with
+        momentum="reset" and an optimizer that has none.
 
-        >>> from piat_jax.core.trees import copied
-    from piat_jax.core.types import TrainState
-        >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
-        >>> state = PIAT(weight=0.25).start(TrainState(params={"w": jnp.array(8.0)}, anchor=None, **fields))
-        >>> state = dataclasses.replace(state, params={"w": jnp.array(4.0)})  # an epoch of training
-        >>> PIAT(weight=0.25)(state, 1).params["w"].item()
-        5.0
+    >>> from piat_jax.core.types import TrainState
+    >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
+    >>> state = PIAT(weight=0.25).start(TrainState(params={"w": jnp.array(8.0)}, anchor=None, **fields))
+    >>> state = dataclasses.replace(state, params={"w": jnp.array(4.0)})  # an epoch of training
+    >>> PIAT(weight=0.25)(state, 1).params["w"].item()
+    5.0
     """
 
     weight: Weight = PAPER_WEIGHT

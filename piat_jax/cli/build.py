@@ -162,13 +162,13 @@ def evaluation_attack(config: Config, name: str) -> Attack | None:
 
 
 def objective(
-    config: Config, net: Model, training_attack: Attack | None, image_shape: Sequence[int] = ()
+    config: Config, net: Model, training_attack: Attack, image_shape: Sequence[int] = ()
 ) -> AttackedObjective | Wrapper:
     """The method around a model and an attack; without `image_shape[H, W, C]` no teacher's weights are loaded."""
     stack = parse_method(config.method)
     built: AttackedObjective | Wrapper = METHODS[stack.base](
         model=net, attack=training_attack, **dict(config.objective.items())
-    )  # type: ignore[arg-type]
+    )
     for name in stack.wrappers:
         options = dict(config[name].items())
         if name == "las":
@@ -197,7 +197,8 @@ def _teacher(config: Config, net: Model, kind: str, image_shape: Sequence[int]) 
     if not image_shape:
         return Variables({}, {})
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    return saved.load_variables("best", like)
+    # As fresh arrays: one that is bound to a device would bind the state in the first epoch, and the second compile anew.
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), saved.load_variables("best", like))
 
 
 def piat(config: Config) -> PIAT:

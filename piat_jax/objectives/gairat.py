@@ -22,8 +22,8 @@ class GAIRAT(Wrapper):
     Train-mode forwards: those inside.
 
     Attributes:
-      inner: the method; its attack must be `pgd`, with K = `steps` of at least 2, one run and the last iterate. AWP goes
-        outside, `AWP(GAIRAT(...))`, so that it perturbs along the gradient of the weighted loss.
+      inner: the method; its attack must be `pgd`, with K = `steps` of at least 2, one run and the last iterate. AWP
+        goes outside, `AWP(GAIRAT(...))`, so that it perturbs along the gradient of the weighted loss.
       lam: Lambda, -1 in the paper's main experiments; the higher, the more equal the weights.
       start: share of the run's epochs before it begins, with equal weights until then: after epoch 60 of 120.
 

@@ -1,5 +1,6 @@
 """A whole epoch as one compiled loop over data that lives on the device, run in chunks of steps."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -140,6 +141,8 @@ def run_epoch(
     # Python numbers would go to the device anew at every call.
     objective = jax.device_put(jax.tree.map(jnp.asarray, objective))
     sums: dict[str, float] = {}
+    # Only the epoch's end looks at the anchor: with and without PIAT the loop is the same program.
+    anchor, state = state.anchor, dataclasses.replace(state, anchor=None)
     for start in range(0, total, steps_per_chunk):
         stop = min(start + steps_per_chunk, total)
         numbers = jax.device_put((jnp.int32(start), jnp.int32(stop), jnp.int32(epochs)))
@@ -153,4 +156,4 @@ def run_epoch(
             )
         sums = {name: sums.get(name, 0.0) + float(value) for name, value in chunk.metrics.items()}
         on_chunk(start + int(chunk.steps), total)
-    return state, {name: value / total for name, value in sums.items()}
+    return dataclasses.replace(state, anchor=anchor), {name: value / total for name, value in sums.items()}
