@@ -34,6 +34,8 @@ def get_config(method: str = "piat") -> Config:
     for group in ("average", "rebat", "rpatpp"):
         if group in config and config[group].get("decay") == 0.999:
             config[group].decay = 0.99
+    if "las" in config:
+        config.las.strategy = "small_resnet"
     if config.dataset.validation_examples:
         config.dataset.validation_examples = 128
     config.evaluation.every_epochs = 5

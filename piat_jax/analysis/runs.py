@@ -98,14 +98,15 @@ NAMES = {
 def display_name(method: str) -> str:
     """What the papers call a method.
 
-    >>> [display_name(method) for method in ("pgd_at", "pgd_at+piat", "nmse+piat", "trades+awp", "pgd_at+las")]
-    ['PGD-AT', 'PIAT', 'PIAT+NMSE', 'TRADES+AWP', 'PGD-AT+LAS-AT']
+    >>> [display_name(method) for method in ("pgd_at", "pgd_at+piat", "nmse+piat", "trades+awp", "pgd_at+las+piat")]
+    ['PGD-AT', 'PIAT', 'PIAT+NMSE', 'TRADES+AWP', 'PIAT+LAS-AT']
     """
     parts = [part for part in method.split("+") if part != "piat"]
-    names = [NAMES.get(part, part.upper().replace("_", "-")) for part in parts]
-    if len(parts) < len(method.split("+")):
-        names = ["PIAT", *([] if parts == ["pgd_at"] else names)]
-    return "+".join(names)
+    piat = len(parts) < len(method.split("+"))
+    if piat or len(parts) > 1:
+        # PGD-AT goes without saying.
+        parts = [part for part in parts if part != "pgd_at"]
+    return "+".join([*(["PIAT"] if piat else []), *(NAMES.get(part, part.upper().replace("_", "-")) for part in parts)])
 
 
 @dataclass(frozen=True)

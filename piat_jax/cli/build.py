@@ -197,7 +197,7 @@ def _teacher(config: Config, net: Model, kind: str, image_shape: Sequence[int]) 
     if not image_shape:
         return Variables({}, {})
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    # As fresh arrays: one that is bound to a device would bind the state in the first epoch, and the second compile anew.
+    # As fresh arrays: one bound to a device would bind the state in the first epoch, and the second compile anew.
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), saved.load_variables("best", like))
 
 
