@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from piat_jax.averaging import PIAT, RationalWeight
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective
@@ -135,7 +136,10 @@ CATALOG: Mapping[str, Entry] = {
         "Weighs examples by how many attack steps they withstand.", "Zhang et al. (2021), arXiv:2010.01736"
     ),
     "fat": Entry("Friendly attack: stops once an example is misclassified.", "Zhang et al. (2020), arXiv:2002.11242"),
-    "ecas": Entry("Cycles the radius over epochs and adapts it to each prediction's entropy.", "the ECAS paper"),
+    "ecas": Entry(
+        "Cycles the radius over epochs and adapts it to each prediction's entropy.",
+        "Kuurila-Zhang et al., the ECAS paper",
+    ),
     "las": Entry(
         "A strategy network chooses each example's radius, steps and step size.",
         "Jia et al. (2022), arXiv:2203.06616",
@@ -149,7 +153,8 @@ CATALOG: Mapping[str, Entry] = {
         "Wang et al. (2023), arXiv:2310.19360",
     ),
     "rpatpp": Entry(
-        "ReBAT whose target is the average's prediction extrapolated from the mid-point.", "the RPAT paper"
+        "ReBAT whose target is the average's prediction extrapolated from the mid-point.",
+        "Wang and Liu (2025), arXiv:2508.02186",
     ),
     "kd": Entry("Distils from a standard and a robust teacher; with swa it is KD+SWA.", "Chen et al. (2021), ICLR"),
     "ema": Entry("Exponential average of the weights, each step.", "Polyak and Juditsky (1992)"),
@@ -174,10 +179,11 @@ def describe(name: str) -> str:
         lines += [part, *textwrap.wrap(entry.sentence, 110, initial_indent="    ", subsequent_indent="    ")]
         lines.append(f"    {entry.paper}")
     shown = {
-        "objective": groups["objective"] if stack.base in parts or any(p in WRAPPERS for p in parts) else {},
+        "objective": groups["objective"] if any(part in METHODS or part in WRAPPERS for part in parts) else {},
         "attack": groups["attack"],
         **{part: groups[part] for part in parts if part in WRAPPERS},
         "average": groups.get("average", {}),
+        "piat": _defaults(RationalWeight, set()) | _defaults(PIAT, {"weight"}) if "piat" in parts else {},
     }
     for group, fields in shown.items():
         if fields:
@@ -200,7 +206,18 @@ def _short(value: Any) -> str:
 def main(argv: Sequence[str]) -> None:
     """The command."""
     names = arguments.parse(arguments.new_flags(), argv, __doc__, folders=True)
-    print("\n".join(describe(name) for name in names or CATALOG))
+    if names:
+        print("\n".join(map(describe, names)))
+        return
+    kinds = {
+        "Objectives, one in each method": METHODS,
+        "Wrappers, around an objective and each other": WRAPPERS,
+        "Averages of the weights, evaluated in their place": AVERAGES,
+        "Interpolation, with any of them": ["piat"],
+    }
+    for title, members in kinds.items():
+        print(f"{title}\n{'=' * len(title)}")
+        print("\n".join(map(describe, members)), end="\n\n")
 
 
 def entry() -> None:

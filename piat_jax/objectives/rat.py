@@ -65,9 +65,6 @@ class RAT(Wrapper):
         super().__post_init__()
         check_range("share", self.share, 0, 1)
         check_range("kappa", self.kappa, 0, 1)
-
-    def init_own(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
-        """No state of its own; what can only be checked on a model is checked here."""
         method = self.inner
         while isinstance(method, Wrapper):
             method = method.inner
@@ -75,6 +72,9 @@ class RAT(Wrapper):
             raise InputError(
                 f"RAT changes terms of TRADES and goes around no {type(method).__name__}; give RAT(TRADES(...))"
             )
+
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
+        """No state of its own; the head is looked for in the weights."""
         kernels = {
             tuple(str(getattr(entry, "key", entry)) for entry in path): leaf.shape
             for path, leaf in jax.tree_util.tree_leaves_with_path(variables.params)

@@ -2,9 +2,10 @@ import pytest
 
 from piat_jax.cli import build
 from piat_jax.cli.config import apply_overrides, differences, from_plain, load_config, parse_value, to_plain
+from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
-from piat_jax.objectives import METHODS
+from piat_jax.objectives import METHODS, PGDAT, WRAPPERS
 
 EMBEDDED = "configs/embedded.py"
 CONFIGS = {  # file -> epochs, learning rate, knots, weight decay, classes of its data set
@@ -36,15 +37,52 @@ def test_the_papers_protocol(name):
     assert read_config(f"configs/{name}.py:trades", {}).objective.beta == 6
 
 
-@pytest.mark.parametrize("method", [*METHODS, "piat", *(f"{name}+piat" for name in METHODS)])
-@pytest.mark.parametrize("name", [*CONFIGS, "embedded", "fashion_mnist"])
+@pytest.mark.parametrize("method", [*METHODS, "piat", *(name for name in WRAPPERS if name != "kd"), "swa", "fawa"])
+@pytest.mark.parametrize("name", [*CONFIGS, "embedded", "embedded_512", "fashion_mnist"])
 def test_every_config_takes_every_method(name, method):
     config = read_config(f"configs/{name}.py:{method}", {})
-    assert config.method == ("pgd_at+piat" if method == "piat" else method)
-    assert config.attack.start == ("normal" if method.startswith("trades") else "uniform")
-    net = build.model(config, 10)
-    built = build.objective(config, net, build.attack(config))
-    assert type(built) is METHODS[config.objective.name]
+    assert parse_method(config.method) == parse_method(method)
+    assert config.attack.start == ("normal" if method in ("trades", "mart", "mail", "rat") else "uniform")
+    built = build.objective(config, build.model(config, 10), build.attack(config))
+    if method in WRAPPERS:
+        assert type(built) is WRAPPERS[method]
+        assert type(built.inner) is METHODS["trades" if method == "rat" else "pgd_at"]
+    else:
+        assert type(built) is METHODS.get(method, PGDAT)
+
+
+def test_what_a_paper_changes_around_another_method():
+    config = read_config("configs/cifar10_resnet18.py:trades+awp+ecas", {})
+    assert (config.awp.gamma, config.awp.start) == (0.005, 0.05)
+    assert config.objective.attack_loss == "cross_entropy"
+    assert (config.attack.start, config.ecas.levels[0], config.ecas.clip) == ("uniform", 6, True)
+    # Label smoothing belongs to ECAS on PGD-AT, not to that on AWP.
+    for method, smoothing in (("ecas", 0.3), ("awp+ecas", 0.0), ("pgd_at", 0.0)):
+        assert read_config(f"configs/cifar10_resnet18.py:{method}", {}).objective.label_smoothing == smoothing
+    mail = read_config("configs/cifar10_resnet18.py:trades+mail", {})
+    assert (mail.mail.slope, mail.mail.bias, mail.objective.beta, mail.objective.clean_forwards) == (2, 0, 5, 1)
+
+
+def test_radii_of_wrappers_follow_the_attack():
+    config = read_config("configs/cifar10_resnet18.py:ecas", {"attack.eps": "0.5", "attack.norm": "l2"})
+    assert config.ecas.eps == config.evaluation.eps == 0.5
+
+
+def test_100_classes_and_wide_networks():
+    config = read_config("configs/cifar100_wrn32_10.py:rat", {})
+    assert (config.rat.kappa, config.rat.head) == (0.98, ("fc", "dense", "kernel"))
+    assert read_config("configs/cifar100_resnet18.py:ecas", {}).ecas.entropy_high == 4.582
+    las = read_config("configs/cifar100_resnet18.py:trades+las", {}).las
+    assert (max(las.eps_levels), las.clean_reward, las.betas[0]) == (10, 2, 5)
+    assert max(read_config("configs/cifar100_resnet18.py:las", {}).las.step_counts) == 12
+
+
+def test_the_average_of_a_method():
+    for method, kind in (("ema", "step"), ("seat", "step"), ("swa", "epoch"), ("fawa", "epoch")):
+        config = read_config(f"configs/cifar10_resnet18.py:trades+{method}+piat", {})
+        assert build.average(config).period == kind
+    assert config.dataset.validation_examples == 1000
+    assert build.average(read_config("configs/cifar10_resnet18.py:trades+piat", {})) is None
 
 
 def test_overrides_take_each_fields_type_and_fractions():
@@ -127,6 +165,7 @@ def test_every_problem_is_reported_at_once_with_the_nearest_name():
         ({"batch_size": "0"}, "batch_size=0 must be at least 1"),
         ({"dataset.name": "mnist", "dataset.flip": "true"}, "would mirror the digits"),
         ({"method": "trades"}, r"choose the method after the colon: --config=FILE:trades"),
+        ({"piat.first_epoch": "-1"}, "first_epoch=-1 must be at least 0"),
         ({"evaluation.precision": "high"}, "did you mean 'highest'"),
     ],
 )
@@ -141,12 +180,34 @@ def test_bad_values(overrides, message):
         ("configs/embeded.py", "did you mean 'configs/embedded.py'"),
         ("nowhere/x.py", "no folder nowhere"),
         (f"{EMBEDDED}:tradse", "did you mean 'trades'"),
-        (f"{EMBEDDED}:trades+pait", "'pait' is unknown; did you mean 'piat'"),
+        (f"{EMBEDDED}:trades+pia", "'pia' is unknown; did you mean 'piat'"),
+        (f"{EMBEDDED}:trades+mart", "has 2 objectives"),
+        (f"{EMBEDDED}:swa+ema", "has 2 averages"),
+        (f"{EMBEDDED}:awp+awp", "has 'awp' twice"),
     ],
 )
 def test_bad_config_files(text, message):
     with pytest.raises(InputError, match=message):
         load_config(text)
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "message"),
+    [
+        ("awp", {"awp.gama": "1"}, "did you mean 'awp.gamma'"),
+        ("awp", {"awp.gamma": "-1"}, "gamma=-1.0 must be at least 0"),
+        ("kd", {}, "kd.standard is empty; give the folder of a run"),
+        ("kd", {"kd.standard": "nowhere", "kd.robust": "nowhere"}, "kd.standard='nowhere' has no best checkpoint"),
+        ("las", {"las.strategy": "resnet81"}, "did you mean 'resnet18'"),
+        ("swa", {"average.start": "2"}, r"start=2.0 must be in \[0, 1\]"),
+        ("fawa", {"dataset.validation_examples": "0"}, "set dataset.validation_examples"),
+        ("mart+rat", {}, "goes around no MART"),
+        ("gairat", {"attack.steps": "1"}, "steps=1 must be at least 2"),
+    ],
+)
+def test_bad_values_of_wrappers_and_averages(method, overrides, message):
+    with pytest.raises(InputError, match=message):
+        read_config(f"{EMBEDDED}:{method}", overrides)
 
 
 def test_a_file_without_get_config(tmp_path):

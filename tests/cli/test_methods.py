@@ -1,0 +1,60 @@
+import pytest
+
+from piat_jax.averaging import EQUAL_WEIGHT, Average
+from piat_jax.cli import errors, methods
+from piat_jax.cli.methods import AVERAGES, method_groups, parse_method
+from piat_jax.core.checks import InputError
+from piat_jax.objectives import METHODS, WRAPPERS
+
+
+def call(*arguments):
+    return errors.run(methods.main, list(arguments))
+
+
+def test_the_whole_list(capsys):
+    assert call() == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in (*METHODS, *WRAPPERS, *AVERAGES, "piat"):
+        at = lines.index(name)
+        sentence, following = lines[at + 1], "\n".join(lines[at + 1 : at + 8])
+        assert sentence.startswith("    ")
+        assert "arXiv" in following or "paper" in following or "(" in following or name == "standard"
+    text = "\n".join(lines)
+    assert "config.awp: gamma=0.01, start=0\n" in text
+    assert "config.piat: a=1, b=1, c=1, d=10, first_epoch=1" in text
+
+
+def test_one_method(capsys):
+    assert call("trades+awp+piat") == 0
+    printed = capsys.readouterr().out
+    assert "config.awp: gamma=0.005, start=0.05" in printed
+    assert "beta=6" in printed
+    assert "mail" not in printed
+    assert call("tradse") == 2
+    assert capsys.readouterr().err == "error: method='tradse' is unknown; did you mean 'trades'?\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("piat", "pgd_at+piat"),
+        ("piat+swa+awp+trades", "trades+awp+swa+piat"),
+        ("awp+ecas", "pgd_at+awp+ecas"),
+        ("rat+swa", "trades+rat+swa"),
+        ("mart+rpat+awp", "mart+rpat+awp"),
+    ],
+)
+def test_parts_in_any_order_and_wrappers_from_the_inside_out(text, canonical):
+    assert str(parse_method(text)) == canonical
+    assert parse_method(canonical) == parse_method(text)
+
+
+def test_an_exact_stack_wins_over_its_base():
+    assert method_groups(parse_method("awp+las"))["objective"]["label_smoothing"] == 0
+    assert method_groups(parse_method("las"))["objective"]["label_smoothing"] == 0.3
+
+
+def test_averages_are_made_of_their_fields():
+    assert Average(EQUAL_WEIGHT, start=AVERAGES["swa"]["start"], epochs=200).start == pytest.approx(55 / 200)
+    with pytest.raises(InputError, match="'' is unknown"):
+        parse_method("trades++piat")
