@@ -10,22 +10,26 @@ Measuring: epochs of all methods in turn, several times, as a ratio to PGD-AT of
 """
 
 import dataclasses
+import math
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
+from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors
-from piat_jax.cli.config import Config, split_overrides
-from piat_jax.cli.run_folder import describe_run
-from piat_jax.cli.train import read_config
-from piat_jax.core.types import Array, Batch, Model, Variables
+from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
+from piat_jax.cli.run_folder import CHECKPOINTS, describe_run
+from piat_jax.core.checks import InputError
+from piat_jax.core.types import Array, Batch, Model, Objective, TrainState, Variables
 from piat_jax.training import Examples, init_state, run_epoch, train_step
 
 # Sizes no two of which are equal or multiples, so that a product's shapes say what it is.
@@ -54,14 +58,33 @@ class OneProduct:
         """Images times the kernel, centred."""
         z = images.reshape(images.shape[0], -1) @ params["linear"]["dense"]["kernel"]
         mean = jnp.mean(z, axis=0) if train else model_state["mean"]
-        return z - mean, {"mean": 0.9 * model_state["mean"] + 0.1 * mean} if train else model_state
+        return z - mean[None], {"mean": 0.9 * model_state["mean"] + 0.1 * mean} if train else model_state
+
+
+def make_objective(config: Config, net: Model, image_shape: Sequence[int]) -> Objective:
+    """The method; where it needs teachers, random ones, which cost the same."""
+    if "kd" not in config:
+        return build.objective(config, net, build.attack(config), image_shape)
+    with tempfile.TemporaryDirectory() as folder:
+        config.kd.standard = config.kd.robust = folder
+        variables = net.init(jax.random.key(0), jnp.zeros((1, *image_shape)))
+        state = TrainState(step=0, epoch=0, opt_state=(), objective_state=(), **variables._asdict())  # type: ignore[arg-type]
+        Checkpoints(Path(folder) / CHECKPOINTS).save("best", state, {"epoch": 0})
+        return build.objective(config, net, build.attack(config), image_shape)
+
+
+def read(text: str, overrides: dict[str, str]) -> Config:
+    """The config, which may lack its teachers."""
+    config = load_config(text)
+    if found := apply_overrides(config, overrides):
+        raise InputError("\n".join(found))
+    return config
 
 
 def count_passes(config: Config) -> dict[str, tuple[float, float]]:
     """Forwards, image gradients and weight gradients of one step, in batches: the fewest and the most of any step."""
-    net: Model = OneProduct()
-    objective = build.objective(config, net, build.attack(config), FEATURES)
-    recipe = build.recipe(config, BATCH)
+    objective = make_objective(config, OneProduct(), FEATURES)
+    recipe = build.recipe(config, config.batch_size)
     images = jnp.zeros((1, *FEATURES))
     size = BATCH * objective.views
 
@@ -112,10 +135,9 @@ def _inner(params: dict[str, Any]) -> Iterator[Any]:
 def _classify(equation: Any) -> tuple[str, int]:
     """What a matrix product does, and for how many examples."""
     shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
-    inside = jnp.prod(jnp.array(FEATURES)).item()
+    inside = math.prod(FEATURES)
     examples = max((axis for shape in shapes for axis in shape if axis % BATCH == 0), default=0)
-    of_kernel = any(set(shape) == {inside, size} for shape in shapes for size in shape if size != inside)
-    if not examples or not of_kernel:
+    if not examples or {inside, CLASSES} not in map(set, shapes):
         return "", 0
     out = shapes[2]
     if set(out) == {examples, inside}:
@@ -128,8 +150,7 @@ def measure(configs: dict[str, Config], repeats: int) -> dict[str, list[float]]:
     runs = {}
     for name, config in configs.items():
         data, train, _ = build.dataset(config)
-        net = build.model(config, data.num_classes)
-        objective = build.objective(config, net, build.attack(config), train.images.shape[1:])
+        objective = make_objective(config, build.model(config, data.num_classes), train.images.shape[1:])
         examples = Examples(jnp.asarray(train.images), jnp.asarray(train.labels))
         recipe = build.recipe(config, len(train.labels))
         key = jax.random.key(0)
@@ -159,7 +180,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("repeats", 0, "Rounds of measuring; 0 only counts.", flag_values=values)
     arguments.parse(values, rest, __doc__)
     names = dict.fromkeys(["pgd_at", *values.methods])
-    configs = {name: read_config(f"{values.config}:{name}", dict(overrides)) for name in names}
+    configs = {name: read(f"{values.config}:{name}", overrides) for name in names}
     speeds = measure(configs, values.repeats) if values.repeats else {}
     if speeds:
         about = describe_run()

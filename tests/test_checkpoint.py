@@ -75,11 +75,11 @@ def test_discard(tmp_path):
 
 def test_another_model_is_refused_with_the_first_difference(tmp_path):
     Checkpoints(tmp_path).save("last", make(), {"epoch": 1})
-    message = r"of another model: model_state/batch_stats/mean is \[3\] there and \[4\] in this config"
+    message = r"of another model: model_state/batch_stats/mean is \(3,\) there and \(4,\) in this config"
     with pytest.raises(InputError, match=message):
         Checkpoints(tmp_path).load_state("last", make(width=4))
     more = make().variables._replace(params={**make().params, "more": jnp.zeros(1)})
-    with pytest.raises(InputError, match=r"params/more is absent there and \[1\] in this config"):
+    with pytest.raises(InputError, match=r"params/more is absent there and \(1,\) in this config"):
         Checkpoints(tmp_path).load_variables("last", more)
 
 

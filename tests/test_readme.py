@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from piat_jax.cli.methods import AVERAGES
 from piat_jax.data import SOURCES
-from piat_jax.objectives import METHODS
+from piat_jax.objectives import METHODS, WRAPPERS
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -45,7 +46,7 @@ def test_the_attack_example():
 
 def test_every_method_source_and_config_is_listed():
     text = README.read_text()
-    for name in (*METHODS, *SOURCES):
+    for name in (*METHODS, *WRAPPERS, *AVERAGES, *SOURCES):
         assert f"`{name}`" in text, name
     for path in (README.parent / "configs").glob("*.py"):
         if path.stem not in ("__init__", "common"):

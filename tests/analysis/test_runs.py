@@ -44,8 +44,9 @@ def test_of_an_epoch_that_was_repeated_the_later_line_counts(run_at):
         ("pgd_at+piat", "PIAT"),
         ("nmse+piat", "PIAT+NMSE"),
         ("trades+piat", "PIAT+TRADES"),
-        ("las_at", "LAS-AT"),
-        ("pgd_at+awp+piat", "PIAT+PGD-AT+AWP"),
+        ("pgd_at+las", "LAS-AT"),
+        ("pgd_at+rpatpp+swa", "RPAT+++SWA"),
+        ("pgd_at+awp+piat", "PIAT+AWP"),
     ],
 )
 def test_names(method, name):

@@ -4,7 +4,7 @@ import pytest
 
 from piat_jax.cli import errors, report
 
-FILES = ["robust_accuracy.png", "stability.md", "table.csv", "table.md"]
+FILES = ["piat.md", "robust_accuracy.png", "stability.md", "table.csv", "table.md"]
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_a_folder_of_runs(runs, capsys):
     assert (out / "robust_accuracy.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split() == ["Method", "Seeds", "PGD-20", "Best", "PGD-20", "Final", "PGD-20", "Diff"]
-    assert printed.splitlines()[-4:] == [
-        str(out / name) for name in ("table.md", "table.csv", "stability.md", "robust_accuracy.png")
+    assert printed.splitlines()[-5:] == [
+        str(out / name) for name in ("table.md", "table.csv", "stability.md", "piat.md", "robust_accuracy.png")
     ]
     # Its own output is no run.
     assert call(runs) == 0
@@ -71,7 +71,9 @@ def test_a_run_without_curves_is_in_the_table_alone(runs, capsys):
     assert f"{runs / 'a_piat'} has no test_pgd20 in its metrics and is not in the figure" in capsys.readouterr().out
     (runs / "b_plain" / "metrics.jsonl").write_text('{"epoch": 2}\n')
     assert call(runs, f"--out={runs / 'out'}") == 0
-    assert sorted(path.name for path in (runs / "out").iterdir()) == FILES[1:]
+    assert sorted(path.name for path in (runs / "out").iterdir()) == [
+        name for name in FILES if name != "robust_accuracy.png"
+    ]
 
 
 def fails(capsys, *arguments):

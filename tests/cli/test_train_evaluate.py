@@ -201,8 +201,8 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path, capsys, monkeyp
     folder = tmp_path / "run"
     real = epoch_module.train_step
 
-    def explode(objective, optimizer, state, batch, *, key):
-        state, values = real(objective, optimizer, state, batch, key=key)
+    def explode(objective, optimizer, state, batch, **options):
+        state, values = real(objective, optimizer, state, batch, **options)
         late = state.step > 3  # in the second epoch
         return state, {**values, "loss": jax.numpy.where(late, jax.numpy.inf, values["loss"])}
 

@@ -113,15 +113,15 @@ def test_other_teachers_do_not_recompile():
         ({"robust_weight": -0.6}, "robust_weight=-0.6 must be at least 0"),
         (
             {"robust": ROBUST._replace(params={**ROBUST.params, "w": jnp.zeros((2, 5))})},
-            "robust.params['w'] has shape (2, 5) in the teacher and has shape (2, 3) in the model",
+            "robust/params/w has shape (2, 5) in the teacher and has shape (2, 3) in the model",
         ),
         (
             {"standard": STANDARD._replace(model_state={})},
-            "standard.model_state['mean'] is missing in the teacher and has shape (2,) in the model",
+            "standard/model_state/mean is missing in the teacher and has shape (2,) in the model",
         ),
         (
             {"standard": STANDARD._replace(params={**STANDARD.params, "b": jnp.zeros(3)})},
-            "standard.params['b'] has shape (3,) in the teacher and is missing in the model",
+            "standard/params/b has shape (3,) in the teacher and is missing in the model",
         ),
     ],
 )

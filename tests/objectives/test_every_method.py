@@ -121,24 +121,33 @@ def _data(state):
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
-@pytest.mark.parametrize("method", [*METHODS, *WRAPPERS])
-def test_no_gradient_flows_through_crafting(method, teacher):
-    config = read(method, teacher)
+# How far beyond the attack's eps a method may go.
+FARTHEST = {"ecas": 12 / 8, "las": 15 / 8}
+
+
+@pytest.mark.parametrize("method", [*METHODS, *WRAPPERS, "awp+ecas", "awp+las"])
+def test_crafting_in_l2_stays_in_the_ball_and_is_a_constant(method, teacher):
+    config = read(method, teacher, **{"attack.norm": "l2", "attack.eps": "0.5", "attack.step_size": "0.2"})
     objective = build.objective(config, build.model(config, 3), build.attack(config), (4, 4, 1))
-    images = jnp.asarray(TRAIN.images[:4] / 255, jnp.float32)
-    labels = jnp.arange(4) % 3
     size = objective.views
-    batch = Batch(jnp.tile(images, (size, 1, 1, 1)), jnp.tile(labels, size), jnp.arange(4 * size))
+    images = jnp.tile(jnp.asarray(TRAIN.images[:4] / 255, jnp.float32), (size, 1, 1, 1))
+    batch = Batch(images, jnp.tile(jnp.arange(4) % 3, size), jnp.arange(4 * size))
     variables = objective.model.init(jax.random.key(0), images[:1])
     state = objective.init(variables, images[:1], key=KEY)
     context = Context(jax.random.key(0), jnp.int32(0), jnp.int32(5), jnp.int32(10))
 
     @jax.jit
-    @jax.grad
-    def through(params):
-        return jnp.sum(objective.perturb(Variables(params, variables.model_state), state, batch, context).images)
+    @functools.partial(jax.grad, has_aux=True)
+    def craft(params):
+        crafted = objective.perturb(Variables(params, variables.model_state), state, batch, context).images
+        return jnp.sum(crafted), crafted
 
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(through(variables.params)))
+    gradient, crafted = craft(variables.params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+    lengths = np.linalg.norm(np.reshape(crafted - images, (4 * size, -1)), axis=1)
+    assert np.all(lengths <= 0.5 * FARTHEST.get(method, 1.0) + 1e-5)
+    assert np.all((crafted >= 0) & (crafted <= 1))
+    assert np.any(lengths > 0.1) or method == "standard"
 
 
 def test_everything_is_in_the_catalog_and_in_a_stack():

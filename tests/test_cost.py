@@ -1,0 +1,37 @@
+import pytest
+
+from experiments.cost import count_passes, read, table
+
+# By hand, with K = 3 attack steps: forwards (attack, what it compares with, training), gradients by images, by weights.
+COUNTS = {
+    "standard": (1, 0, 1),
+    "pgd_at": (3 + 1, 3, 1),
+    "mart": (3 + 2, 3, 2),
+    "trades": (1 + 3 + 3, 3, 2),  # the clean prediction; x, x', x
+    "consistency": (2 * (3 + 1), 2 * 3, 2),
+    "trades+consistency": (2 * (1 + 3 + 2), 2 * 3, 2 * 2),
+    "rpat": (3 + 3, 3, 3),
+    "rat": (1 + 3 + 8 + 2, 3, 2 + 2),  # eight in the loss, two for the gradients of the head
+    "ecas": (1 + 3 + 1, 3, 1),
+    "kd": (3 + 1 + 2, 3, 1),  # two teachers
+}
+RANGES = {
+    "awp": ((4, 5), (3, 3), (1, 2)),
+    "rebat": ((4, 5), (3, 3), (1, 1)),
+    # An attack of at most 14 steps, and every 20th time the reward: two restarts of PGD-10, two forwards that compare
+    # them, two that count.
+    "las": ((15, 15 + 20 + 2 + 2), (14, 14 + 20), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("method", [*COUNTS, *RANGES])
+def test_counts_by_hand(method):
+    counts = count_passes(read(f"configs/cifar10_resnet18.py:{method}", {"attack.steps": "3"}))
+    expected = RANGES.get(method) or tuple((n, n) for n in COUNTS[method])
+    assert tuple(counts.values()) == expected
+
+
+def test_the_table_has_ranges_and_ratios():
+    configs = {name: read(f"configs/embedded.py:{name}", {}) for name in ("pgd_at", "awp")}
+    text = table(configs, {"pgd_at": [100.0, 200.0, 90.0], "awp": [80.0, 100.0, 45.0]})
+    assert text.splitlines()[-1] == "| `pgd_at+awp` | 11 to 12 | 10 | 1 to 2 | 80 | 0.50 |"
