@@ -124,6 +124,27 @@ def attack_names(runs: Sequence[Run]) -> dict[str, str]:
     return {name: ATTACKS.get(name, name.upper().replace("_", "-")) for name in ordered}
 
 
+def runs_csv(runs: Sequence[Run]) -> str:
+    """Every run by itself: one line for each checkpoint, and for each evaluation during training (accuracies in %)."""
+    attacks = attack_names(runs)
+    during = {name: f"test_{name}" for name in attacks}
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["dataset", "model", "method", "seed", "what", "epoch", *attacks])
+    for run in runs:
+        about = [run.dataset, run.model, run.method, run.seed]
+        for name, point in run.checkpoints.items():
+            writer.writerow([*about, name, point.epoch, *(_number(point.accuracy.get(attack)) for attack in attacks)])
+        series = {name: dict(zip(*(part.tolist() for part in run.series(key)))) for name, key in during.items()}
+        for epoch in sorted({epoch for values in series.values() for epoch in values}):
+            writer.writerow([*about, "training", epoch, *(_number(series[name].get(epoch)) for name in attacks)])
+    return out.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.4g}"
+
+
 def stability_table(runs: Sequence[Run]) -> Table:
     """How steadily training went, from the PGD-20 accuracies during training.
 

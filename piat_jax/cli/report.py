@@ -3,9 +3,9 @@
     piat-report runs/pgd_at runs/piat --out=report
     piat-report runs
 
-A folder is a run or holds runs. Writes table.md, table.csv, stability.md and robust_accuracy.png into --out, by default
-the folder `report` in what the given folders have in common. Of methods run without and with PIAT it also writes
-piat.md and, where there are several, piat.png.
+A folder is a run or holds runs. Writes table.md, table.csv, stability.md, runs.csv (every run by itself) and
+robust_accuracy.png into --out, by default the folder `report` in what the given folders have in common. Of methods run
+without and with PIAT it also writes piat.md and, where there are several, piat.png.
 """
 
 import os
@@ -18,7 +18,7 @@ from absl import flags
 from piat_jax.analysis.curves import draw, save
 from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
 from piat_jax.analysis.runs import FILES, load_run
-from piat_jax.analysis.tables import PGD, best_final_table, stability_table
+from piat_jax.analysis.tables import PGD, best_final_table, runs_csv, stability_table
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         texts = {"table.md": table.to_markdown(), "table.csv": table.to_csv(), "stability.md": stability.to_markdown()}
+        texts["runs.csv"] = runs_csv(runs)
         if pairs:
             texts["piat.md"] = "\n".join(piat_table(pairs, name).to_markdown() for name in ("best", "final"))
         for name, text in texts.items():

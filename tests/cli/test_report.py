@@ -4,7 +4,7 @@ import pytest
 
 from piat_jax.cli import errors, report
 
-FILES = ["piat.md", "robust_accuracy.png", "stability.md", "table.csv", "table.md"]
+FILES = ["piat.md", "robust_accuracy.png", "runs.csv", "stability.md", "table.csv", "table.md"]
 
 
 @pytest.fixture
@@ -42,8 +42,15 @@ def test_a_folder_of_runs(runs, capsys):
     assert (out / "robust_accuracy.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split() == ["Method", "Seeds", "PGD-20", "Best", "PGD-20", "Final", "PGD-20", "Diff"]
-    assert printed.splitlines()[-5:] == [
-        str(out / name) for name in ("table.md", "table.csv", "stability.md", "piat.md", "robust_accuracy.png")
+    assert printed.splitlines()[-6:] == [
+        str(out / name)
+        for name in ("table.md", "table.csv", "stability.md", "runs.csv", "piat.md", "robust_accuracy.png")
+    ]
+    assert (out / "runs.csv").read_text().splitlines()[:4] == [
+        "dataset,model,method,seed,what,epoch,pgd20",
+        "d,m,pgd_at+piat,0,best,1,50",
+        "d,m,pgd_at+piat,0,final,2,50",
+        "d,m,pgd_at+piat,0,training,1,50",
     ]
     # Its own output is no run.
     assert call(runs) == 0
