@@ -10,7 +10,7 @@ from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import AdversarialBatch, Batch
-from piat_jax.objectives import ALP, NMSE, PGDAT, TRADES
+from piat_jax.objectives import ALP, NMSE, PGDAT, TRADES, Standard
 from tests.objectives.stub import (
     ADVERSARIAL,
     ATTACK,
@@ -25,6 +25,7 @@ from tests.objectives.stub import (
     LABELS,
     LOG,
     NORMALIZED,
+    PA,
     PAIRING,
     PARAMS,
     STATE,
@@ -40,7 +41,10 @@ from tests.objectives.stub import (
     value,
 )
 
+S = 0.3
+SMOOTHED = -np.mean((1 - S) * np.log(PA[np.arange(4), Y]) + S / 2 * (np.log(PA).sum(1) - np.log(PA[np.arange(4), Y])))
 VALUES = {
+    "smoothed": (make(PGDAT, label_smoothing=S), SMOOTHED, None),
     "pgd_at": (make(PGDAT), CE, None),
     "alp": (make(ALP), CE + 0.5 * PAIRING, PAIRING),
     "alp_clean": (make(ALP, weight=2.0, clean_weight=0.3), CE + 2 * PAIRING + 0.3 * CE_CLEAN, PAIRING),
@@ -157,6 +161,20 @@ def test_trades_attacks_the_divergence_from_the_clean_prediction():
     np.testing.assert_allclose(again, images, atol=1e-5)
 
 
+def test_trades_may_attack_with_cross_entropy():
+    attack = bind(ATTACK, start="uniform")
+    ours = jax.jit(lambda: perturb(make(TRADES, attack=attack, attack_loss="cross_entropy")).images)()
+    np.testing.assert_array_equal(ours, jax.jit(lambda: perturb(make(PGDAT, attack=attack)).images)())
+
+
+def test_standard_training_sees_clean_images_once():
+    objective = make(Standard)
+    batch = perturb(objective)
+    np.testing.assert_array_equal(batch.images, IMAGES)
+    assert train_forwards(value, objective, PARAMS, batch) == "c"
+    np.testing.assert_allclose(value(objective, batch=batch)[0], CE_CLEAN, rtol=1e-5)
+
+
 def test_trades_has_nowhere_to_go_from_the_images_themselves():
     # Where p = p' is exact, so is the zero gradient.
     flat = {**PARAMS, "w": jnp.zeros((2, 3))}
@@ -189,6 +207,8 @@ def test_changing_numbers_does_not_recompile():
         (ALP, {"weight": -1.0}, "weight=-1.0 must be at least 0"),
         (ALP, {"clean_weight": float("nan")}, "clean_weight=nan must be at least 0"),
         (TRADES, {"beta": -6.0}, "beta=-6.0 must be at least 0"),
+        (PGDAT, {"label_smoothing": 1.5}, "label_smoothing=1.5 must be in [0, 1]"),
+        (TRADES, {"attack_loss": "ce"}, "attack_loss='ce' is unknown"),
         (TRADES, {"clean_forwards": 3}, "clean_forwards=3 is unknown; choose one of 1, 2"),
         (NMSE, {"mu": -5.0}, "mu=-5.0 must be at least 0"),
     ],

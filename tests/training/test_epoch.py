@@ -72,6 +72,57 @@ def test_epochs_differ_and_keys_differ(problem):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
+class Looking:
+    """An objective that keeps the first batch it sees."""
+
+    views = 2
+
+    def perturb(self, variables, objective_state, batch, context):
+        return AdversarialBatch(batch, batch.images)
+
+    def perturb_weights(self, params, *_):
+        return params
+
+    def loss(self, params, model_state, objective_state, batch, context):
+        return jnp.sum(params["w"] ** 2), Aux(batch.clean._asdict(), {"loss": jnp.float32(context.epochs)})
+
+    def after_step(self, variables, objective_state, batch, aux, context):
+        return {"steps": objective_state["steps"] + 1, "step": context.step}
+
+
+def test_two_views_are_augmented_each_on_its_own(problem):
+    state, batch = counting_state(problem), {"images": jnp.zeros((16, 8, 8, 1)), "labels": jnp.zeros(16, jnp.int32)}
+    state = dataclasses.replace(
+        state,
+        model_state={**batch, "indices": jnp.zeros(16, jnp.int32)},
+        objective_state={"steps": jnp.int32(0), "step": jnp.int32(0)},
+    )
+    recipe = problem.recipe._replace(step_end=(_add_100,))
+    state, metrics = run_epoch(
+        state, Looking(), problem.examples, key=problem.key, recipe=recipe, epochs=7, steps_per_chunk=9
+    )
+    seen = {name: np.asarray(value) for name, value in state.model_state.items()}
+    np.testing.assert_array_equal(seen["labels"][:8], seen["labels"][8:])
+    # An index of its own for each view, so that everything random differs.
+    np.testing.assert_array_equal(seen["indices"][:8] + 26, seen["indices"][8:])
+    for half in (slice(0, 8), slice(8, 16)):
+        keys = example_keys(jax.random.fold_in(named_key(problem.key, "augment"), 0), seen["indices"][half])
+        images = problem.examples.images[seen["indices"][half] % 26]
+        expected = to_float(augment(images, keys, crop_padding=1, padding_mode="zeros", flip=True))
+        np.testing.assert_array_equal(seen["images"][half], expected)
+    assert np.any(seen["images"][:8] != seen["images"][8:])
+    # The state of the method follows each step, and so does what ends a step.
+    assert (int(state.objective_state["steps"]), int(state.objective_state["step"])) == (SPE, SPE - 1)
+    assert float(state.params["w"][0]) > 50
+    assert metrics["loss"] == 7
+
+
+def _add_100(state):
+    return dataclasses.replace(state, params=jax.tree.map(lambda w: w + 100.0, state.params))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class Counting:
     """An objective that sees every example once an epoch: its metric sums powers of two of their indices."""
 
