@@ -73,6 +73,17 @@ def test_discard(tmp_path):
     assert "best" not in checkpoints
 
 
+def test_an_average_is_evaluated_and_training_goes_on_from_the_weights(tmp_path):
+    state, checkpoints = make(), Checkpoints(tmp_path)
+    average = jax.tree.map(lambda leaf: leaf + 1, state.variables)
+    checkpoints.save("last", state, {"epoch": 1}, average)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load_variables("last", state.variables), average)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load_state("last", state).variables, state.variables)
+    # The state's own weights are not saved twice.
+    checkpoints.save("best", state, {"epoch": 1}, state.variables)
+    assert not checkpoints.info("best")["separate"]
+
+
 def test_another_model_is_refused_with_the_first_difference(tmp_path):
     Checkpoints(tmp_path).save("last", make(), {"epoch": 1})
     message = r"of another model: model_state/batch_stats/mean is \(3,\) there and \(4,\) in this config"

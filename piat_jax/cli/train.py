@@ -143,7 +143,8 @@ def _recorder(
             checkpoints.save("best", state, info, build.evaluated(objective, state))
         if epoch.epoch % config.checkpoint.every_epochs == 0 or epoch.epoch == config.epochs:
             checkpoints.save("last", state, info, build.evaluated(objective, state))
-        shown = {"loss": epoch.train["loss"], "train": epoch.train["adversarial_accuracy"], **epoch.scores}
+        on_training_data = epoch.train.get("adversarial_accuracy", epoch.train.get("clean_accuracy", 0.0))
+        shown = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
         progress.epoch(epoch.epoch, shown, epoch.images_per_second)
 
     return record

@@ -31,6 +31,7 @@ class AWP(Wrapper):
     gamma: float = 0.01
     start: float = 0.0
 
+    needs_attack: ClassVar[bool] = False
     inner_options: ClassVar[dict[str, Any]] = {"pgd_at": {"attack_batch_norm": "train"}}
     variants: ClassVar[dict[str, Any]] = {"trades": {"gamma": 0.005, "start": 10 / 200}}
 

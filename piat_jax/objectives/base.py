@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import check_at_least, check_choice
+from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import (
@@ -128,6 +128,8 @@ class AttackedObjective(_Shared):
 
     # What the method's paper sets differently from the attack's own defaults.
     attack_options: ClassVar[Mapping[str, Any]] = {}
+    # Whether there are adversarial images; most wrappers are about them.
+    attacks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if inspect.isfunction(self.attack):
@@ -216,9 +218,17 @@ class Wrapper(_Shared):
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_inner: ClassVar[str] = "pgd_at"
+    needs_attack: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_fields()
+        if self.needs_attack and not self.inner.attacks:
+            raise InputError(f"{type(self).__name__} needs adversarial images, and the method inside makes none")
+
+    @property
+    def attacks(self) -> bool:
+        """As inside."""
+        return self.inner.attacks
 
     @property
     def model(self) -> Model:

@@ -1,5 +1,7 @@
 """Training without an attack."""
 
+from typing import ClassVar
+
 from piat_jax import losses
 from piat_jax.core.types import AdversarialBatch, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective
@@ -9,14 +11,16 @@ from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objectiv
 class Standard(AttackedObjective):
     """Ordinary training: minimise `mean_i CE(z(x_i), y_i)`; what robustness costs is measured against it.
 
-    Train-mode forwards: x. The "adversarial" images are the clean ones, so wrappers that need an attack are pointless
-    around it. It makes the standard teacher of `Distillation`.
+    Train-mode forwards: x. The attack is not used, and wrappers that are about adversarial images refuse it. It makes
+    the standard teacher of `Distillation`.
     """
+
+    attacks: ClassVar[bool] = False
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Clean, under the name that wrappers know."""
-        return ("adversarial",)
+        """Clean alone."""
+        return ("clean",)
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
@@ -26,4 +30,4 @@ class Standard(AttackedObjective):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Cross-entropy."""
-        return Terms(losses.cross_entropy(outputs.logits["adversarial"], outputs.batch.clean.labels))
+        return Terms(losses.cross_entropy(outputs.logits["clean"], outputs.batch.clean.labels))

@@ -202,6 +202,7 @@ def test_bad_config_files(text, message):
         ("swa", {"average.start": "2"}, r"start=2.0 must be in \[0, 1\]"),
         ("fawa", {"dataset.validation_examples": "0"}, "set dataset.validation_examples"),
         ("mart+rat", {}, "goes around no MART"),
+        ("standard+awp+gairat", {}, "GAIRAT needs adversarial images, and the method inside makes none"),
         ("gairat", {"attack.steps": "1"}, "steps=1 must be at least 2"),
     ],
 )
