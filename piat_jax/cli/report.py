@@ -15,12 +15,16 @@ from pathlib import Path
 
 from absl import flags
 
-from piat_jax.analysis.curves import draw, save
+from piat_jax.analysis.curves import COLORS, draw, save
 from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
 from piat_jax.analysis.runs import FILES, load_run
 from piat_jax.analysis.tables import PGD, best_final_table, runs_csv, stability_table
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
+
+
+# What can be told apart in one panel: a palette twice, with other dashes.
+MOST_LINES = 2 * len(COLORS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,7 +40,8 @@ def main(argv: Sequence[str]) -> None:
     pairs = find_pairs(runs)
     plotted = [run for run in runs if len(run.series(PGD)[0])]
     figures = {}
-    if plotted:
+    several = len({(run.dataset, run.model, run.method) for run in plotted})
+    if 0 < several <= MOST_LINES:
         figures["robust_accuracy.png"] = draw(plotted, training=True)
     if len(pairs) > 1:
         figures["piat.png"] = draw_pairs(pairs)
@@ -54,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
     except OSError as error:
         raise InputError(f"out={str(out)!r} cannot be written ({error}); give another --out") from error
     print(table.to_text())
+    if several > MOST_LINES:
+        print(f"{several} methods are too many lines for robust_accuracy.png; give at most {MOST_LINES} for it")
     for run in runs:
         if run not in plotted:
             print(f"{run.folder} has no {PGD} in its metrics and is not in the figure")

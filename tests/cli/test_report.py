@@ -72,6 +72,13 @@ def test_where_a_report_goes_by_default(runs, monkeypatch, capsys):
     assert (runs / "a_piat" / "report" / "table.md").exists()
 
 
+def test_too_many_lines_are_not_drawn(runs, capsys, monkeypatch):
+    monkeypatch.setattr(report, "MOST_LINES", 1)
+    assert call(runs) == 0
+    assert "2 methods are too many lines for robust_accuracy.png; give at most 1" in capsys.readouterr().out
+    assert not (runs / "report" / "robust_accuracy.png").exists()
+
+
 def test_a_run_without_curves_is_in_the_table_alone(runs, capsys):
     (runs / "a_piat" / "metrics.jsonl").write_text('{"epoch": 2}\n')
     assert call(runs) == 0
