@@ -78,7 +78,8 @@ def pgd(
         kappa). Needs `restarts=1`, `keep="last"`.
 
     Returns:
-      `[B, H, W, C]`, inside ball and box; no gradient flows through it. With `count_correct`, that and int32 `[B]`.
+      `[B, H, W, C]`, inside ball and box; no gradient flows through it. With `count_correct` also two
+      int32 `[B]`: how many iterates were correct, and of how many.
 
     Raises:
       InputError: an unknown choice, an argument out of range, or two that exclude each other.
@@ -113,7 +114,8 @@ def pgd(
         else:
             x, counts = ascent.run_watched(ascent.inside(x), steps, keys, patience)
         x = jax.lax.stop_gradient(x)
-        return (x, counts) if count_correct else x
+        taken = jnp.broadcast_to(jnp.asarray(steps if step_budget is None else step_budget, jnp.int32), labels.shape)
+        return (x, counts, taken) if count_correct else x
     if restarts == 1 and keep == "last":
         return jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps, keys))
 

@@ -14,7 +14,7 @@ from piat_jax.averaging.interpolation import (
     interpolate,
     weight_at,
 )
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_share
 from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, EpochEnd, TrainState, Variables, WeightAverage
 
@@ -98,7 +98,7 @@ class Average:
     def __post_init__(self) -> None:
         check_weight(self.weight)
         check_choice("period", self.period, PERIODS)
-        check_range("start", self.start, 0, 1)
+        check_share("start", self.start)
         check_choice("batch_stats", self.batch_stats, BATCH_STATS)
         if self.epochs is not None:
             check_at_least("epochs", self.epochs, 1)

@@ -83,8 +83,11 @@ def problems(config: Config) -> list[str]:
     attempt(sgd, 0.1, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
     attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1)
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
-        # With the attack's own mistakes out of the way, which are listed already.
-        attempt(objective, config, model(config, 10), bind(ATTACKS["pgd"], steps=max(config.attack.steps, 1)))
+        try:
+            training_attack = attack(config)
+        except InputError:  # listed already
+            training_attack = bind(ATTACKS["pgd"])
+        attempt(objective, config, model(config, 10), training_attack)
     if parse_method(config.method).average == "fawa" and not config.dataset.validation_examples:
         found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
     return list(dict.fromkeys(found))
@@ -175,7 +178,11 @@ def objective(
             options["strategy"] = _strategy(config, LAS.num_actions(**options))
         if name == "kd":
             options |= {kind: _teacher(config, net, kind, image_shape) for kind in ("standard", "robust")}
-        built = WRAPPERS[name](built, **options)
+        try:
+            built = WRAPPERS[name](built, **options)
+        except InputError as error:
+            of_field = str(error).partition("=")[0] in options
+            raise InputError(f"{name}{'.' if of_field else ': '}{error}") from error
     return built
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.objectives import WRAPPERS
 
 # A ConfigDict; its fields have no static types.
 Config = Any
@@ -75,7 +76,13 @@ def apply_overrides(config: Config, overrides: Mapping[str, str]) -> list[str]:
             problems.append(f"config.{path} is a group of fields; set one of them: {', '.join(inside)}")
             continue
         if path not in fields:
-            problems.append(f"config.{path} is unknown{did_you_mean(path, fields)}")
+            part = path.partition(".")[0]
+            if part in WRAPPERS and part not in config:
+                problems.append(
+                    f"config.{path}: {config.method} has no {part}; write --config=FILE:{config.method}+{part}"
+                )
+            else:
+                problems.append(f"config.{path} is unknown{did_you_mean(path, fields)}")
             continue
         try:
             value = parse_value(text, fields[path])

@@ -65,7 +65,8 @@ def parse_method(method: str) -> Stack:
         if len(found) > 1:
             raise InputError(f"method={method!r} has {len(found)} {kind} ({', '.join(found)}); keep one")
     wrappers = tuple(part for part in parts if part in WRAPPERS)
-    base = bases[0] if bases else next((WRAPPERS[name].default_inner for name in wrappers), "pgd_at")
+    wanted = [WRAPPERS[name].default_inner for name in wrappers if WRAPPERS[name].default_inner != "pgd_at"]
+    base = (bases or wanted or ["pgd_at"])[0]
     return Stack(base, wrappers, averages[0] if averages else "", "piat" in parts)
 
 
@@ -81,13 +82,13 @@ def method_groups(stack: Stack) -> dict[str, dict[str, Any]]:
     groups["attack"] = dict(METHODS[stack.base].attack_options)
     for name in stack.wrappers:
         wrapper = WRAPPERS[name]
-        exact = "+".join(inside)
         own = _defaults(wrapper, {"inner"}) | TEXT_FIELDS.get(name, {})
-        for key in dict.fromkeys([*inside, exact]):
+        for key in inside:
             own |= wrapper.variants.get(key, {})
         groups[name] = own
-        for key in dict.fromkeys([stack.base, exact]):
-            groups["objective"] |= wrapper.inner_options.get(key, {})
+        for key, options in sorted(wrapper.inner_options.items(), key=lambda item: item[0].count("+")):
+            if key.startswith(stack.base) and set(key.split("+")) <= set(inside):
+                groups["objective"] |= options
         groups["attack"] |= wrapper.attack_options
         inside.append(name)
     if stack.average:
@@ -144,7 +145,10 @@ CATALOG: Mapping[str, Entry] = {
         "A strategy network chooses each example's radius, steps and step size.",
         "Jia et al. (2022), arXiv:2203.06616",
     ),
-    "cfa": Entry("Radius and regularisation of each class by how robust it is.", "Wei et al. (2023), arXiv:2303.14460"),
+    "cfa": Entry(
+        "Radius and regularisation of each class by how robust it is; the whole of the paper is cfa+fawa.",
+        "Wei et al. (2023), arXiv:2303.14460",
+    ),
     "rat": Entry(
         "TRADES with soft targets from a Taylor expansion in randomised weights.", "Jin et al. (2023), arXiv:2303.10653"
     ),

@@ -22,7 +22,6 @@ from piat_jax.analysis.tables import PGD, best_final_table, runs_csv, stability_
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 
-
 # What can be told apart in one panel: a palette twice, with other dashes.
 MOST_LINES = 2 * len(COLORS)
 

@@ -133,6 +133,7 @@ def _recorder(
                 "learning_rate": float(jnp.asarray(schedule(step - 1))),
                 **{f"train_{name}": value for name, value in epoch.train.items()},
                 **epoch.scores,
+                **({"averaged_states": int(state.average.count)} if state.average else {}),
                 "images_per_second": round(epoch.images_per_second, 2),
                 "train_seconds": round(epoch.train_seconds, 4),
                 "evaluate_seconds": round(epoch.evaluate_seconds, 4),

@@ -55,8 +55,20 @@ def check_range(argument: str, value: object, low: float, high: float, *, open_l
     if np.all(above & np.less_equal(value, high)):
         return
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}]"
-    scalar = isinstance(value, (int, float)) and high == 1 and 1 < value <= 255
-    raise InputError(f"{argument}={value} must be in {interval}" + (f"; did you mean {value:g}/255?" if scalar else ""))
+    pixels = argument.rpartition(".")[2] in ("eps", "start_eps") and high == 1
+    radius = pixels and isinstance(value, (int, float)) and 1 < value <= 255
+    raise InputError(f"{argument}={value} must be in {interval}" + (f"; did you mean {value:g}/255?" if radius else ""))
+
+
+def check_share(argument: str, value: object) -> None:
+    """Raise InputError unless a concrete `value` is a share of the run, in [0, 1].
+
+    >>> check_share("start", 10)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: start=10 must be a share of the run in [0, 1]; for epoch 10 of 200 give 10/200
+    """
+    if _is_concrete(value) and not np.all(np.greater_equal(value, 0) & np.less_equal(value, 1)):
+        raise InputError(f"{argument}={value} must be a share of the run in [0, 1]; for epoch 10 of 200 give 10/200")
 
 
 def check_at_least(argument: str, value: object, low: float) -> None:

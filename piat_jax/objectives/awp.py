@@ -22,10 +22,12 @@ class AWP(Wrapper):
     Attributes:
       inner: the method.
       gamma: relative size of the perturbation: 0.01 for PGD-AT, 0.005 for TRADES.
-      start: share of the run's epochs before it begins: 0 for PGD-AT, 10/200 for TRADES.
+      start: share of the run's epochs before it begins: 0 for PGD-AT; 9/200 for TRADES, which is epoch 10
+        (1-based) of 200. The code for SVHN waits 5 epochs.
 
     Source: Wu et al. (2020), arXiv:2004.05884, Eq. 8-10, and its proxy-based code. PGD-AT's code also forwards the
-    clean batch after the optimizer step, for logging; not done here.
+    clean batch after the optimizer step, for logging; not done here. TRADES' code forwards x', x, x; here it is TRADES'
+    own x, x', x.
     """
 
     gamma: float = 0.01
@@ -33,7 +35,7 @@ class AWP(Wrapper):
 
     needs_attack: ClassVar[bool] = False
     inner_options: ClassVar[dict[str, Any]] = {"pgd_at": {"attack_batch_norm": "train"}}
-    variants: ClassVar[dict[str, Any]] = {"trades": {"gamma": 0.005, "start": 10 / 200}}
+    variants: ClassVar[dict[str, Any]] = {"trades": {"gamma": 0.005, "start": 9 / 200}}
 
     def perturb_weights(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_share
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import (
@@ -74,9 +74,11 @@ class _Shared:
         raise NotImplementedError
 
     def check_fields(self) -> None:
-        """Refuse negative numbers where a field does not say it may be."""
+        """Refuse shares of the run outside [0, 1], and negative numbers where a field does not say it may be."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            if field.type in ("float", float) and "signed" not in field.metadata:
+            if field.name in ("start", "strong_start"):
+                check_share(field.name, getattr(self, field.name))
+            elif field.type in ("float", float) and "signed" not in field.metadata:
                 check_at_least(field.name, getattr(self, field.name), 0)
 
     def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
@@ -189,14 +191,18 @@ class AttackedObjective(_Shared):
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
         """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with.
 
-        Where it also counts correct iterates (`count_correct`), they are in `extra["correct_iterates"]`.
+        Where it also counts correct iterates (`count_correct`), they are in `extra["correct_iterates"]`, and of how
+        many in `extra["iterates"]`.
         """
         options = {**context.attack, **attack_options}
         key = named_key(context.key, "attack")
         result: Any = self.attack(
             self.logits_fn(variables), batch.images, batch.labels, key=key, indices=batch.indices, **options
         )
-        images, extra = (result[0], {"correct_iterates": result[1]}) if isinstance(result, tuple) else (result, {})
+        if not isinstance(result, tuple):
+            return AdversarialBatch(batch, jax.lax.stop_gradient(result))
+        images, correct, iterates = result
+        extra = {"correct_iterates": correct, "iterates": iterates}
         return AdversarialBatch(batch, jax.lax.stop_gradient(images), extra)
 
 
@@ -213,12 +219,16 @@ class Wrapper(_Shared):
     inner: Any = dataclasses.field(kw_only=False)
 
     # For configs: what the wrapper's paper sets differently of the attack, of the method inside, and of the wrapper
-    # itself. The keys of the last two are the name of the method inside, or a whole stack such as "pgd_at+awp".
+    # itself. The keys of the last two are names of what is inside: "pgd_at", or for the objective's options all that
+    # must be there, "pgd_at+awp".
     attack_options: ClassVar[Mapping[str, Any]] = {}
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_inner: ClassVar[str] = "pgd_at"
     needs_attack: ClassVar[bool] = True
+    # What keeps two wrappers apart: one multiplies the whole loss, one sets radius and step size of every example.
+    rescales: ClassVar[bool] = False
+    chooses_attack: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.check_fields()

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
-from piat_jax.core.checks import check_range
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached
 from piat_jax.objectives.trades import TRADES
@@ -28,7 +27,8 @@ class CFA(Wrapper):
 
     Attributes:
       inner: the method.
-      eps: the attack's; a radius that a wrapper outside sets per example takes its place.
+      eps: the attack's; a radius that a wrapper outside sets per example takes its place, and ECAS and LAS-AT inside
+        take the class's for their nominal one. With LAS-AT's betas inside, beta is still TRADES' own, 1.
       lambda1: of the radii, 0.5.
       lambda2: of the weights, 0.5.
       start: share of the run's epochs before it begins, 10/200.
@@ -37,7 +37,7 @@ class CFA(Wrapper):
     `K count_k / N`, which assumes balanced classes; here it is the class's own share. It forwards the clean batch in
     training mode after each step, for logging; not done here. It knows ten classes only; here they are the model's. The
     step size stays the attack's for every class, as there. The third part, the average of the weights over epochs whose
-    worst class is good enough (FAWA), is `averaging.Gated`.
+    worst class is good enough (FAWA), is `averaging.Gated`: the paper's method is both, `cfa+fawa` in a config.
     """
 
     eps: float = 8 / 255
@@ -45,11 +45,8 @@ class CFA(Wrapper):
     lambda2: float = 0.5
     start: float = 10 / 200
 
+    rescales: ClassVar[bool] = True
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("start", self.start, 0, 1)
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> dict[str, Array]:
         """Counts of this epoch and rates of the one before, `[K]` each."""

@@ -43,6 +43,7 @@ class Distillation(Wrapper):
     robust_weight: float = 0.6
     temperature: float = 2.0
 
+    rescales: ClassVar[bool] = True
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from piat_jax.core.checks import InputError, check_at_least, check_choice, check
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Wrapper, objective, static
-from piat_jax.objectives.inside import attack_options, check_attack_takes, hold_to_radius
+from piat_jax.objectives.inside import attack_options, check_attack_takes, check_only_one_chooses, hold_to_radius
 
 SCHEDULERS = ("fixed", "linear", "cyclic_batch", "cyclic")
 
@@ -19,18 +19,19 @@ SCHEDULERS = ("fixed", "linear", "cyclic_batch", "cyclic")
 class ECAS(Wrapper):
     """ECAS: `eps_i` = the smallest level where `H(p(x_i)) > high`, a random big one where `< low`, else the cyclic one.
 
-    H is the entropy of the clean prediction in nats. One big level is drawn for the whole batch. The step size is a
-    share of the cyclic radius, for all examples.
+    H is the entropy of the clean prediction in nats. One big level is drawn for the whole batch. The step size is
+    `reach` times the cyclic radius over the number of steps, for all examples.
 
     Train-mode forwards: x for the entropy, before the attack (none with `entropy=False` or
     `entropy_batch_norm="eval"`), then those inside.
 
     Attributes:
       inner: the method; its attack must take `eps`, `step_size` and `start_eps`, as `pgd` does.
-      eps: the nominal radius; levels are multiples of an eighth of it, 1/255 at the paper's 8/255.
+      eps: the nominal radius; levels are multiples of an eighth of it, 1/255 at the paper's 8/255. A radius that a
+        wrapper outside sets (CFA, ReBAT's `strong`) takes its place.
       levels: the radii in turn: 3 to 12 for PGD-AT, 5 to 9 for TRADES, 6 to 15 for AWP. Any order; they are sorted.
       num_big: how many of the largest are drawn from: 3, and 2 for TRADES (the code; Algorithm 1 has 3).
-      step_share: step size over cyclic radius, 0.2, twice the radius over 10 steps.
+      reach: the attack's steps together over the cyclic radius, 2: over 10 steps, steps of 0.2 of it.
       entropy: whether entropy has a say; False leaves the scheduler alone ("+ Cyclic" of Table 1).
       entropy_low, entropy_high: 1.3 and 2.274 for CIFAR-10, 0.565 and 0.988 of ln 10; give 3.35 and 4.582 for
         CIFAR-100, 0.727 and 0.995 of ln 100. The paper measures them as the mean entropy of a trained and an untrained
@@ -51,7 +52,7 @@ class ECAS(Wrapper):
     eps: float = 8 / 255
     levels: tuple[float, ...] = (3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
     num_big: int = static(default=3)
-    step_share: float = 0.2
+    reach: float = 2.0
     entropy: bool = static(default=True)
     entropy_low: float = 1.3
     entropy_high: float = 2.274
@@ -71,8 +72,9 @@ class ECAS(Wrapper):
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pgd_at": {"label_smoothing": 0.3},
         "trades": {"clean_forwards": 1, "attack_loss": "cross_entropy"},
-        "pgd_at+awp": {"label_smoothing": 0.0},
+        "pgd_at+awp": {"label_smoothing": 0.0, "attack_batch_norm": "eval"},
     }
+    chooses_attack: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,12 +86,15 @@ class ECAS(Wrapper):
         check_choice("scheduler", self.scheduler, SCHEDULERS)
         check_choice("entropy_batch_norm", self.entropy_batch_norm, ("train", "eval"))
         check_attack_takes(self, "eps", "step_size", "start_eps")
+        check_only_one_chooses(self)
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """The attack inside, each example at its radius."""
-        levels = jnp.sort(jnp.stack([jnp.asarray(level, jnp.float32) for level in self.levels])) * self.eps / 8
+        # In units of the nominal radius, which may be an example's own.
+        levels = jnp.sort(jnp.stack([jnp.asarray(level, jnp.float32) for level in self.levels])) / 8
+        nominal = context.attack.get("eps", self.eps)
         cyclic = self._scheduled(levels, context)
         radii, prepared = jnp.broadcast_to(cyclic, batch.labels.shape), {}
         if self.entropy:
@@ -101,18 +106,20 @@ class ECAS(Wrapper):
             entropy = prediction_entropy(logits)
             radii = jnp.where(entropy > self.entropy_high, levels[0], radii)
             radii = jnp.where(entropy < self.entropy_low, big, radii)
-        attack: dict[str, Any] = {**context.attack, "eps": radii, "step_size": self.step_share * cyclic}
+        radii = radii * nominal
+        steps = context.attack.get("steps", attack_options(self.inner).get("steps", 10))
+        attack: dict[str, Any] = {**context.attack, "eps": radii, "step_size": self.reach / steps * cyclic * nominal}
         if self.clip:
-            attack["start_eps"] = self.eps
+            attack["start_eps"] = nominal
         adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
         if self.clip:
-            adversarial = hold_to_radius(adversarial, self.eps, attack_options(self.inner).get("norm", "linf"))
+            adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
         # Statistics from inside are newer: they began with these.
         return adversarial._replace(extra={**prepared, **adversarial.extra, "ecas": radii})
 
     def _scheduled(self, levels: Array, context: Context) -> Array:
         if self.scheduler == "fixed":
-            return jnp.asarray(self.eps, jnp.float32)
+            return jnp.ones((), jnp.float32)
         if self.scheduler == "linear":
             share = context.epoch / jnp.maximum(context.epochs - 1, 1)
             return levels[0] + share * (levels[-1] - levels[0])

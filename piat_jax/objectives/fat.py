@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from piat_jax.core.checks import check_range
+from piat_jax.core.checks import check_share
 from piat_jax.core.types import AdversarialBatch, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Wrapper, objective, reached, static
-from piat_jax.objectives.inside import check_attack_takes
+from piat_jax.objectives.inside import check_attack_takes, check_one_run
 
 
 @objective
@@ -30,7 +30,8 @@ class FAT(Wrapper):
 
     Source: Zhang et al. (2020), arXiv:2002.11242, and its code. It gathers the examples in the order in which they
     stop; here they keep their places, which is the same set. Its TRADES and MART start is clipped to the box; here any
-    start is projected onto ball and box, as `pgd` does under `patience`. Its eps is 0.031 and its step 0.007.
+    start is projected onto ball and box, as `pgd` does under `patience`. Its MART forwards x'
+    first, ours x. Its eps is 0.031 and its step 0.007.
     """
 
     shares: tuple[float, ...] = (50 / 120, 90 / 120)
@@ -45,8 +46,9 @@ class FAT(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         for share in self.shares:
-            check_range("shares", share, 0, 1)
+            check_share("shares", share)
         check_attack_takes(self, "patience", "noise")
+        check_one_run(self)
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, signed
-from piat_jax.objectives.inside import attack_options, check_attack_takes
+from piat_jax.objectives.inside import attack_options, check_attack_takes, check_one_run
 
 
 @objective
@@ -25,13 +25,13 @@ class GAIRAT(Wrapper):
       inner: the method; its attack must be `pgd`, with K = `steps` of at least 2, one run and the last iterate. AWP
         goes outside, `AWP(GAIRAT(...))`, so that it perturbs along the gradient of the weighted loss.
       lam: Lambda, -1 in the paper's main experiments; the higher, the more equal the weights.
-      start: share of the run's epochs before it begins, with equal weights until then: after epoch 60 of 120.
+      start: share of the run's epochs before it begins, with equal weights until then: in epoch 60 (1-based) of 120.
 
-    Source: Zhang et al. (2021), arXiv:2010.01736, and its code, with Lambda fixed from the 61st epoch on.
+    Source: Zhang et al. (2021), arXiv:2010.01736, and its code, with Lambda fixed from there on.
     """
 
     lam: float = signed(default=-1.0)
-    start: float = 60 / 120
+    start: float = 59 / 120
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,6 +40,7 @@ class GAIRAT(Wrapper):
         if steps is None:
             raise InputError("GAIRAT cannot tell how many steps attack takes; give it as bind(pgd, steps=10)")
         check_at_least("attack.steps", steps, 2)
+        check_one_run(self)
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
@@ -47,11 +48,8 @@ class GAIRAT(Wrapper):
         """The batch as inside, its correct iterates counted, with each example's weight."""
         attack: dict[str, Any] = {**context.attack, "count_correct": True}
         adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
-        # A wrapper outside may have set how many steps there are, or how many of them each example takes.
-        options = {**attack_options(self.inner), **attack}
-        steps = options.get("step_budget")
-        steps = options["steps"] if steps is None else steps
-        weights = instance_weights(adversarial.extra["correct_iterates"], steps, self.lam)
+        # Other wrappers may have set how many steps each example takes.
+        weights = instance_weights(adversarial.extra["correct_iterates"], adversarial.extra["iterates"], self.lam)
         weights = jnp.where(reached(self.start, context), weights, 1.0)
         return adversarial._replace(extra={**adversarial.extra, "gairat": weights})
 

@@ -12,11 +12,16 @@ from piat_jax.core.types import AdversarialBatch
 from piat_jax.objectives.base import Wrapper
 
 
-def attack_options(method: Any) -> dict[str, Any]:
-    """The options of the innermost method's attack, its defaults included; none where it is not made by `bind`."""
+def innermost(method: Any) -> Any:
+    """The objective inside all wrappers."""
     while isinstance(method, Wrapper):
         method = method.inner
-    attack = getattr(method, "attack", None)
+    return method
+
+
+def attack_options(method: Any) -> dict[str, Any]:
+    """The options of the innermost method's attack, its defaults included; none where it is not made by `bind`."""
+    attack = getattr(innermost(method), "attack", None)
     if not isinstance(attack, Bound):
         return {}
     parameters = inspect.signature(attack.fn).parameters.items()
@@ -31,6 +36,25 @@ def check_attack_takes(wrapper: Wrapper, *options: str) -> None:
         if known and option not in known:
             name = type(wrapper).__name__
             raise InputError(f"{name} sets the attack's {option!r}, which this attack does not take; give it pgd")
+
+
+def check_one_run(wrapper: Wrapper) -> None:
+    """Raise InputError where the attack inside restarts or keeps the best iterate: this wrapper follows one run."""
+    known = attack_options(wrapper.inner)
+    for option, needed in (("restarts", 1), ("keep", "last")):
+        if known.get(option, needed) != needed:
+            name = type(wrapper).__name__
+            raise InputError(f"{name} follows one run to its end: attack.{option}={known[option]!r} must be {needed!r}")
+
+
+def check_only_one_chooses(wrapper: Wrapper) -> None:
+    """Raise InputError where another wrapper inside chooses radius and step size as well."""
+    method = wrapper.inner
+    while isinstance(method, Wrapper):
+        if method.chooses_attack:
+            names = f"{type(wrapper).__name__} and {type(method).__name__}"
+            raise InputError(f"{names} both choose radius and step size of every example; leave one out")
+        method = method.inner
 
 
 def hold_to_radius(batch: AdversarialBatch, eps: Any, norm: str) -> AdversarialBatch:

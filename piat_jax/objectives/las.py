@@ -14,7 +14,13 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import example_keys, flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, accuracy, objective, static
-from piat_jax.objectives.inside import attack_options, check_attack_takes, hold_to_radius
+from piat_jax.objectives.inside import (
+    attack_options,
+    check_attack_takes,
+    check_only_one_chooses,
+    hold_to_radius,
+    innermost,
+)
 
 HEADS = ("eps_levels", "step_counts", "step_levels", "betas")
 
@@ -34,7 +40,8 @@ class LAS(Wrapper):
       inner: the method; its attack must be `pgd`. Its `steps` is replaced by the largest of `step_counts`.
       strategy: a model with `num_actions(...)` outputs; the paper's is a ResNet-18.
       eps: the nominal radius; levels are multiples of an eighth of it, 1/255 at the paper's 8/255. A uniform start is
-        drawn in its ball, and R2 attacks with it.
+        drawn in its ball, and R2 attacks with it, in the attack's own steps. A radius that a wrapper outside sets (CFA,
+        ReBAT's `strong`) takes its place in crafting.
       eps_levels: choices of the radius: 3 to 15 for PGD-AT, 5 to 9 for TRADES (5 to 10 on CIFAR-100), 7 to 15 for AWP.
       step_counts: choices of the number of steps: 3 to 14 (3 to 12), 7 to 14, 8 to 16 (8 to 15).
       step_levels: choices of the step size: 1 to 5, 2 to 4, 2 to 5.
@@ -99,8 +106,9 @@ class LAS(Wrapper):
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pgd_at": {"label_smoothing": 0.3},
         "trades": {"beta": 1.0, "clean_forwards": 1},
-        "pgd_at+awp": {"label_smoothing": 0.0},
+        "pgd_at+awp": {"label_smoothing": 0.0, "attack_batch_norm": "eval"},
     }
+    chooses_attack: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +122,10 @@ class LAS(Wrapper):
             raise InputError(f"step_counts={self.step_counts} must be whole numbers, such as (3, 4, 5)")
         check_at_least("interval", self.interval, 1)
         check_attack_takes(self, "eps", "step_size", "steps", "start_eps", "step_budget")
+        check_only_one_chooses(self)
+        beta = getattr(innermost(self), "beta", 1.0)
+        if self.betas and isinstance(beta, (int, float)) and beta != 1:
+            raise InputError(f"betas multiply the divergence, whose own beta={beta} must then be 1")
 
     @classmethod
     def num_actions(cls, **options: Any) -> int:
@@ -145,17 +157,18 @@ class LAS(Wrapper):
             name: jnp.stack([jnp.asarray(choice) for choice in choices])[actions[:, head]]
             for head, (name, choices) in enumerate(self._heads())
         }
+        nominal = context.attack.get("eps", self.eps)
         attack: dict[str, Any] = {
             **context.attack,
-            "eps": chosen["eps_levels"] * self.eps / 8,
-            "step_size": chosen["step_levels"] * self.eps / 8,
+            "eps": chosen["eps_levels"] * nominal / 8,
+            "step_size": chosen["step_levels"] * nominal / 8,
             "step_budget": chosen["step_counts"],
             "steps": max(self.step_counts),
-            "start_eps": self.eps,
+            "start_eps": nominal,
         }
         adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
         if self.clip:
-            adversarial = hold_to_radius(adversarial, self.eps, attack_options(self.inner).get("norm", "linf"))
+            adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
         extra = {"actions": actions, **({"beta": chosen["betas"]} if self.betas else {})}
         return adversarial._replace(extra={**adversarial.extra, "las": extra})
 
@@ -199,7 +212,7 @@ class LAS(Wrapper):
             key=named_key(context.key, "las reward"),
             indices=indices,
             eps=self.eps,
-            step_size=self.eps / 4,
+            step_size=known.get("step_size", self.eps / 4),
             restarts=2,
             norm=known.get("norm", "linf"),
             box=known.get("box", (0.0, 1.0)),

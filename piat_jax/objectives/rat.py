@@ -49,6 +49,7 @@ class RAT(Wrapper):
     `G'^2 - G^2` as in the code; its opposite is computed there too but not used. The code adds noise to the parameters
     with "conv" in their names; here it goes to those with four axes. A soft label whose differences are all equal, 0/0
     in the code, spreads kappa evenly.
+    The script for PreActResNet-18 has the coefficient 0.2 share in place of 0.25 share on the two second-order terms.
     """
 
     share: float = 0.2
@@ -67,6 +68,11 @@ class RAT(Wrapper):
         check_range("kappa", self.kappa, 0, 1)
         method = self.inner
         while isinstance(method, Wrapper):
+            if method.rescales:
+                name = type(method).__name__
+                raise InputError(
+                    f"{name} scales the cross-entropy that RAT takes a share of; put it outside: {name}(RAT(...))"
+                )
             method = method.inner
         if not isinstance(method, TRADES):
             raise InputError(

@@ -19,8 +19,9 @@ from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached
 class ReBAT(Wrapper):
     """ReBAT around any method: add `beta KL(p_wa(x'_i) || p(x'_i))`, p_wa of the averaged weights, a constant.
 
-    `wa <- decay wa + (1 - decay) w` after each step, BatchNorm's statistics alike; until `start` the average is a copy
-    of the weights and the term is off. The average is what the method evaluates, and is never written back.
+    `wa <- decay wa + (1 - decay) w` after each step, BatchNorm's statistics alike. Until `start` the term is off, and
+    until the first step after it the average is the weights themselves. The average is what the method evaluates, and
+    is never written back.
 
     Train-mode forwards: those inside. The average is forwarded in evaluation mode.
 
@@ -54,12 +55,11 @@ class ReBAT(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("decay", "start", "strong_start"):
-            check_range(name, getattr(self, name), 0, 1)
+        check_range("decay", self.decay, 0, 1)
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> dict[str, PyTree]:
-        """The average: a copy of the weights and statistics."""
-        return copied(variables._asdict())
+        """A copy of the weights and statistics, which is no average yet."""
+        return {**copied(variables._asdict()), "started": jnp.zeros((), bool)}
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
@@ -79,7 +79,7 @@ class ReBAT(Wrapper):
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """As inside, and the divergence from the average."""
         terms = super().terms(outputs, objective_state, context)
-        average = Variables(**jax.lax.stop_gradient(objective_state["own"]))
+        average = jax.lax.stop_gradient(self.eval_variables(outputs.variables, objective_state))
         divergence = jax.lax.cond(
             reached(self.start, context),
             lambda: self.divergence(outputs, make_logits_fn(self.model, average)),
@@ -92,13 +92,16 @@ class ReBAT(Wrapper):
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> PyTree:
         """The average goes on, or is a copy still."""
-        state = super().after_step(variables, objective_state, batch, aux, context)
-        weight = jnp.where(reached(self.start, context), self.decay, 0.0)
-        return {**state, "own": interpolate(objective_state["own"], variables._asdict(), weight)}
+        state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state["own"]
+        weight = jnp.where(own["started"], self.decay, 0.0)
+        average = interpolate({name: own[name] for name in Variables._fields}, variables._asdict(), weight)
+        return {**state, "own": {**average, "started": reached(self.start, context)}}
 
     def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
-        """The average."""
-        return Variables(**objective_state["own"])
+        """The average; until it has begun the weights, which may have moved since the last step (PIAT)."""
+        own = objective_state["own"]
+        average = Variables(own["params"], own["model_state"])
+        return jax.tree.map(lambda mean, now: jnp.where(own["started"], mean, now), average, variables)
 
 
 @objective

@@ -48,7 +48,8 @@ def test_a_budget_of_k_is_a_run_of_k_steps():
     budget = jnp.arange(B) % STEPS + 1
     expected = np.stack([iterates()[k][i] for i, k in enumerate(budget)])
     np.testing.assert_allclose(run(step_budget=budget), expected, atol=1e-6)
-    images, counts = run(step_budget=budget, count_correct=True)
+    images, counts, taken = run(step_budget=budget, count_correct=True)
+    np.testing.assert_array_equal(taken, budget)
     np.testing.assert_allclose(images, expected, atol=1e-6)
     right = np.stack([correct(x) for x in iterates()])
     np.testing.assert_array_equal(counts, [right[:k, i].sum() for i, k in enumerate(budget)])
@@ -70,7 +71,7 @@ def test_an_example_stops_when_it_is_out_of_patience():
         wrong = np.flatnonzero(~right[:STEPS, i])
         stops.append(wrong[tau] if len(wrong) > tau else STEPS)
     assert set(stops) == set(range(STEPS + 1))  # every case occurs
-    images, counts = run(patience=patience, count_correct=True)
+    images, counts, _ = run(patience=patience, count_correct=True)
     np.testing.assert_allclose(images, [points[s][i] for i, s in enumerate(stops)], atol=1e-6)
     np.testing.assert_array_equal(counts, [right[:s, i].sum() for i, s in enumerate(stops)])
     assert counts.dtype == jnp.int32
@@ -81,7 +82,8 @@ def test_nothing_set_and_everything_set_to_no_effect_are_the_same():
     free = run(start="uniform", step_budget=jnp.full(B, STEPS), start_eps=BASE["eps"], noise=jnp.array(0.0))
     np.testing.assert_allclose(free, plain, atol=1e-6)
     np.testing.assert_allclose(run(start="uniform", patience=STEPS), plain, atol=1e-6)
-    images, counts = run(start="uniform", count_correct=True)
+    images, counts, taken = run(start="uniform", count_correct=True)
+    np.testing.assert_array_equal(taken, np.full(B, STEPS))
     np.testing.assert_allclose(images, plain, atol=1e-6)
     assert 0 < counts.sum() < B * STEPS
 

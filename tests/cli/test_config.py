@@ -53,11 +53,13 @@ def test_every_config_takes_every_method(name, method):
 
 def test_what_a_paper_changes_around_another_method():
     config = read_config("configs/cifar10_resnet18.py:trades+awp+ecas", {})
-    assert (config.awp.gamma, config.awp.start) == (0.005, 0.05)
+    assert (config.awp.gamma, config.awp.start) == (0.005, 0.045)
     assert config.objective.attack_loss == "cross_entropy"
     assert (config.attack.start, config.ecas.levels[0], config.ecas.clip) == ("uniform", 6, True)
     # Label smoothing belongs to ECAS on PGD-AT, not to that on AWP.
-    for method, smoothing in (("ecas", 0.3), ("awp+ecas", 0.0), ("pgd_at", 0.0)):
+    assert read_config("configs/cifar10_resnet18.py:awp+ecas", {}).objective.attack_batch_norm == "eval"
+    assert read_config("configs/cifar10_resnet18.py:awp", {}).objective.attack_batch_norm == "train"
+    for method, smoothing in (("ecas", 0.3), ("awp+ecas", 0.0), ("rpat+awp+las", 0.0), ("pgd_at", 0.0)):
         assert read_config(f"configs/cifar10_resnet18.py:{method}", {}).objective.label_smoothing == smoothing
     mail = read_config("configs/cifar10_resnet18.py:trades+mail", {})
     assert (mail.mail.slope, mail.mail.bias, mail.objective.beta, mail.objective.clean_forwards) == (2, 0, 5, 1)
@@ -70,6 +72,8 @@ def test_radii_of_wrappers_follow_the_attack():
 
 def test_100_classes_and_wide_networks():
     config = read_config("configs/cifar100_wrn32_10.py:rat", {})
+    assert read_config("configs/cifar10_wrn32_10.py:mart", {}).objective.beta == 6
+    assert read_config("configs/cifar100_resnet18.py:cfa+fawa", {}).dataset.validation_examples == 2500
     assert (config.rat.kappa, config.rat.head) == (0.98, ("fc", "dense", "kernel"))
     assert read_config("configs/cifar100_resnet18.py:ecas", {}).ecas.entropy_high == 4.582
     las = read_config("configs/cifar100_resnet18.py:trades+las", {}).las
@@ -194,12 +198,20 @@ def test_bad_config_files(text, message):
 @pytest.mark.parametrize(
     ("method", "overrides", "message"),
     [
+        ("trades", {"awp.gamma": "1"}, r"trades has no awp; write --config=FILE:trades\+awp"),
+        ("cfa+rebat+mail", {"rebat.start": "3"}, "config: rebat.start=3.0 must be a share of the run"),
+        ("mail", {"mail.start": "76"}, "mail.start=76.0 must be a share of the run"),
+        ("fat", {"attack.restarts": "2"}, "fat: FAT follows one run to its end: attack.restarts=2 must be 1"),
+        ("gairat", {"attack.keep": "best"}, "attack.keep='best' must be 'last'"),
+        ("trades+las+mail", {}, "las: betas multiply"),
+        ("ecas+las", {}, "LAS and ECAS both choose"),
+        ("trades+cfa+rat", {}, r"put it outside: CFA\(RAT"),
         ("awp", {"awp.gama": "1"}, "did you mean 'awp.gamma'"),
         ("awp", {"awp.gamma": "-1"}, "gamma=-1.0 must be at least 0"),
         ("kd", {}, "kd.standard is empty; give the folder of a run"),
         ("kd", {"kd.standard": "nowhere", "kd.robust": "nowhere"}, "kd.standard='nowhere' has no best checkpoint"),
         ("las", {"las.strategy": "resnet81"}, "did you mean 'resnet18'"),
-        ("swa", {"average.start": "2"}, r"start=2.0 must be in \[0, 1\]"),
+        ("swa", {"average.start": "2"}, "start=2.0 must be a share of the run"),
         ("fawa", {"dataset.validation_examples": "0"}, "set dataset.validation_examples"),
         ("mart+rat", {}, "goes around no MART"),
         ("standard+awp+gairat", {}, "GAIRAT needs adversarial images, and the method inside makes none"),

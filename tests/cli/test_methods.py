@@ -27,7 +27,7 @@ def test_the_whole_list(capsys):
 def test_one_method(capsys):
     assert call("trades+awp+piat") == 0
     printed = capsys.readouterr().out
-    assert "config.awp: gamma=0.005, start=0.05" in printed
+    assert "config.awp: gamma=0.005, start=0.045" in printed
     assert "beta=6" in printed
     assert "mail" not in printed
     assert call("tradse") == 2

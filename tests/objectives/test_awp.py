@@ -10,7 +10,19 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.rng import named_key
 from piat_jax.objectives import AWP, MART, PGDAT, RPAT, TRADES
 from piat_jax.training import init_state, sgd, train_step
-from tests.objectives.stub import CLEAN, CONTEXT, CURVED, IMAGES, PARAMS, STATE, gradient, make, state_of, value
+from tests.objectives.stub import (
+    CLEAN,
+    CONTEXT,
+    CURVED,
+    IMAGES,
+    PARAMS,
+    STATE,
+    gradient,
+    make,
+    state_of,
+    train_forwards,
+    value,
+)
 
 LATE = CONTEXT._replace(epoch=jnp.int32(5))
 moved = jax.jit(lambda o, context=CONTEXT: o.perturb_weights(PARAMS, STATE, state_of(o), CURVED, context))
@@ -38,6 +50,11 @@ def test_a_gradient_of_zero_moves_nothing():
     objective = AWP(make(PGDAT))
     new = objective.perturb_weights(flat, STATE, state_of(objective), CURVED, CONTEXT)
     np.testing.assert_array_equal(new["w"], flat["w"])
+
+
+def test_train_forwards_in_order():
+    for inner, order in ((PGDAT, "a"), (TRADES, "cac"), (MART, "ca")):
+        assert train_forwards(value, AWP(make(inner))) == order
 
 
 def test_it_perturbs_along_the_loss_inside_it():

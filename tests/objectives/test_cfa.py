@@ -154,7 +154,7 @@ def test_bad_arguments_are_refused():
     for options, message in (
         ({"lambda1": -0.5}, "lambda1=-0.5 must be at least 0"),
         ({"eps": -1.0}, "eps=-1.0 must be at least 0"),
-        ({"start": 10.0}, "start=10.0 must be in [0, 1]"),
+        ({"start": 10.0}, "start=10.0 must be a share of the run"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             CFA(make(PGDAT), **options)

@@ -101,6 +101,18 @@ def test_entropy_decides_at_the_papers_thresholds():
     np.testing.assert_array_equal(prediction_entropy(jnp.array([[1e4, 0.0, 0.0]])), 0.0)
 
 
+def test_a_radius_from_outside_is_the_nominal_one():
+    own = jnp.array([8.0, 16.0, 8.0, 4.0]) / 255
+    call = seen(CONTEXT._replace(attack={"eps": own}), entropy=False, levels=(6.0,), num_big=1)
+    np.testing.assert_allclose(call["eps"] * 255, [6, 12, 6, 3], rtol=1e-5)
+    np.testing.assert_allclose(call["step_size"] * 255, np.array([6, 12, 6, 3]) / 5, rtol=1e-5)
+
+
+def test_only_one_wrapper_chooses_the_attack():
+    with pytest.raises(InputError, match="ECAS and ECAS both choose radius and step size"):
+        ECAS(AWP(ECAS(make(PGDAT))))
+
+
 def test_entropy_forward():
     objective = ECAS(make(PGDAT))
     assert train_forwards(perturb, objective) == "c"
@@ -113,7 +125,7 @@ def test_entropy_forward():
     for each in (objective, ECAS(AWP(make(PGDAT)))):
         np.testing.assert_allclose(value(each, batch=batch)[1].model_state["mean"], mean, rtol=1e-5)
     # So does the attack: it equals that of the method inside at those statistics and radii.
-    context = CONTEXT._replace(attack={"eps": batch.extra["ecas"], "step_size": 0.2 * 3 / 255})
+    context = CONTEXT._replace(attack={"eps": batch.extra["ecas"], "step_size": 2 / 3 * 3 / 255})
     expected = run(make(PGDAT), state=batch.extra["model_state"], context=context).images
     np.testing.assert_allclose(batch.images, expected, atol=1e-6)
     for options in ({"entropy": False}, {"entropy_batch_norm": "eval"}):
@@ -133,7 +145,7 @@ def test_entropy_is_of_the_clean_prediction():
 
 @pytest.mark.parametrize("method", [PGDAT, TRADES])
 def test_one_level_without_entropy_is_the_method_inside(method):
-    inner = make(method, attack=bind(ATTACK, eps=0.1, step_size=0.02))
+    inner = make(method, attack=bind(ATTACK, eps=0.1, step_size=0.2 / 3))
     for scheduler in ("fixed", "cyclic"):
         ours = run(ECAS(inner, eps=0.1, levels=(8.0,), num_big=1, scheduler=scheduler, entropy=False))
         np.testing.assert_allclose(ours.images, run(inner).images, atol=1e-6)
@@ -141,7 +153,7 @@ def test_one_level_without_entropy_is_the_method_inside(method):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_clipping_trains_on_the_projection(norm):
-    options = {"eps": 0.04, "levels": (15.0,), "num_big": 1, "entropy": False, "step_share": 0.5}
+    options = {"eps": 0.04, "levels": (15.0,), "num_big": 1, "entropy": False, "reach": 1.5}
     inner = make(PGDAT, attack=bind(ATTACK, norm=norm))
     x = np.asarray(run(ECAS(inner, clip=True, **options)).images)
     context = CONTEXT._replace(attack={"eps": 0.075, "step_size": 0.0375, "start_eps": 0.04})

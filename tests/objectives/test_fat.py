@@ -106,7 +106,7 @@ def test_tau_does_not_recompile():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shares": (0.5, 50.0)}, "shares=50.0 must be in [0, 1]"),
+        ({"shares": (0.5, 50.0)}, "shares=50.0 must be a share of the run"),
         ({"noise": -0.1}, "noise=-0.1 must be at least 0"),
         (
             {"inner": make(PGDAT, attack=bind(fgsm))},
