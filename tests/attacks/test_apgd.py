@@ -10,8 +10,8 @@ from scipy.optimize import minimize
 
 from piat_jax import losses
 from piat_jax.attacks.apgd import Evaluate, apgd, run
-from piat_jax.attacks.apgd_l1 import SparseSteps, project_l1
-from piat_jax.attacks.apgd_steps import Steps, schedule
+from piat_jax.attacks.apgd_l1 import SparseMemory, SparseSteps, project_l1
+from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
@@ -131,6 +131,37 @@ class TestGolden:
         rule = Steps(IMAGES, jnp.ones(8), "linf", 0.75)
         for steps, expected in GOLDEN["apgd_checkpoints"].items():
             assert [done for done, _ in rule.windows(int(steps))] == expected
+
+
+class TestHalving:
+    """The step, as a share of 2 eps, after given losses at the start and after each of 20 iterations."""
+
+    def shares(self, values, steps=20):
+        image = jnp.full((1, 1, 1, 1), 0.5)
+        rule = Steps(image, jnp.ones(1), "linf", 0.75)
+        table, memory, best, shares = schedule(rule, steps), rule.memory(), None, []
+        for number, value in enumerate(map(jnp.float32, values)):
+            if best is None or value > best.loss:
+                best = Best(image, image, value[None])
+            row = Row(*[column[number] for column in table])
+            _, memory = rule.next(row, image, image, value[None], best, memory)
+            shares.append(memory.step.item() / 2)
+        return shares
+
+    def test_three_gains_of_four_are_too_few_at_rho(self):
+        assert self.shares([1, 2, 3, 4, 3])[-1] == 0.5
+        assert self.shares([1, 2, 3, 4, 5])[-1] == 1.0
+
+    def test_the_first_loss_is_compared_with_zero(self):
+        # Rising all the way, but below 0: three gains of four.
+        assert self.shares([-5, -4, -3, -2, -1])[-1] == 0.5
+        # Falling at first, but above 0: four.
+        assert self.shares([5, 1, 2, 3, 4])[-1] == 1.0
+
+    def test_a_best_loss_that_stands_still_halves_every_other_time(self):
+        # Checkpoints after 4, 7, 9, 10 and 11; the start counts as a halving.
+        shares = self.shares([50, *range(1, 12)])
+        assert [shares[n] for n in (4, 7, 9, 10, 11)] == [1.0, 0.5, 0.5, 0.25, 0.25]
 
 
 class TestLinear:
@@ -394,6 +425,18 @@ class TestL1:
         assert np.flatnonzero(table.first).tolist() == [0, 4, 8]
         assert np.flatnonzero(table.last).tolist() == [3, 7, 12]
         assert np.flatnonzero(table.counts).tolist() == [8, 9, 10, 11, 12]
+
+    def test_the_shortest_step_and_the_next_phase(self):
+        image = jnp.full((1, 2, 2, 1), 0.5)
+        rule, x = SparseSteps(image, jnp.ones(1)), image + 0.1
+        best = Best(image + 0.2, jnp.ones_like(image), jnp.ones(1))
+        memory = SparseMemory(jnp.full(1, 0.12), jnp.full(1, 0.5), jnp.full(1, 4.0))
+        row = Row(*map(jnp.array, (False, False, 1, 1.0, 1.0, True)))
+        assert rule.next(row, x, best.gradient, best.loss, best, memory)[1].step == jnp.float32(0.1)
+        row = row._replace(last=jnp.array(True), next_factor=jnp.array(0.4))
+        np.testing.assert_allclose(rule.next(row, x, best.gradient, best.loss, best, memory)[0], image + 0.1, atol=1e-6)
+        row = row._replace(next_factor=jnp.array(1.0))
+        np.testing.assert_allclose(rule.next(row, x, best.gradient, best.loss, best, memory)[0], best.x, atol=1e-6)
 
     def test_the_rule_step_by_step(self):
         # One example in double precision, written down anew; the golden numbers have no L1 run.
