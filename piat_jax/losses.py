@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
+from piat_jax.core.checks import InputError
 from piat_jax.core.types import Array
 
 
@@ -43,6 +44,62 @@ def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:
     label_logit = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     best_other = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
     return -jnp.maximum(label_logit - best_other + kappa, 0.0)
+
+
+def dlr(logits: Array, labels: Array) -> Array:
+    """The difference of logits ratio `-(z_y - max_{j != y} z_j) / (z_(1) - z_(3) + 1e-12)`, `z_(1) >= z_(2) >= ...`.
+
+    Scaling the logits changes nothing, so a network cannot hide by large logits as it can from the cross-entropy. In
+    [-1, 0] while correct; beyond that 1, with no gradient, where the label is third, and unbounded near a tie of the
+    first three. The gradient flows through the denominator too.
+
+    Raises:
+      InputError: fewer than three classes.
+
+    Source: AutoAttack, Croce & Hein (2020), arXiv:2003.01690, Eq. 6; the constant is the code's.
+
+    >>> dlr(jnp.array([[3.0, 2.0, 1.0]]), jnp.array([0])).tolist()
+    [-0.5]
+    """
+    _check_classes("dlr", logits, 3)
+    logits = logits.astype(jnp.float32)
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    best_other = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+    top, _ = jax.lax.top_k(logits, 3)
+    return (best_other - of_label) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Array, labels: Array, targets: Array) -> Array:
+    """The targeted DLR loss `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)`; `targets[B]` are classes.
+
+    Raises:
+      InputError: fewer than four classes; `targeted_margin` works with any number.
+
+    Source: AutoAttack, Croce & Hein (2020), arXiv:2003.01690, Eq. 7; the constant is the code's.
+
+    >>> targeted_dlr(jnp.array([[3.0, 2.0, 1.5, 0.5]]), jnp.array([0]), jnp.array([1])).tolist()
+    [-0.5]
+    """
+    _check_classes("targeted_dlr", logits, 4)
+    top, _ = jax.lax.top_k(logits.astype(jnp.float32), 4)
+    return targeted_margin(logits, labels, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def targeted_margin(logits: Array, labels: Array, targets: Array) -> Array:
+    """`z_t - z_y`, positive where the target `t` beats the label; `targets[B]` are classes.
+
+    >>> targeted_margin(jnp.array([[3.0, 1.0]]), jnp.array([0]), jnp.array([1])).tolist()
+    [-2.0]
+    """
+    logits = logits.astype(jnp.float32)
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    return jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - of_label
+
+
+def _check_classes(name: str, logits: Array, least: int) -> None:
+    if logits.shape[-1] < least:
+        raise InputError(f"{name} needs logits of at least {least} classes, not {logits.shape[-1]}; use a margin loss")
 
 
 def probability_margin(logits: Array, labels: Array) -> Array:

@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from piat_jax import losses
+from piat_jax.core.checks import InputError
 
 RNG = np.random.default_rng(0)
 Z, OTHER = 3 * RNG.normal(size=(2, 6, 4))
@@ -38,7 +39,15 @@ def jensen_shannon(z, other):
     return ((p * np.log(p / m)).sum(-1) + (q * np.log(q / m)).sum(-1)) / 2
 
 
+def dlr(z, label, target=None):
+    ranked = np.sort(z)[::-1]
+    if target is None:
+        return -(z[label] - max(np.delete(z, label))) / (ranked[0] - ranked[2])
+    return -(z[label] - z[target]) / (ranked[0] - (ranked[2] + ranked[3]) / 2)
+
+
 P = softmax(Z)
+TARGETS = (LABELS + 2) % 4
 TARGET = np.eye(4)[LABELS] / 2 + np.eye(4)[(LABELS + 1) % 4] / 2
 WEIGHT = 1 - softmax(Z)[ROWS, LABELS]
 VALUES = {
@@ -46,6 +55,12 @@ VALUES = {
     "margin_0": (lambda z, _: losses.margin(z, LABELS, kappa=0.0), margin(0.0)),
     "margin_1": (lambda z, _: losses.margin(z, LABELS, kappa=1.0), margin(1.0)),
     "margin_50": (lambda z, _: losses.margin(z, LABELS), margin(50.0)),
+    "dlr": (lambda z, _: losses.dlr(z, LABELS), [dlr(z, y) for z, y in zip(Z, LABELS)]),
+    "targeted_dlr": (
+        lambda z, _: losses.targeted_dlr(z, LABELS, TARGETS),
+        [dlr(z, y, t) for z, y, t in zip(Z, LABELS, TARGETS)],
+    ),
+    "targeted_margin": (lambda z, _: losses.targeted_margin(z, LABELS, TARGETS), Z[ROWS, TARGETS] - Z[ROWS, LABELS]),
     "kl": (losses.kl_divergence, (softmax(Z) * (np.log(softmax(Z)) - np.log(softmax(OTHER)))).sum(-1)),
     "probability_margin": (lambda z, _: losses.probability_margin(z, LABELS), best_other(P) - P[ROWS, LABELS]),
     "boosted": (
@@ -129,6 +144,31 @@ class TestMargin:
         # A mask of -1000 instead of -inf would become the best other class here.
         value = losses.margin(jnp.array([[0.0, -3000.0, -4000.0]]), jnp.array([0]), kappa=0.0)
         assert value.tolist() == [-3000.0]
+
+
+class TestDLR:
+    def test_does_not_see_the_scale(self):
+        z = jnp.float32(Z)
+        np.testing.assert_allclose(losses.dlr(1e3 * z, LABELS), losses.dlr(z, LABELS), rtol=1e-5)
+        np.testing.assert_allclose(
+            losses.targeted_dlr(1e3 * z, LABELS, TARGETS), losses.targeted_dlr(z, LABELS, TARGETS), rtol=1e-5
+        )
+
+    def test_one_without_gradient_where_the_label_is_third(self):
+        logits = jnp.array([[1.0, 3.0, 2.0, 0.0]])
+        value, gradient = jax.value_and_grad(lambda z: losses.dlr(z, jnp.array([0])).sum())(logits)
+        assert value == 1
+        np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+    def test_sign_tells_whether_it_is_correct(self):
+        z = jnp.float32(Z)
+        np.testing.assert_array_equal(losses.dlr(z, LABELS) < 0, losses.correct(z, LABELS))
+
+    def test_few_classes_are_refused(self):
+        with pytest.raises(InputError, match="dlr needs logits of at least 3 classes, not 2; use a margin loss"):
+            losses.dlr(jnp.zeros((1, 2)), jnp.array([0]))
+        with pytest.raises(InputError, match="targeted_dlr needs logits of at least 4 classes, not 3"):
+            losses.targeted_dlr(jnp.zeros((1, 3)), jnp.array([0]), jnp.array([1]))
 
 
 class TestKL:

@@ -1,0 +1,245 @@
+"""Auto-PGD, AutoAttack's white-box attack: steps that shorten by themselves, on cross-entropy or DLR, many targets."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.attacks.apgd_l1 import SparseSteps
+from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
+from piat_jax.attacks.ascent import Radius, select
+from piat_jax.attacks.outcome import Outcome
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
+from piat_jax.core.rng import example_keys
+from piat_jax.core.types import Array
+
+NORMS = ("linf", "l2", "l1")
+LOSSES = ("ce", "dlr", "targeted")
+STARTS = ("random", "none")
+
+
+def apgd(
+    logits_fn: Callable[..., Array],
+    images: Array,
+    labels: Array,
+    *,
+    key: Array,
+    indices: Array | None = None,
+    active: Array | None = None,
+    eps: Radius = 8 / 255,
+    norm: str = "linf",
+    steps: int = 100,
+    restarts: int = 1,
+    loss: str = "ce",
+    targets: int | None = None,
+    eot: int = 1,
+    rho: Array | float = 0.75,
+    start: str | Array = "random",
+) -> Outcome:
+    """APGD: `x_{i+1} = P(x_i + .75 (P(x_i + s u) - x_i) + .25 (x_i - x_{i-1}))`, the step `s` halved where it stalls.
+
+    `P` projects onto ball and box, `u = sign(g)` under "linf" and `g / |g|_2` under "l2". s starts at 2 eps. At
+    checkpoints, whose distances shrink from .22 to .06 of `steps`, an example halves s and goes back to its highest
+    loss if at most a share `rho` of the steps since the last one gained, or if the highest loss has stood still since
+    then and s was not halved there. For "l1", see `apgd_l1.SparseSteps`.
+
+    Args:
+      logits_fn: images to logits `[B, K]`, K at least 2. With `eot` above 1 it is called as `logits_fn(images, keys)`,
+        one typed key per example, and draws from them.
+      images: `[B, H, W, C]` floats in [0, 1].
+      labels: `[B]` integers.
+      key: typed threefry key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
+      indices: `[B]` each example's index in its data set; default `0..B-1`.
+      active: `[B]` bool, the examples to attack; the others are neither worked for nor waited for. Default all.
+      eps: radius in pixel units (1 = the whole range; for "l1" the sum of all changes), a scalar or `[B]`.
+      norm: "linf", "l2" or "l1".
+      steps: iterations of a run, at least 1; at least 3 for "l1", which splits them over its phases.
+      restarts: runs from new starts, per target with `loss="targeted"`; those fooled do not run again.
+      loss: "ce"; "dlr", which is the margin where K = 2; or "targeted", the targeted DLR loss of one target after the
+        other, which is `z_t - z_y` where K <= 3. Any wrong class counts as success, not only the target.
+      targets: how many targets, 9 unless given: the highest clean logits but the label's, from the highest down; at
+        most K - 1 of them. Only with `loss="targeted"`.
+      eot: forwards and backwards a gradient is averaged over, for randomised networks. As in the reference code, the
+        loss and the verdict at a point are those of the last one.
+      rho: in [0, 1]; not used by "l1".
+      start: "random", from eps times `u / max |u|` with u uniform in the cube ("linf"), from the sphere ("l2"), or
+        from normal noise projected onto the ball ("l1"); "none", from the image; or images `[B, H, W, C]`, projected
+        first.
+
+    Returns:
+      An Outcome, in float32; no gradient flows through it. A run costs `steps + 1` queries ("l1": `steps + 3`), times
+      `eot`; "targeted" one more for all of them.
+
+    Raises:
+      InputError: an unknown choice, an argument out of range, or two that exclude each other.
+
+    Source: Croce & Hein (2020), arXiv:2003.01690; "l1": Croce & Hein (2021), arXiv:2103.01208. Where the reference code
+    differs from the paper, it is followed: checkpoints by floor (57 where the paper has 58), `<=` in the test of
+    `rho`, the second test off at the first checkpoint, and the first comparison of losses with 0. Otherwise than
+    there, the first misclassified point is returned, not the last, and the block stops once all are fooled; the
+    verdicts are the same. Logits that are not finite fool nobody, and gradient entries that are not a number count 0.
+
+    >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.full((1, 1), 0.4)], axis=1)
+    >>> out = apgd(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), key=jax.random.key(0), eps=0.25, steps=5)
+    >>> bool(out.fooled[0]), bool(0.25 <= out.images[0, 0, 0, 0] < 0.4)
+    (True, True)
+    """
+    _check(images, eps, norm, steps, restarts, loss, targets, eot, rho, start)
+    batch = images.shape[0]
+    images = images.astype(jnp.float32)
+    radius = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (batch,))
+    active = jnp.full((batch,), True) if active is None else active
+    keys = example_keys(key, jnp.arange(batch) if indices is None else indices)
+    rule = SparseSteps(images, radius) if norm == "l1" else Steps(images, radius, norm, rho)
+    table = schedule(rule, steps)
+
+    def at_task(task: Array | int) -> Array:
+        return _fold_in(keys, task)
+
+    # Task 0 is for the clean forward, the runs follow.
+    ranked, tasks, queries = labels[:, None], restarts, jnp.zeros((batch,), jnp.int32)
+    if loss == "targeted":
+        logits = logits_fn(images, at_task(0)) if eot > 1 else logits_fn(images)
+        ranked = _ranked_others(logits, labels, 9 if targets is None else targets)
+        tasks, queries = restarts * ranked.shape[1], queries + active
+
+    def attack(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
+        task, outcome = carry
+        own, target = at_task(task + 1), jnp.take(ranked, task // restarts, axis=1)
+        x = images if isinstance(start, str) else start.astype(jnp.float32)
+        if isinstance(start, str) and start == "random":
+            x = images + rule.draw(_fold_in(own, 0))
+        evaluate = Evaluate(logits_fn, labels, loss, target, eot, _fold_in(own, 1))
+        *_, outcome = run(rule, table, evaluate, rule.inside(x, table.factor[0]), active, outcome)
+        return task + 1, outcome
+
+    def unfinished(carry: tuple[Array, Outcome]) -> Array:
+        return (carry[0] < tasks) & jnp.any(active & ~carry[1].fooled)
+
+    clean = Outcome(images, jnp.full((batch,), False), queries)
+    _, outcome = jax.lax.while_loop(unfinished, attack, (jnp.int32(0), clean))
+    return jax.lax.stop_gradient(outcome)
+
+
+class Evaluate:
+    """The one place of an attack where the network runs: loss, gradient and verdict at a point."""
+
+    def __init__(
+        self, logits_fn: Callable[..., Array], labels: Array, loss: str, target: Array, eot: int, keys: Array | None
+    ):
+        self.logits_fn, self.labels, self.loss, self.target = logits_fn, labels, loss, target
+        self.eot, self.keys = eot, keys
+
+    def value(self, logits: Array) -> Array:
+        """The loss to ascend, `[B]`."""
+        classes = logits.shape[-1]
+        if self.loss == "ce":
+            return losses.cross_entropy(logits, self.labels)
+        if self.loss == "targeted":
+            fn = losses.targeted_margin if classes <= 3 else losses.targeted_dlr
+            return fn(logits, self.labels, self.target)
+        if classes == 2:
+            return losses.targeted_margin(logits, self.labels, 1 - self.labels)
+        return losses.dlr(logits, self.labels)
+
+    def __call__(self, x: Array, iteration: Array | int) -> tuple[Array, Array, Array]:
+        """Loss `[B]`, its gradient, and whether misclassified."""
+
+        def total(x: Array, *keys: Array) -> tuple[Array, tuple[Array, Array]]:
+            logits = self.logits_fn(x, *keys).astype(jnp.float32)
+            if logits.ndim != 2 or logits.shape[1] < 2:
+                raise InputError(f"logits_fn gives logits of shape {logits.shape}; they must be [B, K] with K >= 2")
+            value = self.value(logits)
+            wrong = ~losses.correct(logits, self.labels) & jnp.all(jnp.isfinite(logits), axis=-1)
+            # The sum, so that nothing shrinks with the batch.
+            return jnp.sum(value), (value, wrong)
+
+        def once(*keys: Array) -> tuple[Array, Array, Array]:
+            gradient, (value, wrong) = jax.grad(total, has_aux=True)(x, *keys)
+            # Where there is no loss, any other point is better, and an entry that is no number must not spread.
+            return jnp.where(jnp.isnan(value), -jnp.inf, value), jnp.nan_to_num(gradient), wrong
+
+        if self.eot == 1:
+            return once()
+
+        def again(number: Array | int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            value, gradient, wrong = once(_fold_in(_fold_in(self.keys, iteration), number))
+            return value, carry[1] + gradient / self.eot, wrong
+
+        nothing = jnp.zeros(self.labels.shape, jnp.float32)
+        return jax.lax.fori_loop(0, self.eot, again, (nothing, jnp.zeros_like(x), nothing.astype(bool)))
+
+
+def run(
+    rule: Any, table: Row, evaluate: Evaluate, x: Array, active: Array, outcome: Outcome
+) -> tuple[Best, Any, Outcome]:
+    """One run from `x`: the highest loss of its last phase, what the rule remembers, and the new outcome."""
+
+    def unfinished(carry: tuple[Array, Array, Best, Any, Outcome]) -> Array:
+        return (carry[0] < table.first.shape[0]) & jnp.any(active & ~carry[-1].fooled)
+
+    def iterate(carry: tuple[Array, Array, Best, Any, Outcome]) -> tuple[Array, Array, Best, Any, Outcome]:
+        number, x, best, memory, outcome = carry
+        row = Row(*[column[number] for column in table])
+        value, gradient, wrong = evaluate(x, number)
+        higher = row.first | (value > best.loss)
+        best = Best(
+            select(higher, x, best.x), select(higher, gradient, best.gradient), jnp.where(higher, value, best.loss)
+        )
+        alive = active & ~outcome.fooled
+        hit = alive & wrong & row.counts
+        outcome = Outcome(select(hit, x, outcome.images), outcome.fooled | hit, outcome.queries + evaluate.eot * alive)
+        x, memory = rule.next(row, x, gradient, value, best, memory)
+        return number + 1, x, best, memory, outcome
+
+    nowhere = Best(x, jnp.zeros_like(x), jnp.full(active.shape, -jnp.inf))
+    carry = jax.lax.while_loop(unfinished, iterate, (jnp.int32(0), x, nowhere, rule.memory(), outcome))
+    return carry[2:]
+
+
+def _ranked_others(logits: Array, labels: Array, targets: int) -> Array:
+    """`[B, T]` the classes of the highest logits but the label's, in falling order."""
+    classes = logits.shape[-1]
+    is_label = jax.nn.one_hot(labels, classes, dtype=bool)
+    others = jnp.where(is_label, -jnp.inf, logits.astype(jnp.float32))
+    return jax.lax.top_k(others, min(targets, classes - 1))[1]
+
+
+def _fold_in(keys: Any, number: Array | int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def _check(
+    images: Array,
+    eps: Radius,
+    norm: str,
+    steps: int,
+    restarts: int,
+    loss: str,
+    targets: int | None,
+    eot: int,
+    rho: Array | float,
+    start: str | Array,
+) -> None:
+    check_images("images", images)
+    check_choice("norm", norm, NORMS)
+    check_choice("loss", loss, LOSSES)
+    if norm == "linf":
+        check_range("eps", eps, 0, 1)
+    check_at_least("eps", eps, 0)
+    check_at_least("steps", steps, 3 if norm == "l1" else 1)
+    check_at_least("restarts", restarts, 1)
+    check_at_least("eot", eot, 1)
+    check_range("rho", rho, 0, 1)
+    if targets is not None:
+        check_at_least("targets", targets, 1)
+        if loss != "targeted":
+            raise InputError(f"targets={targets} is for loss='targeted'; loss={loss!r} has none")
+    if isinstance(start, str):
+        check_choice("start", start, STARTS)
+    elif start.shape != images.shape:
+        raise InputError(f"start has shape {start.shape}; give images of shape {images.shape}, 'random' or 'none'")
+    if restarts > 1 and eot == 1 and not (isinstance(start, str) and start == "random"):
+        raise InputError(f"restarts={restarts} from one and the same start find the same; give restarts=1")

@@ -1,0 +1,148 @@
+"""Auto-PGD in the L1 ball: three shrinking radii, sparse steps, and the projection onto ball and box at once."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.attacks.apgd_steps import Best, Row
+from piat_jax.attacks.ascent import select
+from piat_jax.core.norms import per_example
+from piat_jax.core.rng import flat_draw
+from piat_jax.core.types import Array
+
+# Halvings of an interval no longer than the largest entry: what is left is below float32's own resolution.
+BISECTIONS = 32
+
+
+def project_l1(delta: Array, eps: Array | float, images: Array) -> Array:
+    """The nearest (in L2) `z[B, ...]` to `delta` with `sum |z| <= eps` and `images + z` in [0, 1].
+
+    `z_j = sign(delta_j) min(max(|delta_j| - lambda, 0), room_j)`, where `room_j` is how far pixel j may go that way and
+    `lambda >= 0` is 0 inside the ball, else what makes the sum `eps`. Clipping a projection onto the ball alone would
+    leave radius unused. Lambda is bisected, not sorted for, and its upper end is taken, so the sum never exceeds `eps`
+    but by rounding.
+
+    Args:
+      delta: perturbations `[B, ...]`.
+      eps: radius, the sum of absolute changes in pixel units, a scalar or `[B]`.
+      images: `[B, ...]` in [0, 1].
+
+    Source: Croce & Hein (2021), arXiv:2103.01208, Proposition 2.1.
+
+    >>> x = jnp.array([[0.75, 0.5]])
+    >>> project_l1(jnp.array([[2.0, 1.5]]), 0.5, x).round(3).tolist()
+    [[0.25, 0.25]]
+    """
+    size, room = jnp.abs(delta), jnp.where(delta > 0, 1.0 - images, images)
+
+    def kept(threshold: Array) -> Array:
+        return jnp.clip(size - per_example(threshold, size), 0.0, room)
+
+    def outside(threshold: Array) -> Array:
+        return _sum(kept(threshold)) > eps
+
+    def bisect(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        too_low = outside(middle)
+        return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
+
+    zero = jnp.zeros(size.shape[0], size.dtype)
+    largest = jnp.max(size.reshape(size.shape[0], -1), axis=1)
+    _, threshold = jax.lax.fori_loop(0, BISECTIONS, bisect, (zero, jnp.where(outside(zero), largest, zero)))
+    return jnp.sign(delta) * kept(threshold)
+
+
+class SparseMemory(NamedTuple):
+    """What L1 steps remember, one value per example."""
+
+    step: Array  # L1 length of a step
+    density: Array  # share of the pixels that a step changes
+    changed: Array  # pixels in which the best point differed from the image, at the last checkpoint
+
+
+class SparseSteps:
+    """The L1 rule, for `apgd`: signs of the largest gradients, and a sparsity that follows the best point's.
+
+    1. The run has phases of radius 3 eps, 2 eps and eps with ceil(.3 n), ceil(.3 n) and the remaining iterations. A
+       phase starts from its predecessor's highest-loss point, projected onto its own ball; the first from `N(0, I)`
+       so projected. Only points of the last phase count.
+    2. With radius r and `a` pixels changed at its start, a phase begins with steps of length r and density
+       `a / (1.5 D)`, D the number of pixels (times channels); .2 where `a` is 0.
+    3. A step adds `step * sign(g_j) / m` to the m pixels whose `|g_j|` is at least the entry number
+       `floor((1 - density) D)`, 0-based, of the sorted `|g|`, then projects. No momentum.
+    4. After every `max(floor(.04 n_phase), 1)` iterations let `b` be the pixels changed at the best point, and the
+       density `b / (1.5 D)`. If `b < .95 a` the step is r again and the run goes on from the best point, else the step
+       is divided by 1.5, down to r / 10. Then `a` is `b`.
+
+    By rule 3 a step changes ceil(b / 1.5) pixels, ties and roundings aside, so at least two once two have changed.
+
+    The reference code counts rounding residue of its projection as changed pixels, and at the very start projects a
+    wrong point first, which the phase's own projection repairs. Neither is repeated here.
+    """
+
+    def __init__(self, images: Array, eps: Array):
+        self.images, self.eps, self.pixels = images, eps, math.prod(images.shape[1:])
+
+    def phases(self, steps: int) -> Sequence[tuple[float, int]]:
+        """Multiples of eps and iterations of each phase."""
+        early = math.ceil(0.3 * steps)
+        return (3.0, early), (2.0, early), (1.0, steps - 2 * early)
+
+    def windows(self, steps: int) -> Sequence[tuple[int, int]]:
+        """Iterations done at each checkpoint of a phase, and how many since the one before."""
+        window = max(int(0.04 * steps), 1)
+        return [(done, window) for done in range(window, steps + 1, window)]
+
+    def draw(self, keys: Array) -> Array:
+        """A random perturbation for each key, not projected yet."""
+        return jax.vmap(lambda key: flat_draw(jax.random.normal, key, self.images.shape[1:], jnp.float32))(keys)
+
+    def inside(self, x: Array, factor: Array | float) -> Array:
+        """The nearest point of the ball of radius `factor * eps` and the box."""
+        return self.images + project_l1(x - self.images, factor * self.eps, self.images)
+
+    def memory(self) -> SparseMemory:
+        """Placeholders: the first row of a phase sets them."""
+        return SparseMemory(self.eps, jnp.zeros_like(self.eps), jnp.zeros_like(self.eps))
+
+    def next(
+        self, row: Row, x: Array, gradient: Array, loss: Array, best: Best, memory: SparseMemory
+    ) -> tuple[Array, SparseMemory]:
+        """The next point, and what to remember."""
+        radius = row.factor * self.eps
+        # At the first row the best point is the point itself.
+        now = self._changed(best.x)
+        untouched = now == 0
+        density = now / self.pixels / 1.5
+        step = jnp.where(row.first, radius, memory.step)
+        changed = jnp.where(row.first, jnp.where(untouched, float(self.pixels), now), memory.changed)
+        at = row.window > 0
+        sparser = at & (now < 0.95 * changed)
+        shorter = jnp.clip(step / 1.5, radius / 10, radius)
+        memory = SparseMemory(
+            step=jnp.where(at, jnp.where(sparser, radius, shorter), step),
+            density=jnp.where(row.first, jnp.where(untouched, 0.2, density), jnp.where(at, density, memory.density)),
+            changed=jnp.where(at, now, changed),
+        )
+        x, gradient = select(sparser, best.x, x), select(sparser, best.gradient, gradient)
+        ahead = jnp.where(row.last, best.x, x + self._sparse(gradient, memory))
+        return self.inside(ahead, row.next_factor), memory
+
+    def _sparse(self, gradient: Array, memory: SparseMemory) -> Array:
+        size = jnp.abs(gradient)
+        place = jnp.clip((1.0 - memory.density) * self.pixels, 0, self.pixels - 1).astype(jnp.int32)
+        ranked = jnp.sort(size.reshape(size.shape[0], -1), axis=1)
+        threshold = jnp.take_along_axis(ranked, place[:, None], axis=1)[:, 0]
+        signs = jnp.where(size >= per_example(threshold, size), jnp.sign(gradient), 0.0)
+        return signs * per_example(memory.step / (_sum(jnp.abs(signs)) + 1e-10), signs)
+
+    def _changed(self, x: Array) -> Array:
+        return _sum((x != self.images).astype(jnp.float32))
+
+
+def _sum(x: Array) -> Array:
+    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
