@@ -170,7 +170,7 @@ def fab_distances(
     # The label leads whatever its logit, so that no rank aims at it.
     ranking = jnp.argsort(jnp.where(is_label, -jnp.inf, -clean), axis=1)
     ranks = 1 if targets is None else jnp.minimum(targets, classes + 1 - first_rank)
-    distance = jnp.where(active & _misclassified(clean, labels), 0.0, jnp.inf)
+    distance = jnp.where(active & _misclassified(clean, labels), jnp.float32(0), jnp.float32(jnp.inf))
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         index, point, nearest, distance, queries = carry
@@ -178,7 +178,7 @@ def fab_distances(
         restart, rank = run // ranks, first_rank + run % ranks
         point = jax.lax.cond(step == 0, lambda: _start(x, keys, restart, rank, restarts, eps, norm), lambda: point)
 
-        # Two calls of the network an iteration: the point that is judged is not the one the next step starts from.
+        # Two calls of the network: a point that is judged and found misclassified is not where the next step starts.
         logits, pullback = jax.vjp(forward, point)
         if targets is None:
             gap, normal = _nearest_boundary(logits, pullback, labels, norm)
@@ -198,7 +198,7 @@ def fab_distances(
         nearer = found & (away < distance)
         nearest = jnp.where(nearer[:, None], point, nearest)
         point = jnp.where(found[:, None], x + beta * (point - x), point)
-        return index + 1, point, nearest, jnp.where(nearer, away, distance), queries + 2 * working
+        return index + 1, point, nearest, jnp.where(nearer, away, distance), queries + 2 * working.astype(jnp.int32)
 
     def unfinished(carry: tuple[Array, ...]) -> Array:
         return (carry[0] < restarts * ranks * steps) & jnp.any(active & (carry[3] > enough))
@@ -213,14 +213,17 @@ Pullback = Callable[[Array], tuple[Array]]
 
 def _boundary(logits: Array, pullback: Pullback, labels: Array, target: Array) -> tuple[Array, Array]:
     """How much `z_target - z_label` must rise to 0, `[B]`, and its gradient, `[B, D]`."""
-    classes = logits.shape[1]
-    (normal,) = pullback(jax.nn.one_hot(target, classes) - jax.nn.one_hot(labels, classes))
+    classes, dtype = logits.shape[1], logits.dtype
+    (normal,) = pullback(jax.nn.one_hot(target, classes, dtype=dtype) - jax.nn.one_hot(labels, classes, dtype=dtype))
     of_label, of_target = (jnp.take_along_axis(logits, c[:, None], axis=1)[:, 0] for c in (labels, target))
     return of_label - of_target, normal
 
 
 def _nearest_boundary(logits: Array, pullback: Pullback, labels: Array, norm: str) -> tuple[Array, Array]:
-    """`_boundary` of the class whose linearised boundary is nearest; one gradient at a time is held."""
+    """`_boundary` of the class whose linearised boundary is nearest; one gradient at a time is held.
+
+    All K at once, by vmap, take the same time inside the loop over steps and K times the memory.
+    """
 
     def compare(k: Array, best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         gap, normal = _boundary(logits, pullback, labels, jnp.full_like(labels, k))
@@ -232,8 +235,8 @@ def _nearest_boundary(logits: Array, pullback: Pullback, labels: Array, norm: st
             jnp.where(nearer[:, None], normal, best[2]),
         )
 
-    shape = jax.eval_shape(pullback, logits)[0].shape
-    none = (jnp.full(labels.shape, jnp.inf), jnp.zeros(labels.shape), jnp.zeros(shape))
+    away = jnp.full(labels.shape, jnp.inf, logits.dtype)
+    none = (away, jnp.zeros_like(away), jnp.zeros(jax.eval_shape(pullback, logits)[0].shape, logits.dtype))
     return jax.lax.fori_loop(0, logits.shape[1], compare, none)[1:]
 
 
@@ -247,8 +250,8 @@ def _start(
     def draw(key: Array) -> Array:
         key = jax.random.fold_in(jax.random.fold_in(key, restart), rank)
         if norm == "linf":
-            return jax.random.uniform(key, x.shape[1:], minval=-1.0, maxval=1.0)
-        return jax.random.normal(key, x.shape[1:])
+            return jax.random.uniform(key, x.shape[1:], x.dtype, minval=-1.0, maxval=1.0)
+        return jax.random.normal(key, x.shape[1:], x.dtype)
 
     def sphere() -> Array:
         way = jax.vmap(draw)(keys)

@@ -53,6 +53,8 @@ def run(fn=fab, *, rows=range(8), labels=LABELS, key=KEY, active=None, eps=0.01,
     active = jnp.full(rows.shape, True) if active is None else jnp.asarray(active)
     numbers = {"steps": 100, "restarts": 1, "targets": 9, "first_rank": 2, **numbers}
     attack = bind(fn, norm=norm, targets=None) if numbers["targets"] is None else bind(fn, norm=norm)
+    if fn is fab_distances:
+        del numbers["restarts"]
     numbers = {name: jnp.int32(value) for name, value in numbers.items() if value is not None}
     eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (8,))[rows]
     return call(attack, IMAGES[rows], labels[rows], key, rows, active, eps, numbers)
@@ -118,21 +120,19 @@ class TestLinearModel:
         assert np.all(found.distances > expected * (1 - 1e-5))
         np.testing.assert_allclose(found.distances, expected, rtol=0.02)
 
-    @pytest.mark.parametrize(("shape", "classes"), [((1, 1, 1), 2), ((3, 1, 2), 3), ((2, 2, 1), 12)])
-    def test_any_shape_and_number_of_classes(self, shape, classes):
-        w = np.random.default_rng(2).normal(size=(np.prod(shape), classes)).astype(np.float32)
-        x = jnp.full((4, *shape), 0.5) + jnp.linspace(-0.1, 0.1, 4)[:, None, None, None]
+    def test_two_classes(self):
+        w = np.random.default_rng(2).normal(size=(6, 2)).astype(np.float32)
+        x = jnp.full((4, 3, 1, 2), 0.5) + jnp.linspace(-0.1, 0.1, 4)[:, None, None, None]
 
         def logits_fn(x):
             return (x.reshape(len(x), -1) - 0.37) @ w
 
         labels = jnp.argmax(logits_fn(x), 1)
         attack = jax.jit(lambda eps: fab(logits_fn, x, labels, key=KEY, eps=eps, steps=10))
-        outcome = attack(1.0)
+        outcome = attack(0.9)
         np.testing.assert_array_equal(losses.correct(logits_fn(outcome.images), labels), ~outcome.fooled)
-        assert outcome.fooled.any()
-        # As many targets as there are, up to 9.
-        np.testing.assert_array_equal(attack(1e-7).queries, 1 + 2 * 10 * min(9, classes - 1))
+        assert outcome.fooled.all()
+        np.testing.assert_array_equal(attack(1e-7).queries, 1 + 2 * 10)  # the only target there is
 
 
 EPS = np.array([0.02, 0.0, 0.0195, 0.01, 0.005, 0.01, 0.02, 0.01])
@@ -140,8 +140,8 @@ EPS = np.array([0.02, 0.0, 0.0195, 0.01, 0.005, 0.01, 0.02, 0.01])
 
 class TestContract:
     def test_inside_ball_and_box_and_fooled_by_a_fresh_forward(self):
-        for norm, eps in (("linf", EPS), ("l2", EPS * 8), ("l1", EPS * 40)):
-            outcome = run(norm=norm, eps=eps, targets=2, steps=7, restarts=2)
+        for norm, eps, targets in (("linf", EPS, 2), ("l2", EPS * 8, None), ("l1", EPS * 40, 2)):
+            outcome = run(norm=norm, eps=eps, targets=targets, steps=7, restarts=2)
             x = outcome.images
             assert 0 < outcome.fooled.sum() < 8
             assert x.min() >= 0
@@ -184,7 +184,7 @@ class TestContract:
         np.testing.assert_array_equal(left, ~together.fooled)
         np.testing.assert_array_equal(queries, together.queries)
 
-    @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
     def test_starts(self, norm):
         """The first restart starts at the image, the second on the sphere of eps / 2, from each example's own key."""
         points = []
@@ -220,22 +220,6 @@ class TestContract:
         assert outcome.queries[2] == 1
         np.testing.assert_array_equal(outcome.images, IMAGES)
 
-    def test_nan_fools_nobody(self):
-        def logits_fn(x):
-            logits = network(WEIGHTS)(x)
-            # Example 0 breaks as soon as it is moved, example 1 at once.
-            moved = jnp.any(x[0] != IMAGES[0])
-            logits = logits.at[0, 3].set(jnp.where(moved, jnp.nan, logits[0, 3]))
-            return logits.at[1, 3].set(jnp.inf)
-
-        attack = bind(fab, eps=0.02, steps=4, targets=1)
-        outcome = jax.jit(lambda: attack(logits_fn, IMAGES, LABELS, key=KEY))()
-        healthy = run(eps=0.02, steps=4, targets=1)
-        assert not outcome.fooled[:2].any()
-        np.testing.assert_array_equal(outcome.images[:2], IMAGES[:2])
-        np.testing.assert_array_equal(outcome.fooled[2:], healthy.fooled[2:])
-        np.testing.assert_allclose(outcome.images[2:], healthy.images[2:], atol=1e-6)
-
     def test_numbers_are_traced(self):
         compiled = call._cache_size()
         for steps, restarts, targets, eps in ((3, 1, 2, 1e-4), (5, 2, 12, 1e-5), (2, 3, 1, 1e-6)):
@@ -243,21 +227,29 @@ class TestContract:
             np.testing.assert_array_equal(queries, 1 + 2 * steps * restarts * min(targets, 9))
         assert call._cache_size() <= compiled + 1
 
-    def test_half_precision_and_no_gradient(self):
-        attack = bind(fab, eps=0.02, steps=4, targets=1)
-
-        def half(images, weights):
+    def test_nan_half_precision_and_gradients(self):
+        def total(images, weights):
             def logits_fn(x):
-                return network(weights)(x.astype(jnp.bfloat16))
+                logits = network(weights)(x.astype(jnp.bfloat16))
+                # Example 0 breaks as soon as it is moved, example 1 at once.
+                moved = jnp.any(x[0] != IMAGES[0])
+                logits = logits.at[0, 3].set(jnp.where(moved, jnp.nan, logits[0, 3]))
+                return logits.at[1, 3].set(jnp.inf)
 
-            outcome = attack(logits_fn, images, LABELS, key=KEY)
+            outcome = fab(logits_fn, images, LABELS, key=KEY, eps=0.02, steps=4, targets=1)
             return jnp.sum(outcome.images), outcome
 
         weights = [w.astype(jnp.bfloat16) for w in WEIGHTS]
-        gradients, outcome = jax.jit(jax.grad(half, (0, 1), has_aux=True))(IMAGES, weights)
-        assert not any(np.any(g) for g in jax.tree.leaves(gradients))
+        gradients, outcome = jax.jit(jax.grad(total, (0, 1), has_aux=True))(IMAGES, weights)
+        assert not any(np.any(g) for g in jax.tree.leaves(gradients[1]))
+        # What is not fooled is the clean image itself, still a constant.
+        assert not np.any(gradients[0])
         assert outcome.images.dtype == jnp.float32
-        assert outcome.fooled.sum() >= 5
+        assert not outcome.fooled[:2].any()
+        np.testing.assert_array_equal(outcome.images[:2], IMAGES[:2])
+        assert outcome.fooled[2:].sum() >= 3
+        right = losses.correct(network(weights)(outcome.images.astype(jnp.bfloat16)), LABELS)
+        np.testing.assert_array_equal(right[2:], ~outcome.fooled[2:])
 
 
 @pytest.mark.parametrize(
