@@ -1,0 +1,264 @@
+"""FAB, the minimum-norm attack of AutoAttack: the nearest misclassified image, and whether it lies in the ball."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.attacks.ascent import select
+from piat_jax.attacks.hyperplane import DUAL, NORMS, length, step_to_hyperplane
+from piat_jax.attacks.outcome import Outcome
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
+from piat_jax.core.norms import per_example
+from piat_jax.core.rng import example_keys
+from piat_jax.core.types import Array, LogitsFn
+
+Steps = Array | int
+
+
+class Nearest(NamedTuple):
+    """What `fab_distances` finds of each example."""
+
+    images: Array  # [B, H, W, C] float32, the nearest misclassified image; the clean one where none was found
+    distances: Array  # [B] float32, in the norm of the attack; inf where none was found
+    queries: Array  # [B] int32, forwards spent on it
+
+
+def fab(
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    *,
+    key: Array,
+    indices: Array | None = None,
+    active: Array | None = None,
+    eps: Array | float = 8 / 255,
+    norm: str = "linf",
+    steps: Steps = 100,
+    restarts: Steps = 1,
+    targets: Steps | None = 9,
+    first_rank: Steps = 2,
+    alpha_max: Array | float = 0.1,
+    eta: Array | float = 1.05,
+    beta: Array | float = 0.9,
+) -> Outcome:
+    """FAB: `x' <- box((1 - a)(x' + eta d(x')) + a (x + eta d(x)))`, `d` the shortest way to the linearised boundary.
+
+    The boundary is that between the label and a target class, linearised at `x'`; `a = |d(x')| / (|d(x')| + |d(x)|)`,
+    at most `alpha_max`. A misclassified `x'` is kept if none was nearer, and goes back to `x + beta (x' - x)`. An
+    example is done as soon as what is kept lies in the ball.
+
+    Args:
+      logits_fn: images to logits `[B, K]`, K at least 2.
+      images: `[B, H, W, C]` floats in [0, 1].
+      labels: `[B]` integers.
+      key: typed key; only restarts after the first draw from it, example i from `fold_in(key, indices[i])`.
+      indices: `[B]` each example's index in its data set; default `0..B-1`.
+      active: `[B]` which examples to attack; default all.
+      eps: radius in pixel units (1 = the whole range), a scalar or `[B]`, traced.
+      norm: "linf", "l2" or "l1".
+      steps: of each run, at least 1; 2 forwards each. May be traced, as all other numbers.
+      restarts: runs for each target, at least 1: the first starts at `x`, the others on the sphere of `eps / 2` around
+        it. All targets have their first run before one has its second.
+      targets: how many classes to aim at, one after the other, in the order of their clean logits: FAB-T. Those there
+        are, where there are fewer. None is untargeted FAB: every step aims at the class whose linearised boundary is
+        nearest, at K backward passes a step.
+      first_rank: where the targets begin, 2 being the class that follows the label's: with `targets=1` a driver can
+        drop what is fooled between targets and still compile once. Past the last class there is nothing to do.
+      alpha_max: the most that `x` attracts, in [0, 1].
+      eta: how far beyond the boundary a step goes, at least 1.
+      beta: how much of the way a misclassified point keeps, in [0, 1].
+
+    Returns:
+      `Outcome`, float32 and constant. `queries` counts the clean forward and two forwards a step: the K backward
+      passes of the untargeted attack share one. What is misclassified as it is has fooled the network at distance 0.
+
+    Raises:
+      InputError: an unknown norm, or an argument out of range.
+
+    Source: Croce & Hein (2020), arXiv:1907.02044; targets and constants: AutoAttack, arXiv:2003.01690. The paper ends
+    with a search along the line to `x`, which AutoAttack leaves out, and so do we. Its code takes all the steps and
+    looks at the distance then; stopping once it is in the ball gives the same flags. Non-finite logits fool nobody.
+
+    >>> logits_fn = lambda x: jnp.stack([x.sum((1, 2, 3)) - 1.5, jnp.zeros(len(x))], axis=1)
+    >>> x, key = jnp.full((1, 1, 4, 1), 0.5), jax.random.key(0)
+    >>> [fab(logits_fn, x, jnp.array([0]), key=key, eps=eps, steps=9).fooled.item() for eps in (0.12, 0.14)]
+    [False, True]
+    """
+    # What was not found is at distance inf, which no radius reaches.
+    radius = jnp.minimum(jnp.asarray(eps, jnp.float32), jnp.finfo(jnp.float32).max)
+    nearest, distances, queries = fab_distances(
+        logits_fn,
+        images,
+        labels,
+        key=key,
+        indices=indices,
+        active=active,
+        eps=eps,
+        norm=norm,
+        steps=steps,
+        restarts=restarts,
+        targets=targets,
+        first_rank=first_rank,
+        alpha_max=alpha_max,
+        eta=eta,
+        beta=beta,
+        enough=radius,
+    )
+    fooled = distances <= radius
+    images = select(fooled, nearest, images.astype(jnp.float32))
+    return Outcome(jax.lax.stop_gradient(images), fooled, queries)
+
+
+def fab_distances(
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    *,
+    key: Array,
+    indices: Array | None = None,
+    active: Array | None = None,
+    eps: Array | float = 8 / 255,
+    norm: str = "linf",
+    steps: Steps = 100,
+    restarts: Steps = 1,
+    targets: Steps | None = 9,
+    first_rank: Steps = 2,
+    alpha_max: Array | float = 0.1,
+    eta: Array | float = 1.05,
+    beta: Array | float = 0.9,
+    enough: Array | float | None = None,
+) -> Nearest:
+    """The nearest misclassified images that FAB finds, and how far away they are.
+
+    Args as in `fab`, but for two: `eps` sets the random starts only, and an example is done when something was found
+    at a distance of `enough` (a scalar or `[B]`), or never: as published, the attack takes all its steps.
+
+    >>> logits_fn = lambda x: jnp.stack([x.sum((1, 2, 3)) - 1.5, jnp.zeros(len(x))], axis=1)
+    >>> x = jnp.full((1, 1, 4, 1), 0.5)
+    >>> 0.125 < fab_distances(logits_fn, x, jnp.array([0]), key=jax.random.key(0), steps=30).distances.item() < 0.127
+    True
+    """
+    check_images("images", images)
+    check_choice("norm", norm, NORMS)
+    if norm == "linf":
+        check_range("eps", eps, 0, 1)
+    check_at_least("eps", eps, 0)
+    check_at_least("steps", steps, 1)
+    check_at_least("restarts", restarts, 1)
+    check_at_least("targets", 1 if targets is None else targets, 1)
+    check_range("alpha_max", alpha_max, 0, 1)
+    check_at_least("eta", eta, 1)
+    check_range("beta", beta, 0, 1)
+    batch, shape = labels.shape[0], images.shape
+    images = jax.lax.stop_gradient(images.astype(jnp.float32))
+    x = images.reshape(batch, -1)
+    enough = -1.0 if enough is None else enough
+    active = jnp.full(labels.shape, True) if active is None else active
+    keys = example_keys(key, jnp.arange(batch) if indices is None else indices)
+
+    def forward(x: Array) -> Array:
+        return logits_fn(x.reshape(shape)).astype(jnp.float32)
+
+    clean = forward(x)
+    classes = clean.shape[1]
+    if classes < 2:
+        raise InputError(f"logits_fn gives {classes} logit(s) an example; FAB needs at least 2 classes")
+    check_range("first_rank", first_rank, 2, classes)
+    is_label = jax.nn.one_hot(labels, classes, dtype=bool)
+    # The label leads whatever its logit, so that no rank aims at it.
+    ranking = jnp.argsort(jnp.where(is_label, -jnp.inf, -clean), axis=1)
+    ranks = 1 if targets is None else jnp.minimum(targets, classes + 1 - first_rank)
+    distance = jnp.where(active & _misclassified(clean, labels), jnp.float32(0), jnp.float32(jnp.inf))
+
+    def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        index, point, nearest, distance, queries = carry
+        run, step = index // steps, index % steps
+        restart, rank = run // ranks, first_rank + run % ranks
+        point = jax.lax.cond(step == 0, lambda: _start(x, keys, restart, rank, restarts, eps, norm), lambda: point)
+
+        # Two calls of the network: a point that is judged and found misclassified is not where the next step starts.
+        logits, pullback = jax.vjp(forward, point)
+        if targets is None:
+            gap, normal = _nearest_boundary(logits, pullback, labels, norm)
+        else:
+            target = jnp.take_along_axis(ranking, jnp.full((batch, 1), rank - 1), axis=1)[:, 0]
+            gap, normal = _boundary(logits, pullback, labels, target)
+        working = active & (distance > enough)
+        gap = jnp.where(working, gap, 0.0)  # so that nobody waits for the projection of what is done
+        gaps = jnp.concatenate([gap, gap - jnp.sum(normal * (x - point), axis=1)])
+        both = step_to_hyperplane(jnp.concatenate([point, x]), jnp.concatenate([normal, normal]), gaps, norm)
+        lengths = jnp.maximum(length(both, norm), 1e-8)
+        alpha = jnp.minimum(lengths[:batch] / (lengths[:batch] + lengths[batch:]), alpha_max)[:, None]
+        point = jnp.clip((1 - alpha) * (point + eta * both[:batch]) + alpha * (x + eta * both[batch:]), 0.0, 1.0)
+
+        found = working & _misclassified(forward(point), labels)
+        away = length(point - x, norm)
+        nearer = found & (away < distance)
+        nearest = jnp.where(nearer[:, None], point, nearest)
+        point = jnp.where(found[:, None], x + beta * (point - x), point)
+        return index + 1, point, nearest, jnp.where(nearer, away, distance), queries + 2 * working.astype(jnp.int32)
+
+    def unfinished(carry: tuple[Array, ...]) -> Array:
+        return (carry[0] < restarts * ranks * steps) & jnp.any(active & (carry[3] > enough))
+
+    first = (jnp.int32(0), x, x, distance, active.astype(jnp.int32))
+    _, _, nearest, distance, queries = jax.lax.while_loop(unfinished, body, first)
+    return jax.lax.stop_gradient(Nearest(nearest.reshape(shape), distance, queries))
+
+
+Pullback = Callable[[Array], tuple[Array]]
+
+
+def _boundary(logits: Array, pullback: Pullback, labels: Array, target: Array) -> tuple[Array, Array]:
+    """How much `z_target - z_label` must rise to 0, `[B]`, and its gradient, `[B, D]`."""
+    classes, dtype = logits.shape[1], logits.dtype
+    (normal,) = pullback(jax.nn.one_hot(target, classes, dtype=dtype) - jax.nn.one_hot(labels, classes, dtype=dtype))
+    of_label, of_target = (jnp.take_along_axis(logits, c[:, None], axis=1)[:, 0] for c in (labels, target))
+    return of_label - of_target, normal
+
+
+def _nearest_boundary(logits: Array, pullback: Pullback, labels: Array, norm: str) -> tuple[Array, Array]:
+    """`_boundary` of the class whose linearised boundary is nearest; one gradient at a time is held.
+
+    All K at once, by vmap, take the same time inside the loop over steps and K times the memory.
+    """
+
+    def compare(k: Array, best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        gap, normal = _boundary(logits, pullback, labels, jnp.full_like(labels, k))
+        ratio = jnp.where(labels == k, jnp.inf, jnp.abs(gap) / (length(normal, DUAL[norm]) + 1e-12))
+        nearer = ratio < best[0]
+        return (
+            jnp.where(nearer, ratio, best[0]),
+            jnp.where(nearer, gap, best[1]),
+            jnp.where(nearer[:, None], normal, best[2]),
+        )
+
+    away = jnp.full(labels.shape, jnp.inf, logits.dtype)
+    none = (away, jnp.zeros_like(away), jnp.zeros(jax.eval_shape(pullback, logits)[0].shape, logits.dtype))
+    return jax.lax.fori_loop(0, logits.shape[1], compare, none)[1:]
+
+
+def _start(
+    x: Array, keys: Array, restart: Array, rank: Array | int, restarts: Steps, eps: Array | float, norm: str
+) -> Array:
+    """Where a run begins: `x`, or for restarts after the first a point of the sphere of `eps / 2`, clipped."""
+    if isinstance(restarts, int) and restarts == 1:
+        return x
+
+    def draw(key: Array) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(key, restart), rank)
+        if norm == "linf":
+            return jax.random.uniform(key, x.shape[1:], x.dtype, minval=-1.0, maxval=1.0)
+        return jax.random.normal(key, x.shape[1:], x.dtype)
+
+    def sphere() -> Array:
+        way = jax.vmap(draw)(keys)
+        return jnp.clip(x + way / length(way, norm)[:, None] * per_example(eps, x) / 2, 0.0, 1.0)
+
+    return jax.lax.cond(restart > 0, sphere, lambda: x)
+
+
+def _misclassified(logits: Array, labels: Array) -> Array:
+    return jnp.all(jnp.isfinite(logits), axis=1) & (jnp.argmax(logits, axis=1) != labels)
