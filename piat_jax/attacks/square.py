@@ -91,12 +91,12 @@ def square(
     check_at_least("queries", queries, 0)
     check_range("p_init", p_init, 0, 1, open_low=True)
     check_at_least("restarts", restarts, 1)
-    size, *shape = images.shape
+    size, shape = images.shape[0], tuple(images.shape[1:])
     clean = jax.lax.stop_gradient(images.astype(jnp.float32))
     radius = jnp.broadcast_to(per_example(jax.lax.stop_gradient(jnp.asarray(eps)), clean), (size, 1, 1, 1))
     keys = example_keys(key, jnp.arange(size) if indices is None else indices)
     active = jnp.full(size, True) if active is None else active
-    of_start, of_change = proposals.draws_for(tuple(shape), norm)
+    of_start, of_change = proposals.draws_for(shape, norm)
 
     def draw(turn: Array, restart: Array, count: int) -> Array:
         def one(key: Array) -> Array:
@@ -108,15 +108,15 @@ def square(
         del best
         draws = draw(turn, restart, of_start)
         if norm == "linf":
-            return jnp.clip(clean + radius * proposals.stripes(draws, tuple(shape)), 0.0, 1.0)
-        return proposals.into_ball_and_box(clean, proposals.tiling(draws, tuple(shape), norm), radius, norm)
+            return jnp.clip(clean + radius * proposals.stripes(draws, shape), 0.0, 1.0)
+        return proposals.into_ball_and_box(clean, proposals.tiling(draws, shape, norm), radius, norm)
 
     def change(restart: Array, turn: Array, best: Array) -> Array:
         draws = draw(turn, restart, of_change)
         share = proposals.pixel_share(turn - 1, queries, p_init, rescale_schedule)
-        side = proposals.window_side(share, tuple(shape), norm)
+        side = proposals.window_side(share, shape, norm)
         if norm == "linf":
-            moved = best + 2 * radius * proposals.square(draws, side, tuple(shape))
+            moved = best + 2 * radius * proposals.square(draws, side, shape)
             return jnp.clip(jnp.clip(moved, clean - radius, clean + radius), 0.0, 1.0)
         delta = proposals.move_mass(draws, best - clean, radius, side, norm)
         return proposals.into_ball_and_box(clean, delta, radius, norm)

@@ -170,7 +170,6 @@ def into_ball_and_box(images: Array, delta: Array, eps: Array, norm: str) -> Arr
 
     zero, most = jnp.zeros_like(eps), jnp.max(size, (1, 2, 3), keepdims=True)
     threshold = jax.lax.fori_loop(0, 30, halve, (zero, most))[1]
-    threshold = jnp.where(jnp.sum(shrunk(zero), (1, 2, 3), keepdims=True) <= eps, zero, threshold)
     return jnp.clip(images + jnp.sign(delta) * shrunk(threshold), 0.0, 1.0)
 
 

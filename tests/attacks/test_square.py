@@ -1,9 +1,11 @@
+import functools
 import itertools
 import json
 import math
 import pathlib
 import re
 from fractions import Fraction
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,30 +41,39 @@ LABELS = jnp.array(GOLDEN["labels"])
 TRACES = []
 
 
-def network(offset=FLAT):
+def network(offset=FLAT, gain=1.0):
     first, first_bias, second, second_bias = WEIGHTS
 
     def logits_fn(x):
         flat = (4 * x - 2).transpose(0, 3, 1, 2).reshape(len(x), -1)
-        return jnp.tanh(flat @ first + first_bias[None]) @ second + (second_bias + offset)[None]
+        return gain * (jnp.tanh(flat @ first + first_bias[None]) @ second + (second_bias + offset)[None])
 
     return logits_fn
 
 
 @jax.jit
-def _run(attack, images, labels, eps, queries, indices, active, offset, p_init):
+def _run(attack, images, labels, eps, queries, indices, active, offset, p_init, gain):
     TRACES.append(attack.static)
     options = {"eps": eps, "queries": queries, "indices": indices, "active": active, "p_init": p_init}
-    return attack(network(offset), images, labels, key=KEY, **options)
+    return attack(network(offset, gain), images, labels, key=KEY, **options)
 
 
 def run(
-    norm="linf", eps=0.01, queries=300, images=IMAGES, labels=LABELS, indices=None, active=ALL, offset=FLAT, p_init=0.8
+    norm="linf",
+    eps=0.01,
+    queries=300,
+    images=IMAGES,
+    labels=LABELS,
+    indices=None,
+    active=ALL,
+    offset=FLAT,
+    p_init=0.8,
+    gain=1.0,
 ):
     """One compilation for each norm serves nearly all tests."""
     eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), 8)
     indices = jnp.arange(8) if indices is None else indices
-    return _run(bind(square, norm=norm), images, labels, eps, queries, indices, active, offset, p_init)
+    return _run(bind(square, norm=norm), images, labels, eps, queries, indices, active, offset, p_init, gain)
 
 
 @jax.jit
@@ -218,7 +229,8 @@ def test_projection_onto_l1_ball_and_box():
     delta = RNG.normal(size=x.shape)
     eps = np.array([0.3, 1.0, 2.0, 100.0, 0.0])
     radius = jnp.asarray(eps, jnp.float32)[:, None, None, None]
-    ours = proposals.into_ball_and_box(jnp.asarray(x, jnp.float32), jnp.asarray(delta, jnp.float32), radius, "l1")
+    project = jax.jit(proposals.into_ball_and_box, static_argnames="norm")
+    ours = project(jnp.asarray(x, jnp.float32), jnp.asarray(delta, jnp.float32), radius, norm="l1")
     moved = np.asarray(ours, np.float64) - x
     assert np.all(lengths(moved, "l1") <= eps + 1e-5)
     np.testing.assert_allclose(lengths(moved, "l1")[:3], eps[:3], rtol=1e-5)
@@ -304,12 +316,9 @@ class TestInvariants:
 
 
 def test_ties_are_judged_by_argmax():
-    def constant(x):
-        return jnp.zeros((len(x), 3), jnp.bfloat16)
-
-    outcome = jax.jit(lambda: square(constant, IMAGES[:3], jnp.array([0, 1, 2]), key=KEY, queries=4))()
-    assert outcome.fooled.tolist() == [False, True, True]
-    assert outcome.queries.tolist() == [5, 1, 1]
+    outcome = run("linf", queries=4, gain=0.0, labels=jnp.arange(8))
+    assert outcome.fooled.tolist() == [False] + [True] * 7
+    assert outcome.queries.tolist() == [5] + [1] * 7
 
 
 def test_sweeps_compile_once():
@@ -355,19 +364,26 @@ class TestTried:
     weights = jnp.asarray(RNG.normal(size=(96, 3)), jnp.float32)
     labels = jnp.array([0, 1, 2, 0])
 
-    def tried(self, lead=2.1, **options):
-        seen = []
+    seen: ClassVar[list] = []
 
+    @functools.partial(jax.jit, static_argnames=("self", "norm"))
+    def jitted(self, x, lead, eps, queries, restarts, norm):
         def logits_fn(x):
+            # A lead of more than 2 is out of reach of the sines.
             logits = jnp.sin(x.reshape(len(x), -1) @ self.weights) + lead * jax.nn.one_hot(self.labels, 3)
-            jax.debug.callback(lambda *values: seen.append([np.asarray(v) for v in values]), x, logits, ordered=True)
+            jax.debug.callback(
+                lambda *values: TestTried.seen.append([*map(np.asarray, values)]), x, logits, ordered=True
+            )
             return logits
 
-        # A lead of more than 2 is out of reach of the sines.
-        outcome = jax.jit(lambda: square(logits_fn, self.x, self.labels, key=KEY, **options))()
-        jax.block_until_ready(outcome)
+        options = {"eps": eps, "queries": queries, "restarts": restarts, "norm": norm}
+        return square(logits_fn, x, self.labels, key=KEY, **options)
+
+    def tried(self, eps, queries, restarts=1, lead=2.1, norm="linf"):
+        self.seen.clear()
+        outcome = jax.block_until_ready(TestTried.jitted(TestTried, self.x, lead, eps, queries, restarts, norm))
         jax.effects_barrier()
-        return outcome, seen
+        return outcome, [*self.seen]
 
     def margins(self, logits):
         of_label = np.take_along_axis(logits, np.asarray(self.labels)[:, None], 1)[:, 0]
@@ -401,6 +417,8 @@ class TestTried:
             take = (margin < best_margin) | (margin <= 0)
             best, best_margin = np.where(take[:, None, None, None], x, best), np.where(take, margin, best_margin)
         assert np.all(best_margin < self.margins(seen[0][1]))  # the search gets somewhere
+        # Whole-image windows are tried in iteration 10 for the last time: the sides are 6, 4 and 3 of 6.
+        assert max(end[0] for end in ends if end[2] == 5) == 10
         # The examples of an iteration do not share their window, and the last place of one is never drawn.
         late = [end for end in ends if end[0] >= 51]
         assert any(a[0] == b[0] and a[2:] != b[2:] for a, b in itertools.pairwise(late))
