@@ -1,8 +1,15 @@
-"""Attacks: `attack(logits_fn, images, labels, key=...)`, pure functions from pixel space to pixel space."""
+"""Attacks: `attack(logits_fn, images, labels, key=...)`, pure functions from pixel space to pixel space.
 
+Those of `ATTACKS` return images. AutoAttack's members, `apgd`, `fab` and `square`, return an `Outcome`.
+"""
+
+from piat_jax.attacks.apgd import apgd
+from piat_jax.attacks.fab import fab, fab_distances
+from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.pgd import cw, fgsm, mi_fgsm, pgd
+from piat_jax.attacks.square import square
 from piat_jax.core.bound import bind
 
-__all__ = ["ATTACKS", "bind", "cw", "fgsm", "mi_fgsm", "pgd"]
+__all__ = ["ATTACKS", "Outcome", "apgd", "bind", "cw", "fab", "fab_distances", "fgsm", "mi_fgsm", "pgd", "square"]
 
 ATTACKS = {"fgsm": fgsm, "pgd": pgd, "mi_fgsm": mi_fgsm, "cw": cw}
