@@ -306,7 +306,8 @@ def reached(share: Array | float, context: Context) -> Array:
     >>> reached(105 / 200, Context(jax.random.key(0), jnp.int32(0), jnp.int32(105), jnp.int32(200))).item()
     True
     """
-    return context.epoch >= jnp.round(share * context.epochs)
+    # Not weakly typed, so that it can be kept in a state: one that changes type after the first step compiles anew.
+    return (context.epoch >= jnp.round(share * context.epochs)).astype(bool)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:

@@ -120,7 +120,7 @@ def test_inside_awp_the_weights_see_the_perturbed_model():
     ("options", "message"),
     [
         ({"slope": -1.0}, "slope=-1.0 must be at least 0"),
-        ({"start": -0.1}, "start=-0.1 must be at least 0"),
+        ({"start": -0.1}, "start=-0.1 must be a share of the run"),
         ({"normalization": "papper"}, "normalization='papper' is unknown; did you mean 'paper'?"),
     ],
 )
