@@ -24,10 +24,8 @@ def get_config(method: str = "pgd_at") -> Config:
     config.dataset.data_dir = ""  # where its files are; empty looks in the usual places
     config.dataset.train_examples = 0  # the first n; 0 = all
     config.dataset.test_examples = 0
-    # fawa decides on held-out images, as CFA's code does.
-    config.dataset.validation_examples = (
-        1000 if stack.average == "fawa" else 0
-    )  # held out of training to choose the best epoch; 0 chooses on the test set
+    # Held out of training to choose the best epoch; 0 chooses on the test set. fawa decides on them, as in CFA
+    config.dataset.validation_examples = 1000 if stack.average == "fawa" else 0
     config.dataset.crop_padding = 4  # pixels; 0 = no random crop
     config.dataset.padding_mode = "zeros"  # zeros, reflect
     config.dataset.flip = True  # never for digits
@@ -54,13 +52,11 @@ def get_config(method: str = "pgd_at") -> Config:
     config.attack.restarts = 1
     config.attack.keep = "last"  # last, best
 
-    # The method's own fields, as piat-methods prints them: objective, one group for each wrapper, average.
-    config.objective = ConfigDict()
-    config.objective.attack_batch_norm = "eval"  # eval, train: while crafting
+    # The method's own fields, as piat-methods prints them: objective, one group for each wrapper, average. Of the
+    # objective, attack_batch_norm (eval, train) is BatchNorm's mode while crafting.
     config.attack.update(groups.pop("attack"))
     for group, fields in groups.items():
-        config[group] = ConfigDict(fields) if group not in config else config[group]
-        config[group].update(fields)
+        config[group] = ConfigDict(fields)
         if "eps" in fields:
             config[group].eps = config.attack.get_oneway_ref("eps")
 

@@ -43,14 +43,11 @@ def main(argv: Sequence[str]) -> None:
     arguments.parse(values, rest, __doc__)
     began = time.perf_counter()
     folder = Path(values.workdir)
-    taught = any("kd" in method.split("+") for method in values.methods)
-    methods = dict.fromkeys([*(TEACHERS.values() if taught else ()), *values.methods])
+    methods = dict.fromkeys([*(TEACHERS.values() if any(map(is_taught, values.methods)) else ()), *values.methods])
     names = {f"{method}-seed{seed}": (method, seed) for seed in values.seeds for method in methods}
     for method, seed in names.values():  # every mistake shows before the first process starts
-        if "kd" not in method.split("+"):
+        if not is_taught(method):
             read_config(f"{values.config}:{method}", {**overrides, "seed": seed})
-        else:
-            parse_method(method)
 
     passed_on = [f"--config.{path}={value}" for path, value in overrides.items()]
     mode = "--overwrite" if values.overwrite else "--resume"
@@ -66,18 +63,23 @@ def main(argv: Sequence[str]) -> None:
         method, seed = names[name]
         target = str(folder / name)
         train = ["train", f"--config={values.config}:{method}", f"--workdir={target}", f"--config.seed={seed}", mode]
-        if "kd" in method.split("+"):
+        if is_taught(method):
             train += [f"--config.kd.{kind}={folder / f'{teacher}-seed{seed}'}" for kind, teacher in TEACHERS.items()]
         for command in ([*train, *passed_on], ["evaluate", f"--workdir={target}"]):
             _run([sys.executable, "-m", f"piat_jax.cli.{command[0]}", *command[1:]], f"{name:{width}}", environment)
 
     for pupils in (False, True):
-        due = [name for name, (method, _) in names.items() if ("kd" in method.split("+")) == pupils]
+        due = [name for name, (method, _) in names.items() if is_taught(method) == pupils]
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(run, due))
     print()
     report.main([*(str(folder / name) for name in names), f"--out={folder / 'report'}"])
     print(f"\nall done in {duration(time.perf_counter() - began)}")
+
+
+def is_taught(method: str) -> bool:
+    """Whether the method needs its teachers' runs first."""
+    return "kd" in parse_method(method).wrappers
 
 
 def _run(command: list[str], name: str, environment: dict[str, str]) -> None:

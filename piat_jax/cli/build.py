@@ -240,21 +240,24 @@ def start(config: Config, state: TrainState) -> TrainState:
     return kept.start_average(state) if kept else state
 
 
-def epoch_end(config: Config, num_classes: int, train: Split, monitor: Split) -> list[EpochEnd]:
-    """The hooks after each epoch: PIAT, then the average, each followed by new statistics where they are asked for."""
+def epoch_end(config: Config, net: Model, images: Array, num_classes: int, monitor: Split) -> list[EpochEnd]:
+    """The hooks after each epoch: PIAT, then the average, each followed by new statistics where they are asked for.
+
+    `images` are the training images on the device, uint8; `monitor` is what FAWA decides on.
+    """
     hooks: list[EpochEnd] = []
     stack, kept = parse_method(config.method), average(config)
     if stack.piat:
         hooks.append(jax.jit(piat(config), donate_argnums=0))
         if config.piat.batch_stats == "recompute":
-            hooks.append(_recomputed(config, num_classes, train, lambda state: state.variables, _with_variables))
+            hooks.append(_recomputed(config, net, images, lambda state: state.variables, _with_variables))
     if kept and kept.period == "epoch":
         hook: EpochEnd = jax.jit(kept, donate_argnums=0)
         if stack.average == "fawa":
             hook = Gated(hook, _worst_class_reaches(config, num_classes, monitor))
         hooks.append(hook)
         if kept.batch_stats == "recompute":
-            anew = _recomputed(config, num_classes, train, averaged, _with_average)
+            anew = _recomputed(config, net, images, averaged, _with_average)
             first = round(kept.start * config.epochs)
             hooks.append(lambda state, epoch: anew(state, epoch) if int(epoch) > first else state)
     return hooks
@@ -262,13 +265,12 @@ def epoch_end(config: Config, num_classes: int, train: Split, monitor: Split) ->
 
 def _recomputed(
     config: Config,
-    num_classes: int,
-    train: Split,
+    net: Model,
+    images: Array,
     get: Callable[[TrainState], Variables],
     put: Callable[[TrainState, Variables], TrainState],
 ) -> EpochEnd:
     """Estimates the statistics of some variables anew on the clean training images."""
-    net, images = model(config, num_classes), jnp.asarray(train.images)
     count = steps_per_epoch(len(images), config.batch_size)
     batches = images[: count * config.batch_size].reshape(count, config.batch_size, *images.shape[1:])
 

@@ -43,11 +43,10 @@ def main(argv: Sequence[str]) -> None:
 def read_config(text: str, overrides: dict[str, str]) -> Config:
     """The config with its overrides, or an InputError with every problem on a line of its own."""
     config = load_config(text)
-    found = [
-        f"config.{name} cannot be set; choose the method after the colon: --config=FILE:{overrides.pop(name)}"
-        for name in ("method",)
-        if name in overrides
-    ]
+    found = []
+    if "method" in overrides:
+        method = overrides.pop("method")
+        found.append(f"config.method cannot be set; choose the method after the colon: --config=FILE:{method}")
     found += apply_overrides(config, overrides)
     found += build.problems(config)
     if found:
@@ -92,7 +91,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
             key=key,
             recipe=recipe,
             epochs=config.epochs,
-            epoch_end=build.epoch_end(config, data.num_classes, training_split, monitor),
+            epoch_end=build.epoch_end(config, net, images, data.num_classes, monitor),
             evaluate=build.monitor(config, objective, data.num_classes, monitor),
             on_epoch=on_epoch,
             on_chunk=progress.chunk,
@@ -140,10 +139,11 @@ def _recorder(
             }
         )
         # After the metrics: a run killed in between goes on from the epoch before and writes both again.
+        evaluated = build.evaluated(objective, state)
         if epoch.scores.get(score_name, -1.0) > best_before:
-            checkpoints.save("best", state, info, build.evaluated(objective, state))
+            checkpoints.save("best", state, info, evaluated)
         if epoch.epoch % config.checkpoint.every_epochs == 0 or epoch.epoch == config.epochs:
-            checkpoints.save("last", state, info, build.evaluated(objective, state))
+            checkpoints.save("last", state, info, evaluated)
         on_training_data = epoch.train.get("adversarial_accuracy", epoch.train.get("clean_accuracy", 0.0))
         shown = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
         progress.epoch(epoch.epoch, shown, epoch.images_per_second)

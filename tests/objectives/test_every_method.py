@@ -80,7 +80,7 @@ def test_trains_alone_and_with_piat_resumes_and_compiles_once(method, teacher, t
         objective = build.objective(config, net, build.attack(config), (4, 4, 1))
         # One optimizer object, as equal ones would not share a compilation.
         recipe = recipe or build.recipe(config, 16)
-        hooks = build.epoch_end(config, 3, TRAIN, TRAIN)
+        hooks = build.epoch_end(config, net, jnp.asarray(TRAIN.images), 3, TRAIN)
         checkpoints = Checkpoints(tmp_path / name)
 
         def start():
