@@ -16,6 +16,23 @@ def correct(logits: Array, labels: Array) -> Array:
     return (jnp.argmax(logits, axis=-1) == labels) & jnp.all(jnp.isfinite(logits), axis=-1)
 
 
+def misclassified(logits: Array, labels: Array) -> Array:
+    """Whether the first highest logit is another class's, `[B]` bool; false where any logit is not finite."""
+    return (jnp.argmax(logits, axis=-1) != labels) & jnp.all(jnp.isfinite(logits), axis=-1)
+
+
+def label_and_best_other(values: Array, labels: Array) -> tuple[Array, Array]:
+    """Of `values[B, K]` the label's and the highest of the other classes', `[B]` float32 each.
+
+    >>> [x.tolist() for x in label_and_best_other(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0]))]
+    [[3.0], [2.0]]
+    """
+    values = values.astype(jnp.float32)
+    is_label = jax.nn.one_hot(labels, values.shape[-1], dtype=bool)
+    of_label = jnp.sum(jnp.where(is_label, values, 0.0), axis=-1)
+    return of_label, jnp.max(jnp.where(is_label, -jnp.inf, values), axis=-1)
+
+
 def cross_entropy(logits: Array, labels: Array, *, smoothing: Array | float = 0.0) -> Array:
     """`-log softmax(z)_y`; with smoothing s the target is `1 - s` on the label and `s / (K - 1)` on all others.
 
@@ -39,11 +56,8 @@ def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:
     >>> margin(jnp.array([[3.0, 1.0, 0.0]]), jnp.array([0]), kappa=0.0).tolist()
     [-2.0]
     """
-    logits = logits.astype(jnp.float32)
-    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    label_logit = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
-    best_other = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-    return -jnp.maximum(label_logit - best_other + kappa, 0.0)
+    of_label, best_other = label_and_best_other(logits, labels)
+    return -jnp.maximum(of_label - best_other + kappa, 0.0)
 
 
 def dlr(logits: Array, labels: Array) -> Array:
@@ -62,11 +76,8 @@ def dlr(logits: Array, labels: Array) -> Array:
     [-0.5]
     """
     _check_classes("dlr", logits, 3)
-    logits = logits.astype(jnp.float32)
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    best_other = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-    top, _ = jax.lax.top_k(logits, 3)
+    of_label, best_other = label_and_best_other(logits, labels)
+    top, _ = jax.lax.top_k(logits.astype(jnp.float32), 3)
     return (best_other - of_label) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
@@ -108,7 +119,7 @@ def probability_margin(logits: Array, labels: Array) -> Array:
     >>> probability_margin(jnp.zeros((1, 4)), jnp.array([0])).tolist()
     [0.0]
     """
-    of_label, best_other = _label_and_best_other(logits, labels)
+    of_label, best_other = label_and_best_other(jax.nn.softmax(logits.astype(jnp.float32)), labels)
     return best_other - of_label
 
 
@@ -120,14 +131,8 @@ def boosted_cross_entropy(logits: Array, labels: Array) -> Array:
     >>> round(boosted_cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).item(), 3)
     1.386
     """
-    _, best_other = _label_and_best_other(logits, labels)
+    _, best_other = label_and_best_other(jax.nn.softmax(logits.astype(jnp.float32)), labels)
     return cross_entropy(logits, labels) - jnp.log(1.0001 - best_other + 1e-12)
-
-
-def _label_and_best_other(logits: Array, labels: Array) -> tuple[Array, Array]:
-    p = jax.nn.softmax(logits.astype(jnp.float32))
-    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return jnp.sum(jnp.where(is_label, p, 0.0), axis=-1), jnp.max(jnp.where(is_label, 0.0, p), axis=-1)
 
 
 def kl_divergence(logits: Array, other_logits: Array) -> Array:

@@ -11,6 +11,7 @@ from piat_jax.attacks.apgd_l1 import SparseSteps
 from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
 from piat_jax.attacks.ascent import Radius, select
 from piat_jax.attacks.outcome import Outcome
+from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array
@@ -33,7 +34,7 @@ def apgd(
     steps: int = 100,
     restarts: int = 1,
     loss: str = "ce",
-    targets: int | None = None,
+    targets: Array | int | None = None,
     eot: int = 1,
     rho: Array | float = 0.75,
     start: str | Array = "random",
@@ -60,7 +61,8 @@ def apgd(
       loss: "ce"; "dlr", which is the margin where K = 2; or "targeted", the targeted DLR loss of one target after the
         other, which is `z_t - z_y` where K <= 3. Any wrong class counts as success, not only the target.
       targets: how many targets, 9 unless given: the highest clean logits but the label's, from the highest down; at
-        most K - 1 of them. Only with `loss="targeted"`.
+        most K - 1 of them. Or `[B]` integers, the one class that each example is aimed at. Only with
+        `loss="targeted"`.
       eot: forwards and backwards a gradient is averaged over, for randomised networks. As in the reference code, the
         loss and the verdict at a point are those of the last one.
       rho: in [0, 1]; not used by "l1".
@@ -70,7 +72,7 @@ def apgd(
 
     Returns:
       An Outcome, in float32; no gradient flows through it. A run costs `steps + 1` queries ("l1": `steps + 3`), times
-      `eot`; "targeted" one more for all of them.
+      `eot`; finding the targets one more for all of them.
 
     Raises:
       InputError: an unknown choice, an argument out of range, or two that exclude each other.
@@ -101,9 +103,13 @@ def apgd(
     # Task 0 is for the clean forward, the runs follow.
     ranked, tasks, queries = labels[:, None], restarts, jnp.zeros((batch,), jnp.int32)
     if loss == "targeted":
-        logits = logits_fn(images, at_task(0)) if eot > 1 else logits_fn(images)
-        ranked = _ranked_others(logits, labels, 9 if targets is None else targets)
-        tasks, queries = restarts * ranked.shape[1], queries + active
+        targets = jnp.asarray(9 if targets is None else targets)
+        if targets.ndim:
+            ranked = targets[:, None]
+        else:
+            logits = logits_fn(images, at_task(0)) if eot > 1 else logits_fn(images)
+            ranked, queries = ranked_others(logits, labels), queries + active
+            tasks = restarts * jnp.minimum(targets, ranked.shape[1])
 
     def attack(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
         task, outcome = carry
@@ -152,9 +158,8 @@ class Evaluate:
             if logits.ndim != 2 or logits.shape[1] < 2:
                 raise InputError(f"logits_fn gives logits of shape {logits.shape}; they must be [B, K] with K >= 2")
             value = self.value(logits)
-            wrong = ~losses.correct(logits, self.labels) & jnp.all(jnp.isfinite(logits), axis=-1)
             # The sum, so that nothing shrinks with the batch.
-            return jnp.sum(value), (value, wrong)
+            return jnp.sum(value), (value, losses.misclassified(logits, self.labels))
 
         def once(*keys: Array) -> tuple[Array, Array, Array]:
             gradient, (value, wrong) = jax.grad(total, has_aux=True)(x, *keys)
@@ -199,14 +204,6 @@ def run(
     return carry[2:]
 
 
-def _ranked_others(logits: Array, labels: Array, targets: int) -> Array:
-    """`[B, T]` the classes of the highest logits but the label's, in falling order."""
-    classes = logits.shape[-1]
-    is_label = jax.nn.one_hot(labels, classes, dtype=bool)
-    others = jnp.where(is_label, -jnp.inf, logits.astype(jnp.float32))
-    return jax.lax.top_k(others, min(targets, classes - 1))[1]
-
-
 def _fold_in(keys: Any, number: Array | int) -> Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
@@ -218,7 +215,7 @@ def _check(
     steps: int,
     restarts: int,
     loss: str,
-    targets: int | None,
+    targets: Array | int | None,
     eot: int,
     rho: Array | float,
     start: str | Array,
@@ -234,7 +231,7 @@ def _check(
     check_at_least("eot", eot, 1)
     check_range("rho", rho, 0, 1)
     if targets is not None:
-        check_at_least("targets", targets, 1)
+        check_targets(targets, images.shape[0])
         if loss != "targeted":
             raise InputError(f"targets={targets} is for loss='targeted'; loss={loss!r} has none")
     if isinstance(start, str):

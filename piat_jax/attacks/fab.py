@@ -6,9 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from piat_jax import losses
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.hyperplane import DUAL, NORMS, length, step_to_hyperplane
 from piat_jax.attacks.outcome import Outcome
+from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
 from piat_jax.core.norms import per_example
 from piat_jax.core.rng import example_keys
@@ -37,8 +39,7 @@ def fab(
     norm: str = "linf",
     steps: Steps = 100,
     restarts: Steps = 1,
-    targets: Steps | None = 9,
-    first_rank: Steps = 2,
+    targets: Array | int | None = 9,
     alpha_max: Array | float = 0.1,
     eta: Array | float = 1.05,
     beta: Array | float = 0.9,
@@ -62,10 +63,8 @@ def fab(
       restarts: runs for each target, at least 1: the first starts at `x`, the others on the sphere of `eps / 2` around
         it. All targets have their first run before one has its second.
       targets: how many classes to aim at, one after the other, in the order of their clean logits: FAB-T. Those there
-        are, where there are fewer. None is untargeted FAB: every step aims at the class whose linearised boundary is
-        nearest, at K backward passes a step.
-      first_rank: where the targets begin, 2 being the class that follows the label's: with `targets=1` a driver can
-        drop what is fooled between targets and still compile once. Past the last class there is nothing to do.
+        are, where there are fewer. Or `[B]` integers, the one class that each example is aimed at. None is untargeted
+        FAB: every step aims at the class whose linearised boundary is nearest, at K backward passes a step.
       alpha_max: the most that `x` attracts, in [0, 1].
       eta: how far beyond the boundary a step goes, at least 1.
       beta: how much of the way a misclassified point keeps, in [0, 1].
@@ -100,7 +99,6 @@ def fab(
         steps=steps,
         restarts=restarts,
         targets=targets,
-        first_rank=first_rank,
         alpha_max=alpha_max,
         eta=eta,
         beta=beta,
@@ -123,8 +121,7 @@ def fab_distances(
     norm: str = "linf",
     steps: Steps = 100,
     restarts: Steps = 1,
-    targets: Steps | None = 9,
-    first_rank: Steps = 2,
+    targets: Array | int | None = 9,
     alpha_max: Array | float = 0.1,
     eta: Array | float = 1.05,
     beta: Array | float = 0.9,
@@ -147,7 +144,8 @@ def fab_distances(
     check_at_least("eps", eps, 0)
     check_at_least("steps", steps, 1)
     check_at_least("restarts", restarts, 1)
-    check_at_least("targets", 1 if targets is None else targets, 1)
+    if targets is not None:
+        check_targets(targets, images.shape[0])
     check_range("alpha_max", alpha_max, 0, 1)
     check_at_least("eta", eta, 1)
     check_range("beta", beta, 0, 1)
@@ -165,17 +163,15 @@ def fab_distances(
     classes = clean.shape[1]
     if classes < 2:
         raise InputError(f"logits_fn gives {classes} logit(s) an example; FAB needs at least 2 classes")
-    check_range("first_rank", first_rank, 2, classes)
-    is_label = jax.nn.one_hot(labels, classes, dtype=bool)
-    # The label leads whatever its logit, so that no rank aims at it.
-    ranking = jnp.argsort(jnp.where(is_label, -jnp.inf, -clean), axis=1)
-    ranks = 1 if targets is None else jnp.minimum(targets, classes + 1 - first_rank)
-    distance = jnp.where(active & _misclassified(clean, labels), jnp.float32(0), jnp.float32(jnp.inf))
+    one_class = targets is not None and jnp.ndim(targets) > 0
+    ranked = jnp.asarray(targets)[:, None] if one_class else ranked_others(clean, labels)
+    ranks = 1 if targets is None or one_class else jnp.minimum(targets, classes - 1)
+    distance = jnp.where(active & losses.misclassified(clean, labels), jnp.float32(0), jnp.float32(jnp.inf))
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         index, point, nearest, distance, queries = carry
         run, step = index // steps, index % steps
-        restart, rank = run // ranks, first_rank + run % ranks
+        restart, rank = run // ranks, run % ranks
         point = jax.lax.cond(step == 0, lambda: _start(x, keys, restart, rank, restarts, eps, norm), lambda: point)
 
         # Two calls of the network: a point that is judged and found misclassified is not where the next step starts.
@@ -183,8 +179,7 @@ def fab_distances(
         if targets is None:
             gap, normal = _nearest_boundary(logits, pullback, labels, norm)
         else:
-            target = jnp.take_along_axis(ranking, jnp.full((batch, 1), rank - 1), axis=1)[:, 0]
-            gap, normal = _boundary(logits, pullback, labels, target)
+            gap, normal = _boundary(logits, pullback, labels, jnp.take(ranked, rank, axis=1))
         working = active & (distance > enough)
         gap = jnp.where(working, gap, 0.0)  # so that nobody waits for the projection of what is done
         gaps = jnp.concatenate([gap, gap - jnp.sum(normal * (x - point), axis=1)])
@@ -193,7 +188,7 @@ def fab_distances(
         alpha = jnp.minimum(lengths[:batch] / (lengths[:batch] + lengths[batch:]), alpha_max)[:, None]
         point = jnp.clip((1 - alpha) * (point + eta * both[:batch]) + alpha * (x + eta * both[batch:]), 0.0, 1.0)
 
-        found = working & _misclassified(forward(point), labels)
+        found = working & losses.misclassified(forward(point), labels)
         away = length(point - x, norm)
         nearer = found & (away < distance)
         nearest = jnp.where(nearer[:, None], point, nearest)
@@ -258,7 +253,3 @@ def _start(
         return jnp.clip(x + way / length(way, norm)[:, None] * per_example(eps, x) / 2, 0.0, 1.0)
 
     return jax.lax.cond(restart > 0, sphere, lambda: x)
-
-
-def _misclassified(logits: Array, labels: Array) -> Array:
-    return jnp.all(jnp.isfinite(logits), axis=1) & (jnp.argmax(logits, axis=1) != labels)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from piat_jax import losses
 from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
@@ -151,9 +152,6 @@ def square(
 
 def _judge(logits: Array, labels: Array) -> tuple[Array, Array]:
     """The margin of the label over the best other class, inf where a logit is not finite, and whether misclassified."""
-    logits = logits.astype(jnp.float32)
+    of_label, best_other = losses.label_and_best_other(logits, labels)
     finite = jnp.all(jnp.isfinite(logits), axis=-1)
-    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    of_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
-    margin = of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-    return jnp.where(finite, margin, jnp.inf), finite & (jnp.argmax(logits, axis=-1) != labels)
+    return jnp.where(finite, of_label - best_other, jnp.inf), losses.misclassified(logits, labels)

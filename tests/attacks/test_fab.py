@@ -9,6 +9,7 @@ import pytest
 
 from piat_jax import losses
 from piat_jax.attacks.fab import fab, fab_distances
+from piat_jax.attacks.targets import ranked_others
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 
@@ -51,7 +52,7 @@ def run(fn=fab, *, rows=range(8), labels=LABELS, key=KEY, active=None, eps=0.01,
     """Compiled once for each function and norm, and once more where `targets` is None: all numbers are traced."""
     rows = jnp.array(list(rows))
     active = jnp.full(rows.shape, True) if active is None else jnp.asarray(active)
-    numbers = {"steps": 100, "restarts": 1, "targets": 9, "first_rank": 2, **numbers}
+    numbers = {"steps": 100, "restarts": 1, "targets": 9, **numbers}
     attack = bind(fn, norm=norm, targets=None) if numbers["targets"] is None else bind(fn, norm=norm)
     if fn is fab_distances:
         del numbers["restarts"]
@@ -70,8 +71,9 @@ class TestGolden:
     @pytest.mark.parametrize(("norm", "name"), [("linf", "Linf"), ("l2", "L2")])
     def test_distances(self, norm, name):
         assert LABELS.tolist() == jnp.argmax(network(WEIGHTS)(IMAGES), 1).tolist()
+        targets = ranked_others(network(WEIGHTS)(IMAGES), LABELS)
         for rank in range(2, 11):
-            images, distances, _ = run(fab_distances, norm=norm, targets=1, first_rank=rank)
+            images, distances, _ = run(fab_distances, norm=norm, targets=targets[:, rank - 2])
             np.testing.assert_allclose(distances, GOLDEN["fab_t_distance"][f"rank{rank}|{name}"], atol=1e-6)
             np.testing.assert_allclose(lengths(images - IMAGES, norm), distances, rtol=1e-6)
         distances = run(fab_distances, norm=norm, targets=None).distances
@@ -175,9 +177,9 @@ class TestContract:
         """A driver that drops what is fooled between targets gets what one call gives."""
         together = run(eps=EPS, targets=3, steps=9, restarts=1)
         left, queries = np.full(8, True), np.zeros(8, int)
-        for rank in (2, 3, 4):
-            alone = run(eps=EPS, targets=1, steps=9, first_rank=rank, active=left)
-            queries += np.asarray(alone.queries) - left * (rank > 2)  # each call has a clean forward
+        for rank, targets in enumerate(ranked_others(network(WEIGHTS)(IMAGES), LABELS)[:, :3].T):
+            alone = run(eps=EPS, targets=targets, steps=9, active=left)
+            queries += np.asarray(alone.queries) - left * (rank > 0)  # each call has a clean forward
             for i in np.flatnonzero(alone.fooled):
                 np.testing.assert_array_equal(alone.images[i], together.images[i])
             left &= ~np.asarray(alone.fooled)
@@ -261,8 +263,7 @@ class TestContract:
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"restarts": 0}, "restarts=0 must be at least 1"),
         ({"targets": 0}, "targets=0 must be at least 1"),
-        ({"first_rank": 1}, "first_rank=1 must be in [2, 10]"),
-        ({"first_rank": 11}, "first_rank=11 must be in [2, 10]"),
+        ({"targets": jnp.zeros(3, int)}, "targets has shape (3,); give a number, or one class for each of 8 examples"),
         ({"alpha_max": 1.5}, "alpha_max=1.5 must be in [0, 1]"),
         ({"eta": 0.9}, "eta=0.9 must be at least 1"),
         ({"beta": -0.1}, "beta=-0.1 must be in [0, 1]"),

@@ -1,0 +1,28 @@
+"""The classes that targeted attacks aim at."""
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.types import Array
+
+
+def ranked_others(logits: Array, labels: Array) -> Array:
+    """`[B, K - 1]` all classes but the label's, from the highest logit down; of equal logits the first class leads.
+
+    >>> ranked_others(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([2])).tolist()
+    [[0, 1]]
+    """
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    # The label comes last whatever its logit, so that no rank aims at it.
+    return jnp.argsort(jnp.where(is_label, jnp.inf, -logits.astype(jnp.float32)), axis=1, stable=True)[:, :-1]
+
+
+def check_targets(targets: Array | int, batch: int) -> None:
+    """Raise InputError unless `targets` is a number of at least 1, or a class for each of `batch` examples."""
+    if jnp.ndim(targets) == 0:
+        check_at_least("targets", targets, 1)
+    elif jnp.shape(targets) != (batch,):
+        raise InputError(
+            f"targets has shape {jnp.shape(targets)}; give a number, or one class for each of {batch} examples"
+        )

@@ -1,0 +1,311 @@
+"""AutoAttack: robust accuracy against an ensemble of attacks without a number to tune."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax.attacks.ensemble import Member, ensemble
+from piat_jax.core.checks import check_at_least, check_choice, check_range
+from piat_jax.core.norms import NORMS
+from piat_jax.core.rng import example_keys, named_key
+from piat_jax.core.types import Array
+from piat_jax.evaluation import sanity
+from piat_jax.evaluation.blocks import Blocks, Rows
+from piat_jax.evaluation.journal import Journal, Record, digest
+from piat_jax.evaluation.robustness import Finding, Robustness
+from piat_jax.evaluation.tally import Tally
+
+PRECISIONS = ("highest", "default")
+
+
+class Progress(NamedTuple):
+    """Where an evaluation is, told after every block."""
+
+    attack: str
+    done: int  # runs of this attack
+    total: int  # runs that it needs if none of those left succeeds
+    robust: int  # examples robust so far
+    examples: int
+    elapsed: float  # seconds of this call
+    left: float  # seconds that what is left takes at most, guessed from what is done
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoAttack:
+    """The share of examples that no attack breaks: `mean_i [no x' found in the ball of x_i has argmax z(x') != y_i]`.
+
+    The attacks run one after the other, each on the clean images of what is still robust. An attack succeeds where its
+    image is misclassified by a forward of its own, the same for all attacks and for the clean images, and lies in ball
+    and box. All examples count in the accuracy, those wrong when clean as not robust.
+
+    Randomness derives from (seed, attack, run, example, iteration), in the threefry generator whatever JAX is set to:
+    the flags do not depend on block size, order, number of devices, or on being stopped and resumed.
+
+    Attributes:
+      eps: radius in pixel units (1 = the whole range), so 8/255 and not 8.
+      norm: "linf", "l2" or "l1".
+      version: "standard", "plus" or "rand"; see `attacks.ensemble`.
+      attacks: names to run instead of the version's, or `Member`s, your own among them.
+      steps, restarts, targets, queries, eot: numbers of the attacks, in place of the version's; see `attacks.ensemble`.
+      seed: of all randomness.
+      individually: every attack on everything that is correct when clean, for the accuracy under each alone.
+      block_size: examples at once, over all devices; made a multiple of 8 a device.
+      precision: of matrix products, "highest" (float32) or "default" (may be TF32 or bfloat16 on accelerators).
+
+    Raises:
+      InputError: a number out of range or an unknown name.
+
+    Source: Croce & Hein (2020), arXiv:2003.01690. Unlike the published code, where noise is drawn for a whole batch,
+    and logits that are not a number count as fooled. Its "custom" version is `attacks`.
+
+    >>> import jax.numpy as jnp
+    >>> logits_fn = lambda x: jnp.stack([x.mean((1, 2, 3)), jnp.full(len(x), 0.4)], axis=1)
+    >>> images = np.linspace(0.3, 0.9, 8, dtype=np.float32).reshape(8, 1, 1, 1) * np.ones((8, 4, 4, 1), np.float32)
+    >>> result = AutoAttack(eps=0.2, steps=5, queries=20, targets=1).run(logits_fn, images, np.zeros(8, int))
+    >>> result.clean_accuracy, result.accuracy
+    (0.75, 0.5)
+    """
+
+    eps: float = 8 / 255
+    norm: str = "linf"
+    version: str = "standard"
+    attacks: Sequence[str] | Sequence[Member] = ()
+    steps: int = 100
+    restarts: int | None = None
+    targets: int | None = None
+    queries: int = 5000
+    eot: int | None = None
+    seed: int = 0
+    individually: bool = False
+    block_size: int = 256
+    precision: str = "highest"
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, (*NORMS, "l1"))
+        check_range("eps", self.eps, 0, 1 if self.norm == "linf" else float("inf"), open_low=True)
+        check_at_least("block_size", self.block_size, 1)
+        check_choice("precision", self.precision, PRECISIONS)
+        self.members()
+
+    def members(self) -> tuple[Member, ...]:
+        """The attacks, in order."""
+        if self.attacks and isinstance(self.attacks[0], Member):
+            return tuple(self.attacks)  # type: ignore[return-value]
+        return ensemble(
+            self.version,
+            attacks=self.attacks,  # type: ignore[arg-type]
+            norm=self.norm,
+            steps=self.steps,
+            restarts=self.restarts,
+            targets=self.targets,
+            queries=self.queries,
+            eot=self.eot,
+        )
+
+    def run(
+        self,
+        logits_fn: Callable[..., Array],
+        images: Any,
+        labels: Any,
+        *,
+        folder: str | Path | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+        devices: Sequence[Any] | None = None,
+    ) -> Robustness:
+        """Attack `images` and say which are robust.
+
+        Args:
+          logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`, K at least 2, each row by itself: BatchNorm in
+            evaluation mode, normalisation inside. With version "rand", and any `eot` above 1, it is called as
+            `logits_fn(images, keys)` with a typed key for each image. Weights it closes over become constants of the
+            compiled attacks; to compile once for several checkpoints give a pytree, such as
+            `jax.tree_util.Partial(fn, params)` or what `make_logits_fn` returns.
+          images: `[N, H, W, C]` uint8, or floats in [0, 1]; they stay on the host, and may be a memory map.
+          labels: `[N]` integers in [0, K).
+          folder: where every block is written down and at the end the result. Called again with the same arguments the
+            evaluation goes on where it was stopped, be it killed; one that was finished is read.
+          report: called after each block.
+          devices: over which blocks are split; default all of this process.
+
+        Raises:
+          InputError: images outside [0, 1], labels out of range, wrong shapes, or a folder that holds something else.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        sanity.check_data(images, labels)
+        return _Run(self, logits_fn, images, labels, devices or jax.local_devices()).run(folder, report)
+
+
+class _Run:
+    """One evaluation of one network on one data set."""
+
+    def __init__(
+        self,
+        settings: AutoAttack,
+        logits_fn: Callable[..., Array],
+        images: np.ndarray,
+        labels: np.ndarray,
+        devices: Sequence[Any],
+    ):
+        self.settings, self.images, self.labels = settings, images, labels.astype(np.int32)
+        self.members = settings.members()
+        self.blocks = Blocks(logits_fn, min(settings.block_size, len(labels)), devices, settings.precision)
+        self.key = jax.random.key(settings.seed, impl="threefry2x32")
+        self.keyed = any(dict(member.attack.static).get("eot", 1) > 1 for member in self.members)
+        self.arguments = [jax.ShapeDtypeStruct((self.blocks.size, *images.shape[1:]), np.float32)]
+        if self.keyed:
+            self.arguments.append(jax.eval_shape(lambda: jax.random.split(self.key, self.blocks.size)))
+        logits = jax.eval_shape(self.blocks.logits_fn, *self.arguments)
+        sanity.check_logits(logits, self.blocks.size)
+        self.classes = logits.shape[1]
+        sanity.check_labels(labels, self.classes)
+        self.runs = [member.runs * max(min(member.targets, self.classes - 1), 1) for member in self.members]
+
+    def run(self, folder: str | Path | None, report: Callable[[Progress], None]) -> Robustness:
+        """Everything: the clean images, the checks, the attacks."""
+        journal = Journal(folder, self.identity()) if folder is not None else None
+        if journal and (result := journal.result()):
+            return result
+        pixels, logits = self._clean()
+        tally = Tally(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
+        if journal:
+            journal.check_network(logits)
+            for record in journal.records():
+                tally.apply(record)
+        findings = list(self._findings(logits))
+        is_label = np.arange(self.classes) == self.labels[:, None]
+        self.ranked = np.argsort(np.where(is_label, np.inf, -logits), axis=1, kind="stable")
+        pace = _Pace(self.members)
+        for number, member in enumerate(self.members):
+            while len(block := tally.next(number, self.blocks.size)):
+                record = self._attack(number, member, block)
+                if journal:
+                    journal.append(record)
+                tally.apply(record)
+                report(pace.progress(record, tally))
+        white = [member.white_box for member in self.members]
+        names = tuple(member.name for member in self.members)
+        result = Robustness(
+            attacks=names,
+            labels=self.labels,
+            clean=tally.clean,
+            attempted=tally.attempted,
+            fooled=tally.fooled,
+            queries=tally.queries,
+            images=tally.images,
+            predictions=tally.predictions,
+            distances=tally.distances,
+            seconds=dict(zip(names, tally.seconds.tolist())),
+            findings=(*findings, *sanity.of_attacks(names, white, tally.fooled)),
+            settings=self.identity(),
+        )
+        if journal:
+            journal.finish(result)
+        return result
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this evaluation and no other; block size and devices do not matter."""
+        settings = self.settings
+        return {
+            "version": "custom" if settings.attacks else settings.version,
+            "norm": settings.norm,
+            "eps": float(settings.eps),
+            "attacks": {member.name: f"{member.attack} x {runs}" for member, runs in zip(self.members, self.runs)},
+            "seed": settings.seed,
+            "individually": settings.individually,
+            "precision": settings.precision,
+            "num_examples": len(self.labels),
+            "data": digest(self.images, self.labels),
+        }
+
+    def _clean(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images as floats `[N, H, W, C]`, and their logits `[N, K]`."""
+        pixels = np.empty(self.images.shape, np.float32)
+        logits = np.empty((len(pixels), self.classes), np.float32)
+        for start in range(0, len(pixels), self.blocks.size):
+            rows = np.arange(start, min(start + self.blocks.size, len(pixels)))
+            pixels[rows] = self._pixels(rows)
+            logits[rows] = self._logits(pixels[rows], rows, "clean")
+        return pixels, logits
+
+    def _findings(self, logits: np.ndarray) -> Iterator[Finding]:
+        yield from sanity.of_outputs(logits, self.labels)
+        yield from sanity.of_program(self.blocks.logits_fn, *self.arguments)
+        if not self.keyed:
+            first = slice(0, self.blocks.size)
+            yield from sanity.of_behaviour(self.blocks, self._pixels(first), self.labels[first], logits[first])
+
+    def _attack(self, number: int, member: Member, block: np.ndarray) -> Record:
+        began = time.perf_counter()
+        runs, examples = block.T
+        clean, labels = self._pixels(examples), self.labels[examples]
+        targets = self.ranked[examples, runs // member.runs].astype(np.int32) if member.targets else None
+        # Each run of each example has an index of its own, and with it randomness of its own.
+        indices = (examples * self.runs[number] + runs).astype(np.uint32)
+        rows = Rows(clean, labels, indices, np.ones(len(block), bool), targets)
+        key = named_key(self.key, member.name)
+        found, queries = self.blocks.attack(member.attack, rows, key, self.settings.eps, self.settings.norm)
+        logits = self._logits(found, indices, f"judge {member.name}")
+        predictions = logits.argmax(axis=1).astype(np.int32)
+        distances, inside = _measure(found, clean, self.settings.eps, self.settings.norm)
+        fell = inside & np.isfinite(logits).all(axis=1) & (predictions != labels)
+        return Record(
+            member=np.array(number, np.int32),
+            examples=examples.astype(np.int32),
+            tasks=runs.astype(np.int32),
+            fell=fell,
+            queries=queries,
+            images=found[fell],
+            predictions=predictions[fell],
+            distances=distances[fell],
+            seconds=np.array(time.perf_counter() - began),
+        )
+
+    def _pixels(self, rows: np.ndarray | slice) -> np.ndarray:
+        chosen = self.images[rows]
+        return chosen / np.float32(255) if chosen.dtype == np.uint8 else chosen.astype(np.float32)
+
+    def _logits(self, images: np.ndarray, indices: np.ndarray, stream: str) -> np.ndarray:
+        keys = example_keys(named_key(self.key, stream), jnp.asarray(indices)) if self.keyed else None
+        return self.blocks.logits(images, keys)
+
+
+class _Pace:
+    """How long the rest takes, by the forwards that runs cost."""
+
+    def __init__(self, members: Sequence[Member]):
+        self.members, self.began = members, time.perf_counter()
+        self.started: set[int] = set()
+        self.seconds = self.cost = 0.0
+
+    def progress(self, record: Record, tally: Tally) -> Progress:
+        """After a block."""
+        number = int(record.member)
+        seconds, cost = float(record.seconds), len(record.tasks) * self.members[number].cost
+        elapsed = time.perf_counter() - self.began
+        if number in self.started:  # the first block of an attack compiles it
+            self.seconds, self.cost = self.seconds + seconds, self.cost + cost
+        self.started.add(number)
+        pace = self.seconds / self.cost if self.cost else seconds / cost
+        pending = [int(tally.pending(k).sum()) for k in range(len(self.members))]
+        left = pace * sum(runs * member.cost for runs, member in zip(pending, self.members))
+        done = int(tally.done[number].sum())
+        robust, count = int(tally.robust.sum()), len(tally.clean)
+        return Progress(self.members[number].name, done, done + pending[number], robust, count, elapsed, left)
+
+
+def _measure(images: np.ndarray, clean: np.ndarray, eps: float, norm: str) -> tuple[np.ndarray, np.ndarray]:
+    """How far each image is from the clean one, and whether it is in ball and box, up to rounding of float32."""
+    delta = (images.astype(np.float64) - clean).reshape(len(images), -1)
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
+    distances = np.linalg.norm(delta, order, axis=1)
+    # A pixel is off by up to half a unit in the last place of 1, and a norm of D pixels adds that up.
+    slack = 1e-5 * eps + 6e-8 * {"linf": 1.0, "l2": delta.shape[1] ** 0.5, "l1": float(delta.shape[1])}[norm]
+    flat = images.reshape(len(images), -1)
+    boxed = (flat.min(axis=1) >= 0) & (flat.max(axis=1) <= 1)
+    return distances.astype(np.float32), boxed & (distances <= eps + slack)

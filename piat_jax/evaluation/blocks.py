@@ -1,0 +1,118 @@
+"""Blocks of rows of one shape through compiled functions, on one device or several."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from piat_jax.attacks import Outcome
+from piat_jax.core.bound import Bound
+from piat_jax.core.types import Array, LossFn
+
+ROWS = "rows"
+
+
+class Rows(NamedTuple):
+    """What an attack gets of a block, `[R, ...]` each."""
+
+    images: Array | np.ndarray  # float32 in [0, 1]
+    labels: Array | np.ndarray
+    indices: Array | np.ndarray  # what a row's randomness derives from
+    active: Array | np.ndarray  # false for padding
+    targets: Array | np.ndarray | None  # the class aimed at; None for an untargeted attack
+
+
+class Blocks:
+    """Calls of a `logits_fn` on blocks of `size` rows, split over the devices; shorter ones are padded.
+
+    Each device runs a loop of its own over its share, so nobody waits for another, and no shape but one is compiled.
+    """
+
+    def __init__(self, logits_fn: Callable[..., Array], size: int, devices: Sequence[Any], precision: str):
+        self.mesh = Mesh(np.array(devices), (ROWS,))
+        # Eight rows fill whole vectors; a CPU rounds those left over differently.
+        unit = 8 * len(devices)
+        self.size = -(-size // unit) * unit
+        self.precision = precision
+        # One that is a pytree of its weights brings them along; any other is a constant of the program.
+        if not all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(logits_fn)):
+            logits_fn = jax.tree_util.Partial(logits_fn)
+        self.logits_fn = jax.device_put(logits_fn, NamedSharding(self.mesh, P()))
+
+    def logits(self, images: np.ndarray, keys: Array | None = None) -> np.ndarray:
+        """`[R, K]` float32 for `images[R, H, W, C]`, R at most `size`; `keys[R]` for a randomised network."""
+        with self._exactly():
+            padded = self._put((images, keys), len(images))
+            return np.asarray(_logits(self.logits_fn, *padded, mesh=self.mesh))[: len(images)]
+
+    def attack(self, attack: Bound, rows: Rows, key: Array, eps: float, norm: str) -> tuple[np.ndarray, np.ndarray]:
+        """The images an attack leaves of `rows`, and the forwards it spent on each, 0 where it does not say."""
+        with self._exactly():
+            padded = self._put(rows, len(rows.labels))
+            found = _attack(attack, self.logits_fn, padded, key, jnp.float32(eps), norm=norm, mesh=self.mesh)
+            images, queries = jax.device_get(found)
+            return images[: len(rows.labels)], queries[: len(rows.labels)]
+
+    def gradients(self, fn: LossFn, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """`[R, H, W, C]`, the gradient of `fn(logits, labels)[R]` with respect to each image."""
+        with self._exactly():
+            padded = self._put((images, labels), len(labels))
+            return np.asarray(_gradients(self.logits_fn, *padded, fn=fn, mesh=self.mesh))[: len(labels)]
+
+    def _put(self, tree: Any, count: int) -> Any:
+        """Padded by copies of the first row, `active` false, and laid out over the devices."""
+        place = np.where(np.arange(self.size) < count, np.arange(self.size), 0)
+        padded = jax.tree.map(lambda x: x[place], tree)
+        if isinstance(padded, Rows):
+            padded = padded._replace(active=padded.active & (np.arange(self.size) < count))
+        return jax.device_put(padded, NamedSharding(self.mesh, P(ROWS)))
+
+    def _exactly(self) -> Any:
+        return jax.default_matmul_precision(None if self.precision == "default" else self.precision)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _logits(logits_fn: Any, images: Array, keys: Array | None, *, mesh: Mesh) -> Array:
+    def local(logits_fn: Any, images: Array, keys: Array | None) -> Array:
+        return (logits_fn(images) if keys is None else logits_fn(images, keys)).astype(jnp.float32)
+
+    return _split(local, mesh, replicated=1, split=2)(logits_fn, images, keys)
+
+
+@functools.partial(jax.jit, static_argnames=("norm", "mesh"))
+def _attack(
+    attack: Bound, logits_fn: Any, rows: Rows, key: Array, eps: Array, *, norm: str, mesh: Mesh
+) -> tuple[Array, Array]:
+    takes_active = "active" in inspect.signature(attack.fn).parameters
+
+    def local(attack: Bound, logits_fn: Any, key: Array, eps: Array, rows: Rows) -> tuple[Array, Array]:
+        options: dict[str, Any] = {"active": rows.active} if takes_active else {}
+        if rows.targets is not None:
+            options["targets"] = rows.targets
+        found = attack(
+            logits_fn, rows.images, rows.labels, key=key, indices=rows.indices, eps=eps, norm=norm, **options
+        )
+        if isinstance(found, Outcome):
+            return found.images, found.queries
+        return found, jnp.zeros(rows.labels.shape, jnp.int32)
+
+    return _split(local, mesh, replicated=4, split=1)(attack, logits_fn, key, eps, rows)
+
+
+@functools.partial(jax.jit, static_argnames=("fn", "mesh"))
+def _gradients(logits_fn: Any, images: Array, labels: Array, *, fn: LossFn, mesh: Mesh) -> Array:
+    def local(logits_fn: Any, images: Array, labels: Array) -> Array:
+        return jax.grad(lambda x: jnp.sum(fn(logits_fn(x).astype(jnp.float32), labels)))(images)
+
+    return _split(local, mesh, replicated=1, split=2)(logits_fn, images, labels)
+
+
+def _split(fn: Callable[..., Any], mesh: Mesh, *, replicated: int, split: int) -> Callable[..., Any]:
+    specs = (P(),) * replicated + (P(ROWS),) * split
+    return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=P(ROWS), check_vma=False)

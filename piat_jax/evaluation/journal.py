@@ -1,0 +1,121 @@
+"""What a robust evaluation has done so far, on disk: one file a block, so that it can be killed at any moment."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from piat_jax.core.checks import InputError
+from piat_jax.evaluation.robustness import JSON, Robustness, write_arrays, write_whole
+
+SETTINGS = "settings.json"
+CLEAN = "clean.npz"
+BLOCKS = "blocks"
+
+
+class Record(NamedTuple):
+    """What one block did: R runs of one attack, M of which succeeded."""
+
+    member: np.ndarray  # [] int32, which attack
+    examples: np.ndarray  # [R] int32
+    tasks: np.ndarray  # [R] int32, which of the attack's runs at an example
+    fell: np.ndarray  # [R] bool, whether the run succeeded
+    queries: np.ndarray  # [R] int32
+    images: np.ndarray  # [M, H, W, C] float32, of the runs that succeeded
+    predictions: np.ndarray  # [M] int32
+    distances: np.ndarray  # [M] float32
+    seconds: np.ndarray  # [] float64
+
+
+class Journal:
+    """The folder of one evaluation: `settings.json`, a file for each block, and at the end the result in their place.
+
+    Raises:
+      InputError: the folder holds the evaluation of something else, or files that are none.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"folder={str(folder)!r} is a file; give a folder")
+        self.settings = json.loads(json.dumps(settings))  # as they are read back
+        found = self.read_settings(folder)
+        if found is None:
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise InputError(f"folder={str(folder)!r} holds files that are not of an evaluation; give a new one")
+            (self.folder / BLOCKS).mkdir(parents=True)
+            write_whole(self.folder / SETTINGS, (json.dumps(self.settings, indent=2) + "\n").encode())
+        elif changed := _differences(found, self.settings):
+            raise InputError(
+                f"folder={str(folder)!r} holds another evaluation ({'; '.join(changed)}); give another folder"
+            )
+
+    @staticmethod
+    def read_settings(folder: str | Path) -> dict[str, Any] | None:
+        """Those of the evaluation in a folder; None where there is none."""
+        path = Path(folder) / SETTINGS
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def result(self) -> Robustness | None:
+        """The result, if the evaluation was finished."""
+        return Robustness.load(self.folder) if (self.folder / JSON).exists() else None
+
+    def check_network(self, logits: np.ndarray) -> None:
+        """Keep the clean logits `[N, K]`, or raise InputError if those kept are another network's."""
+        path = self.folder / CLEAN
+        if not path.exists():
+            write_arrays(path, {"logits": logits})
+            return
+        with np.load(path, allow_pickle=False) as stored:
+            before = stored["logits"]
+        # Blocks of another size round differently.
+        scale = 1e-3 * np.abs(before[np.isfinite(before)]).max(initial=1e-3)
+        if before.shape != logits.shape or not np.allclose(before, logits, rtol=0, atol=scale, equal_nan=True):
+            raise InputError(
+                f"folder={str(self.folder)!r} holds the evaluation of another network; give another folder"
+            )
+
+    def records(self) -> list[Record]:
+        """What was done, in order; a file that cannot be read is work to be done again."""
+        found = []
+        for path in sorted((self.folder / BLOCKS).glob("*.npz")):
+            try:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                    found.append(Record(**{name: stored[name] for name in Record._fields}))
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                path.unlink()
+        return found
+
+    def append(self, record: Record) -> None:
+        """Keep what a block did."""
+        numbers = [int(path.stem) for path in (self.folder / BLOCKS).glob("*.npz")]
+        write_arrays(self.folder / BLOCKS / f"{max(numbers, default=0) + 1:06d}.npz", record._asdict())
+
+    def finish(self, result: Robustness) -> None:
+        """Write the result, and drop the blocks it was made of."""
+        result.save(self.folder)
+        (self.folder / CLEAN).unlink()
+        shutil.rmtree(self.folder / BLOCKS)
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """A fingerprint of arrays: shapes, dtypes and bytes."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.shape} {array.dtype}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()[:16]
+
+
+def _differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    names = dict.fromkeys((*found, *given))
+    return [
+        f"{name} {found.get(name)} there, {given.get(name)} here"
+        for name in names
+        if found.get(name) != given.get(name)
+    ]

@@ -1,0 +1,190 @@
+"""What a robust evaluation found, example by example."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from piat_jax.core.checks import InputError
+
+JSON, ARRAYS = "result.json", "result.npz"
+NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
+
+
+class Finding(NamedTuple):
+    """Something about the network or the outcome that makes the number doubtful."""
+
+    name: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Robustness:
+    """Which of N examples are robust, and what became of the others; A attacks ran one after the other.
+
+    An attack is run on what is still robust, unless `settings["individually"]`: then on all that is correct when clean.
+    """
+
+    attacks: tuple[str, ...]
+    labels: np.ndarray  # [N] int32
+    clean: np.ndarray  # [N] bool, correct on the clean image
+    attempted: np.ndarray  # [A, N] bool, whether the attack was run on the example
+    fooled: np.ndarray  # [A, N] bool, whether it succeeded
+    queries: np.ndarray  # [A, N] int64, forwards spent, a forward-and-backward counting as one
+    images: np.ndarray  # [N, H, W, C] float32, adversarial where an attack succeeded, else clean
+    predictions: np.ndarray  # [N] int32, the class of `images`
+    distances: np.ndarray  # [N] float32, of `images` to the clean ones, in the norm of the attack
+    seconds: Mapping[str, float]  # of each attack, compilation included
+    findings: tuple[Finding, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def robust(self) -> np.ndarray:
+        """`[N]` bool, correct when clean and under every attack."""
+        return self.clean & ~self.fooled.any(axis=0)
+
+    @property
+    def broken_by(self) -> np.ndarray:
+        """`[N]` the first attack to succeed, as an index into `attacks`; -1 where none did."""
+        return np.where(self.fooled.any(axis=0), self.fooled.argmax(axis=0), -1)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of all examples that is robust: *the* robust accuracy."""
+        return float(self.robust.mean())
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The share that is correct when clean."""
+        return float(self.clean.mean())
+
+    @property
+    def accuracy_after(self) -> dict[str, float]:
+        """The share that is correct when clean and under this attack and all before it."""
+        return {
+            name: float((self.clean & ~self.fooled[: number + 1].any(axis=0)).mean())
+            for number, name in enumerate(self.attacks)
+        }
+
+    @property
+    def accuracy_under(self) -> dict[str, float]:
+        """The share that is correct when clean and under this attack alone; of those run on all correct examples."""
+        return {
+            name: float((self.clean & ~fooled).mean())
+            for name, attempted, fooled in zip(self.attacks, self.attempted, self.fooled)
+            if (attempted == self.clean).all()
+        }
+
+    @property
+    def max_norm(self) -> float:
+        """The largest distance of an adversarial image."""
+        return float(self.distances.max(initial=0.0))
+
+    def __str__(self) -> str:
+        settings, count = self.settings, len(self.labels)
+        eps = f"{settings['eps']:.6g}"
+        if settings["norm"] == "linf":
+            eps += f" = {255 * settings['eps']:.4g}/255"
+        after, under, total = self.accuracy_after, self.accuracy_under, 0.0
+        header = ("attack", "on", "broken", "alone", "after", "queries", "seconds")
+        rows = [("clean", str(count), str(int((~self.clean).sum())), "", f"{100 * self.clean_accuracy:.2f}%", "", "")]
+        for number, name in enumerate(self.attacks):
+            total += self.seconds[name]
+            rows.append(
+                (
+                    name,
+                    str(int(self.attempted[number].sum())),
+                    str(int(self.fooled[number].sum())),
+                    f"{100 * under[name]:.2f}%" if name in under else "",
+                    f"{100 * after[name]:.2f}%",
+                    f"{int(self.queries[number].sum()):,}",
+                    f"{self.seconds[name]:.1f}",
+                )
+            )
+        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+        lines = [f"{NORMS[settings['norm']]}, eps {eps}, {count} examples, seed {settings['seed']}"]
+        for row in [header, *rows]:
+            cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+            lines.append("  ".join(cells).rstrip())
+        lines.append(
+            f"robust accuracy {100 * self.accuracy:.2f}%, largest distance {self.max_norm:.6g}, {total:.1f} seconds"
+        )
+        return "\n".join([*lines, *(f"warning: {finding.message}" for finding in self.findings)])
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, without arrays: what is written as JSON."""
+        return {
+            "robust_accuracy": self.accuracy,
+            "clean_accuracy": self.clean_accuracy,
+            "accuracy_after": self.accuracy_after,
+            "accuracy_under": self.accuracy_under,
+            "broken": {name: int(fooled.sum()) for name, fooled in zip(self.attacks, self.fooled)},
+            "attempted": {name: int(attempted.sum()) for name, attempted in zip(self.attacks, self.attempted)},
+            "queries": {name: int(queries.sum()) for name, queries in zip(self.attacks, self.queries)},
+            "seconds": dict(self.seconds),
+            "max_norm": self.max_norm,
+            "num_examples": len(self.labels),
+            "findings": [finding._asdict() for finding in self.findings],
+            "settings": dict(self.settings),
+            "attacks": list(self.attacks),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write result.json, the numbers, and result.npz, the arrays; each whole or not at all, the JSON last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in _ARRAYS}
+        write_arrays(folder / ARRAYS, arrays | {"robust": self.robust, "broken_by": self.broken_by})
+        write_whole(folder / JSON, (json.dumps(self.summary(), indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Robustness":
+        """What `save` wrote.
+
+        Raises:
+          InputError: the folder does not hold a result.
+        """
+        folder = Path(folder)
+        if not (folder / JSON).exists():
+            raise InputError(f"folder={str(folder)!r} holds no result: there is no {JSON}")
+        summary = json.loads((folder / JSON).read_text())
+        with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in _ARRAYS}
+        findings = tuple(Finding(**finding) for finding in summary["findings"])
+        return cls(
+            attacks=tuple(summary["attacks"]),
+            seconds=summary["seconds"],
+            findings=findings,
+            settings=summary["settings"],
+            **arrays,
+        )
+
+
+_ARRAYS = ("labels", "clean", "attempted", "fooled", "queries", "images", "predictions", "distances")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        _settle(file)
+    partial.replace(path)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        _settle(file)
+    partial.replace(path)
+
+
+def _settle(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,211 @@
+"""What makes a robust accuracy doubtful, looked for before and after the attacks, each with its cause by name."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax import losses
+from piat_jax.core.checks import InputError
+from piat_jax.core.types import Array
+from piat_jax.evaluation.blocks import Blocks
+from piat_jax.evaluation.robustness import Finding
+
+BLIND = ("round", "floor", "ceil", "sign", "argmax", "argmin", "stop_gradient")
+"""Primitives whose gradient is zero or missing."""
+
+
+def check_data(images: np.ndarray, labels: np.ndarray) -> None:
+    """Raise InputError unless `images` and `labels` can be evaluated.
+
+    >>> check_data(np.full((1, 2, 2, 1), 2.0), np.zeros(1, int))
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: images range from 2 to 2; give pixels in [0, 1] and normalise inside logits_fn
+    """
+    if images.ndim != 4:
+        raise InputError(f"images has shape {images.shape}; give [N, height, width, channels]")
+    if not len(images):
+        raise InputError("images is empty; give at least one example")
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"images has dtype {images.dtype}; give uint8, or floats in [0, 1]")
+    if images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())
+        if not (low >= 0 and high <= 1):
+            raise InputError(
+                f"images range from {low:.4g} to {high:.4g}; give pixels in [0, 1] and normalise inside logits_fn"
+            )
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels are {labels.dtype}{list(labels.shape)}; give {len(images)} integers, one an image")
+
+
+def check_logits(logits: jax.ShapeDtypeStruct, rows: int) -> None:
+    """Raise InputError unless a network's output has the shape `[rows, K]`, K at least 2."""
+    if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
+        raise InputError(
+            f"logits_fn gives logits of shape {logits.shape} for {rows} images; they must be [{rows}, K] with K >= 2"
+        )
+
+
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """Raise InputError unless all labels are in [0, classes)."""
+    low, high = labels.min(), labels.max()
+    if not 0 <= low <= high < classes:
+        raise InputError(
+            f"labels range from {low} to {high}; with the {classes} classes of logits_fn they must be in "
+            f"[0, {classes - 1}]"
+        )
+
+
+def of_outputs(logits: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
+    """What the clean logits `[N, K]` show."""
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        yield Finding(
+            "non_finite",
+            f"{(~finite).sum()} of {len(logits)} clean images have logits that are not finite; they count as wrong",
+        )
+    known, classes = logits[finite], logits.shape[1]
+    sums = known.sum(axis=1)
+    if len(known) and known.min() > -1e-5 and known.max() < 1 + 1e-5 and np.abs(sums - 1).max() < 1e-5:
+        yield Finding(
+            "probabilities",
+            "the outputs look like probabilities; give logits, for a softmax hides gradients from the attacks",
+        )
+    accuracy = float((known.argmax(axis=1) == labels[finite]).sum() / len(labels))
+    if len(labels) >= 10 * classes and accuracy <= 1.5 / classes:
+        yield Finding(
+            "chance",
+            f"the clean accuracy, {100 * accuracy:.1f}%, is about that of guessing among {classes} classes; "
+            "are the labels in the network's order, and the images normalised as in its training?",
+        )
+
+
+def of_program(logits_fn: Callable[..., Array], *arguments: jax.ShapeDtypeStruct) -> Iterator[Finding]:
+    """What the program of `logits_fn` shows, traced and not run; the images are the first argument."""
+    found: Counter[str] = Counter()
+    closed = jax.make_jaxpr(logits_fn)(*arguments)
+    first = closed.jaxpr.invars[-len(jax.tree.leaves(arguments)) :][:1]
+    _scan(closed.jaxpr, set(first), found)
+    draws = found.pop("random_bits", 0)
+    if found:
+        listed = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in sorted(found.items()))
+        yield Finding(
+            "non_differentiable",
+            f"operations without a gradient lie between image and logits: {listed}. Attacks that use gradients may "
+            "be blind; replace them in the backward pass (BPDA), or trust Square alone",
+        )
+    if draws and len(arguments) == 1:
+        yield Finding(
+            "randomised",
+            "the network draws random numbers from a key of its own, so the noise is the same in every call; "
+            "take the keys as a second argument and use version='rand'",
+        )
+
+
+def of_behaviour(blocks: Blocks, images: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> Iterator[Finding]:
+    """What one block shows of its logits in a second call, and of its gradients where it is classified correctly."""
+    if not np.array_equal(blocks.logits(images), logits, equal_nan=True):
+        yield Finding(
+            "randomised",
+            "two calls on the same images give different logits; if the network is randomised, take keys as a second "
+            "argument and use version='rand'",
+        )
+    right = np.flatnonzero((logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1))
+    if not len(right):
+        return
+    images, labels = images[right], labels[right]
+    gradient = blocks.gradients(_margin, images, labels)
+    length = np.sqrt(np.square(gradient, dtype=np.float64).sum(axis=(1, 2, 3)))
+    if vanished := int((length == 0).sum()):
+        yield Finding(
+            "vanishing_gradients",
+            f"the gradient of the margin vanishes at {vanished} of {len(right)} correctly classified images; "
+            "attacks that use gradients are blind there",
+        )
+    exact = np.asarray(losses.cross_entropy(jnp.asarray(logits[right]), jnp.asarray(labels))) == 0
+    if saturated := int((exact & (length > 0)).sum()):
+        yield Finding(
+            "saturated_loss",
+            f"the gradient of the cross-entropy alone vanishes at {saturated} of {len(right)} correctly classified "
+            "images: the logits are so far apart that it rounds to 0; rely on the DLR attacks there",
+        )
+    moves = np.flatnonzero(length > 0)
+    if len(moves):
+        way = (gradient[moves] / length[moves, None, None, None]).astype(np.float32)
+        points = (images[moves] + STEP * way, images[moves] - STEP * way)
+        above, below = (np.asarray(_margin(jnp.asarray(blocks.logits(x)), jnp.asarray(labels[moves]))) for x in points)
+        ratio = float(np.median((above - below) / (2 * STEP) / length[moves]))
+        if not 0.5 <= ratio <= 2:
+            yield Finding(
+                "gradient_is_not_derivative",
+                f"along its gradient the margin changes {ratio:.2g} times as fast as the gradient says (median of "
+                f"{len(moves)}): the backward pass is not that of the forward one (custom rules, quantisation, a "
+                "straight-through estimator)",
+            )
+
+
+STEP = 0.01  # L2 length; a smaller one drowns in the rounding of float32 logits
+
+
+def of_attacks(names: Sequence[str], white_box: Sequence[bool], fooled: np.ndarray) -> Iterator[Finding]:
+    """Whether a black-box attack broke what the gradient attacks before it could not; `fooled[A, N]`."""
+    for number, name in enumerate(names):
+        extra = int((fooled[number] & ~fooled[:number].any(axis=0)).sum())
+        if not white_box[number] and any(white_box[:number]) and extra > 0.002 * fooled.shape[1]:
+            yield Finding(
+                "black_box_is_stronger",
+                f"{name}, which uses no gradients, broke {extra} examples that the gradient attacks before it did "
+                "not: gradients are likely masked and the true robust accuracy is lower; use an adaptive attack",
+            )
+
+
+def _margin(logits: Array, labels: Array) -> Array:
+    of_label, best_other = losses.label_and_best_other(logits, labels)
+    return best_other - of_label
+
+
+def _scan(jaxpr: Any, reached: set[Any], found: Counter[str]) -> set[Any]:
+    """Count into `found` what lies on the way of the variables `reached`, and return all that they reach."""
+    made_by: dict[Any, Any] = {}
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        inputs = [v for v in equation.invars if not hasattr(v, "val") and v in reached]
+        made_by.update((v, equation) for v in equation.outvars)
+        if name == "random_bits":
+            found[name] += 1
+        for inner in _inner_jaxprs(equation):
+            aligned = len(inner.invars) == len(equation.invars)
+            pairs = zip(inner.invars, equation.invars) if aligned else ((v, None) for v in inner.invars)
+            _scan(inner, {v for v, outer in pairs if (outer in inputs if aligned else inputs)}, found)
+        if not inputs:
+            continue
+        reached.update(equation.outvars)
+        if name in BLIND and not (name == "stop_gradient" and _is_maximum(inputs[0], made_by)):
+            found[name] += 1
+        elif name == "convert_element_type":
+            before, after = inputs[0].aval.dtype, equation.outvars[0].aval.dtype
+            if jnp.issubdtype(before, jnp.floating) != jnp.issubdtype(after, jnp.floating):
+                found[f"{before} to {after}"] += 1
+    return reached
+
+
+def _is_maximum(variable: Any, made_by: dict[Any, Any]) -> bool:
+    """Whether a softmax made it: the maximum it subtracts and holds constant changes no gradient."""
+    while (equation := made_by.get(variable)) is not None:
+        if equation.primitive.name in ("reduce_max", "argmax"):
+            return True
+        if equation.primitive.name not in ("max", "broadcast_in_dim", "reshape", "select_n", "squeeze"):
+            return False
+        variable = next((v for v in equation.invars if not hasattr(v, "val")), None)
+    return False
+
+
+def _inner_jaxprs(equation: Any) -> Iterator[Any]:
+    for value in equation.params.values():
+        for inner in value if isinstance(value, (tuple, list)) else (value,):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield inner

@@ -1,0 +1,59 @@
+"""What is known of each example during a robust evaluation, and what is left to do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from piat_jax.evaluation.journal import Record
+
+
+class Tally:
+    """Flags of every attack and the first adversarial image of every example, built from records alone.
+
+    The order in which records come, and how runs were put together in blocks, leaves no trace in it.
+    """
+
+    def __init__(self, runs: Sequence[int], images: np.ndarray, logits: np.ndarray, labels: np.ndarray, *, alone: bool):
+        """`runs` of each attack at an example; `alone`: no attack spares what another one broke."""
+        count, finite = len(labels), np.isfinite(logits).all(axis=1)
+        self.alone = alone
+        self.predictions = logits.argmax(axis=1).astype(np.int32)
+        self.clean = finite & (self.predictions == labels)
+        self.images = images
+        self.distances = np.zeros(count, np.float32)
+        self.done = [np.zeros((number, count), bool) for number in runs]
+        self.attempted, self.fooled = np.zeros((2, len(runs), count), bool)
+        self.queries = np.zeros((len(runs), count), np.int64)
+        self.seconds = np.zeros(len(runs))
+
+    @property
+    def robust(self) -> np.ndarray:
+        """`[N]` so far."""
+        return self.clean & ~self.fooled.any(axis=0)
+
+    def pending(self, attack: int) -> np.ndarray:
+        """`[runs, N]`, which runs of an attack are left to do."""
+        return ~self.done[attack] & (self.clean & ~self.fooled[attack] if self.alone else self.robust)
+
+    def next(self, attack: int, size: int) -> np.ndarray:
+        """The next runs of an attack and their examples, `[R, 2]`; all have their first before one has its second."""
+        return np.argwhere(self.pending(attack))[:size]
+
+    def apply(self, record: Record) -> None:
+        """Learn what a block found; of several successes at an example that of the first run counts."""
+        attack = int(record.member)
+        self.seconds[attack] += record.seconds
+        place = np.cumsum(record.fell) - 1
+        for row, (run, example) in enumerate(zip(record.tasks, record.examples)):
+            self.done[attack][run, example] = True
+            if self.fooled[attack, example]:
+                continue
+            self.attempted[attack, example] = True
+            self.queries[attack, example] += record.queries[row]
+            if not record.fell[row]:
+                continue
+            if not self.fooled[:, example].any():
+                self.images[example] = record.images[place[row]]
+                self.predictions[example] = record.predictions[place[row]]
+                self.distances[example] = record.distances[place[row]]
+            self.fooled[attack, example] = True

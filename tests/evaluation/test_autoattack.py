@@ -1,0 +1,398 @@
+"""The ensemble on networks small enough for thousands of forwards a second."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from piat_jax.attacks import pgd
+from piat_jax.core.bound import bind
+from piat_jax.core.checks import InputError
+from piat_jax.evaluation import AutoAttack, Member, Robustness, blocks
+
+SHAPE = (2, 3, 1)
+CLASSES = 4
+# What all tests share is compiled once: block size 16, these numbers, a network that is a pytree of its weights.
+QUICK = AutoAttack(eps=0.04, steps=2, queries=12, targets=2, block_size=16)
+
+
+def network(weights, x):
+    hidden = jnp.tanh((x.reshape(len(x), -1) - 0.5) @ weights["first"])
+    return hidden @ weights["second"]
+
+
+def weights(seed=0):
+    rng = np.random.default_rng(seed)
+    drawn = {"first": 3 * rng.normal(size=(6, 16)), "second": rng.normal(size=(16, CLASSES))}
+    return {name: jnp.asarray(w, jnp.float32) for name, w in drawn.items()}
+
+
+def examples(count, seed=0):
+    rng = np.random.default_rng(1)
+    images = rng.uniform(size=(count, *SHAPE)).astype(np.float32)
+    labels = np.array(jnp.argmax(network(weights(seed), images), axis=1), np.int32)
+    labels[::7] = (labels[::7] + 1) % CLASSES  # some are wrong when clean
+    return images, labels
+
+
+IMAGES, LABELS = examples(60)
+NETWORK = Partial(network, weights())
+
+
+def evaluate(settings=QUICK, logits_fn=NETWORK, images=IMAGES, labels=LABELS, *, devices=1, **options):
+    return settings.run(logits_fn, images, labels, devices=jax.devices()[:devices], **options)
+
+
+def quick(**options):
+    return dataclasses.replace(QUICK, **options)
+
+
+@functools.cache
+def reference():
+    return evaluate()
+
+
+def same(one, other, *, seconds=False):
+    for field in dataclasses.fields(Robustness):
+        ours, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(ours, np.ndarray):
+            np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
+        elif field.name != "seconds" or seconds:
+            assert ours == theirs, field.name
+
+
+class TestResult:
+    def test_the_setting_is_not_trivial(self):
+        result = reference()
+        assert 0.2 < result.accuracy < result.clean_accuracy < 1
+        assert result.fooled.any(axis=1).sum() >= 2
+        assert result.findings == ()
+
+    def test_flags_agree_with_a_fresh_forward_and_images_are_inside(self):
+        result = reference()
+        predictions = np.argmax(network(weights(), result.images), axis=1)
+        np.testing.assert_array_equal(result.predictions, predictions)
+        np.testing.assert_array_equal(result.robust, predictions == LABELS)
+        assert result.images.min() >= 0
+        assert result.images.max() <= 1
+        moved = np.abs(result.images.astype(np.float64) - IMAGES).reshape(len(IMAGES), -1).max(axis=1)
+        np.testing.assert_allclose(result.distances, moved, rtol=1e-6)
+        assert result.max_norm <= 0.04 * (1 + 1e-5) + 6e-8
+        np.testing.assert_array_equal(moved > 0, result.fooled.any(axis=0))
+
+    def test_what_is_attempted_and_what_it_costs(self):
+        result = reference()
+        left = result.clean
+        for attempted, fooled, queries in zip(result.attempted, result.fooled, result.queries):
+            np.testing.assert_array_equal(attempted, left)
+            assert not (fooled & ~attempted).any()
+            np.testing.assert_array_equal(queries > 0, attempted)
+            left = left & ~fooled
+        # What never falls costs every forward: 3 of APGD, 2 targets of 3, 2 targets of 5, 13 of Square.
+        for queries, cost in zip(result.queries, (3, 6, 10, 13)):
+            assert np.all(queries[result.robust] == cost)
+        np.testing.assert_array_equal(result.robust, left)
+        after = list(result.accuracy_after.values())
+        assert after == sorted(after, reverse=True)
+        assert after[-1] == result.accuracy
+        broken = result.broken_by
+        np.testing.assert_array_equal(broken >= 0, result.fooled.any(axis=0))
+        assert all(result.fooled[broken[i], i] for i in np.flatnonzero(broken >= 0))
+
+    def test_on_disk_and_back(self, tmp_path):
+        reference().save(tmp_path / "deep" / "folder")
+        same(Robustness.load(tmp_path / "deep" / "folder"), reference(), seconds=True)
+        summary = json.loads((tmp_path / "deep" / "folder" / "result.json").read_text())
+        assert summary["robust_accuracy"] == reference().accuracy
+        with pytest.raises(InputError, match="holds no result"):
+            Robustness.load(tmp_path)
+
+    def test_table(self):
+        lines = str(reference()).splitlines()
+        assert lines[0] == "L-inf, eps 0.04 = 10.2/255, 60 examples, seed 0"
+        assert [line.split()[0] for line in lines[2:7]] == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
+        assert f"robust accuracy {100 * reference().accuracy:.2f}%" in lines[-1]
+
+    def test_each_attack_alone(self):
+        result = evaluate(quick(individually=True))
+        assert set(result.accuracy_under) == set(result.attacks)
+        np.testing.assert_array_equal(result.attempted, np.tile(result.clean, (4, 1)))
+        np.testing.assert_array_equal(result.robust, reference().robust)
+        np.testing.assert_array_equal(result.images, reference().images)
+        assert min(result.accuracy_under.values()) >= result.accuracy
+        # One attack by itself finds what it finds among the others.
+        alone = evaluate(quick(attacks=("fab-t",)))
+        np.testing.assert_array_equal(alone.fooled[0], result.fooled[2])
+        assert alone.settings["version"] == "custom"
+
+
+class TestIndependence:
+    """Nothing but network, data, settings and seed has a say."""
+
+    @pytest.mark.parametrize("block_size", [8, 61])  # 61 rows are made 64
+    def test_of_block_size(self, block_size):
+        same(evaluate(quick(block_size=block_size)), reference())
+
+    def test_of_devices(self):
+        for count in (1, 8):
+            same(evaluate(quick(block_size=64), devices=count), reference())
+
+    def test_of_the_default_generator(self):
+        with jax.default_prng_impl("rbg"):
+            same(evaluate(), reference())
+
+    def test_of_how_images_are_given(self):
+        pixels = np.round(255 * IMAGES).astype(np.uint8)
+        one = evaluate(quick(attacks=("apgd-ce",)), images=pixels)
+        floats, wide = jnp.asarray(pixels / np.float32(255)), LABELS.astype(np.int64)
+        other = evaluate(quick(attacks=("apgd-ce",)), images=floats, labels=wide)
+        same(one, dataclasses.replace(other, settings=one.settings))
+
+    def test_the_seed_has_a_say(self):
+        other = evaluate(quick(seed=1))
+        assert np.any(other.images != reference().images)
+
+    def test_nothing_is_compiled_twice(self):
+        reference()
+        before = [fn._cache_size() for fn in (blocks._attack, blocks._logits, blocks._gradients)]
+        result = evaluate(quick(eps=0.05, seed=3), Partial(network, weights(5)), *examples(20, seed=5))
+        assert len(result.labels) == 20
+        assert [fn._cache_size() for fn in (blocks._attack, blocks._logits, blocks._gradients)] == before
+
+    def test_a_closure_is_as_good_as_a_pytree(self):
+        closed = evaluate(quick(attacks=("apgd-ce",)), lambda x: network(weights(), x))
+        np.testing.assert_array_equal(closed.fooled[0], reference().fooled[0])
+
+
+class TestAgainstTheory:
+    """A linear network is robust where its smallest margin exceeds eps times the dual norm of the difference."""
+
+    @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", np.inf)])
+    def test_robust_accuracy_has_a_closed_form(self, norm, dual):
+        rng = np.random.default_rng(2)
+        w = rng.normal(size=(6, 3)).astype(np.float32)
+        images = (0.5 + 0.1 * rng.uniform(-1, 1, size=(32, *SHAPE))).astype(np.float32)  # the box is far
+        logits = (images.reshape(32, -1) - 0.5) @ w
+        labels = logits.argmax(axis=1)
+        gaps = np.take_along_axis(logits, labels[:, None], 1) - logits
+        slopes = np.linalg.norm(w[:, labels].T[:, :, None] - w[None], dual, axis=1)
+        distance = np.where(gaps > 0, gaps / np.maximum(slopes, 1e-9), np.inf).min(axis=1)
+        eps = float(np.sort(distance)[14:16].mean())
+        attack = AutoAttack(eps=eps, norm=norm, attacks=("apgd-t", "fab-t"), steps=25, block_size=32)
+        result = evaluate(attack, lambda x: (x.reshape(len(x), -1) - 0.5) @ w, images, labels)
+        np.testing.assert_array_equal(result.robust, distance > eps)
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_few_classes(self, classes):
+        attack = quick(attacks=("apgd-dlr", "apgd-t", "fab-t"), targets=9)
+        few = {**weights(), "second": weights()["second"][:, :classes]}
+        labels = np.argmax(network(few, IMAGES), axis=1)
+        result = evaluate(attack, Partial(network, few), labels=labels)
+        assert 0 < result.accuracy < 1
+        assert np.all(result.queries[1][result.robust] == 3 * (classes - 1))
+
+    def test_monotone_in_eps(self):
+        flags = [evaluate(quick(eps=eps)).robust for eps in (0.01, 0.04, 0.2)]
+        assert flags[0].sum() > flags[1].sum() > flags[2].sum()
+        assert all(np.all(smaller >= larger) for smaller, larger in itertools.pairwise(flags))
+
+
+class TestVersions:
+    def test_members(self):
+        names = {version: [m.name for m in AutoAttack(version=version).members()] for version in ("plus", "rand")}
+        assert names == {
+            "plus": ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"],
+            "rand": ["apgd-ce", "apgd-dlr"],
+        }
+        settings = {m.name: (m.runs, m.targets, dict(m.attack.static)) for m in AutoAttack(version="plus").members()}
+        assert settings["apgd-ce"] == (5, 0, {"loss": "ce", "steps": 100, "eot": 1})
+        assert settings["apgd-dlr"] == (5, 0, {"loss": "dlr", "steps": 100, "eot": 1})
+        assert settings["fab"] == (1, 0, {"steps": 100, "restarts": 5, "targets": None})
+        assert settings["square"] == (1, 0, {"queries": 5000})
+        assert settings["apgd-t"] == (1, 9, {"loss": "targeted", "steps": 100, "eot": 1})
+        assert settings["fab-t"] == (1, 9, {"steps": 100})
+        assert all(dict(m.attack.static)["eot"] == 20 for m in AutoAttack(version="rand").members())
+        sparse = [(m.runs, m.targets) for m in AutoAttack(norm="l1").members()]
+        assert sparse == [(5, 0), (1, 5), (1, 9), (1, 0)]
+
+    def test_plus_runs(self):
+        plus = AutoAttack(eps=0.04, version="plus", steps=2, queries=2, restarts=2, targets=1, block_size=48)
+        result = evaluate(plus)
+        assert result.attacks == ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
+        # Two restarts of 3 forwards; of untargeted FAB two of 2 steps at 2 forwards, and the clean one.
+        assert [int(q[result.robust][0]) for q in result.queries] == [6, 6, 9, 3, 6, 5]
+
+    def test_randomised_network(self):
+        def noisy(w, x, keys):
+            draw = jax.vmap(lambda key: jax.random.normal(key, SHAPE))(keys)
+            return network(w, x + 0.02 * draw)
+
+        rand = AutoAttack(eps=0.04, version="rand", steps=3, eot=2, block_size=48)
+        result = evaluate(rand, Partial(noisy, weights()))
+        assert 0 < result.accuracy < result.clean_accuracy
+        assert result.findings == ()
+        # One that fell in its attack alone, not in the forward that counts, ended early.
+        assert result.queries[0][result.robust].max() == 2 * 4
+
+    def test_an_attack_of_ones_own(self):
+        members = (Member("pgd", bind(pgd, steps=5, step_size=0.02)), Member("far", bind(out_of_the_ball)))
+        result = evaluate(quick(attacks=members))
+        assert result.attacks == ("pgd", "far")
+        assert result.fooled[0].any()
+        assert not result.fooled[1].any()
+
+
+def out_of_the_ball(logits_fn, images, labels, *, key, indices, eps, norm):
+    return 1 - images
+
+
+class Stopped(Exception):
+    """Raised in a report, where the power would fail."""
+
+
+def stop_after(blocks):
+    count = itertools.count(1)
+
+    def report(progress):
+        if next(count) == blocks:
+            raise Stopped
+
+    return report
+
+
+class TestResume:
+    @pytest.mark.parametrize("after", [1, 3, 6])
+    def test_stopped_and_resumed_in_other_blocks(self, after, tmp_path):
+        with pytest.raises(Stopped):
+            evaluate(folder=tmp_path / "aa", report=stop_after(after))
+        seen = []
+        result = evaluate(quick(block_size=8), folder=tmp_path / "aa", report=seen.append)
+        same(result, reference())
+        assert seen  # there was something left
+        assert seen[0].done > 0
+        assert sorted(path.name for path in (tmp_path / "aa").iterdir()) == [
+            "result.json", "result.npz", "settings.json"]  # fmt: skip
+        # A finished one is read, and nothing runs.
+        again = evaluate(folder=tmp_path / "aa", report=stop_after(1))
+        same(again, result, seconds=True)
+
+    def test_half_written_and_broken_files_are_work_to_be_done(self, tmp_path):
+        with pytest.raises(Stopped):
+            evaluate(folder=tmp_path, report=stop_after(3))
+        written = sorted((tmp_path / "blocks").glob("*.npz"))
+        assert len(written) == 3
+        written[1].write_bytes(written[1].read_bytes()[:-100])
+        written[2].write_bytes(b"")
+        (tmp_path / "blocks" / "000004.npz.partial").write_bytes(b"half")
+        same(evaluate(folder=tmp_path), reference())
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"eps": 0.05}, "eps 0.04 there, 0.05 here"),
+            ({"seed": 1}, "seed 0 there, 1 here"),
+            ({"steps": 5}, "steps=5"),
+        ],
+    )
+    def test_another_evaluation_is_refused(self, change, message, tmp_path):
+        with pytest.raises(Stopped):
+            evaluate(folder=tmp_path, report=stop_after(1))
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError, match=re.escape(message)):
+            evaluate(quick(**change), folder=tmp_path)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_other_data_another_network_or_other_files_are_refused(self, tmp_path):
+        with pytest.raises(Stopped):
+            evaluate(folder=tmp_path / "a", report=stop_after(1))
+        with pytest.raises(InputError, match=r"holds another evaluation \(data"):
+            evaluate(images=1 - IMAGES, folder=tmp_path / "a")
+        with pytest.raises(InputError, match="another network"):
+            evaluate(logits_fn=Partial(network, weights(1)), folder=tmp_path / "a")
+        with pytest.raises(InputError, match="holds files that are not of an evaluation"):
+            evaluate(folder=tmp_path)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="is a file"):
+            evaluate(folder=tmp_path / "file")
+
+    def test_killed(self, tmp_path):
+        """SIGKILL, in a process of its own."""
+        code = f"""
+import os, signal, sys
+sys.path[:0] = {[p for p in sys.path if p]!r}
+import tests.evaluation.test_autoattack as t
+seen = []
+def report(progress):
+    seen.append(progress)
+    if len(seen) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+t.evaluate(folder={str(tmp_path)!r}, report=report)
+"""
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        assert len(list((tmp_path / "blocks").glob("*.npz"))) == 4
+        same(evaluate(folder=tmp_path), reference())
+
+
+def test_progress_goes_down_to_nothing():
+    seen = []
+    evaluate(report=seen.append)
+    assert [p.attack for p in seen] == sorted((p.attack for p in seen), key=reference().attacks.index)
+    assert seen[-1].left == 0
+    assert seen[-1].robust == reference().robust.sum()
+    assert all(p.left > 0 for p in seen[:-1])
+    assert all(0 < p.done <= p.total for p in seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": 8}, "eps=8 must be in (0, 1]; did you mean 8/255?"),
+        ({"eps": 0}, "eps=0 must be in (0, 1]"),
+        ({"norm": "linff"}, "norm='linff' is unknown; did you mean 'linf'?"),
+        ({"version": "standart"}, "version='standart' is unknown; did you mean 'standard'?"),
+        ({"attacks": ("apgd_ce",)}, "attack='apgd_ce' is unknown; did you mean 'apgd-ce'?"),
+        ({"attacks": ("square", "square")}, "attacks=square,square names one twice"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"targets": 0}, "targets=0 must be at least 1"),
+        ({"block_size": 0}, "block_size=0 must be at least 1"),
+        ({"precision": "high"}, "precision='high' is unknown"),
+    ],
+)
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        AutoAttack(**options)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (2 * IMAGES - 1, LABELS, "give pixels in [0, 1] and normalise inside logits_fn"),
+        (np.where(IMAGES[0, 0, 0] == IMAGES, np.nan, IMAGES), LABELS, "images range from nan to nan"),
+        (IMAGES[0], LABELS, "images has shape (2, 3, 1); give [N, height, width, channels]"),
+        (IMAGES.astype(int), LABELS, "images has dtype int64"),
+        (IMAGES[:0], LABELS[:0], "images is empty"),
+        (IMAGES, LABELS[:3], "labels are int32[3]; give 60 integers"),
+        (IMAGES, LABELS.astype(float), "labels are float64[60]"),
+        (IMAGES, LABELS + 1, "labels range from 1 to 4; with the 4 classes of logits_fn they must be in [0, 3]"),
+    ],
+)
+def test_bad_data_are_refused(images, labels, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        evaluate(images=images, labels=labels)
+
+
+def test_bad_networks_are_refused():
+    with pytest.raises(InputError, match=re.escape("shape (16, 1) for 16 images; they must be [16, K] with K >= 2")):
+        evaluate(logits_fn=lambda x: x.mean((1, 2)))

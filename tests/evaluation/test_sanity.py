@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.evaluation import AutoAttack
+from piat_jax.evaluation.sanity import of_attacks, of_program
+from piat_jax.models import create
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(0.2, 0.8, size=(48, 2, 2, 1)).astype(np.float32)
+WEIGHTS = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
+EXAMPLE = jax.ShapeDtypeStruct(IMAGES.shape, np.float32)
+
+
+def linear(x):
+    return (x.reshape(len(x), -1) - 0.5) @ WEIGHTS
+
+
+LABELS = np.argmax(linear(IMAGES), axis=1)
+
+
+def findings(logits_fn, labels=LABELS):
+    # A black box that does nothing, for the checks that come before the attacks.
+    quick = AutoAttack(eps=1e-6, attacks=("square",), queries=1, block_size=48)
+    return {f.name: f.message for f in quick.run(logits_fn, IMAGES, labels, devices=jax.devices()[:1]).findings}
+
+
+def test_nothing_is_wrong_with_a_plain_network():
+    assert findings(linear) == {}
+
+
+@jax.custom_vjp
+def identity_backwards(x):
+    return jnp.round(8 * x) / 8
+
+
+identity_backwards.defvjp(lambda x: (jnp.round(8 * x) / 8, None), lambda _, g: (100 * g,))
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "message"),
+    [
+        (lambda x: jax.nn.softmax(linear(x)), "probabilities", "give logits"),
+        (lambda x: linear(jnp.round(10 * x) / 10), "vanishing_gradients", "vanishes at 44 of 44 correctly"),
+        (lambda x: linear(jnp.round(10 * x) / 10), "non_differentiable", "between image and logits: round."),
+        (lambda x: 1000 * linear(x), "saturated_loss", "the cross-entropy alone vanishes at"),
+        (
+            lambda x: linear(identity_backwards(x)),
+            "gradient_is_not_derivative",
+            "along its gradient the margin changes",
+        ),
+        (
+            lambda x: linear(x) + 1e-3 * jax.random.normal(jax.random.key(0), (len(x), 3)),
+            "randomised",
+            "from a key of its own",
+        ),
+        (lambda x: linear(x).at[3, 0].set(jnp.nan), "non_finite", "1 of 48 clean images have logits"),
+    ],
+)
+def test_each_cause_has_its_name(network, name, message):
+    found = findings(network)
+    assert message in found[name]
+
+
+def test_noise_from_outside_is_seen():
+    calls = iter(range(10**6))
+
+    def noisy(x):
+        noise = jax.pure_callback(lambda x: np.float32(next(calls)) * np.ones(len(x), np.float32), jnp.zeros(48), x)
+        return linear(x) + 1e-3 * noise[:, None] * jnp.eye(3)[:1]
+
+    assert "two calls on the same images" in findings(noisy)["randomised"]
+
+
+def test_wrong_labels_are_seen():
+    assert "about that of guessing among 3 classes" in findings(linear, (LABELS + 1) % 3)["chance"]
+
+
+def names(network, *more):
+    return [f.message.split("logits: ")[-1].split(".")[0] for f in of_program(network, EXAMPLE, *more)]
+
+
+@pytest.mark.parametrize(
+    ("network", "found"),
+    [
+        (lambda x: linear((x > 0.5).astype(jnp.float32)), "bool to float32"),
+        (lambda x: linear((255 * x).astype(jnp.uint8) / 255.0), "float32 to uint8, uint8 to float32"),
+        (lambda x: jax.nn.one_hot(jnp.argmax(linear(x), axis=1), 3), "argmax"),
+        (lambda x: linear(jax.lax.stop_gradient(x)), "stop_gradient"),
+        (lambda x: jax.jit(lambda x: linear(jnp.sign(x) + jnp.floor(x) + jnp.floor(2 * x)))(x), "floor (2), sign"),
+        (lambda x: jax.lax.scan(lambda c, _: (jnp.ceil(c), None), linear(x), None, 2)[0], "ceil"),
+        (lambda x: jax.checkpoint(lambda x: linear(jnp.round(x)))(x), "round"),
+    ],
+)
+def test_operations_without_a_gradient_are_found_in_the_program(network, found):
+    (listed,) = names(network)
+    assert listed.startswith(found)
+
+
+def test_what_has_a_gradient_is_not_blamed():
+    def attention(x):
+        tokens = x.reshape(len(x), 4, 1)
+        weights = jax.nn.softmax(tokens @ tokens.swapaxes(1, 2), axis=-1)  # holds its maximum constant
+        hidden = jax.nn.gelu(jax.nn.leaky_relu(weights @ tokens)) + jnp.where(tokens > 0, tokens, 0.1 * tokens)
+        return jax.nn.log_softmax(linear(hidden)) + jnp.round(WEIGHTS[:1])
+
+    assert names(attention) == []
+    model = create("small_resnet", num_classes=3, width=2)
+    variables = model.init(jax.random.key(0), jnp.zeros(IMAGES.shape))
+    assert list(of_program(make_logits_fn(model, variables), EXAMPLE)) == []
+
+
+def test_noise_from_given_keys_is_as_it_should_be():
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 48))
+
+    def noisy(x, keys):
+        return linear(x) + jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+
+    assert names(noisy, keys) == []
+
+
+def test_a_black_box_that_is_stronger():
+    fooled = np.zeros((3, 1000), bool)
+    fooled[0, :100] = fooled[1, :102] = True
+    members = ("apgd-ce", "square", "fab-t"), (True, False, True)
+    assert list(of_attacks(*members, fooled)) == []
+    fooled[1, 102] = True
+    (finding,) = of_attacks(*members, fooled)
+    assert finding.name == "black_box_is_stronger"
+    assert finding.message.startswith("square, which uses no gradients, broke 3 examples")
+    assert list(of_attacks(("square",), (False,), fooled[1:2])) == []
