@@ -132,6 +132,8 @@ class TestLinear:
         assert result.images.min() >= 0
         assert result.images.max() <= 1
 
+
+class TestContract:
     @pytest.mark.parametrize("norm", NAMES)
     def test_each_attack_alone_fools_and_says_so(self, norm):
         eps = 0.05 if norm == "linf" else 0.5
