@@ -13,6 +13,7 @@ import optax
 
 from piat_jax import models
 from piat_jax.attacks import ATTACKS
+from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.averaging import (
     EQUAL_WEIGHT,
     PIAT,
@@ -35,12 +36,13 @@ from piat_jax.core.checks import (
     check_range,
     did_you_mean,
 )
+from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array, Attack, EpochEnd, Model, Objective, TrainState, Variables
 from piat_jax.data import SOURCES, Dataset, Split, load
 from piat_jax.data.augment import PADDING_MODES, check_augmentation, to_float
 from piat_jax.data.batching import check_batch_size, steps_per_epoch
-from piat_jax.evaluation import correct_under_attack, worst_class
+from piat_jax.evaluation import AutoAttack, correct_under_attack, worst_class
 from piat_jax.objectives import LAS, METHODS, WRAPPERS, AttackedObjective, Wrapper
 from piat_jax.training import Recipe, piecewise_linear, sgd
 
@@ -139,15 +141,17 @@ def attack(config: Config) -> Bound:
     return bound
 
 
-def evaluation_attack(config: Config, name: str) -> Attack | None:
-    """The attack called `name`, e.g. "clean", "pgd20", "cw20" or "fgsm": a name and its number of steps."""
+def evaluation_attack(config: Config, name: str) -> Attack | AutoAttack | None:
+    """The attack called `name`: a name and its number of steps, as in "clean", "pgd20", "fgsm", "aa" or "apgd-ce50"."""
     if name == "clean":
         return None
-    match = re.fullmatch(r"([a-z_]*[a-z])(\d*)", name)
+    match = re.fullmatch(r"([a-z_-]*[a-z])(\d*)", name)
     kind, steps = match.groups() if match else (name, "")
+    if kind in ("aa", "aa-plus") or kind in MEMBERS:
+        return _autoattack(config, kind, steps)
     if kind not in ATTACKS:
-        known = ["clean", *(f"{known}{'' if known == 'fgsm' else '20'}" for known in ATTACKS)]
-        raise InputError(f"attack {name!r} is unknown{did_you_mean(name, known)}")
+        known = ["clean", *(f"{known}{'' if known == 'fgsm' else '20'}" for known in ATTACKS), "aa", "aa-plus"]
+        raise InputError(f"attack {name!r} is unknown{did_you_mean(name, [*known, *MEMBERS])}")
     fields = config.evaluation
     options: dict[str, Any] = {"eps": fields.eps, "norm": fields.norm}
     if kind == "fgsm":
@@ -162,6 +166,25 @@ def evaluation_attack(config: Config, name: str) -> Attack | None:
     bound = bind(ATTACKS[kind], **options)
     _try(bound)
     return bound
+
+
+def _autoattack(config: Config, kind: str, number: str) -> AutoAttack:
+    """AutoAttack, or one of its members, with its own numbers unless one is given: of steps, or queries for Square."""
+    fields = config.evaluation
+    if number and kind not in MEMBERS:
+        raise InputError(f"attack {kind + number!r}: {kind} takes no number; its numbers are AutoAttack's")
+    options: dict[str, Any] = {"attacks": (kind,)} if kind in MEMBERS else {}
+    if number:
+        options["queries" if kind == "square" else "steps"] = int(number)
+    return AutoAttack(
+        eps=fields.eps,
+        norm=fields.norm,
+        version="plus" if kind == "aa-plus" else "standard",
+        seed=config.seed,
+        block_size=fields.batch_size,
+        precision=fields.precision,
+        **options,
+    )
 
 
 def objective(
@@ -345,14 +368,18 @@ def monitor(
     return evaluate
 
 
-def evaluator(config: Config, num_classes: int, split: Split) -> Callable[[Variables, Attack | None], np.ndarray]:
+def evaluator(
+    config: Config, num_classes: int, split: Split
+) -> Callable[[Variables, Attack | AutoAttack | None], np.ndarray]:
     """Which examples of `split` given weights classify under an attack: float32 activations, precise products."""
     net = model(config, num_classes, dtype="float32")
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
     key = named_key(jax.random.key(config.seed), "evaluate")
     precision = None if config.evaluation.precision == "default" else config.evaluation.precision
 
-    def correct(variables: Variables, attack: Attack | None) -> np.ndarray:
+    def correct(variables: Variables, attack: Attack | AutoAttack | None) -> np.ndarray:
+        if isinstance(attack, AutoAttack):
+            return attack.run(make_logits_fn(net, variables), images, labels).robust
         with jax.default_matmul_precision(precision):
             return correct_under_attack(
                 net, variables, images, labels, attack, key=key, batch_size=config.evaluation.batch_size

@@ -1,15 +1,20 @@
 """Evaluate the best and the final checkpoint of runs under attacks, on the test set.
 
-    piat-evaluate --workdir=runs/x --attacks=clean,pgd20,cw20
+    piat-evaluate --workdir=runs/x --attacks=clean,pgd20,cw20,aa
 
 Writes evaluation.json into each run folder. An attack is a name and its number of steps: clean, fgsm, pgd20, cw20,
-mi_fgsm10. Several folders may be given as arguments: piat-evaluate runs/*
+mi_fgsm10. "aa" is AutoAttack's standard version, "aa-plus" its larger one; apgd-ce, apgd-dlr, apgd-t, fab, fab-t and
+square are its members alone, with AutoAttack's numbers unless one is given (apgd-ce20, square1000). What these find,
+example by example, is in the run's folder robustness; stopped, they go on with --resume. Several folders may be given
+as arguments: piat-evaluate runs/*
 """
 
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +22,15 @@ from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors, run_folder
+from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import Config, apply_overrides, split_overrides
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_choice
+from piat_jax.core.forward import make_logits_fn
 from piat_jax.data import load
+from piat_jax.evaluation import AutoAttack
+from piat_jax.evaluation.journal import Journal
+from piat_jax.evaluation.robustness import JSON
 from piat_jax.training.progress import duration
 
 # What the papers call the two checkpoints, and what they are called on disk.
@@ -35,18 +45,54 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "config", None, "Config file and method; by default the one the run was trained with.", flag_values=values
     )
-    flags.DEFINE_list("checkpoint", list(CHECKPOINTS), "best, final, or both.", flag_values=values)
+    flags.DEFINE_list(
+        "checkpoint",
+        list(CHECKPOINTS),
+        "best, final, or both; or a folder runs/x/checkpoints/best.",
+        flag_values=values,
+    )
     flags.DEFINE_list("attacks", None, "Attacks; by default the config's.", flag_values=values)
     flags.DEFINE_integer("num_examples", 0, "The first n test examples; 0 = all.", flag_values=values)
+    flags.DEFINE_boolean("resume", False, "Go on with evaluations by AutoAttack that were stopped.", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "Start them again.", flag_values=values)
     positional = arguments.parse(values, rest, __doc__, folders=True)
     folders = [Path(text) for text in ([values.workdir] if values.workdir else []) + positional]
+    checkpoints = values.checkpoint
+    if not folders and len(checkpoints) == 1 and Path(checkpoints[0]).parent.name == run_folder.CHECKPOINTS:
+        folders = [Path(checkpoints[0]).parent.parent]
+        on_disk = {kept: name for name, kept in CHECKPOINTS.items()}
+        checkpoints = [on_disk.get(Path(checkpoints[0]).name, Path(checkpoints[0]).name)]
     if not folders:
         raise InputError("--workdir is missing; see --help")
-    for name in values.checkpoint:
+    for name in checkpoints:
         check_choice("checkpoint", name, CHECKPOINTS)
+    if values.resume and values.overwrite:
+        raise InputError("--resume and --overwrite exclude each other; give one")
     configs = [_config(folder, values.config, overrides, values.attacks) for folder in folders]
     for folder, config in zip(folders, configs):
-        evaluate_run(config, folder, checkpoints=values.checkpoint, num_examples=values.num_examples)
+        for path in _robustness_folders(config, folder, checkpoints):
+            unfinished = Journal.read_settings(path) is not None and not (path / JSON).exists()
+            if unfinished and not values.resume and not values.overwrite:
+                raise InputError(
+                    f"{path} holds an evaluation that was stopped; "
+                    "give --resume to go on with it, or --overwrite to start again"
+                )
+    for folder, config in zip(folders, configs):
+        if not values.resume:
+            for path in _robustness_folders(config, folder, checkpoints):
+                shutil.rmtree(path, ignore_errors=True)
+        evaluate_run(config, folder, checkpoints=checkpoints, num_examples=values.num_examples)
+
+
+def _robustness_folders(config: Config, folder: Path, checkpoints: Sequence[str]) -> list[Path]:
+    """Where AutoAttack and its members keep what they do."""
+    attacks = config.evaluation.final_attacks
+    long = [attack for attack in attacks if isinstance(build.evaluation_attack(config, attack), AutoAttack)]
+    return [_robustness_folder(folder, name, attack) for name in checkpoints for attack in long]
+
+
+def _robustness_folder(folder: Path, checkpoint: str, attack: str) -> Path:
+    return folder / run_folder.ROBUSTNESS / f"{checkpoint}-{attack}"
 
 
 def _config(folder: Path, text: str | None, overrides: dict[str, str], attacks: list[str] | None) -> Config:
@@ -73,32 +119,49 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
         test_examples=num_examples or config.dataset.test_examples,
     )
     saved = Checkpoints(folder / run_folder.CHECKPOINTS)
-    net = build.model(config, data.num_classes)
+    net = build.model(config, data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
     correct = build.evaluator(config, data.num_classes, data.test)
-    result = {}
+    fields = ("eps", "step_size", "norm", "restarts", "precision")
+    result = {
+        "num_examples": len(data.test.labels),
+        "settings": {"seed": config.seed, **{field: config.evaluation[field] for field in fields}},
+        "checkpoints": {},
+    }
+    before = _comparable(folder / run_folder.EVALUATION, result)
     for name in checkpoints:
         variables = saved.load_variables(CHECKPOINTS[name], like)
         epoch = saved.info(CHECKPOINTS[name])["epoch"]
-        result[name] = {"epoch": epoch, "accuracy": {}}
-        for attack in config.evaluation.final_attacks:
+        kept = before.get(name, {})
+        accuracy = dict(kept["accuracy"]) if kept.get("epoch") == epoch else {}
+        result["checkpoints"] = {**before, **result["checkpoints"], name: {"epoch": epoch, "accuracy": accuracy}}
+        for text in config.evaluation.final_attacks:
             began = time.perf_counter()
-            value = float(correct(variables, build.evaluation_attack(config, attack)).mean())
-            result[name]["accuracy"][attack] = value
+            attack = build.evaluation_attack(config, text)
+            if isinstance(attack, AutoAttack):
+                where = _robustness_folder(folder, name, text)
+                with AttackProgress(f"{folder}  {name}") as report:
+                    found = attack.run(make_logits_fn(net, variables), *data.test, folder=where, report=report)
+                print(found, flush=True)
+                accuracy[text] = found.accuracy
+            else:
+                accuracy[text] = float(correct(variables, attack).mean())
             print(
-                f"{folder}  {name} (epoch {epoch})  {attack} {100 * value:.2f}%  "
+                f"{folder}  {name} (epoch {epoch})  {text} {100 * accuracy[text]:.2f}%  "
                 f"{duration(time.perf_counter() - began)}",
                 flush=True,
             )
-    fields = ("eps", "step_size", "norm", "restarts", "precision")
-    run_folder.write_json(
-        folder / run_folder.EVALUATION,
-        {
-            "num_examples": len(data.test.labels),
-            "settings": {"seed": config.seed, **{field: config.evaluation[field] for field in fields}},
-            "checkpoints": result,
-        },
-    )
+            # After each attack: the next one may take hours.
+            run_folder.write_json(folder / run_folder.EVALUATION, result)
+
+
+def _comparable(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation of the same examples with the same settings has found before, by checkpoint."""
+    if not path.exists():
+        return {}
+    before = run_folder.read_json(path)
+    same = all(before.get(field) == result[field] for field in ("num_examples", "settings"))
+    return before["checkpoints"] if same else {}
 
 
 def entry() -> None:

@@ -19,6 +19,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.training.metrics import read_metrics
 
 CHECKPOINTS = "checkpoints"
+ROBUSTNESS = "robustness"
 OWN_FILES = (
     CONFIG,
     "run.json",
@@ -26,6 +27,7 @@ OWN_FILES = (
     "metrics.csv",
     EVALUATION,
     CHECKPOINTS,
+    ROBUSTNESS,
     "tensorboard",
     "report",
 )

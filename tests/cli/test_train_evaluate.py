@@ -1,6 +1,7 @@
 """The commands as a user runs them, in this process: two tiny epochs, and everything done wrong."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from experiments import compare
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import errors, evaluate, train
+from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.train import read_config
+from piat_jax.evaluation import Robustness
 from piat_jax.training import epoch as epoch_module
 
 TINY = [
@@ -89,6 +92,44 @@ def test_evaluate_options(run):
     assert set(result["checkpoints"]) == {"final"}
     assert set(result["checkpoints"]["final"]["accuracy"]) == {"clean", "fgsm"}
     assert result["settings"]["eps"] == 1 / 255
+
+
+def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    arguments = [f"--checkpoint={folder}/checkpoints/last", "--config.evaluation.batch_size=8"]
+    assert errors.run(evaluate.main, [*arguments, "--attacks=clean"]) == 0
+    result = json.loads((folder / "evaluation.json").read_text())
+    attacks = "--attacks=apgd-ce2,square3"
+
+    def interrupt(self, progress):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AttackProgress, "__call__", interrupt)
+        assert errors.run(evaluate.main, [*arguments, attacks]) == 130
+    capsys.readouterr()
+    kept = files(folder)
+    assert errors.run(evaluate.main, [*arguments, attacks]) == 2
+    assert "final-apgd-ce2 holds an evaluation that was stopped; give --resume" in capsys.readouterr().err
+    assert errors.run(evaluate.main, [*arguments, attacks, "--resume", "--overwrite"]) == 2
+    capsys.readouterr()
+    assert files(folder) == kept
+    assert errors.run(evaluate.main, [*arguments, attacks, "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert "robust accuracy" in printed
+    found = json.loads((folder / "evaluation.json").read_text())["checkpoints"]["final"]["accuracy"]
+    # What was known before is kept, and the two attacks agree with their own files.
+    assert found["clean"] == result["checkpoints"]["final"]["accuracy"]["clean"]
+    for attack in ("apgd-ce2", "square3"):
+        stored = Robustness.load(folder / "robustness" / f"final-{attack}")
+        assert found[attack] == stored.accuracy
+        assert stored.clean_accuracy == found["clean"]
+    # Started again from nothing it finds the same.
+    assert errors.run(evaluate.main, [*arguments, "--attacks=apgd-ce2"]) == 0
+    again = Robustness.load(folder / "robustness" / "final-apgd-ce2")
+    assert again.seconds != stored.seconds
+    assert found == json.loads((folder / "evaluation.json").read_text())["checkpoints"]["final"]["accuracy"]
 
 
 def test_a_run_is_not_mixed_with_another(run, capsys):
@@ -232,6 +273,10 @@ def test_evaluate_done_wrong(run, tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
     assert errors.run(evaluate.main, [f"--workdir={run}", "--attacks=pgd20,wc20"]) == 2
     assert "did you mean 'cw20'" in capsys.readouterr().err
+    assert errors.run(evaluate.main, [f"--workdir={run}", "--attacks=apgd_ce,aa20"]) == 2
+    told = capsys.readouterr().err
+    assert "attack 'apgd_ce' is unknown; did you mean 'apgd-ce'?" in told
+    assert "attack 'aa20': aa takes no number" in told
     assert errors.run(evaluate.main, [f"--workdir={run}", "--checkpoint=bset"]) == 2
     assert "did you mean 'best'" in capsys.readouterr().err
     assert errors.run(evaluate.main, [f"--workdir={run}", "--num_examples=5000"]) == 2
