@@ -25,8 +25,9 @@ train: $(READY)  ## Train PGD-AT, PIAT and PIAT+NMSE on the embedded data, evalu
 smoke: $(READY)  ## The same in a minute: two epochs of each, to see that everything runs.
 	$(BIN)/python -m experiments.compare --workdir=runs/smoke --overwrite --config.epochs=2
 
-test: $(READY)  ## All tests.
-	$(BIN)/python -m pytest
+# Tests of one file share compiled functions, so a file stays with one process.
+test: $(READY)  ## All tests, in as many processes as there are cores.
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 lint: $(READY)  ## Format, lint and types.
 	$(BIN)/ruff format --check .
