@@ -44,6 +44,18 @@ def test_the_attack_example():
     assert jnp.allclose(names["adversarial"], expected, atol=1e-6)
 
 
+def test_the_autoattack_example(capsys, tmp_path):
+    def logits_fn(x):
+        return jnp.stack([x.mean((1, 2, 3)), jnp.full(len(x), 0.5)], axis=1)
+
+    images = jnp.broadcast_to(jnp.array([0.4, 0.505, 0.6, 0.7])[:, None, None, None], (4, 3, 3, 1))
+    names = {"images": images, "labels": jnp.zeros(4, int), "logits_fn": logits_fn}
+    code = block("from piat_jax.evaluation import AutoAttack").replace('"aa"', repr(str(tmp_path / "aa")))
+    exec(code.replace('version="standard"', 'version="standard", steps=5, queries=5'), names)
+    assert names["result"].robust.tolist() == [False, False, True, True]
+    assert "robust accuracy 50.00%" in capsys.readouterr().out
+
+
 def test_every_method_source_and_config_is_listed():
     text = README.read_text()
     for name in (*METHODS, *WRAPPERS, *AVERAGES, *SOURCES):

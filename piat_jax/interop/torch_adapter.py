@@ -84,7 +84,7 @@ class _Network:
         return self.classes[shape]
 
     def _forward(self, images: np.ndarray, keep: bool) -> tuple[np.ndarray, np.ndarray]:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         with self.lock, torch.set_grad_enabled(keep):
             x, logits = self._call(images, keep)
@@ -96,7 +96,7 @@ class _Network:
             return logits.detach().float().cpu().numpy(), np.array(ticket, np.int32)
 
     def _backward(self, images: np.ndarray, ticket: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         with self.lock, torch.enable_grad():
             x, logits = self.graphs.pop(int(ticket), None) or self._call(images, True)
@@ -105,7 +105,7 @@ class _Network:
             return gradient.permute(0, 2, 3, 1).float().cpu().contiguous().numpy()
 
     def _call(self, images: np.ndarray, keep: bool) -> tuple[Any, Any]:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         parameter = next(self.module.parameters(), None)
         device = parameter.device if parameter is not None else "cpu"

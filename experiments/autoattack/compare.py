@@ -1,0 +1,172 @@
+"""Ours against PyTorch: AutoAttack's standard version on one trained network, flags and seconds, in one process.
+
+    python -m experiments.autoattack.compare runs/x --examples=1000 --rounds=2 --out=experiments/autoattack/embedded
+
+Needs PyTorch. The two take turns, ours first; what ours compiles is counted in its first round and told apart. Writes
+result.json and table.md.
+"""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.cli import arguments, build, errors, run_folder
+from piat_jax.cli.evaluate import CHECKPOINTS
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.data import load
+from piat_jax.evaluation import AutoAttack, Robustness
+from piat_jax.evaluation.blocks import Blocks
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    values = arguments.new_flags()
+    flags.DEFINE_integer("examples", 1000, "The first n test examples.", flag_values=values)
+    flags.DEFINE_integer("block_size", 256, "Examples at once, for both.", flag_values=values)
+    flags.DEFINE_integer("rounds", 2, "How often each runs.", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best or final.", flag_values=values)
+    flags.DEFINE_string("out", "", "Folder to write to; by default nothing is written.", flag_values=values)
+    folders = arguments.parse(values, argv, __doc__, folders=True)
+    if len(folders) != 1:
+        raise InputError("give the folder of one run")
+    check_at_least("rounds", values.rounds, 1)
+    folder = Path(folders[0])
+    config = run_folder.read_config(folder)
+    if not config.model.name.startswith(("small_resnet", "resnet")):
+        raise InputError(f"model.name={config.model.name!r} has no counterpart in torch_model.py; give a ResNet's run")
+    data = load(config.dataset.name, data_dir=config.dataset.data_dir, test_examples=values.examples)
+    images, labels = np.asarray(data.test.images) / np.float32(255), np.asarray(data.test.labels)
+    net = build.model(config, data.num_classes, dtype="float32")
+    like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *images.shape[1:])))
+    variables = Checkpoints(folder / run_folder.CHECKPOINTS).load_variables(CHECKPOINTS[values.checkpoint], like)
+    ours = AutoAttack(eps=config.evaluation.eps, norm=config.evaluation.norm, block_size=values.block_size)
+    module = _module(net, variables, images)
+    logits_fn = make_logits_fn(net, variables)
+
+    _same_logits(logits_fn, module, images[: values.block_size])
+    rounds: list[dict[str, Any]] = []
+    for number in range(values.rounds):
+        began = time.perf_counter()
+        result = ours.run(logits_fn, images, labels)
+        rounds.append({"ours": dict(result.seconds), "ours_total": time.perf_counter() - began})
+        print(f"round {number + 1}\n{result}", flush=True)
+        began = time.perf_counter()
+        theirs = _torch(module, images, labels, ours)
+        rounds[-1] |= {"torch": theirs.seconds, "torch_total": time.perf_counter() - began}
+        print(f"PyTorch: {theirs.accuracy}, {rounds[-1]['torch_total']:.1f} seconds", flush=True)
+        report = _report(result, theirs, rounds, folder, values)
+        print(_table(report), flush=True)
+        if values.out:
+            out = Path(values.out)
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "result.json").write_text(json.dumps(report, indent=2) + "\n")
+            (out / "table.md").write_text(_table(report))
+
+
+def _module(net: Any, variables: Any, images: np.ndarray) -> Any:
+    from experiments.autoattack.torch_model import ResNet, load
+
+    fields = net.module
+    module = ResNet(
+        fields.num_classes,
+        channels=images.shape[-1],
+        stage_sizes=tuple(fields.stage_sizes),
+        width=fields.width,
+        stem_stride=fields.stem_stride,
+        mean=tuple(fields.mean),
+        std=tuple(fields.std),
+        channels_last=True,
+    )
+    return load(module, variables)
+
+
+def _tensor(images: np.ndarray) -> Any:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return torch.tensor(images.transpose(0, 3, 1, 2).copy())
+
+
+def _torch(module: Any, images: np.ndarray, labels: np.ndarray, ours: AutoAttack) -> Any:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from experiments.autoattack.torch_attacks import autoattack
+
+    return autoattack(
+        module,
+        _tensor(images),
+        torch.tensor(labels.astype(np.int64)),
+        eps=float(ours.eps),
+        norm=ours.norm,
+        batch_size=ours.block_size,
+    )
+
+
+def _same_logits(logits_fn: Any, module: Any, images: np.ndarray) -> None:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with torch.no_grad():
+        theirs = module(_tensor(images)).numpy()
+    ours = Blocks(logits_fn, len(images), jax.local_devices(), "highest").logits(images)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-4)
+
+
+def _report(result: Robustness, theirs: Any, rounds: list[dict[str, Any]], folder: Path, values: Any) -> dict[str, Any]:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    robust = theirs.robust.numpy()
+    return {
+        "run": folder.name,
+        "examples": len(robust),
+        "eps": result.settings["eps"],
+        "norm": result.settings["norm"],
+        "block_size": values.block_size,
+        "agreement": float((robust == result.robust).mean()),
+        "ours_accuracy_after": result.accuracy_after,
+        "torch_accuracy_after": theirs.accuracy,
+        "ours_accuracy": result.accuracy,
+        "torch_accuracy": float(robust.mean()),
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__},
+        "device": jax.devices()[0].device_kind,
+        "machine": run_folder.describe_run()["machine"],
+        "commit": run_folder.describe_run()["commit"],
+    }
+
+
+def _table(report: dict[str, Any]) -> str:
+    """Markdown: accuracy after each attack and seconds, the last round's, with the first's for compilation."""
+    first, last = report["rounds"][0], report["rounds"][-1]
+    lines = [
+        "| attack | ours, after | PyTorch, after | ours, s (first round) | ours, s | PyTorch, s | ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, accuracy in report["ours_accuracy_after"].items():
+        theirs = report["torch_accuracy_after"].get(name)
+        seconds = last["torch"].get(name)
+        shown = f"{100 * theirs:.2f}%" if theirs is not None else ""
+        ratio = f"{seconds:.1f} | {seconds / last['ours'][name]:.2f}" if seconds is not None else " | "
+        ours = f"{first['ours'][name]:.1f} | {last['ours'][name]:.1f}"
+        lines.append(f"| {name} | {100 * accuracy:.2f}% | {shown} | {ours} | {ratio} |")
+    ratio = last["torch_total"] / last["ours_total"]
+    lines.append(
+        f"| all | {100 * report['ours_accuracy']:.2f}% | {100 * report['torch_accuracy']:.2f}% | "
+        f"{first['ours_total']:.1f} | {last['ours_total']:.1f} | {last['torch_total']:.1f} | {ratio:.2f} |"
+    )
+    same = f"Same flag on {100 * report['agreement']:.2f}% of {report['examples']} examples"
+    return "\n".join([*lines, "", f"{same}; {report['norm']}, eps {report['eps']:.6g}."]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))
