@@ -12,7 +12,7 @@ from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
 from piat_jax.attacks.ascent import Radius, select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array
 
@@ -223,9 +223,7 @@ def _check(
     check_images("images", images)
     check_choice("norm", norm, NORMS)
     check_choice("loss", loss, LOSSES)
-    if norm == "linf":
-        check_range("eps", eps, 0, 1)
-    check_at_least("eps", eps, 0)
+    check_radius("eps", eps, norm)
     check_at_least("steps", steps, 3 if norm == "l1" else 1)
     check_at_least("restarts", restarts, 1)
     check_at_least("eot", eot, 1)

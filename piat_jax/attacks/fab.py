@@ -11,7 +11,7 @@ from piat_jax.attacks.ascent import select
 from piat_jax.attacks.hyperplane import DUAL, NORMS, length, step_to_hyperplane
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import per_example
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn
@@ -139,9 +139,7 @@ def fab_distances(
     """
     check_images("images", images)
     check_choice("norm", norm, NORMS)
-    if norm == "linf":
-        check_range("eps", eps, 0, 1)
-    check_at_least("eps", eps, 0)
+    check_radius("eps", eps, norm)
     check_at_least("steps", steps, 1)
     check_at_least("restarts", restarts, 1)
     if targets is not None:

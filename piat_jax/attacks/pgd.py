@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks.ascent import Ascent, Best, Box, Radius
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import NORMS, divide
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn, LossFn
@@ -94,7 +94,7 @@ def pgd(
     [0.25, 0.75]
     """
     _check(images, eps, step_size, steps, norm, start, restarts, keep)
-    _check_radius("start_eps", eps if start_eps is None else start_eps, norm)
+    check_radius("start_eps", eps if start_eps is None else start_eps, norm)
     check_at_least("noise", noise, 0)
     if step_budget is not None:
         check_range("step_budget", step_budget, 1, steps)
@@ -218,13 +218,7 @@ def _check(
     check_choice("norm", order, NORMS)
     check_choice("start", start, STARTS)
     check_choice("keep", keep, KEEPS)
-    _check_radius("eps", eps, order)
+    check_radius("eps", eps, order)
     check_at_least("step_size", step_size, 0)
     check_at_least("steps", steps, 1)
     check_at_least("restarts", restarts, 1)
-
-
-def _check_radius(name: str, radius: Radius, order: str) -> None:
-    if order == "linf":
-        check_range(name, radius, 0, 1)
-    check_at_least(name, radius, 0)

@@ -9,7 +9,7 @@ from piat_jax import losses
 from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
-from piat_jax.core.checks import check_at_least, check_choice, check_images, check_range
+from piat_jax.core.checks import check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import per_example
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn
@@ -86,9 +86,7 @@ def square(
     """
     check_images("images", images)
     check_choice("norm", norm, SQUARE_NORMS)
-    if norm == "linf":
-        check_range("eps", eps, 0, 1)
-    check_at_least("eps", eps, 0)
+    check_radius("eps", eps, norm)
     check_at_least("queries", queries, 0)
     check_range("p_init", p_init, 0, 1, open_low=True)
     check_at_least("restarts", restarts, 1)
