@@ -13,10 +13,10 @@ from piat_jax.attacks.ascent import Radius, select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
+from piat_jax.core.norms import ALL_NORMS
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array
 
-NORMS = ("linf", "l2", "l1")
 LOSSES = ("ce", "dlr", "targeted")
 STARTS = ("random", "none")
 
@@ -221,7 +221,7 @@ def _check(
     start: str | Array,
 ) -> None:
     check_images("images", images)
-    check_choice("norm", norm, NORMS)
+    check_choice("norm", norm, ALL_NORMS)
     check_choice("loss", loss, LOSSES)
     check_radius("eps", eps, norm)
     check_at_least("steps", steps, 3 if norm == "l1" else 1)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.attacks.ascent import select
-from piat_jax.attacks.hyperplane import DUAL, NORMS, length, step_to_hyperplane
+from piat_jax.attacks.hyperplane import DUAL, step_to_hyperplane
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
-from piat_jax.core.norms import per_example
+from piat_jax.core.norms import ALL_NORMS, per_example
+from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn
 
@@ -138,7 +139,7 @@ def fab_distances(
     True
     """
     check_images("images", images)
-    check_choice("norm", norm, NORMS)
+    check_choice("norm", norm, ALL_NORMS)
     check_radius("eps", eps, norm)
     check_at_least("steps", steps, 1)
     check_at_least("restarts", restarts, 1)

@@ -15,6 +15,7 @@ from piat_jax.attacks.ascent import Ascent, Best, Box, Radius
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import NORMS, divide
+from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn, LossFn
 
@@ -192,8 +193,7 @@ def mi_fgsm(
     def move(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         x, momentum = carry
         gradient, _, _ = ascent.gradient(x)
-        length = jnp.sum(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
-        momentum = decay * momentum + divide(gradient, length)
+        momentum = decay * momentum + divide(gradient, length(gradient, "l1"))
         return ascent.move(x, momentum), momentum
 
     return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, move, (images, jnp.zeros_like(images)))[0])

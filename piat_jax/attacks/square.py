@@ -10,11 +10,9 @@ from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.core.checks import check_at_least, check_choice, check_images, check_radius, check_range
-from piat_jax.core.norms import per_example
+from piat_jax.core.norms import ALL_NORMS, per_example
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn
-
-SQUARE_NORMS = ("linf", "l2", "l1")
 
 
 class _State(NamedTuple):
@@ -85,7 +83,7 @@ def square(
     (True, True)
     """
     check_images("images", images)
-    check_choice("norm", norm, SQUARE_NORMS)
+    check_choice("norm", norm, ALL_NORMS)
     check_radius("eps", eps, norm)
     check_at_least("queries", queries, 0)
     check_range("p_init", p_init, 0, 1, open_low=True)

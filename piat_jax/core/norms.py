@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
 
+# What models are trained under; the attacks of AutoAttack know one more.
 NORMS = ("linf", "l2")
+ALL_NORMS = (*NORMS, "l1")
 
 
 def per_example(value: Array | float, like: Array) -> Array:
@@ -16,14 +18,16 @@ def per_example(value: Array | float, like: Array) -> Array:
 
 
 def norm(x: Array, order: str) -> Array:
-    """The norm of each example, `[B]`: `max |x|` for "linf", `sqrt(sum x^2)` for "l2".
+    """The norm of each example, `[B]`: `max |x|` for "linf", `sqrt(sum x^2)` for "l2", `sum |x|` for "l1".
 
-    >>> norm(jnp.array([[3.0, -4.0]]), "l2").tolist()
-    [5.0]
+    >>> [norm(jnp.array([[3.0, -4.0]]), order).item() for order in ALL_NORMS]
+    [4.0, 5.0, 7.0]
     """
     flat = x.reshape(x.shape[0], -1)
     if order == "linf":
         return jnp.max(jnp.abs(flat), axis=1)
+    if order == "l1":
+        return jnp.sum(jnp.abs(flat), axis=1)
     return jnp.sqrt(jnp.sum(flat * flat, axis=1))
 
 
