@@ -14,7 +14,7 @@ from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import ALL_NORMS, per_example
 from piat_jax.core.norms import norm as length
-from piat_jax.core.rng import example_keys
+from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
 
 Steps = Array | int
@@ -242,13 +242,12 @@ def _start(
         return x
 
     def draw(key: Array) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(key, restart), rank)
         if norm == "linf":
             return jax.random.uniform(key, x.shape[1:], x.dtype, minval=-1.0, maxval=1.0)
         return jax.random.normal(key, x.shape[1:], x.dtype)
 
     def sphere() -> Array:
-        way = jax.vmap(draw)(keys)
+        way = jax.vmap(draw)(fold_in(keys, restart, rank))
         return jnp.clip(x + way / length(way, norm)[:, None] * per_example(eps, x) / 2, 0.0, 1.0)
 
     return jax.lax.cond(restart > 0, sphere, lambda: x)

@@ -16,7 +16,7 @@ from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import NORMS, divide
 from piat_jax.core.norms import norm as length
-from piat_jax.core.rng import example_keys
+from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn, LossFn
 
 STARTS = ("uniform", "normal", "none")
@@ -122,7 +122,7 @@ def pgd(
 
     def restart(run: Any, best: Best) -> Best:
         # The first run is the one of `restarts=1`, so that more of them are never worse.
-        own = jnp.where(run == 0, keys, jax.vmap(lambda k: jax.random.fold_in(k, run))(keys))
+        own = jnp.where(run == 0, keys, fold_in(keys, run))
         x = ascent.start(own, start)
         if keep == "best":
             return ascent.run_keeping_best(x, steps, own, best)

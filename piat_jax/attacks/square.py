@@ -11,7 +11,7 @@ from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.core.checks import check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import ALL_NORMS, per_example
-from piat_jax.core.rng import example_keys
+from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
 
 
@@ -96,10 +96,7 @@ def square(
     of_start, of_change = proposals.draws_for(shape, norm)
 
     def draw(turn: Array, restart: Array, count: int) -> Array:
-        def one(key: Array) -> Array:
-            return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, restart), turn), (count,), jnp.float32)
-
-        return jax.vmap(one)(keys)
+        return jax.vmap(lambda key: jax.random.uniform(key, (count,), jnp.float32))(fold_in(keys, restart, turn))
 
     def start(restart: Array, turn: Array, best: Array) -> Array:
         del best

@@ -94,7 +94,7 @@ class TestGolden:
             radius = jnp.full(8, eps)
             rule = Steps(TOY, radius, norm, 0.75)
             target = jnp.take(jax.lax.top_k(toy(TOY), 10)[1], rank - 1, axis=1)
-            evaluate = Evaluate(toy, TOY_LABELS, loss, target, 1, None)
+            evaluate = Evaluate(toy, TOY_LABELS, loss, target, 1, jax.random.split(KEY, 8))
             nothing = Outcome(TOY, jnp.full(8, False), jnp.zeros(8, jnp.int32))
             return run(rule, schedule(rule, 100), evaluate, TOY, jnp.full(8, True), nothing)
 
