@@ -10,11 +10,12 @@ from scipy.optimize import minimize
 
 from piat_jax import losses
 from piat_jax.attacks.apgd import Evaluate, apgd, run
-from piat_jax.attacks.apgd_l1 import SparseMemory, SparseSteps, project_l1
+from piat_jax.attacks.apgd_l1 import SparseMemory, SparseSteps
 from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
+from piat_jax.core.norms import project_l1
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
