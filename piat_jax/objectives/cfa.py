@@ -69,12 +69,9 @@ class CFA(Wrapper):
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """As inside, each class within its own radius."""
-        eps = context.attack.get("eps", self.eps) * self.factor(
-            self.lambda1, objective_state["own"], batch.labels, context
-        )
-        return super().perturb(
-            variables, objective_state, batch, context._replace(attack={**context.attack, "eps": eps})
-        )
+        factor = self.factor(self.lambda1, objective_state["own"], batch.labels, context)
+        context = context.with_attack(eps=context.attack.get("eps", self.eps) * factor)
+        return super().perturb(variables, objective_state, batch, context)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """As inside, the two parts of TRADES weighted by class."""
