@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached
+from piat_jax.objectives.inside import innermost
 from piat_jax.objectives.trades import TRADES
 
 
@@ -75,9 +76,7 @@ class CFA(Wrapper):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """As inside, the two parts of TRADES weighted by class."""
-        terms, method = super().terms(outputs, objective_state, context), self.inner
-        while isinstance(method, Wrapper):
-            method = method.inner
+        terms, method = super().terms(outputs, objective_state, context), innermost(self.inner)
         if not isinstance(method, TRADES):
             return terms
         factor = self.factor(self.lambda2, objective_state["own"], outputs.batch.clean.labels, context)
