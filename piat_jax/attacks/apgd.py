@@ -12,11 +12,11 @@ from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
 from piat_jax.attacks.ascent import Radius, select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
-from piat_jax.core.rng import example_keys
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
+from piat_jax.core.norms import ALL_NORMS
+from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array
 
-NORMS = ("linf", "l2", "l1")
 LOSSES = ("ce", "dlr", "targeted")
 STARTS = ("random", "none")
 
@@ -97,9 +97,6 @@ def apgd(
     rule = SparseSteps(images, radius) if norm == "l1" else Steps(images, radius, norm, rho)
     table = schedule(rule, steps)
 
-    def at_task(task: Array | int) -> Array:
-        return _fold_in(keys, task)
-
     # Task 0 is for the clean forward, the runs follow.
     ranked, tasks, queries = labels[:, None], restarts, jnp.zeros((batch,), jnp.int32)
     if loss == "targeted":
@@ -107,17 +104,17 @@ def apgd(
         if targets.ndim:
             ranked = targets[:, None]
         else:
-            logits = logits_fn(images, at_task(0)) if eot > 1 else logits_fn(images)
+            logits = logits_fn(images, fold_in(keys, 0)) if eot > 1 else logits_fn(images)
             ranked, queries = ranked_others(logits, labels), queries + active
             tasks = restarts * jnp.minimum(targets, ranked.shape[1])
 
     def attack(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
         task, outcome = carry
-        own, target = at_task(task + 1), jnp.take(ranked, task // restarts, axis=1)
+        own, target = fold_in(keys, task + 1), jnp.take(ranked, task // restarts, axis=1)
         x = images if isinstance(start, str) else start.astype(jnp.float32)
         if isinstance(start, str) and start == "random":
-            x = images + rule.draw(_fold_in(own, 0))
-        evaluate = Evaluate(logits_fn, labels, loss, target, eot, _fold_in(own, 1))
+            x = images + rule.draw(fold_in(own, 0))
+        evaluate = Evaluate(logits_fn, labels, loss, target, eot, fold_in(own, 1))
         *_, outcome = run(rule, table, evaluate, rule.inside(x, table.factor[0]), active, outcome)
         return task + 1, outcome
 
@@ -132,9 +129,7 @@ def apgd(
 class Evaluate:
     """The one place of an attack where the network runs: loss, gradient and verdict at a point."""
 
-    def __init__(
-        self, logits_fn: Callable[..., Array], labels: Array, loss: str, target: Array, eot: int, keys: Array | None
-    ):
+    def __init__(self, logits_fn: Callable[..., Array], labels: Array, loss: str, target: Array, eot: int, keys: Array):
         self.logits_fn, self.labels, self.loss, self.target = logits_fn, labels, loss, target
         self.eot, self.keys = eot, keys
 
@@ -170,7 +165,7 @@ class Evaluate:
             return once()
 
         def again(number: Array | int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            value, gradient, wrong = once(_fold_in(_fold_in(self.keys, iteration), number))
+            value, gradient, wrong = once(fold_in(self.keys, iteration, number))
             return value, carry[1] + gradient / self.eot, wrong
 
         nothing = jnp.zeros(self.labels.shape, jnp.float32)
@@ -204,10 +199,6 @@ def run(
     return carry[2:]
 
 
-def _fold_in(keys: Any, number: Array | int) -> Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
 def _check(
     images: Array,
     eps: Radius,
@@ -221,11 +212,9 @@ def _check(
     start: str | Array,
 ) -> None:
     check_images("images", images)
-    check_choice("norm", norm, NORMS)
+    check_choice("norm", norm, ALL_NORMS)
     check_choice("loss", loss, LOSSES)
-    if norm == "linf":
-        check_range("eps", eps, 0, 1)
-    check_at_least("eps", eps, 0)
+    check_radius("eps", eps, norm)
     check_at_least("steps", steps, 3 if norm == "l1" else 1)
     check_at_least("restarts", restarts, 1)
     check_at_least("eot", eot, 1)

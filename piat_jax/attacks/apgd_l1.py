@@ -1,4 +1,4 @@
-"""Auto-PGD in the L1 ball: three shrinking radii, sparse steps, and the projection onto ball and box at once."""
+"""Auto-PGD in the L1 ball: three shrinking radii and sparse steps."""
 
 import math
 from collections.abc import Sequence
@@ -9,51 +9,9 @@ import jax.numpy as jnp
 
 from piat_jax.attacks.apgd_steps import Best, Row
 from piat_jax.attacks.ascent import select
-from piat_jax.core.norms import per_example
+from piat_jax.core.norms import norm, per_example, project_l1
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
-
-# Halvings of an interval no longer than the largest entry: what is left is below float32's own resolution.
-BISECTIONS = 32
-
-
-def project_l1(delta: Array, eps: Array | float, images: Array) -> Array:
-    """The nearest (in L2) `z[B, ...]` to `delta` with `sum |z| <= eps` and `images + z` in [0, 1].
-
-    `z_j = sign(delta_j) min(max(|delta_j| - lambda, 0), room_j)`, where `room_j` is how far pixel j may go that way and
-    `lambda >= 0` is 0 inside the ball, else what makes the sum `eps`. Clipping a projection onto the ball alone would
-    leave radius unused. Lambda is bisected, not sorted for, and its upper end is taken, so the sum never exceeds `eps`
-    but by rounding.
-
-    Args:
-      delta: perturbations `[B, ...]`.
-      eps: radius, the sum of absolute changes in pixel units, a scalar or `[B]`.
-      images: `[B, ...]` in [0, 1].
-
-    Source: Croce & Hein (2021), arXiv:2103.01208, Proposition 2.1.
-
-    >>> x = jnp.array([[0.75, 0.5]])
-    >>> project_l1(jnp.array([[2.0, 1.5]]), 0.5, x).round(3).tolist()
-    [[0.25, 0.25]]
-    """
-    size, room = jnp.abs(delta), jnp.where(delta > 0, 1.0 - images, images)
-
-    def kept(threshold: Array) -> Array:
-        return jnp.clip(size - per_example(threshold, size), 0.0, room)
-
-    def outside(threshold: Array) -> Array:
-        return _sum(kept(threshold)) > eps
-
-    def bisect(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        too_low = outside(middle)
-        return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
-
-    zero = jnp.zeros(size.shape[0], size.dtype)
-    largest = jnp.max(size.reshape(size.shape[0], -1), axis=1)
-    _, threshold = jax.lax.fori_loop(0, BISECTIONS, bisect, (zero, jnp.where(outside(zero), largest, zero)))
-    return jnp.sign(delta) * kept(threshold)
 
 
 class SparseMemory(NamedTuple):
@@ -138,11 +96,7 @@ class SparseSteps:
         ranked = jnp.sort(size.reshape(size.shape[0], -1), axis=1)
         threshold = jnp.take_along_axis(ranked, place[:, None], axis=1)[:, 0]
         signs = jnp.where(size >= per_example(threshold, size), jnp.sign(gradient), 0.0)
-        return signs * per_example(memory.step / (_sum(jnp.abs(signs)) + 1e-10), signs)
+        return signs * per_example(memory.step / (norm(signs, "l1") + 1e-10), signs)
 
     def _changed(self, x: Array) -> Array:
-        return _sum((x != self.images).astype(jnp.float32))
-
-
-def _sum(x: Array) -> Array:
-    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
+        return jnp.sum((x != self.images).reshape(x.shape[0], -1), axis=1, dtype=jnp.float32)

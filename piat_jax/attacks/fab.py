@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.attacks.ascent import select
-from piat_jax.attacks.hyperplane import DUAL, NORMS, length, step_to_hyperplane
+from piat_jax.attacks.hyperplane import DUAL, step_to_hyperplane
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
-from piat_jax.core.norms import per_example
-from piat_jax.core.rng import example_keys
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
+from piat_jax.core.norms import ALL_NORMS, per_example
+from piat_jax.core.norms import norm as length
+from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
 
 Steps = Array | int
@@ -138,10 +139,8 @@ def fab_distances(
     True
     """
     check_images("images", images)
-    check_choice("norm", norm, NORMS)
-    if norm == "linf":
-        check_range("eps", eps, 0, 1)
-    check_at_least("eps", eps, 0)
+    check_choice("norm", norm, ALL_NORMS)
+    check_radius("eps", eps, norm)
     check_at_least("steps", steps, 1)
     check_at_least("restarts", restarts, 1)
     if targets is not None:
@@ -243,13 +242,12 @@ def _start(
         return x
 
     def draw(key: Array) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(key, restart), rank)
         if norm == "linf":
             return jax.random.uniform(key, x.shape[1:], x.dtype, minval=-1.0, maxval=1.0)
         return jax.random.normal(key, x.shape[1:], x.dtype)
 
     def sphere() -> Array:
-        way = jax.vmap(draw)(keys)
+        way = jax.vmap(draw)(fold_in(keys, restart, rank))
         return jnp.clip(x + way / length(way, norm)[:, None] * per_example(eps, x) / 2, 0.0, 1.0)
 
     return jax.lax.cond(restart > 0, sphere, lambda: x)

@@ -4,22 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import check_choice
-from piat_jax.core.norms import divide
+from piat_jax.core.norms import ALL_NORMS, divide, norm
 from piat_jax.core.types import Array
 
-NORMS = ("linf", "l2", "l1")
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
-
-
-def length(x: Array, order: str) -> Array:
-    """The norm of each row of `x[N, D]`, "linf", "l2" or "l1".
-
-    >>> [length(jnp.array([[3.0, -4.0]]), order).item() for order in NORMS]
-    [4.0, 5.0, 7.0]
-    """
-    if order == "linf":
-        return jnp.max(jnp.abs(x), axis=1)
-    return jnp.sum(jnp.abs(x), axis=1) if order == "l1" else jnp.sqrt(jnp.sum(x * x, axis=1))
 
 
 def step_to_hyperplane(points: Array, normals: Array, gaps: Array, order: str) -> Array:
@@ -52,9 +40,9 @@ def step_to_hyperplane(points: Array, normals: Array, gaps: Array, order: str) -
     >>> step_to_hyperplane(t, w, jnp.array([-0.75]), "l2").tolist()  # the first coordinate has no more room
     [[-0.125, 0.3125]]
     """
-    check_choice("order", order, NORMS)
+    check_choice("order", order, ALL_NORMS)
     # In units of the largest |w|: squares of a tiny gradient would underflow.
-    largest = length(normals, "linf")
+    largest = norm(normals, "linf")
     weights, needed = divide(jnp.abs(normals), largest), divide(jnp.abs(gaps), largest)
     direction = jnp.sign(normals) * jnp.sign(gaps)[:, None]
     room = jnp.where(direction > 0, 1.0 - points, jnp.where(direction < 0, points, 0.0))

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks.ascent import Ascent, Best, Box, Radius
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import NORMS, divide
-from piat_jax.core.rng import example_keys
+from piat_jax.core.norms import norm as length
+from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn, LossFn
 
 STARTS = ("uniform", "normal", "none")
@@ -94,7 +95,7 @@ def pgd(
     [0.25, 0.75]
     """
     _check(images, eps, step_size, steps, norm, start, restarts, keep)
-    _check_radius("start_eps", eps if start_eps is None else start_eps, norm)
+    check_radius("start_eps", eps if start_eps is None else start_eps, norm)
     check_at_least("noise", noise, 0)
     if step_budget is not None:
         check_range("step_budget", step_budget, 1, steps)
@@ -121,7 +122,7 @@ def pgd(
 
     def restart(run: Any, best: Best) -> Best:
         # The first run is the one of `restarts=1`, so that more of them are never worse.
-        own = jnp.where(run == 0, keys, jax.vmap(lambda k: jax.random.fold_in(k, run))(keys))
+        own = jnp.where(run == 0, keys, fold_in(keys, run))
         x = ascent.start(own, start)
         if keep == "best":
             return ascent.run_keeping_best(x, steps, own, best)
@@ -192,8 +193,7 @@ def mi_fgsm(
     def move(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         x, momentum = carry
         gradient, _, _ = ascent.gradient(x)
-        length = jnp.sum(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
-        momentum = decay * momentum + divide(gradient, length)
+        momentum = decay * momentum + divide(gradient, length(gradient, "l1"))
         return ascent.move(x, momentum), momentum
 
     return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, move, (images, jnp.zeros_like(images)))[0])
@@ -218,13 +218,7 @@ def _check(
     check_choice("norm", order, NORMS)
     check_choice("start", start, STARTS)
     check_choice("keep", keep, KEEPS)
-    _check_radius("eps", eps, order)
+    check_radius("eps", eps, order)
     check_at_least("step_size", step_size, 0)
     check_at_least("steps", steps, 1)
     check_at_least("restarts", restarts, 1)
-
-
-def _check_radius(name: str, radius: Radius, order: str) -> None:
-    if order == "linf":
-        check_range(name, radius, 0, 1)
-    check_at_least(name, radius, 0)

@@ -9,12 +9,10 @@ from piat_jax import losses
 from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
-from piat_jax.core.checks import check_at_least, check_choice, check_images, check_range
-from piat_jax.core.norms import per_example
-from piat_jax.core.rng import example_keys
+from piat_jax.core.checks import check_at_least, check_choice, check_images, check_radius, check_range
+from piat_jax.core.norms import ALL_NORMS, per_example
+from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
-
-SQUARE_NORMS = ("linf", "l2", "l1")
 
 
 class _State(NamedTuple):
@@ -85,10 +83,8 @@ def square(
     (True, True)
     """
     check_images("images", images)
-    check_choice("norm", norm, SQUARE_NORMS)
-    if norm == "linf":
-        check_range("eps", eps, 0, 1)
-    check_at_least("eps", eps, 0)
+    check_choice("norm", norm, ALL_NORMS)
+    check_radius("eps", eps, norm)
     check_at_least("queries", queries, 0)
     check_range("p_init", p_init, 0, 1, open_low=True)
     check_at_least("restarts", restarts, 1)
@@ -100,10 +96,7 @@ def square(
     of_start, of_change = proposals.draws_for(shape, norm)
 
     def draw(turn: Array, restart: Array, count: int) -> Array:
-        def one(key: Array) -> Array:
-            return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, restart), turn), (count,), jnp.float32)
-
-        return jax.vmap(one)(keys)
+        return jax.vmap(lambda key: jax.random.uniform(key, (count,), jnp.float32))(fold_in(keys, restart, turn))
 
     def start(restart: Array, turn: Array, best: Array) -> Array:
         del best

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from piat_jax.core.norms import project_l1
 from piat_jax.core.types import Array
 
 # The iterations, 0-based, from which on the share of pixels is halved once more.
@@ -150,27 +151,12 @@ def move_mass(draws: Array, delta: Array, eps: Array, side: Array, norm: str) ->
 
 
 def into_ball_and_box(images: Array, delta: Array, eps: Array, norm: str) -> Array:
-    """`images` perturbed by about `delta`: "l2" scales it to eps, then clips; "l1" projects onto ball and box at once.
-
-    The nearest point of the "l1" ball and the box is `sign(v) min(max(|v| - t, 0), room)`, with the least t >= 0 that
-    brings the norm down to eps; bisection finds it from above, so the point is never outside.
-    """
+    """`images` perturbed by about `delta`: "l2" scales it to eps, then clips; "l1" projects onto both at once."""
     if norm == "l2":
-        return jnp.clip(images + eps * delta / (length(delta, norm, (1, 2, 3)) + 1e-12), 0.0, 1.0)
-    size, room = jnp.abs(delta), jnp.where(delta > 0, 1.0 - images, images)
-
-    def shrunk(threshold: Array) -> Array:
-        return jnp.clip(size - threshold, 0.0, room)
-
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) / 2
-        fits = jnp.sum(shrunk(middle), (1, 2, 3), keepdims=True) <= eps
-        return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
-
-    zero, most = jnp.zeros_like(eps), jnp.max(size, (1, 2, 3), keepdims=True)
-    threshold = jax.lax.fori_loop(0, 30, halve, (zero, most))[1]
-    return jnp.clip(images + jnp.sign(delta) * shrunk(threshold), 0.0, 1.0)
+        moved = eps * delta / (length(delta, norm, (1, 2, 3)) + 1e-12)
+    else:
+        moved = project_l1(delta, eps.reshape(-1), images)
+    return jnp.clip(images + moved, 0.0, 1.0)
 
 
 def draws_for(shape: tuple[int, ...], norm: str) -> tuple[int, int]:

@@ -82,6 +82,19 @@ def check_at_least(argument: str, value: object, low: float) -> None:
         raise InputError(f"{argument}={value} must be at least {low:g}")
 
 
+def check_radius(argument: str, value: object, norm: str) -> None:
+    """Raise InputError unless a concrete `value` is a radius in pixel units: in [0, 1] for "linf", else at least 0.
+
+    >>> check_radius("eps", 8, "linf")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: eps=8 must be in [0, 1]; did you mean 8/255?
+    """
+    if norm == "linf":
+        check_range(argument, value, 0, 1)
+    else:
+        check_at_least(argument, value, 0)
+
+
 def _is_concrete(value: object) -> TypeGuard[float]:
     """Whether `value` is a number or an array of numbers that is there to look at; a traced one is not."""
     if isinstance(value, jax.Array):

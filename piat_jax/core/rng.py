@@ -26,6 +26,13 @@ def example_keys(key: Array, indices: Array) -> Array:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 
+def fold_in(keys: Array, *numbers: Array | int) -> Array:
+    """Each of `keys[B]` with the numbers folded in, one after the other: streams for restarts, steps and their like."""
+    for number in numbers:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+    return keys
+
+
 def flat_draw(draw: Callable[..., Array], key: Array, shape: tuple[int, ...], dtype: Any, **options: Any) -> Array:
     """`draw(key, shape, dtype)` of jax.random, the same numbers, drawn as a vector and reshaped.
 

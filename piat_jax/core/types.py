@@ -64,7 +64,11 @@ class Context(NamedTuple):
     step: Array  # int32, optimizer steps done before this one
     epoch: Array  # int32, 0-based
     epochs: Array  # int32, how many the whole run has: schedules and gates are shares of it
-    attack: Mapping[str, Array] = {}  # what a wrapper sets of the attack's options: eps, step_size, ... per example
+    attack: Mapping[str, Any] = {}  # what a wrapper sets of the attack's options: eps, step_size, ... per example
+
+    def with_attack(self, **options: Any) -> "Context":
+        """The context with these of the attack's options set, over what a wrapper outside may have set."""
+        return self._replace(attack={**self.attack, **options})
 
 
 class AdversarialBatch(NamedTuple):

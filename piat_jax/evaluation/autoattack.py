@@ -12,7 +12,7 @@ import numpy as np
 
 from piat_jax.attacks.ensemble import Member, ensemble
 from piat_jax.core.checks import check_at_least, check_choice, check_range
-from piat_jax.core.norms import NORMS
+from piat_jax.core.norms import ALL_NORMS
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array
 from piat_jax.evaluation import sanity
@@ -87,7 +87,7 @@ class AutoAttack:
     precision: str = "highest"
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, (*NORMS, "l1"))
+        check_choice("norm", self.norm, ALL_NORMS)
         check_range("eps", self.eps, 0, 1 if self.norm == "linf" else float("inf"), open_low=True)
         check_at_least("block_size", self.block_size, 1)
         check_choice("precision", self.precision, PRECISIONS)

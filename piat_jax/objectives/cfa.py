@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached
+from piat_jax.objectives.inside import innermost
 from piat_jax.objectives.trades import TRADES
 
 
@@ -69,18 +70,13 @@ class CFA(Wrapper):
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """As inside, each class within its own radius."""
-        eps = context.attack.get("eps", self.eps) * self.factor(
-            self.lambda1, objective_state["own"], batch.labels, context
-        )
-        return super().perturb(
-            variables, objective_state, batch, context._replace(attack={**context.attack, "eps": eps})
-        )
+        factor = self.factor(self.lambda1, objective_state["own"], batch.labels, context)
+        context = context.with_attack(eps=context.attack.get("eps", self.eps) * factor)
+        return super().perturb(variables, objective_state, batch, context)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """As inside, the two parts of TRADES weighted by class."""
-        terms, method = super().terms(outputs, objective_state, context), self.inner
-        while isinstance(method, Wrapper):
-            method = method.inner
+        terms, method = super().terms(outputs, objective_state, context), innermost(self.inner)
         if not isinstance(method, TRADES):
             return terms
         factor = self.factor(self.lambda2, objective_state["own"], outputs.batch.clean.labels, context)

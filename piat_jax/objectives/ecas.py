@@ -108,10 +108,10 @@ class ECAS(Wrapper):
             radii = jnp.where(entropy < self.entropy_low, big, radii)
         radii = radii * nominal
         steps = context.attack.get("steps", attack_options(self.inner).get("steps", 10))
-        attack: dict[str, Any] = {**context.attack, "eps": radii, "step_size": self.reach / steps * cyclic * nominal}
+        context = context.with_attack(eps=radii, step_size=self.reach / steps * cyclic * nominal)
         if self.clip:
-            attack["start_eps"] = nominal
-        adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
+            context = context.with_attack(start_eps=nominal)
+        adversarial = super().perturb(variables, objective_state, batch, context)
         if self.clip:
             adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
         # Statistics from inside are newer: they began with these.

@@ -55,5 +55,5 @@ class FAT(Wrapper):
     ) -> AdversarialBatch:
         """The attack inside, stopped early."""
         patience = sum((reached(share, context).astype(jnp.int32) for share in self.shares), jnp.int32(0))
-        attack = {**context.attack, "patience": patience, "noise": self.noise}
-        return super().perturb(variables, objective_state, batch, context._replace(attack=attack))
+        context = context.with_attack(patience=patience, noise=self.noise)
+        return super().perturb(variables, objective_state, batch, context)

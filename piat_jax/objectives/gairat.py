@@ -1,7 +1,5 @@
 """Geometry-aware instance-reweighted adversarial training (Zhang et al., 2021)."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -46,8 +44,7 @@ class GAIRAT(Wrapper):
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """The batch as inside, its correct iterates counted, with each example's weight."""
-        attack: dict[str, Any] = {**context.attack, "count_correct": True}
-        adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
+        adversarial = super().perturb(variables, objective_state, batch, context.with_attack(count_correct=True))
         # Other wrappers may have set how many steps each example takes.
         weights = instance_weights(adversarial.extra["correct_iterates"], adversarial.extra["iterates"], self.lam)
         weights = jnp.where(reached(self.start, context), weights, 1.0)

@@ -12,11 +12,14 @@ from piat_jax.core.types import AdversarialBatch
 from piat_jax.objectives.base import Wrapper
 
 
+def layers(method: Any) -> list[Any]:
+    """The wrappers from the outermost in, and last the objective inside them all."""
+    return [method, *layers(method.inner)] if isinstance(method, Wrapper) else [method]
+
+
 def innermost(method: Any) -> Any:
     """The objective inside all wrappers."""
-    while isinstance(method, Wrapper):
-        method = method.inner
-    return method
+    return layers(method)[-1]
 
 
 def attack_options(method: Any) -> dict[str, Any]:
@@ -49,12 +52,10 @@ def check_one_run(wrapper: Wrapper) -> None:
 
 def check_only_one_chooses(wrapper: Wrapper) -> None:
     """Raise InputError where another wrapper inside chooses radius and step size as well."""
-    method = wrapper.inner
-    while isinstance(method, Wrapper):
-        if method.chooses_attack:
-            names = f"{type(wrapper).__name__} and {type(method).__name__}"
+    for inside in layers(wrapper.inner)[:-1]:
+        if inside.chooses_attack:
+            names = f"{type(wrapper).__name__} and {type(inside).__name__}"
             raise InputError(f"{names} both choose radius and step size of every example; leave one out")
-        method = method.inner
 
 
 def hold_to_radius(batch: AdversarialBatch, eps: Any, norm: str) -> AdversarialBatch:

@@ -158,15 +158,14 @@ class LAS(Wrapper):
             for head, (name, choices) in enumerate(self._heads())
         }
         nominal = context.attack.get("eps", self.eps)
-        attack: dict[str, Any] = {
-            **context.attack,
-            "eps": chosen["eps_levels"] * nominal / 8,
-            "step_size": chosen["step_levels"] * nominal / 8,
-            "step_budget": chosen["step_counts"],
-            "steps": max(self.step_counts),
-            "start_eps": nominal,
-        }
-        adversarial = super().perturb(variables, objective_state, batch, context._replace(attack=attack))
+        context = context.with_attack(
+            eps=chosen["eps_levels"] * nominal / 8,
+            step_size=chosen["step_levels"] * nominal / 8,
+            step_budget=chosen["step_counts"],
+            steps=max(self.step_counts),
+            start_eps=nominal,
+        )
+        adversarial = super().perturb(variables, objective_state, batch, context)
         if self.clip:
             adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
         extra = {"actions": actions, **({"beta": chosen["betas"]} if self.betas else {})}

@@ -11,6 +11,7 @@ from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.rng import flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, static
+from piat_jax.objectives.inside import layers
 from piat_jax.objectives.trades import TRADES
 
 EIGHT = ("clean", "adversarial", *("adversarial", "clean") * 3)
@@ -66,14 +67,13 @@ class RAT(Wrapper):
         super().__post_init__()
         check_range("share", self.share, 0, 1)
         check_range("kappa", self.kappa, 0, 1)
-        method = self.inner
-        while isinstance(method, Wrapper):
-            if method.rescales:
-                name = type(method).__name__
+        *wrappers, method = layers(self.inner)
+        for wrapper in wrappers:
+            if wrapper.rescales:
+                name = type(wrapper).__name__
                 raise InputError(
                     f"{name} scales the cross-entropy that RAT takes a share of; put it outside: {name}(RAT(...))"
                 )
-            method = method.inner
         if not isinstance(method, TRADES):
             raise InputError(
                 f"RAT changes terms of TRADES and goes around no {type(method).__name__}; give RAT(TRADES(...))"

@@ -67,8 +67,7 @@ class ReBAT(Wrapper):
         """As inside, within a larger radius where `strong` says so."""
         if self.strong != 1:
             factor = jnp.where(reached(self.strong_start, context), self.strong, 1.0)
-            eps = context.attack.get("eps", self.eps) * factor
-            context = context._replace(attack={**context.attack, "eps": eps})
+            context = context.with_attack(eps=context.attack.get("eps", self.eps) * factor)
         return super().perturb(variables, objective_state, batch, context)
 
     def divergence(self, outputs: Outputs, average: LogitsFn) -> Array:

@@ -10,11 +10,12 @@ from scipy.optimize import minimize
 
 from piat_jax import losses
 from piat_jax.attacks.apgd import Evaluate, apgd, run
-from piat_jax.attacks.apgd_l1 import SparseMemory, SparseSteps, project_l1
+from piat_jax.attacks.apgd_l1 import SparseMemory, SparseSteps
 from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
+from piat_jax.core.norms import project_l1
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -94,7 +95,7 @@ class TestGolden:
             radius = jnp.full(8, eps)
             rule = Steps(TOY, radius, norm, 0.75)
             target = jnp.take(jax.lax.top_k(toy(TOY), 10)[1], rank - 1, axis=1)
-            evaluate = Evaluate(toy, TOY_LABELS, loss, target, 1, None)
+            evaluate = Evaluate(toy, TOY_LABELS, loss, target, 1, jax.random.split(KEY, 8))
             nothing = Outcome(TOY, jnp.full(8, False), jnp.zeros(8, jnp.int32))
             return run(rule, schedule(rule, 100), evaluate, TOY, jnp.full(8, True), nothing)
 

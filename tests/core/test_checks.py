@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_range, did_you_mean
+from piat_jax.core.checks import (
+    InputError,
+    check_at_least,
+    check_choice,
+    check_images,
+    check_radius,
+    check_range,
+    did_you_mean,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +45,16 @@ def test_open_range():
 def test_pixel_units_are_explained(value, high, hint):
     with pytest.raises(InputError, match=re.escape(f"eps={value} must be in [0, {high}]{hint}") + "$"):
         check_range("eps", value, 0, high)
+
+
+def test_radius():
+    check_radius("eps", np.array([0.0, 1.0]), "linf")
+    check_radius("eps", np.array([0.0, 12.0]), "l1")
+    with pytest.raises(InputError, match=re.escape("start_eps=8 must be in [0, 1]; did you mean 8/255?")):
+        check_radius("start_eps", 8, "linf")
+    for bad in (-0.1, np.nan):
+        with pytest.raises(InputError, match=f"eps={bad} must be at least 0"):
+            check_radius("eps", bad, "l2")
 
 
 @pytest.mark.parametrize("bad", [0, 0.5, np.nan, np.array([1, 0]), jnp.array([1.0, 0.0]), jnp.nan])

@@ -9,7 +9,7 @@ from piat_jax.core.rng import example_keys
 DELTA = np.random.default_rng(0).normal(size=(4, 2, 2, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("order", "numpy_order"), [("linf", np.inf), ("l2", 2)])
+@pytest.mark.parametrize(("order", "numpy_order"), [("linf", np.inf), ("l2", 2), ("l1", 1)])
 def test_norm(order, numpy_order):
     expected = np.linalg.norm(DELTA.reshape(4, -1).astype(np.float64), numpy_order, axis=1)
     np.testing.assert_allclose(norm(DELTA, order), expected, rtol=1e-6)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from piat_jax.core.rng import example_keys, named_key
+from piat_jax.core.rng import example_keys, fold_in, named_key
 
 KEY = jax.random.key(3)
 
@@ -26,3 +26,10 @@ def test_example_keys_do_not_depend_on_the_batch():
     np.testing.assert_array_equal(bits(example_keys(KEY, jnp.array([7, 2]))), keys[[7, 2]])
     np.testing.assert_array_equal(bits(jax.jit(example_keys)(KEY, jnp.array([4]))), keys[[4]])
     assert not np.any(np.all(bits(example_keys(jax.random.key(4), jnp.arange(10))) == keys, axis=1))
+
+
+def test_numbers_are_folded_into_each_key():
+    keys = example_keys(KEY, jnp.arange(4))
+    expected = [bits(jax.random.fold_in(jax.random.fold_in(key, 2), 5)) for key in keys]
+    np.testing.assert_array_equal(bits(fold_in(keys, 2, 5)), expected)
+    np.testing.assert_array_equal(bits(jax.jit(fold_in)(keys, jnp.int32(2), jnp.int32(5))), expected)
