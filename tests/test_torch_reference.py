@@ -1,8 +1,5 @@
 """The PyTorch AutoAttack that ours is measured against: golden numbers of the published code, and the model."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,33 +7,21 @@ import pytest
 
 from piat_jax.core.types import Variables
 from piat_jax.models import LinenModel, ResNet
+from tests.attacks import golden
 
 torch = pytest.importorskip("torch")
 
 from experiments.autoattack import torch_attacks, torch_model  # noqa: E402
 
-GOLDEN = json.loads((Path(__file__).parent / "attacks" / "autoattack_golden.json").read_text())
 NAMES = {"linf": "Linf", "l2": "L2"}
 
 
-def toy_images():
-    n, c, h, w = np.ogrid[:8, :3, :8, :8]
-    return torch.tensor(0.5 + 0.45 * np.sin(1.7 * n + 0.9 * c + 0.31 * h + 0.53 * w + 0.07 * h * w)).float()
-
-
-def toy_weights():
-    i, j, k = np.arange(192)[:, None], np.arange(32)[None], np.arange(10)[None]
-    first = 2 * np.sin(0.013 * (i + 1) * (j + 1) + 0.5 * j) / np.sqrt(192)
-    second = 3 * np.cos(0.7 * (j.T + 1) * (k + 1) + 0.3 * k) / np.sqrt(32)
-    return [torch.tensor(a).float() for a in (first, 0.1 * np.cos(j), second, 0.02 * k)]
-
-
-IMAGES, WEIGHTS, LABELS = toy_images(), toy_weights(), torch.tensor(GOLDEN["labels"])
+IMAGES = torch.tensor(golden.IMAGES.transpose(0, 3, 1, 2).copy())
+WEIGHTS, LABELS = [torch.tensor(w) for w in golden.WEIGHTS], torch.tensor(golden.LABELS).long()
 
 
 def toy(x):
-    u = 4 * x.flatten(1) - 2
-    return torch.tanh(u @ WEIGHTS[0] + WEIGHTS[1]) @ WEIGHTS[2] + WEIGHTS[3]
+    return golden.network(x.permute(0, 2, 3, 1), torch.tanh, WEIGHTS)
 
 
 def ranked():
@@ -48,13 +33,13 @@ def lengths(delta, norm):
 
 
 class TestGolden:
-    @pytest.mark.parametrize("name", [name for name in GOLDEN["apgd"] if not name.startswith("dlr|")])
+    @pytest.mark.parametrize("name", [name for name in golden.GOLDEN["apgd"] if not name.startswith("dlr|")])
     def test_apgd(self, name):
         kind, norm, eps = name.split("|")
         kind, _, rank = kind.partition("-t")
         options = {"loss": "targeted", "target": ranked()[int(rank) - 1]} if rank else {"loss": kind}
         outcome = torch_attacks.apgd(toy, IMAGES, LABELS, eps=float(eps), norm=norm.lower(), start="none", **options)
-        expected = GOLDEN["apgd"][name]
+        expected = golden.GOLDEN["apgd"][name]
         robust = np.array(expected["still_correct"], bool)
         np.testing.assert_array_equal(~outcome.fooled, robust)
         # Under DLR what is already fooled climbs on, chaotically.
@@ -65,18 +50,20 @@ class TestGolden:
     def test_fab(self, norm):
         for rank in range(2, 11):
             outcome = torch_attacks.fab_target(toy, IMAGES, LABELS, ranked()[rank - 1], eps=9.0, norm=norm)
-            np.testing.assert_allclose(outcome.value, GOLDEN["fab_t_distance"][f"rank{rank}|{NAMES[norm]}"], atol=1e-6)
+            np.testing.assert_allclose(
+                outcome.value, golden.GOLDEN["fab_t_distance"][f"rank{rank}|{NAMES[norm]}"], atol=1e-6
+            )
             np.testing.assert_allclose(lengths(outcome.images - IMAGES, norm), outcome.value, rtol=1e-6)
 
     @pytest.mark.parametrize("norm", NAMES)
     def test_steps_to_hyperplanes(self, norm):
-        table = GOLDEN["projections"]
+        table = golden.GOLDEN["projections"]
         t, w = (torch.tensor(table[name]).repeat(3, 1) for name in ("t", "w"))
         needed = torch.tensor(table["b"]) - (t * w).sum(1)
         np.testing.assert_allclose(torch_attacks.step_to_hyperplane(t, w, needed, norm), table[norm], atol=6e-6)
 
     def test_windows_and_tiles(self):
-        table = GOLDEN["square"]
+        table = golden.GOLDEN["square"]
         for size in (28, 32, 224):
             for norm in NAMES:
                 sides = [torch_attacks.window_side(n, (size, size), norm) for n in table["starts_at_iter"]]
@@ -89,7 +76,7 @@ class TestGolden:
 
     def test_the_whole(self):
         result = torch_attacks.autoattack(toy, IMAGES, LABELS, eps=0.01, batch_size=3, queries=100)
-        robust = GOLDEN["apgd"]["ce|Linf|0.01"]["still_correct"]
+        robust = golden.GOLDEN["apgd"]["ce|Linf|0.01"]["still_correct"]
         np.testing.assert_array_equal(result.robust, np.array(robust, bool))
         assert result.accuracy == dict.fromkeys(("apgd-ce", "apgd-t", "fab-t", "square"), 3 / 8)
         assert result.broken_by == [None if survives else "apgd-ce" for survives in robust]

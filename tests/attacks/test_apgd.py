@@ -1,6 +1,4 @@
-import json
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,33 +14,18 @@ from piat_jax.attacks.outcome import Outcome
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.norms import project_l1
+from tests.attacks import golden
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
-GOLDEN = json.loads((Path(__file__).parent / "autoattack_golden.json").read_text())
 NORMS = ("linf", "l2", "l1")
 
 
-def golden_images():
-    n, c, h, w = np.ogrid[:8, :3, :8, :8]
-    x = 0.5 + 0.45 * np.sin(1.7 * n + 0.9 * c + 0.31 * h + 0.53 * w + 0.07 * h * w)
-    return jnp.float32(x.transpose(0, 2, 3, 1))
-
-
-def golden_weights():
-    i, j, k = np.arange(192)[:, None], np.arange(32)[None], np.arange(10)[None]
-    first = 2 * np.sin(0.013 * (i + 1) * (j + 1) + 0.5 * j) / np.sqrt(192)
-    second = 3 * np.cos(0.7 * (j.T + 1) * (k + 1) + 0.3 * k) / np.sqrt(32)
-    return tuple(map(jnp.float32, (first, 0.1 * np.cos(j), second, 0.02 * k)))
-
-
-WEIGHTS = golden_weights()
-TOY, TOY_LABELS = golden_images(), jnp.array(GOLDEN["labels"])
+TOY, TOY_LABELS = jnp.asarray(golden.IMAGES), jnp.asarray(golden.LABELS)
 
 
 def toy(x):
-    u = 4 * x.transpose(0, 3, 1, 2).reshape(len(x), -1) - 2
-    return jnp.tanh(u @ WEIGHTS[0] + WEIGHTS[1]) @ WEIGHTS[2] + WEIGHTS[3]
+    return golden.network(x, jnp.tanh)
 
 
 # Eight rows fill whole vectors: a CPU rounds those left over differently, in the network as much as in the attack.
@@ -85,7 +68,7 @@ def assert_same(outcome, expected):
 
 class TestGolden:
     def test_the_toy_is_the_same(self):
-        np.testing.assert_allclose(toy(TOY)[0], GOLDEN["logits_sample0"], atol=2e-6)
+        np.testing.assert_allclose(toy(TOY)[0], golden.GOLDEN["logits_sample0"], atol=2e-6)
 
     @pytest.mark.parametrize("norm", ["linf", "l2"])
     @pytest.mark.parametrize("loss", ["ce", "dlr", "targeted"])
@@ -100,7 +83,7 @@ class TestGolden:
             return run(rule, schedule(rule, 100), evaluate, TOY, jnp.full(8, True), nothing)
 
         seen = 0
-        for name, expected in GOLDEN["apgd"].items():
+        for name, expected in golden.GOLDEN["apgd"].items():
             kind, its_norm, eps = name.split("|")
             kind, _, rank = kind.partition("-t")
             if (("targeted" if rank else kind), its_norm.lower()) != (loss, norm):
@@ -123,14 +106,14 @@ class TestGolden:
     def test_the_whole_attack(self, loss):
         for start in ("none", "random") if loss == "ce" else ("random",):
             outcome = attack_toy(bind(apgd, eps=0.01, loss=loss, start=start))
-            robust = np.array(GOLDEN["apgd"]["ce|Linf|0.01"]["still_correct"], bool)
+            robust = np.array(golden.GOLDEN["apgd"]["ce|Linf|0.01"]["still_correct"], bool)
             np.testing.assert_array_equal(~outcome.fooled, robust)
             assert np.all(outcome.queries[robust] == (101 if loss == "ce" else 1 + 9 * 101))
             assert np.all(outcome.queries[~robust] < (101 if loss == "ce" else 110))
 
     def test_checkpoints(self):
         rule = Steps(IMAGES, jnp.ones(8), "linf", 0.75)
-        for steps, expected in GOLDEN["apgd_checkpoints"].items():
+        for steps, expected in golden.GOLDEN["apgd_checkpoints"].items():
             assert [done for done, _ in rule.windows(int(steps))] == expected
 
 
@@ -441,7 +424,7 @@ class TestL1:
 
     def test_the_rule_step_by_step(self):
         # One example in double precision, written down anew; the golden numbers have no L1 run.
-        weights = [np.asarray(w, np.float64) for w in WEIGHTS]
+        weights = [np.asarray(w, np.float64) for w in golden.WEIGHTS]
         clean, label = np.asarray(TOY[2], np.float64).transpose(2, 0, 1).ravel(), int(TOY_LABELS[2])
 
         def loss_and_gradient(x):

@@ -1,5 +1,3 @@
-import json
-import pathlib
 import re
 
 import jax
@@ -12,35 +10,18 @@ from piat_jax.attacks.fab import fab, fab_distances
 from piat_jax.attacks.targets import ranked_others
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
+from tests.attacks import golden
 
-GOLDEN = json.loads((pathlib.Path(__file__).parent / "autoattack_golden.json").read_text())
 KEY = jax.random.key(0)
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 
 
-def golden_images():
-    n, c, h, w = np.meshgrid(*map(np.arange, (8, 3, 8, 8)), indexing="ij")
-    x = 0.5 + 0.45 * np.sin(1.7 * n + 0.9 * c + 0.31 * h + 0.53 * w + 0.07 * h * w)
-    return jnp.asarray(x.transpose(0, 2, 3, 1), jnp.float32)
-
-
-def golden_weights():
-    i, j, k = np.arange(192.0)[:, None], np.arange(32.0), np.arange(10.0)
-    first = 2 * np.sin(0.013 * (i + 1) * (j + 1) + 0.5 * j) / np.sqrt(192)
-    second = 3 * np.cos(0.7 * (j[:, None] + 1) * (k + 1) + 0.3 * k) / np.sqrt(32)
-    return [jnp.asarray(a, jnp.float32) for a in (first, 0.1 * np.cos(j)[None], second, 0.02 * k[None])]
-
-
 def network(weights):
-    def logits_fn(x):
-        first, first_bias, second, second_bias = weights
-        u = 4 * x.transpose(0, 3, 1, 2).reshape(len(x), -1) - 2
-        return jnp.tanh(u @ first + first_bias) @ second + second_bias
-
-    return logits_fn
+    return lambda x: golden.network(x, jnp.tanh, weights)
 
 
-IMAGES, WEIGHTS, LABELS = golden_images(), golden_weights(), jnp.asarray(GOLDEN["labels"])
+IMAGES, LABELS = jnp.asarray(golden.IMAGES), jnp.asarray(golden.LABELS)
+WEIGHTS = [jnp.asarray(w) for w in golden.WEIGHTS]
 
 
 @jax.jit
@@ -74,16 +55,16 @@ class TestGolden:
         targets = ranked_others(network(WEIGHTS)(IMAGES), LABELS)
         for rank in range(2, 11):
             images, distances, _ = run(fab_distances, norm=norm, targets=targets[:, rank - 2])
-            np.testing.assert_allclose(distances, GOLDEN["fab_t_distance"][f"rank{rank}|{name}"], atol=1e-6)
+            np.testing.assert_allclose(distances, golden.GOLDEN["fab_t_distance"][f"rank{rank}|{name}"], atol=1e-6)
             np.testing.assert_allclose(lengths(images - IMAGES, norm), distances, rtol=1e-6)
         distances = run(fab_distances, norm=norm, targets=None).distances
-        np.testing.assert_allclose(distances, GOLDEN["fab_t_distance"][f"untargeted|{name}"], atol=1e-6)
+        np.testing.assert_allclose(distances, golden.GOLDEN["fab_t_distance"][f"untargeted|{name}"], atol=1e-6)
 
     @pytest.mark.parametrize(
         ("norm", "name", "targets"), [("linf", "Linf", 9), ("l2", "L2", 9), ("linf", "Linf", None)]
     )
     def test_flags(self, norm, name, targets):
-        table = GOLDEN["fab_t_distance"]
+        table = golden.GOLDEN["fab_t_distance"]
         nearest = table[f"untargeted|{name}"]
         if targets:
             nearest = np.min([table[f"rank{rank}|{name}"] for rank in range(2, 11)], axis=0)

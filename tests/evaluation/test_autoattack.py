@@ -20,6 +20,7 @@ from piat_jax.attacks import pgd
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.evaluation import AutoAttack, Member, Robustness, blocks
+from tests.attacks import golden
 
 SHAPE = (2, 3, 1)
 CLASSES = 4
@@ -206,6 +207,16 @@ class TestAgainstTheory:
         flags = [evaluate(quick(eps=eps)).robust for eps in (0.01, 0.04, 0.2)]
         assert flags[0].sum() > flags[1].sum() > flags[2].sum()
         assert all(np.all(smaller >= larger) for smaller, larger in itertools.pairwise(flags))
+
+
+def test_the_golden_network():
+    """Of the 8 images of the PyTorch reference's toy, 3 are left by each of the three attacks alone, and by all."""
+    attack = AutoAttack(eps=0.01, individually=True)
+    result = evaluate(attack, lambda x: golden.network(x, jnp.tanh), golden.IMAGES, golden.LABELS)
+    under = result.accuracy_under
+    assert result.clean_accuracy == 1
+    assert (under["apgd-ce"], under["apgd-t"], under["fab-t"]) == (0.375, 0.375, 0.375)
+    assert result.robust.tolist() == [False, False, True, False, False, False, True, True]
 
 
 class TestVersions:
