@@ -22,6 +22,7 @@ from absl import flags
 
 from piat_jax.cli import arguments, errors, report
 from piat_jax.cli.config import split_overrides
+from piat_jax.cli.cores import count_cores
 from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     passed_on = [f"--config.{path}={value}" for path, value in overrides.items()]
     mode = "--overwrite" if values.overwrite else "--resume"
     on_cpu = jax.default_backend() == "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     jobs = min(len(names), 2 * cores) if on_cpu else 1
     environment = dict(os.environ)
     if on_cpu:

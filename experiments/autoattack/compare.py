@@ -21,6 +21,7 @@ from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors, run_folder
+from piat_jax.cli.cores import use_one_device_a_core
 from piat_jax.cli.evaluate import CHECKPOINTS
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.forward import make_logits_fn
@@ -31,6 +32,7 @@ from piat_jax.evaluation.blocks import Blocks
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
+    use_one_device_a_core()
     values = arguments.new_flags()
     flags.DEFINE_integer("examples", 1000, "The first n test examples.", flag_values=values)
     flags.DEFINE_integer("block_size", 256, "Examples at once, for both.", flag_values=values)
@@ -139,7 +141,7 @@ def _report(result: Robustness, theirs: Any, rounds: list[dict[str, Any]], folde
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__},
-        "device": jax.devices()[0].device_kind,
+        "devices": [device.device_kind for device in jax.local_devices()],
         "machine": run_folder.describe_run()["machine"],
         "commit": run_folder.describe_run()["commit"],
     }

@@ -24,6 +24,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors, run_folder
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import Config, apply_overrides, split_overrides
+from piat_jax.cli.cores import use_one_device_a_core
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.forward import make_logits_fn
@@ -39,6 +40,7 @@ CHECKPOINTS = {"best": "best", "final": "last"}
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
+    use_one_device_a_core()
     overrides, rest = split_overrides(argv)
     values = arguments.new_flags()
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
