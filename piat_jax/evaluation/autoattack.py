@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from piat_jax.attacks.ensemble import Member, ensemble
-from piat_jax.core.checks import check_at_least, check_choice, check_range
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
 from piat_jax.core.norms import ALL_NORMS
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array
@@ -91,7 +91,10 @@ class AutoAttack:
         check_range("eps", self.eps, 0, 1 if self.norm == "linf" else float("inf"), open_low=True)
         check_at_least("block_size", self.block_size, 1)
         check_choice("precision", self.precision, PRECISIONS)
-        self.members()
+        averaging = [_averages(member) for member in self.members()]
+        if any(averaging) and not all(averaging):
+            without = ", ".join(member.name for member, averages in zip(self.members(), averaging) if not averages)
+            raise InputError(f"eot={self.eot}: {without} cannot attack a randomised network; leave out of attacks=")
 
     def members(self) -> tuple[Member, ...]:
         """The attacks, in order."""
@@ -156,7 +159,7 @@ class _Run:
         self.members = settings.members()
         self.blocks = Blocks(logits_fn, min(settings.block_size, len(labels)), devices, settings.precision)
         self.key = jax.random.key(settings.seed, impl="threefry2x32")
-        self.keyed = any(dict(member.attack.static).get("eot", 1) > 1 for member in self.members)
+        self.keyed = any(map(_averages, self.members))
         self.arguments = [jax.ShapeDtypeStruct((self.blocks.size, *images.shape[1:]), np.float32)]
         if self.keyed:
             self.arguments.append(jax.eval_shape(lambda: jax.random.split(self.key, self.blocks.size)))
@@ -297,6 +300,11 @@ class _Pace:
         done = int(tally.done[number].sum())
         robust, count = int(tally.robust.sum()), len(tally.clean)
         return Progress(self.members[number].name, done, done + pending[number], robust, count, elapsed, left)
+
+
+def _averages(member: Member) -> bool:
+    """Whether its gradients are means over draws of a randomised network, which then takes keys."""
+    return dict(member.attack.static).get("eot", 1) > 1
 
 
 def _measure(images: np.ndarray, clean: np.ndarray, eps: float, norm: str) -> tuple[np.ndarray, np.ndarray]:

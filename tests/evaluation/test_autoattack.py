@@ -378,6 +378,7 @@ def test_progress_goes_down_to_nothing():
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"targets": 0}, "targets=0 must be at least 1"),
         ({"block_size": 0}, "block_size=0 must be at least 1"),
+        ({"eot": 20}, "eot=20: fab-t, square cannot attack a randomised network"),
         ({"precision": "high"}, "precision='high' is unknown"),
     ],
 )
