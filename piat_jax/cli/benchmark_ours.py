@@ -1,4 +1,4 @@
-"""This library's side of the benchmark: its own compiled training loop, evaluation and AutoAttack blocks."""
+"""Our side of the benchmark: the library's own compiled training loop, evaluation and AutoAttack blocks."""
 
 import os
 import platform
