@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke test lint clean
+.PHONY: help train smoke bench test lint clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -24,6 +24,10 @@ train: $(READY)  ## Train PGD-AT, PIAT and PIAT+NMSE on the embedded data, evalu
 
 smoke: $(READY)  ## The same in a minute: two epochs of each, to see that everything runs.
 	$(BIN)/python -m experiments.compare --workdir=runs/smoke --overwrite --config.epochs=2
+
+# BENCH takes its flags. PyTorch is measured too if it is installed: $(BIN)/python -m pip install torch
+bench: $(READY)  ## Throughput of training, evaluation and AutoAttack, beside PyTorch's where it is installed.
+	$(BIN)/python -m experiments.throughput.benchmark $(BENCH)
 
 # Tests of one file share compiled functions, so a file stays with one process.
 test: $(READY)  ## All tests, in as many processes as there are cores.

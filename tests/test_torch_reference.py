@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from piat_jax.core.types import Variables
-from piat_jax.models import LinenModel, ResNet
+from piat_jax.models import LinenModel, ResNet, WideResNet
 from tests.attacks import golden
 
 torch = pytest.importorskip("torch")
@@ -145,6 +145,7 @@ class TestContract:
 OPTIONS = {
     "stride 2, grey": {"stem_stride": 2, "width": 8, "stage_sizes": (1, 1, 1)},
     "stride 1, colour": {"width": 4, "stage_sizes": (2, 1), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.1)},
+    "wide": {"blocks_per_group": 2, "widen_factor": 1},
 }
 
 
@@ -159,7 +160,7 @@ class TestModel:
             low, high = {"var": (0.5, 2.0), "scale": (0.5, 1.5)}.get(name, (-0.4, 0.4))
             return jnp.asarray(rng.uniform(low, high, shape.shape), jnp.float32)
 
-        model = LinenModel(ResNet(num_classes=7, **OPTIONS[name]))
+        model = LinenModel((WideResNet if name == "wide" else ResNet)(num_classes=7, **OPTIONS[name]))
         images = jnp.asarray(rng.uniform(size=shape), jnp.float32)
         variables = Variables(*jax.tree.map_with_path(leaf, jax.eval_shape(model.init, jax.random.key(0), images)))
         return model, variables, images
@@ -168,7 +169,8 @@ class TestModel:
     @pytest.mark.parametrize("name", OPTIONS)
     def test_logits(self, name, channels_last):
         model, variables, images = self.flax_model(name)
-        module = torch_model.ResNet(7, channels=images.shape[-1], channels_last=channels_last, **OPTIONS[name])
+        network = torch_model.WideResNet if name == "wide" else torch_model.ResNet
+        module = network(7, channels=images.shape[-1], channels_last=channels_last, **OPTIONS[name])
         torch_model.load(module, variables)
         expected, _ = jax.jit(lambda: model.apply(*variables, images, train=False))()
         logits = module(torch.tensor(np.array(images)).permute(0, 3, 1, 2))

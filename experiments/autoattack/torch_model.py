@@ -1,4 +1,4 @@
-"""The library's post-activation ResNet as a PyTorch module, and the way of Flax variables into it."""
+"""The library's post-activation ResNet and WideResNet as PyTorch modules, and the way of Flax variables into them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -95,12 +95,74 @@ class ResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def load(module: nn.Module, variables: Variables) -> nn.Module:
-    """The module with the weights and running statistics of a Flax model, in eval mode and frozen: for attacks only.
+class WideBlock(nn.Module):
+    """`conv(relu(bn(conv(a)))) + shortcut`, `a = relu(bn x)`; shortcut: x itself, or conv1x1 of `a` on a new shape."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), _conv(inputs, outputs, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(outputs), _conv(outputs, outputs, 3)
+        self.changes_shape = inputs != outputs
+        if self.changes_shape:
+            self.shortcut_conv = _conv(inputs, outputs, 1, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[B, inputs, H, W]` to `[B, outputs, H / stride, W / stride]`."""
+        a = F.relu(self.bn1(x), inplace=True)
+        y = self.conv2(F.relu(self.bn2(self.conv1(a)), inplace=True))
+        return y.add_(self.shortcut_conv(a) if self.changes_shape else x)
+
+
+class WideResNet(nn.Module):
+    """3x3 stem to 16 channels, three groups of blocks at 16W, 32W and 64W (strides 1, 2, 2), BN, ReLU, pool, linear.
 
     Args:
-      module: a `ResNet` of the same attributes as the Flax one.
-      variables: as a `LinenModel` of `piat_jax.models.ResNet` has them.
+      num_classes: K.
+      channels: of the images.
+      blocks_per_group: 5 in WRN-32-10.
+      widen_factor: W.
+      channels_last: whether activations are in this memory format.
+
+    Source: Zagoruyko & Komodakis (2016), arXiv:1605.07146; names and shapes are those of `piat_jax.models.WideResNet`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: int = 3,
+        blocks_per_group: int = 5,
+        widen_factor: int = 10,
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        self.conv1 = _conv(channels, 16, 3)
+        self.blocks = []
+        inputs = 16
+        for group in range(3):
+            for index in range(blocks_per_group):
+                outputs, stride = 16 * 2**group * widen_factor, 2 if group > 0 and index == 0 else 1
+                self.blocks.append(f"block{group + 1}_{index}")
+                self.add_module(self.blocks[-1], WideBlock(inputs, outputs, stride))
+                inputs = outputs
+        self.bn1, self.fc = nn.BatchNorm2d(inputs), nn.Linear(inputs, num_classes)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits `[B, K]` of images `[B, C, H, W]` in [0, 1]."""
+        x = self.conv1(images.contiguous(memory_format=self.memory_format))
+        for name in self.blocks:
+            x = self.get_submodule(name)(x)
+        return self.fc(F.relu(self.bn1(x), inplace=True).mean((2, 3)))
+
+
+def load(module: nn.Module, variables: Variables) -> nn.Module:
+    """The module with the weights and running statistics of a Flax model, in eval mode and frozen, as attacks want it.
+
+    Args:
+      module: a `ResNet` or `WideResNet` of the same attributes as the Flax one.
+      variables: as a `LinenModel` of the Flax one has them.
 
     Raises:
       RuntimeError: entries that are missing, left over or of another shape, by name.
