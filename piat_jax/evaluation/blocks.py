@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from piat_jax.attacks import Outcome
 from piat_jax.core.bound import Bound
+from piat_jax.core.compiler import OuterJit
 from piat_jax.core.types import Array, LossFn
 
 ROWS = "rows"
@@ -77,7 +78,7 @@ class Blocks:
         return jax.default_matmul_precision(None if self.precision == "default" else self.precision)
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
+@functools.partial(OuterJit, static_argnames="mesh")
 def _logits(logits_fn: Any, images: Array, keys: Array | None, *, mesh: Mesh) -> Array:
     def local(logits_fn: Any, images: Array, keys: Array | None) -> Array:
         return (logits_fn(images) if keys is None else logits_fn(images, keys)).astype(jnp.float32)
@@ -85,7 +86,7 @@ def _logits(logits_fn: Any, images: Array, keys: Array | None, *, mesh: Mesh) ->
     return _split(local, mesh, replicated=1, split=2)(logits_fn, images, keys)
 
 
-@functools.partial(jax.jit, static_argnames=("norm", "mesh"))
+@functools.partial(OuterJit, static_argnames=("norm", "mesh"))
 def _attack(
     attack: Bound, logits_fn: Any, rows: Rows, key: Array, eps: Array, *, norm: str, mesh: Mesh
 ) -> tuple[Array, Array]:
@@ -105,7 +106,7 @@ def _attack(
     return _split(local, mesh, replicated=4, split=1)(attack, logits_fn, key, eps, rows)
 
 
-@functools.partial(jax.jit, static_argnames=("fn", "mesh"))
+@functools.partial(OuterJit, static_argnames=("fn", "mesh"))
 def _gradients(logits_fn: Any, images: Array, labels: Array, *, fn: LossFn, mesh: Mesh) -> Array:
     def local(logits_fn: Any, images: Array, labels: Array) -> Array:
         return jax.grad(lambda x: jnp.sum(fn(logits_fn(x).astype(jnp.float32), labels)))(images)
