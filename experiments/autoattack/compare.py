@@ -90,13 +90,19 @@ def _module(net: Any, variables: Any, images: np.ndarray) -> Any:
         std=tuple(fields.std),
         channels_last=True,
     )
-    return load(module, variables)
+    return load(module, variables).to(_device())
+
+
+def _device() -> str:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _tensor(images: np.ndarray) -> Any:
     import torch  # pyright: ignore[reportMissingImports]
 
-    return torch.tensor(images.transpose(0, 3, 1, 2).copy())
+    return torch.tensor(images.transpose(0, 3, 1, 2).copy(), device=_device())
 
 
 def _torch(module: Any, images: np.ndarray, labels: np.ndarray, ours: AutoAttack) -> Any:
@@ -107,7 +113,7 @@ def _torch(module: Any, images: np.ndarray, labels: np.ndarray, ours: AutoAttack
     return autoattack(
         module,
         _tensor(images),
-        torch.tensor(labels.astype(np.int64)),
+        torch.tensor(labels.astype(np.int64), device=_device()),
         eps=float(ours.eps),
         norm=ours.norm,
         batch_size=ours.block_size,
@@ -118,7 +124,7 @@ def _same_logits(logits_fn: Any, module: Any, images: np.ndarray) -> None:
     import torch  # pyright: ignore[reportMissingImports]
 
     with torch.no_grad():
-        theirs = module(_tensor(images)).numpy()
+        theirs = module(_tensor(images)).cpu().numpy()
     ours = Blocks(logits_fn, len(images), jax.local_devices(), "highest").logits(images)
     np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-4)
 
@@ -126,7 +132,7 @@ def _same_logits(logits_fn: Any, module: Any, images: np.ndarray) -> None:
 def _report(result: Robustness, theirs: Any, rounds: list[dict[str, Any]], folder: Path, values: Any) -> dict[str, Any]:
     import torch  # pyright: ignore[reportMissingImports]
 
-    robust = theirs.robust.numpy()
+    robust = theirs.robust.cpu().numpy()
     return {
         "run": folder.name,
         "examples": len(robust),
