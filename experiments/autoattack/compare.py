@@ -132,7 +132,7 @@ def _same_logits(logits_fn: Any, module: Any, images: np.ndarray) -> None:
 def _report(result: Robustness, theirs: Any, rounds: list[dict[str, Any]], folder: Path, values: Any) -> dict[str, Any]:
     import torch  # pyright: ignore[reportMissingImports]
 
-    robust = theirs.robust.cpu().numpy()
+    robust, about = theirs.robust.cpu().numpy(), run_folder.describe_run()
     return {
         "run": folder.name,
         "examples": len(robust),
@@ -148,8 +148,8 @@ def _report(result: Robustness, theirs: Any, rounds: list[dict[str, Any]], folde
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__},
         "devices": [device.device_kind for device in jax.local_devices()],
-        "machine": run_folder.describe_run()["machine"],
-        "commit": run_folder.describe_run()["commit"],
+        "machine": about["machine"],
+        "commit": about["commit"],
     }
 
 

@@ -18,7 +18,7 @@ class AttackProgress:
     """A report for `AutoAttack.run`, used in a `with`."""
 
     def __init__(self, what: str):
-        self.what, self.last, self.attack = what, time.perf_counter(), ""
+        self.what, self.last = what, time.perf_counter()
         self.bar: Bar | None = None
         if sys.stdout.isatty():
             columns = (

@@ -27,6 +27,7 @@ from piat_jax.cli.config import Config, apply_overrides, split_overrides
 from piat_jax.cli.cores import use_one_device_a_core
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_choice
+from piat_jax.core.files import write_json
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.data import load
 from piat_jax.evaluation import AutoAttack
@@ -154,7 +155,7 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
                 flush=True,
             )
             # After each attack: the next one may take hours.
-            run_folder.write_json(folder / run_folder.EVALUATION, result)
+            write_json(folder / run_folder.EVALUATION, result)
 
 
 def _comparable(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:

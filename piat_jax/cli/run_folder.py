@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import jax
 from piat_jax.analysis.runs import CONFIG, EVALUATION, METRICS
 from piat_jax.cli.config import Config, differences, from_plain, to_plain
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import write_json
 from piat_jax.training.metrics import read_metrics
 
 CHECKPOINTS = "checkpoints"
@@ -110,13 +110,6 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error})") from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from piat_jax.attacks.ensemble import Member, ensemble
+from piat_jax.attacks.targets import ranked_others
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
 from piat_jax.core.norms import ALL_NORMS
 from piat_jax.core.rng import example_keys, named_key
@@ -91,9 +92,9 @@ class AutoAttack:
         check_range("eps", self.eps, 0, 1 if self.norm == "linf" else float("inf"), open_low=True)
         check_at_least("block_size", self.block_size, 1)
         check_choice("precision", self.precision, PRECISIONS)
-        averaging = [_averages(member) for member in self.members()]
-        if any(averaging) and not all(averaging):
-            without = ", ".join(member.name for member, averages in zip(self.members(), averaging) if not averages)
+        members = self.members()
+        without = ", ".join(member.name for member in members if not _averages(member))
+        if without and any(map(_averages, members)):
             raise InputError(f"eot={self.eot}: {without} cannot attack a randomised network; leave out of attacks=")
 
     def members(self) -> tuple[Member, ...]:
@@ -181,8 +182,7 @@ class _Run:
             for record in journal.records():
                 tally.apply(record)
         findings = list(self._findings(logits))
-        is_label = np.arange(self.classes) == self.labels[:, None]
-        self.ranked = np.argsort(np.where(is_label, np.inf, -logits), axis=1, kind="stable")
+        self.ranked = np.asarray(ranked_others(jnp.asarray(logits), jnp.asarray(self.labels)))
         pace = _Pace(self.members)
         for number, member in enumerate(self.members):
             while len(block := tally.next(number, self.blocks.size)):

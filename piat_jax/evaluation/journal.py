@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.evaluation.robustness import JSON, Robustness, write_arrays, write_whole
+from piat_jax.core.files import write_arrays, write_json
+from piat_jax.evaluation.robustness import JSON, Robustness
 
 SETTINGS = "settings.json"
 CLEAN = "clean.npz"
@@ -49,7 +50,7 @@ class Journal:
             if self.folder.exists() and any(self.folder.iterdir()):
                 raise InputError(f"folder={str(folder)!r} holds files that are not of an evaluation; give a new one")
             (self.folder / BLOCKS).mkdir(parents=True)
-            write_whole(self.folder / SETTINGS, (json.dumps(self.settings, indent=2) + "\n").encode())
+            write_json(self.folder / SETTINGS, self.settings)
         elif changed := _differences(found, self.settings):
             raise InputError(
                 f"folder={str(folder)!r} holds another evaluation ({'; '.join(changed)}); give another folder"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import write_arrays, write_json
 
 JSON, ARRAYS = "result.json", "result.npz"
 NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
@@ -139,7 +139,7 @@ class Robustness:
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in _ARRAYS}
         write_arrays(folder / ARRAYS, arrays | {"robust": self.robust, "broken_by": self.broken_by})
-        write_whole(folder / JSON, (json.dumps(self.summary(), indent=2) + "\n").encode())
+        write_json(folder / JSON, self.summary())
 
     @classmethod
     def load(cls, folder: str | Path) -> "Robustness":
@@ -165,26 +165,3 @@ class Robustness:
 
 
 _ARRAYS = ("labels", "clean", "attempted", "fooled", "queries", "images", "predictions", "distances")
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        _settle(file)
-    partial.replace(path)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        _settle(file)
-    partial.replace(path)
-
-
-def _settle(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
