@@ -27,7 +27,7 @@ smoke: $(READY)  ## The same in a minute: two epochs of each, to see that everyt
 
 # BENCH takes its flags. PyTorch is measured too if it is installed: $(BIN)/python -m pip install torch
 bench: $(READY)  ## Throughput of training, evaluation and AutoAttack, beside PyTorch's where it is installed.
-	$(BIN)/python -m experiments.throughput.benchmark $(BENCH)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m experiments.throughput.benchmark $(BENCH)
 
 # Tests of one file share compiled functions, so a file stays with one process.
 test: $(READY)  ## All tests, in as many processes as there are cores.

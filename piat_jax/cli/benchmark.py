@@ -10,6 +10,7 @@ the model "small"). Appends a line for each case to results.jsonl in --out, and 
 
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -147,6 +148,7 @@ def row(case: Case, measured: Mapping[str, Measured], matrix_rate: float) -> dic
     return {
         **{name: about[name] for name in ("device", "started", "commit")},
         "versions": versions,
+        "huge_pages": "glibc.malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", ""),
         "what": case.what,
         "model": case.model,
         "batch": case.batch,

@@ -8,6 +8,7 @@ import numpy as np
 
 from piat_jax import losses
 from piat_jax.core.checks import check_at_least
+from piat_jax.core.compiler import OuterJit
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import Array, Attack, Model, Variables
 from piat_jax.data.augment import to_float
@@ -71,7 +72,7 @@ def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_cla
     return jnp.min(jnp.where(total > 0, right / jnp.maximum(total, 1.0), 1.0))
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(OuterJit, static_argnames="model")
 def _correct_block(
     model: Model, variables: Variables, images: Array, labels: Array, indices: Array, attack: Attack | None, key: Array
 ) -> Array:

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from piat_jax.core.types import Array
+from piat_jax.models import winograd
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -74,6 +75,8 @@ def _is_nhwc(images: Array, kernel: Array, numbers: Any) -> bool:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv(images: Array, kernel: Array, strides: tuple[int, int], padding: Padding, precision: Any) -> Array:
+    if winograd.applies(images, kernel.shape, strides, padding, precision, winograd.CHANNELS):
+        return winograd.convolve(images, kernel)
     return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=NHWC, precision=precision)
 
 
@@ -99,24 +102,61 @@ _conv.defvjp(_forward, _backward)
 def _input_gradient(
     cotangent: Array, kernel: Array, shape: tuple[int, ...], strides: tuple[int, int], padding: Padding, precision: Any
 ) -> Array:
-    """The cotangent, spread out by the stride, convolved with the flipped kernel (in and out channels swapped)."""
+    """The cotangent convolved with the flipped kernel (in and out channels swapped), one phase of the stride at a time.
+
+    Pixel `s v + a` of the input meets only every s-th tap of the kernel: s^2 small convolutions without the zeros that
+    spreading the cotangent out by the stride would bring in.
+    """
     # The barrier keeps XLA from folding the flip back into a transposed convolution.
     flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    pads = []
-    for axis in (0, 1):
-        size, window, stride, (low, _) = shape[axis + 1], kernel.shape[axis], strides[axis], padding[axis]
-        spread = (cotangent.shape[axis + 1] - 1) * stride + 1
-        before = window - 1 - low
-        pads.append((before, size + window - 1 - spread - before))
-    return lax.conv_general_dilated(
-        cotangent, flipped, (1, 1), pads, lhs_dilation=strides, dimension_numbers=NHWC, precision=precision
+    rows, columns = (
+        _phases(shape[axis + 1], cotangent.shape[axis + 1], kernel.shape[axis], strides[axis], padding[axis][0])
+        for axis in (0, 1)
     )
+
+    def phase(row: _Phase, column: _Phase) -> Array:
+        taps = flipped[row.taps, column.taps]
+        if 0 in taps.shape:  # a stride beyond the window: these pixels are not looked at
+            return jnp.zeros((shape[0], row.size, column.size, shape[3]), cotangent.dtype)
+        pads = (row.padding, column.padding)
+        return _conv(cotangent, taps, (1, 1), pads, precision)
+
+    phases = jnp.stack([jnp.stack([phase(row, column) for column in columns], 3) for row in rows], 2)
+    interleaved = phases.reshape(shape[0], rows[0].size * len(rows), columns[0].size * len(columns), shape[3])
+    return interleaved[:, : shape[1], : shape[2]]
+
+
+class _Phase(NamedTuple):
+    """The pixels `s v + a` of an axis, v below `size`: with which taps of the flipped kernel they are reached."""
+
+    taps: slice
+    padding: tuple[int, int]  # of the cotangent; negative where it is cropped
+    size: int
+
+
+def _phases(size: int, cotangent: int, window: int, stride: int, low: int) -> list[_Phase]:
+    phases = []
+    each = -(-size // stride)
+    for a in range(stride):
+        shift, first = divmod(a + low, stride)
+        taps = len(range(first, window, stride))
+        # Tap `first + s j` meets the cotangent's pixel `v + shift - j`.
+        before = taps - 1 - shift
+        phases.append(
+            _Phase(
+                slice((window - 1 - first) % stride, window - first, stride), (before, each + shift - cotangent), each
+            )
+        )
+    return phases
 
 
 def _kernel_gradient(
     cotangent: Array, images: Array, shape: tuple[int, ...], strides: tuple[int, int], padding: Padding, precision: Any
 ) -> Array:
-    """The images correlated with the cotangent: channels act as the batch, the batch as the channels."""
+    """The images correlated with the cotangent."""
+    if winograd.applies(images, shape, strides, padding, precision, winograd.GRADIENT_CHANNELS):
+        return winograd.kernel_gradient(images, cotangent)
+    # Channels act as the batch, the batch as the channels.
     channels_first = lax.optimization_barrier(images.transpose(3, 1, 2, 0))  # [C, H, W, B]
     window = lax.optimization_barrier(cotangent.transpose(1, 2, 0, 3))  # [H', W', B, O]
     pads = []

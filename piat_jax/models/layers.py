@@ -1,4 +1,4 @@
-"""What all networks share: PyTorch's initialisation and BatchNorm constants, and the way out of Flax."""
+"""What all networks share: PyTorch's initialisation, and the way out of Flax."""
 
 import dataclasses
 import functools
@@ -75,14 +75,6 @@ class Linear(nn.Module):
             dtype=self.dtype,
             name="dense",
         )(x)
-
-
-def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
-    """BatchNorm with PyTorch's constants: its momentum 0.1 is 0.9 in Flax, whose own default is 0.99.
-
-    The running variance is the biased one, PyTorch's the unbiased: n/(n-1) apart, n = batch x height x width.
-    """
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 
 def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: Any) -> Array:

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from piat_jax.core.types import Array
-from piat_jax.models.layers import Conv, Linear, batch_norm, normalize
+from piat_jax.models.batch_norm import BatchNorm
+from piat_jax.models.layers import Conv, Linear, normalize
 
 
 class BasicBlock(nn.Module):
@@ -19,12 +20,12 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         y = Conv(self.features, stride=self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(batch_norm(train, self.dtype, "bn1")(y))
+        y = nn.relu(BatchNorm(train, self.dtype, name="bn1")(y))
         y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
-        y = batch_norm(train, self.dtype, "bn2")(y)
+        y = BatchNorm(train, self.dtype, name="bn2")(y)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
-            x = batch_norm(train, self.dtype, "shortcut_bn")(x)
+            x = BatchNorm(train, self.dtype, name="shortcut_bn")(x)
         return nn.relu(x + y)
 
 
@@ -37,9 +38,9 @@ class PreActBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        a = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+        a = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
         y = Conv(self.features, stride=self.stride, dtype=self.dtype, name="conv1")(a)
-        y = nn.relu(batch_norm(train, self.dtype, "bn2")(y))
+        y = nn.relu(BatchNorm(train, self.dtype, name="bn2")(y))
         y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(a)
@@ -74,13 +75,13 @@ class ResNet(nn.Module):
         x = normalize(images, self.mean, self.std, self.dtype)
         x = Conv(self.width, stride=self.stem_stride, dtype=self.dtype, name="conv1")(x)
         if not self.pre_activation:
-            x = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+            x = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
         block = PreActBlock if self.pre_activation else BasicBlock
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
                 stride = 2 if stage > 0 and index == 0 else 1
                 x = block(self.width * 2**stage, stride, self.dtype, name=f"layer{stage + 1}_{index}")(x, train)
         if self.pre_activation:
-            x = nn.relu(batch_norm(train, self.dtype, "bn")(x))
+            x = nn.relu(BatchNorm(train, self.dtype, name="bn")(x))
         x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         return Linear(self.num_classes, dtype=self.dtype, name="linear")(x)

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from piat_jax.core.types import Array
-from piat_jax.models.layers import Conv, Linear, batch_norm, he_fan_out, normalize
+from piat_jax.models.batch_norm import BatchNorm
+from piat_jax.models.layers import Conv, Linear, he_fan_out, normalize
 
 
 class WideBlock(nn.Module):
@@ -18,9 +19,9 @@ class WideBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        a = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+        a = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
         y = Conv(self.features, stride=self.stride, kernel_init=he_fan_out, dtype=self.dtype, name="conv1")(a)
-        y = nn.relu(batch_norm(train, self.dtype, "bn2")(y))
+        y = nn.relu(BatchNorm(train, self.dtype, name="bn2")(y))
         y = Conv(self.features, kernel_init=he_fan_out, dtype=self.dtype, name="conv2")(y)
         if x.shape[-1] != self.features:
             conv = Conv(self.features, 1, self.stride, kernel_init=he_fan_out, dtype=self.dtype, name="shortcut_conv")
@@ -55,6 +56,6 @@ class WideResNet(nn.Module):
                 stride = 2 if group > 0 and index == 0 else 1
                 features = 16 * 2**group * self.widen_factor
                 x = WideBlock(features, stride, self.dtype, name=f"block{group + 1}_{index}")(x, train)
-        x = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+        x = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
         x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         return Linear(self.num_classes, zero_bias=True, dtype=self.dtype, name="fc")(x)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.compiler import OuterJit
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array, Batch, Objective, TrainState
 from piat_jax.data.augment import augment, to_float
@@ -50,7 +51,7 @@ class TrainingDivergedError(InputError):
     """The loss became infinite or NaN."""
 
 
-@functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")
+@functools.partial(OuterJit, static_argnames="recipe", donate_argnames="state")
 def train_steps(
     state: TrainState,
     objective: Objective,

@@ -31,7 +31,7 @@ def test_it_computes_the_same_and_compiles_once():
     np.testing.assert_allclose(convolved(x, kernel, power=2), jax.jit(convolved.fn, static_argnames="power")(
         x, kernel, power=2), rtol=1e-4, atol=1e-6)  # fmt: skip
     convolved(x + 1, kernel, power=2)
-    assert convolved.compiled._cache_size() == 1
+    assert convolved._cache_size() == 1
 
 
 @pytest.fixture
@@ -41,10 +41,24 @@ def forget():
     compiler._compiler_options.cache_clear()
 
 
+def uses_onednn(options, channels):
+    fn = jax.jit(convolved.fn, static_argnames="power", compiler_options=options)
+    shapes = jnp.zeros((2, 6, 6, channels)), jnp.zeros((3, 3, channels, channels))
+    return "__onednn" in fn.lower(*shapes, power=2).compile().as_text()
+
+
 @pytest.mark.usefixtures("forget")
-def test_options_that_do_not_exist_are_left_out(monkeypatch):
-    assert compiler._compiler_options() == compiler.ONEDNN
-    compiler._compiler_options.cache_clear()
-    monkeypatch.setattr(compiler, "ONEDNN", {"xla_cpu_no_such_option": True})
+def test_onednn_is_asked_for_where_it_answers():
+    options = compiler._compiler_options()
+    assert options in (None, compiler.ONEDNN)
+    for channels in (8, 64):  # without the second option YNNPACK would take the larger one
+        assert uses_onednn(compiler.ONEDNN, channels) == (options is not None)
+    assert not uses_onednn(None, 64)
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize("options", [{"xla_cpu_no_such_option": True}, {}], ids=["unknown", "without effect"])
+def test_otherwise_the_defaults_stay(monkeypatch, options):
+    monkeypatch.setattr(compiler, "ONEDNN", options)
     assert compiler._compiler_options() is None
     assert OuterJit(lambda x: x + 1)(1) == 2

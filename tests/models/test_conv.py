@@ -45,6 +45,8 @@ def assert_near(ours, theirs, relative):
         ((7, 6), (1, 1), (2, 2), ((0, 0), (0, 0))),
         ((5, 7), (1, 1), (1, 1), ((0, 0), (0, 0))),
         ((9, 6), (3, 2), (1, 2), ((2, 0), (0, 1))),
+        ((6, 5), (3, 2), (1, 1), ((0, 3), (4, 1))),
+        ((5, 8), (2, 1), (1, 3), ((1, 0), (0, 0))),  # columns between the windows
         ((7, 4), (3, 3), (3, 2), ((0, 0), (3, 4))),  # rows no window reaches; more padding than the kernel is wide
     ],
 )
@@ -127,12 +129,15 @@ def test_other_layouts():
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_gradients_are_written_as_plain_convolutions():
-    # The form XLA:CPU keeps fast inside loops: NHWC in and out, never a batch or feature count above one.
+@pytest.mark.parametrize(("stride", "count"), [(1, 3), (2, 6)])  # a stride's gradient by images in four phases
+def test_the_gradients_are_written_as_plain_convolutions(stride, count):
+    # The form XLA:CPU keeps fast inside loops, and oneDNN takes: NHWC in and out, images never spread out, never a
+    # batch or feature count above one.
     images, kernel = arrays(8, 8, (3, 3))
-    run = jax.jit(value_and_gradients(loop_safe, (2, 2), ((1, 1), (1, 1))))
+    run = jax.jit(value_and_gradients(loop_safe, (stride, stride), ((1, 1), (1, 1))))
     lines = [line for line in run.lower(images, kernel).as_text().splitlines() if "stablehlo.convolution" in line]
-    assert len(lines) == 3
+    assert len(lines) == count
     for line in lines:
         assert "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line
+        assert "lhs_dilate = [2" not in line
         assert "batch_group_count = 1 : i64, feature_group_count = 1 : i64" in line

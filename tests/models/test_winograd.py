@@ -1,0 +1,87 @@
+"""Winograd's convolution against a direct one in float64, and when it is chosen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from piat_jax.models import winograd
+from piat_jax.models.conv import NHWC, loop_safe_conv_general_dilated
+
+
+def arrays(height, width, channels, features):
+    rng = np.random.default_rng(0)
+    shapes = (3, height, width, channels), (3, 3, channels, features), (3, height, width, features)
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def direct(images, kernel):
+    """The sum over the nine taps."""
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = images.shape[1:3]
+    return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (2, 6), (8, 2)])
+def test_values_and_kernel_gradients(size):
+    images, kernel, cotangent = arrays(*size, 5, 3)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = [[padded[:, i : i + size[0], j : j + size[1]] for j in range(3)] for i in range(3)]
+    gradient = np.array([[np.einsum("bhwc,bhwo->co", tap, cotangent) for tap in row] for row in taps])
+    single = [jnp.asarray(x, jnp.float32) for x in (images, kernel, cotangent)]
+    np.testing.assert_allclose(jax.jit(winograd.convolve)(*single[:2]), direct(images, kernel), atol=2e-5)
+    np.testing.assert_allclose(jax.jit(winograd.kernel_gradient)(single[0], single[2]), gradient, atol=5e-5)
+
+
+def products(fn, *arguments):
+    """How many matrix products and convolutions a function consists of."""
+    lines = jax.jit(fn).lower(*arguments).as_text().splitlines()
+    return tuple(sum(f"stablehlo.{kind}" in line for line in lines) for kind in ("dot_general", "convolution"))
+
+
+def convolution(images, kernel, stride=1, **options):
+    return loop_safe_conv_general_dilated(images, kernel, (stride, stride), ((1, 1), (1, 1)), **options)
+
+
+def gradients(images, kernel):
+    return jax.grad(lambda x, k: jnp.sum(convolution(x, k) ** 2), (0, 1))(images, kernel)
+
+
+def test_many_channels_take_it_and_agree():
+    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(4, 4, 256, 256))
+    assert products(convolution, images, kernel) == (1, 0)
+    assert products(gradients, images, kernel) == (3, 0)
+
+    def native(x, k):
+        return jnp.sum(lax.conv_general_dilated(x, k, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NHWC) ** 2)
+
+    for ours, theirs in zip(jax.jit(gradients)(images, kernel), jax.jit(jax.grad(native, (0, 1)))(images, kernel)):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.max(jnp.abs(theirs))))
+
+
+def test_the_kernel_gradient_takes_it_earlier():
+    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(4, 4, 128, 128))
+    assert products(gradients, images, kernel) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options"),
+    [
+        ((5, 4, 256, 256), jnp.float32, {}),  # a row without a partner
+        ((4, 4, 255, 256), jnp.float32, {}),
+        ((4, 4, 256, 255), jnp.float32, {}),
+        ((4, 4, 256, 256), jnp.bfloat16, {}),
+        ((4, 4, 256, 256), jnp.float32, {"stride": 2}),
+        ((4, 4, 256, 256), jnp.float32, {"precision": lax.Precision.HIGHEST}),
+    ],
+)
+def test_anything_else_is_direct(shape, dtype, options):
+    images, kernel, _ = (jnp.asarray(x, dtype) for x in arrays(*shape))
+    assert products(lambda x, k: convolution(x, k, **options), images, kernel) == (0, 1)
+
+
+def test_what_is_asked_to_be_precise_is_direct():
+    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(4, 4, 256, 256))
+    with jax.default_matmul_precision("highest"):
+        assert products(convolution, images, kernel) == (0, 1)
