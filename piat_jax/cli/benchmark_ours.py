@@ -55,7 +55,6 @@ def prepare(case: Case) -> Work:
     """A case as a user of this library runs it."""
     # The other side needs room on the same GPU. JAX reads this when it first looks for devices.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    use_one_device_a_core()
     run, units, about = {"train": _train, "evaluate": _evaluate, "matmul": _matmul}.get(case.what, _attack)(case)
     run_about = describe_run()
     about |= {"versions": run_about["versions"], "commit": run_about["commit"], "started": run_about["started"]}
@@ -111,6 +110,7 @@ def _evaluate(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]
 
 def _attack(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
     """One run of an attack of AutoAttack on one block; a targeted one aims at the second highest logit."""
+    use_one_device_a_core()
     (member,) = ensemble(attacks=(case.what,), steps=case.steps, queries=case.steps)
     blocks = Blocks(make_logits_fn(*_initialised(case)), case.batch, jax.local_devices(), _precision(case) or "default")
     pixels = np.array(to_float(jnp.asarray(draw_data(case, 1).images)))
