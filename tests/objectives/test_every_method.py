@@ -35,8 +35,8 @@ STACKS = (
     *METHODS,
     *WRAPPERS,
     *AVERAGES,
-    *(f"trades+{name}" for name in ("consistency", "cfa", "las")),
-    "mart+consistency+rpat", "mart+fat", "awp+las", "trades+awp+rat", "kd+swa",
+    *(f"trades+{name}" for name in ("mail", "consistency", "awp", "cfa", "ecas", "las")),
+    "mart+consistency+rpat", "mart+fat", "awp+ecas", "awp+las", "trades+awp+rat", "kd+swa",
     "trades+rpat+mail+awp+ecas+ema",
 )  # fmt: skip
 KEY = jax.random.key(5)
