@@ -107,6 +107,8 @@ def _input_gradient(
     Pixel `s v + a` of the input meets only every s-th tap of the kernel: s^2 small convolutions without the zeros that
     spreading the cotangent out by the stride would bring in.
     """
+    if winograd.applies(cotangent, kernel.shape, strides, padding, precision, winograd.CHANNELS):
+        return winograd.input_gradient(cotangent, kernel)
     # The barrier keeps XLA from folding the flip back into a transposed convolution.
     flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     rows, columns = (

@@ -44,12 +44,23 @@ def applies(
 
 def convolve(images: Array, kernel: Array) -> Array:
     """`[B, H, W, C]` and `[3, 3, C, O]` to `[B, H, W, O]`: stride 1, padding 1, H and W even."""
-    tiles = _input_tiles(images)  # [4, 4, B, H/2, W/2, C]: a tile's column, its row, ...
+    return _convolve(images, kernel, B_T, A_T, contracted=2)
+
+
+def input_gradient(cotangent: Array, kernel: Array) -> Array:
+    """The gradient of `sum(cotangent * convolve(images, kernel))` by the images, `[B, H, W, C]`."""
+    # The flipped kernel has the same places in another order, so the transform of the forward serves here too.
+    flip = [3, 1, 2, 0]
+    return _convolve(cotangent, kernel, B_T[flip], A_T[:, flip], contracted=3)
+
+
+def _convolve(images: Array, kernel: Array, b_t: np.ndarray, a_t: np.ndarray, *, contracted: int) -> Array:
+    tiles = _input_tiles(images, b_t)  # [4, 4, B, H/2, W/2, C]: a tile's column, its row, ...
     rows = _combine(list(kernel), G, 0)
     places = _combine([rows[:, j] for j in range(3)], G, 0)  # [4, 4, C, O]
-    products = lax.dot_general(_flat(tiles), places, (((3,), (2,)), ((0, 1), (0, 1)))).reshape(*tiles.shape[:-1], -1)
-    columns = _combine(list(products), A_T, 4)  # [4, B, H/2, W/2, 2, O]
-    return lax.optimization_barrier(_combine(list(columns), A_T, 2).reshape(*images.shape[:-1], -1))
+    products = lax.dot_general(_flat(tiles), places, (((3,), (contracted,)), ((0, 1), (0, 1))))
+    columns = _combine(list(products.reshape(*tiles.shape[:-1], -1)), a_t, 4)  # [4, B, H/2, W/2, 2, O]
+    return lax.optimization_barrier(_combine(list(columns), a_t, 2).reshape(*images.shape[:-1], -1))
 
 
 def kernel_gradient(images: Array, cotangent: Array) -> Array:
@@ -58,18 +69,18 @@ def kernel_gradient(images: Array, cotangent: Array) -> Array:
     pairs = lax.optimization_barrier(cotangent).reshape(batch, height // 2, 2, width // 2, 2, features)
     rows = _combine([pairs[:, :, i] for i in range(2)], A_T.T, 0)
     outputs = _combine([rows[:, :, :, :, j] for j in range(2)], A_T.T, 0)
-    places = lax.dot_general(_flat(_input_tiles(images)), _flat(outputs), (((2,), (2,)), ((0, 1), (0, 1))))
+    places = lax.dot_general(_flat(_input_tiles(images, B_T)), _flat(outputs), (((2,), (2,)), ((0, 1), (0, 1))))
     return _combine(list(_combine(list(places), G.T, 1)), G.T, 0)
 
 
-def _input_tiles(images: Array) -> Array:
+def _input_tiles(images: Array, b_t: np.ndarray) -> Array:
     """`B^T d B` of every tile."""
     # The barriers, here and around the other transforms, keep XLA from computing again for each of the 16 places what
     # comes before, or for each of its uses what comes out.
     padded = lax.optimization_barrier(jnp.pad(images, ((0, 0), *PADDING, (0, 0))))
     _, height, width, _ = images.shape
-    rows = _combine([padded[:, i : i + height - 1 : 2] for i in range(4)], B_T, 0)
-    return lax.optimization_barrier(_combine([rows[:, :, :, j : j + width - 1 : 2] for j in range(4)], B_T, 0))
+    rows = _combine([padded[:, i : i + height - 1 : 2] for i in range(4)], b_t, 0)
+    return lax.optimization_barrier(_combine([rows[:, :, :, j : j + width - 1 : 2] for j in range(4)], b_t, 0))
 
 
 def _combine(parts: Sequence[Array], matrix: np.ndarray, axis: int) -> Array:
