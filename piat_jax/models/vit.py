@@ -96,7 +96,7 @@ class Attention(nn.Module):
         return dense(width, self.dtype, "proj")(attend(attention_weights(q, k), v))
 
 
-class MLP(nn.Module):
+class FeedForward(nn.Module):
     """`fc2(gelu(fc1(x)))` with the exact GELU, at four times the width."""
 
     dtype: Any
@@ -128,7 +128,7 @@ class Block(nn.Module):
             # A closed gate takes the branch's gradient and leaves its value.
             a = jnp.where(jnp.reshape(keep, (1, 1, 1)), a, jax.lax.stop_gradient(a))
         x = x + a
-        return x + MLP(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
+        return x + FeedForward(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
 
 
 def make_block(remat: bool) -> type[Block]:

@@ -87,11 +87,11 @@ def test_what_is_dropped_is_drawn_for_each_step_and_shared_by_the_batch():
         varied, x = Drop(KEY, 0.25, 5, 6, 4)(logits_fn, images, images + 1, index)
         return varied.variables.model_state[ATTENTION_GATES]["keep"], x
 
-    keep, masks = draw(jnp.arange(400))
+    keep, masks = map(np.asarray, draw(jnp.arange(400)))
     assert keep.shape == (400, 6)
     assert abs(keep.mean() - 0.25) < 0.04
     assert abs(np.corrcoef(keep[:-1, 0], keep[1:, 0])[0, 1]) < 0.2
-    grid = np.reshape(masks, (400, 2, 4, 4, 4, 4))
+    grid = masks.reshape(400, 2, 4, 4, 4, 4)
     assert np.all(grid == grid[:, :1, :, :1, :, :1])  # whole patches, the same for both images
     masked = 1 - grid[:, 0, :, 0, :, 0].reshape(400, 16)
     assert np.all(masked.sum(1) == 5)
