@@ -63,7 +63,8 @@ def test_parameter_counts(name, at_32, at_224, leaves):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_logits_and_input_gradients_equal_timms(name):
     with np.load(GOLDEN / f"{name}.npz") as golden, jax.default_matmul_precision("highest"):
-        logits, plain = gradient(name)()
+        # Without gates, and with all of them open.
+        logits, plain = gradient(name)() if name == "vit" else gradient(name, gated=True)(jnp.ones(3, bool))
         gated_logits, gated = gradient(name, gated=True)(jnp.asarray(SOME))
         np.testing.assert_allclose(logits, golden["logits"], atol=1e-5)
         np.testing.assert_allclose(plain, golden["gradient"], atol=1e-6)
@@ -76,27 +77,29 @@ def test_logits_and_input_gradients_equal_timms(name):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_information_comes_through_attention_alone(name):
     with jax.default_matmul_precision("highest"):
-        run, plain = gradient(name, gated=True), gradient(name)()
+        run = gradient(name, gated=True)
+        plain = run(jnp.ones(3, bool))
         # ConViT's class token is only in the last block here: closed, nothing else matters.
         for keep in [(False, False, False), *([(True, True, False)] if name == "convit" else [])]:
             logits, zero = run(jnp.asarray(keep))
             np.testing.assert_array_equal(logits, plain[0])
             assert not np.any(zero)
-        for found, wanted in zip(run(jnp.ones(3, bool)), plain):
-            np.testing.assert_array_equal(found, wanted)
+    if name == "vit":
+        with jax.default_matmul_precision("highest"):
+            jax.tree.map(np.testing.assert_array_equal, gradient(name)(), plain)
 
 
 def test_remat_and_bfloat16_change_memory_and_precision_only():
     with jax.default_matmul_precision("highest"):
-        logits, plain = gradient("convit")()
-        half, half_plain = gradient("convit", dtype="bfloat16", remat=True)()
+        logits, plain = gradient("vit")()
+        half, half_plain = gradient("vit", dtype="bfloat16", remat=True)()
     assert {half.dtype, half_plain.dtype} == {jnp.dtype("float32")}
     for found, wanted in ((half, logits), (half_plain, plain)):
         np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
         assert np.any(found != wanted)
-    program = list(equations(jax.make_jaxpr(gradient("convit", dtype="bfloat16", remat=True))().jaxpr))
+    program = list(equations(jax.make_jaxpr(gradient("vit", dtype="bfloat16", remat=True))().jaxpr))
     assert sum(equation.primitive.name.startswith(("remat", "checkpoint")) for equation in program) >= 3
-    softmax = [e for e in program if e.primitive.name == "exp" and e.outvars[0].aval.shape[-2:] in ((16, 16), (17, 17))]
+    softmax = [e for e in program if e.primitive.name == "exp" and e.outvars[0].aval.shape[-2:] == (17, 17)]
     assert len(softmax) >= 3
     assert {equation.outvars[0].aval.dtype for equation in softmax} == {jnp.dtype("float32")}
 

@@ -36,11 +36,10 @@ def at(step, epoch=0, steps_per_epoch=100, epochs=4):
 
 
 @functools.cache
-def attack(varied, ard=True, prm=True):
+def attack(varied):
     @jax.jit
     def run(keep_rate=1.0, masked=0):
-        drop = Drop(KEY, keep_rate if ard else None, masked if prm else None, 2, 4)
-        options = {"vary": drop} if varied else {}
+        options = {"vary": Drop(KEY, keep_rate, masked, 2, 4)} if varied else {}
         return ATTACK(make_logits_fn(MODEL, VARIABLES), IMAGES, LABELS, key=KEY, **options)
 
     return run
@@ -58,10 +57,10 @@ def test_nothing_dropped_is_the_plain_attack_and_everything_dropped_is_none():
 
 def test_masked_patches_start_again():
     # With all of them masked at each step, only the last step is left, of every pixel.
-    moved = np.abs(attack(True, ard=False)(1.0, 4) - IMAGES)
+    moved = np.abs(attack(True)(1.0, 4) - IMAGES)
     np.testing.assert_allclose(moved, np.full(moved.shape, STEP), atol=1e-6)
     # Nothing is masked after the last step: what a patch has is at most its steps since it was masked last.
-    moved = np.abs(attack(True, ard=False)(1.0, 2) - IMAGES).reshape(3, 2, 4, 2, 4, 3).max((0, 2, 4, 5)).ravel()
+    moved = np.abs(attack(True)(1.0, 2) - IMAGES).reshape(3, 2, 4, 2, 4, 3).max((0, 2, 4, 5)).ravel()
     last = [patch_mask_at(index) for index in range(STEPS)]
     since = [next((k for k in range(STEPS) if not last[STEPS - 1 - k][patch]), None) for patch in range(4)]
     assert None in since or max(since) > 0
@@ -97,6 +96,10 @@ def test_what_is_dropped_is_drawn_for_each_step_and_shared_by_the_batch():
     assert np.all(masked.sum(1) == 5)
     assert np.all(np.abs(masked.mean(0) - 5 / 16) < 0.1)
     assert len({tuple(row) for row in masked}) > 350
+    # The size of the batch plays no part.
+    varied, x = Drop(KEY, 0.25, 5, 6, 4)(logits_fn, jnp.zeros((5, 16, 16, 1)), jnp.ones((5, 16, 16, 1)), 7)
+    np.testing.assert_array_equal(varied.variables.model_state[ATTENTION_GATES]["keep"], keep[7])
+    np.testing.assert_array_equal(x, masks[7, [0] * 5])
 
 
 def test_the_schedule_is_exact_at_every_step():
@@ -118,7 +121,7 @@ def test_the_schedule_is_exact_at_every_step():
     assert ramp_progress(0.0, at(0)).share == 1
 
 
-def test_one_compilation_for_the_whole_ramp_and_batches_of_any_size():
+def test_one_compilation_for_the_whole_ramp():
     objective, traces = ARDPRM(PGDAT(model=MODEL, attack=ATTACK)), []
     state = objective.init(VARIABLES, IMAGES[:1], key=KEY)
 
@@ -133,9 +136,6 @@ def test_one_compilation_for_the_whole_ramp_and_batches_of_any_size():
     assert len(traces) == 1
     assert np.abs(early - IMAGES).max() < np.abs(over - IMAGES).max()
     assert np.any(early != late)
-    np.testing.assert_array_equal(over, jax.jit(PGDAT.perturb)(objective.inner, VARIABLES, (), CLEAN, at(0)).images)
-    for step, whole in ((0, early), (98, late)):
-        np.testing.assert_allclose(craft(at(step), IMAGES[:2], LABELS[:2]), whole[:2], atol=1e-6)
 
 
 CLEAN = Batch(IMAGES, LABELS, jnp.arange(3))
@@ -143,9 +143,8 @@ CLEAN = Batch(IMAGES, LABELS, jnp.arange(3))
 
 @pytest.mark.parametrize(
     "method",
-    ["ard_prm", "trades+ard_prm+piat", "mart+ard_prm", "nmse+ard_prm+piat", "ard_prm+awp", "ard_prm+fat+gairat",
-     "trades+ecas+ard_prm", "trades+ard_prm+las", "rat+ard_prm", "ard_prm+consistency+ema", "ard_prm+rebat+cfa"],
-)  # fmt: skip
+    ["trades+ard_prm+piat", "mart+ard_prm", "ard_prm+fat+gairat", "trades+ard_prm+las", "rat+ard_prm+ema"],
+)
 def test_every_crafting_method_takes_it(method):
     config = read_config(f"configs/cifar10_vit_b.py:{method}", {"attack.steps": "2"})
     if "las" in config:
