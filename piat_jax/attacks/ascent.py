@@ -1,5 +1,7 @@
 """The engine of the attacks in pgd.py: steps uphill inside ball and box, and which of two points is better."""
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from piat_jax.core.types import Array, LogitsFn, LossFn
 Radius = Array | float
 Box = tuple[float, float] | None
 Best = tuple[Array, Array, Array]  # images, whether misclassified, loss
+Vary = Callable[[LogitsFn, Array, Array, Array | int], tuple[LogitsFn, Array]]
+"""`(logits_fn, images, x, index) -> (logits_fn, x)`: what a step sees of the model, and the point it starts from."""
 
 
 class Ascent:
@@ -32,11 +36,12 @@ class Ascent:
         start_eps: Radius | None = None,
         step_budget: Array | int | None = None,
         noise: Array | float = 0.0,
+        vary: Vary | None = None,
     ):
         self.logits_fn, self.images, self.labels, self.loss = logits_fn, images, labels, loss
         self.eps, self.step_size, self.norm, self.box = eps, per_example(step_size, images), norm, box
         self.start_eps = eps if start_eps is None else start_eps
-        self.step_budget, self.noise = step_budget, noise
+        self.step_budget, self.noise, self.vary = step_budget, noise, vary
         self.noisy = not (isinstance(noise, (int, float)) and noise == 0)
 
     def into_box(self, x: Array) -> Array:
@@ -81,6 +86,14 @@ class Ascent:
         moved = self.move(x, gradient, self._noise(index, keys) if self.noisy else None)
         return moved if self.step_budget is None else select(self.has_step(index), moved, x)
 
+    def varied(self, index: Array | int, x: Array) -> tuple["Ascent", Array]:
+        """The problem as step number `index` sees it, and where those examples start from whose budget holds it."""
+        if self.vary is None:
+            return self, x
+        ascent = copy.copy(self)
+        ascent.logits_fn, start = self.vary(self.logits_fn, self.images, x, index)
+        return ascent, select(self.has_step(index), start, x)
+
     def has_step(self, index: Array | int) -> Array:
         """`[B]` whether each example takes step number `index`."""
         budget = jnp.iinfo(jnp.int32).max if self.step_budget is None else self.step_budget
@@ -95,18 +108,25 @@ class Ascent:
 
     def run(self, x: Array, steps: int, keys: Array | None = None) -> Array:
         """The last iterate; only noise needs `keys`, one an example."""
-        return jax.lax.fori_loop(0, steps, lambda k, x: self.step(k, x, self.gradient(x)[0], keys), x)
+
+        def step(index: Array, x: Array) -> Array:
+            ascent, x = self.varied(index, x)
+            return self.step(index, x, ascent.gradient(x)[0], keys)
+
+        return jax.lax.fori_loop(0, steps, step, x)
 
     def run_keeping_best(self, x: Array, steps: int, keys: Array, best: Best) -> Best:
         """The best of `best` and all iterates after the start."""
 
         def step(index: int, carry: tuple[Array, Best]) -> tuple[Array, Best]:
             x, best = carry
-            gradient, value, wrong = self.gradient(x)
+            ascent, x = self.varied(index + 1, x)
+            gradient, value, wrong = ascent.gradient(x)
             return self.step(index + 1, x, gradient, keys), better(best, (x, wrong, value))
 
         # A start that no step has projected yet may lie outside the ball, so it does not compete.
-        x = self.step(0, x, self.gradient(x)[0], keys)
+        ascent, x = self.varied(0, x)
+        x = self.step(0, x, ascent.gradient(x)[0], keys)
         x, best = jax.lax.fori_loop(0, steps - 1, step, (x, best))
         return self.better(best, x)
 
@@ -115,7 +135,9 @@ class Ascent:
 
         def step(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             x, left, count = carry
-            gradient, _, wrong = self.gradient(x)
+            ascent, start = self.varied(index, x)
+            x = start if self.vary is None else select(left >= 0, start, x)
+            gradient, _, wrong = ascent.gradient(x)
             left = left - wrong  # at -1 the example is emitted and never moves again
             moves = (left >= 0) & self.has_step(index)
             x = select(moves, self.step(index, x, gradient, keys), x)

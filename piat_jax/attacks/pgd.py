@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
-from piat_jax.attacks.ascent import Ascent, Best, Box, Radius
+from piat_jax.attacks.ascent import Ascent, Best, Box, Radius, Vary
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
 from piat_jax.core.norms import NORMS, divide
@@ -44,6 +44,7 @@ def pgd(
     noise: Array | float = 0.0,
     patience: Array | int | None = None,
     count_correct: bool = False,
+    vary: Vary | None = None,
 ) -> Any:
     """PGD: `x <- box(ball(x + step_size * u))`, `u` the steepest ascent direction of the loss, `steps` times.
 
@@ -77,6 +78,9 @@ def pgd(
         box, for it may be the result. With `steps` or more nothing stops early. Needs `restarts=1`, `keep="last"`.
       count_correct: also return how many of the iterates that steps were taken from were classified correctly (GAIRAT's
         kappa). Needs `restarts=1`, `keep="last"`.
+      vary: `(logits_fn, images, x, index) -> (logits_fn, x)`, called at the beginning of each step of number `index`,
+        0-based: the model that the step's gradient is taken of, and the point it is taken at and the step starts from,
+        which must be in the ball (A&P). Examples that take no step stay where they are.
 
     Returns:
       `[B, H, W, C]`, inside ball and box; no gradient flows through it. With `count_correct` also two
@@ -105,7 +109,7 @@ def pgd(
     if watched and (restarts > 1 or keep != "last"):
         name = "count_correct" if patience is None else "patience"
         raise InputError(f"{name} follows one run to its end: restarts={restarts}, keep={keep!r} must be 1, 'last'")
-    options: dict[str, Any] = {"start_eps": start_eps, "step_budget": step_budget, "noise": noise}
+    options: dict[str, Any] = {"start_eps": start_eps, "step_budget": step_budget, "noise": noise, "vary": vary}
     ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box, **options)
     keys = example_keys(key, _indices(images, indices))
     if watched:

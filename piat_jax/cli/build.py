@@ -82,7 +82,7 @@ def problems(config: Config) -> list[str]:
     attempt(model, config, 10)
     attempt(piat, config)
     attempt(average, config)
-    attempt(sgd, 0.1, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
+    attempt(sgd, 0.1, **_sgd_options(config))
     attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1)
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         try:
@@ -333,11 +333,16 @@ def schedule(config: Config, steps: int) -> optax.Schedule:
     return piecewise_linear(config.optimizer.lr_epochs, config.optimizer.lr_values, steps)
 
 
+def _sgd_options(config: Config) -> dict[str, Any]:
+    """What `sgd` takes beside the learning rate; runs saved before it took something more keep its default."""
+    return {name: value for name, value in config.optimizer.items() if not name.startswith("lr_")}
+
+
 def recipe(config: Config, num_train: int) -> Recipe:
     """Optimizer, batch size and augmentation."""
     learning_rate = schedule(config, steps_per_epoch(num_train, config.batch_size))
     return Recipe(
-        optimizer=sgd(learning_rate, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay),
+        optimizer=sgd(learning_rate, **_sgd_options(config)),
         step_end=(kept.after_step,) if (kept := average(config)) and kept.period == "step" else (),
         batch_size=config.batch_size,
         crop_padding=config.dataset.crop_padding,

@@ -160,6 +160,10 @@ CATALOG: Mapping[str, Entry] = {
         "ReBAT whose target is the average's prediction extrapolated from the mid-point.",
         "Wang and Liu (2025), arXiv:2508.02186",
     ),
+    "ard_prm": Entry(
+        "A&P, for Vision Transformers: early in training the attack loses attention branches and patches at random.",
+        "Mo et al. (2022), arXiv:2210.07540",
+    ),
     "kd": Entry("Distils from a standard and a robust teacher; with swa it is KD+SWA.", "Chen et al. (2021), ICLR"),
     "ema": Entry("Exponential average of the weights, each step.", "Polyak and Juditsky (1992)"),
     "seat": Entry("Exponential average with warm-up, each step.", "Wang and Wang (2022), arXiv:2203.09678"),

@@ -4,7 +4,12 @@ import dataclasses
 
 import jax
 
+from piat_jax.core.checks import InputError
 from piat_jax.core.types import Array, LogitsFn, Model, Variables
+
+# A collection a caller may add to the model state of a network with attention: `{"keep": bool[attention_blocks]}`. A
+# block whose gate is closed passes no gradient through its attention branch; what it computes is the same.
+ATTENTION_GATES = "attention_gates"
 
 
 def make_logits_fn(model: Model, variables: Variables, *, train: bool = False) -> LogitsFn:
@@ -13,6 +18,15 @@ def make_logits_fn(model: Model, variables: Variables, *, train: bool = False) -
     It is a pytree of the weights: as an argument of a jitted function, other weights do not compile anew.
     """
     return _Forward(model, variables, train)
+
+
+def with_attention_gates(logits_fn: LogitsFn, keep: Array) -> LogitsFn:
+    """The forward of `make_logits_fn` with these gates, `[attention_blocks]`: equal logits, less of their gradient."""
+    if not isinstance(logits_fn, _Forward):
+        raise InputError("gates belong to the forward of a model; give what make_logits_fn returns")
+    params, model_state = logits_fn.variables
+    variables = Variables(params, {**model_state, ATTENTION_GATES: {"keep": keep}})
+    return dataclasses.replace(logits_fn, variables=variables)
 
 
 @jax.tree_util.register_dataclass

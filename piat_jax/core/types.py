@@ -65,6 +65,7 @@ class Context(NamedTuple):
     epoch: Array  # int32, 0-based
     epochs: Array  # int32, how many the whole run has: schedules and gates are shares of it
     attack: Mapping[str, Any] = {}  # what a wrapper sets of the attack's options: eps, step_size, ... per example
+    steps_per_epoch: Array | int = 1  # int32; with 1, schedules by step move once an epoch
 
     def with_attack(self, **options: Any) -> "Context":
         """The context with these of the attack's options set, over what a wrapper outside may have set."""

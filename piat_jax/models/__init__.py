@@ -11,12 +11,25 @@ import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice, did_you_mean
 from piat_jax.models.conv import loop_safe_conv_general_dilated
+from piat_jax.models.convit import ConViT
 from piat_jax.models.layers import LinenModel, check_normalization
 from piat_jax.models.mlp import MLP
 from piat_jax.models.resnet import ResNet
+from piat_jax.models.vit import ViT
 from piat_jax.models.wide_resnet import WideResNet
 
-__all__ = ["DTYPES", "MLP", "MODELS", "LinenModel", "ResNet", "WideResNet", "create", "loop_safe_conv_general_dilated"]
+__all__ = [
+    "DTYPES",
+    "MLP",
+    "MODELS",
+    "ConViT",
+    "LinenModel",
+    "ResNet",
+    "ViT",
+    "WideResNet",
+    "create",
+    "loop_safe_conv_general_dilated",
+]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -31,6 +44,17 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "wrn_34_10": (WideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
     "wide_resnet": (WideResNet, {}),
     "mlp": (MLP, {}),
+    "vit_tiny": (ViT, {"width": 192, "depth": 12, "heads": 3}),
+    "vit_small": (ViT, {"width": 384, "depth": 12, "heads": 6}),
+    "vit_base": (ViT, {"width": 768, "depth": 12, "heads": 12}),
+    # DeiT differs from ViT in how it was trained.
+    "deit_tiny": (ViT, {"width": 192, "depth": 12, "heads": 3}),
+    "deit_small": (ViT, {"width": 384, "depth": 12, "heads": 6}),
+    "vit": (ViT, {}),
+    "convit_tiny": (ConViT, {"width": 192, "depth": 12, "local_depth": 10, "heads": 4}),
+    "convit_small": (ConViT, {"width": 432, "depth": 12, "local_depth": 10, "heads": 9}),
+    "convit_base": (ConViT, {"width": 768, "depth": 12, "local_depth": 10, "heads": 16}),
+    "convit": (ConViT, {}),
 }
 SMALL_RESNET = {"stage_sizes": (1, 1, 1), "width": 16, "stem_stride": 2}
 
@@ -43,7 +67,8 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", **options: An
       num_classes: K, at least 2.
       dtype: of the activations, "float32" or "bfloat16".
       **options: attributes of the module: mean, std; width, stage_sizes, stem_stride for small_resnet;
-        blocks_per_group, widen_factor for wide_resnet; hidden for mlp.
+        blocks_per_group, widen_factor for wide_resnet; hidden for mlp; patch_size, remat for Vision Transformers, and
+        width, depth, heads for vit and convit, local_depth for the latter.
 
     Raises:
       InputError: an unknown name or option, or a value out of range.

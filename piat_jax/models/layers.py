@@ -100,6 +100,11 @@ class LinenModel:
 
     module: nn.Module
 
+    @property
+    def attention_blocks(self) -> int:
+        """How many attention branches read a gate from the model state (core/forward.py); 0 without attention."""
+        return getattr(self.module, "attention_blocks", 0)
+
     def init(self, key: Array, images: Array) -> Variables:
         """Fresh weights and state for images of this shape `[B, H, W, C]`."""
         variables = dict(_init(self.module, key, images))

@@ -4,6 +4,7 @@
 """
 
 from piat_jax.objectives.alp import ALP
+from piat_jax.objectives.ard_prm import ARDPRM
 from piat_jax.objectives.awp import AWP
 from piat_jax.objectives.base import AttackedObjective, Wrapper
 from piat_jax.objectives.cfa import CFA
@@ -45,10 +46,12 @@ WRAPPERS: dict[str, type[Wrapper]] = {
     "kd": Distillation,
     "ecas": ECAS,
     "las": LAS,
+    "ard_prm": ARDPRM,
 }
 
 __all__ = [
     "ALP",
+    "ARDPRM",
     "AWP",
     "CFA",
     "ECAS",

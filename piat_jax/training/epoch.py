@@ -70,6 +70,7 @@ def train_steps(
     """
     order = epoch_permutation(jax.random.fold_in(named_key(key, "shuffle"), state.epoch), examples.labels.shape[0])
     augment_key = jax.random.fold_in(named_key(key, "augment"), state.epoch)
+    steps = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
 
     def step(state: TrainState, number: Array) -> tuple[TrainState, dict[str, Array]]:
         images, labels, indices = take_batch(*examples, order, number, recipe.batch_size)
@@ -89,7 +90,9 @@ def train_steps(
             flip=recipe.flip,
         )
         batch = Batch(to_float(images), labels, indices)
-        state, metrics = train_step(objective, recipe.optimizer, state, batch, key=key, epochs=epochs)
+        state, metrics = train_step(
+            objective, recipe.optimizer, state, batch, key=key, epochs=epochs, steps_per_epoch=steps
+        )
         for hook in recipe.step_end:
             state = hook(state)
         return state, dict(metrics)

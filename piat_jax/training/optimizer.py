@@ -15,7 +15,8 @@ def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per
     """A learning rate interpolated linearly between knots, evaluated once an epoch at its 1-based number.
 
     `lr(n) = interp(n; epochs, values)`: with the PIAT paper's knots (0, 60, 90, 120) and values (1e-2, 1e-2, 1e-3,
-    1e-4) it is 1e-2 until epoch 60, 9.7e-3 at 61 and 1e-4 at 120. Not a step decay and not linear in log scale.
+    1e-4) it is 1e-2 until epoch 60, 9.7e-3 at 61 and 1e-4 at 120. Not a step decay and not linear in log scale. A step
+    decay is written with two knots an epoch apart: (35, 36) with (0.1, 0.01) drops after epoch 35.
 
     Args:
       epochs: increasing knots.
@@ -49,12 +50,18 @@ def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per
 
 
 def sgd(
-    learning_rate: optax.ScalarOrSchedule, *, momentum: float = 0.9, weight_decay: float = 5e-4
+    learning_rate: optax.ScalarOrSchedule, *, momentum: float = 0.9, weight_decay: float = 5e-4, max_norm: float = 0.0
 ) -> optax.GradientTransformation:
     """PyTorch's SGD: `v <- momentum v + (g + weight_decay w)`, `w <- w - lr v`, on every parameter.
 
     The decay enters before the momentum (coupled) and reaches BatchNorm's scale and shift and all biases, as in every
     public code of the papers.
+
+    Args:
+      learning_rate: a number, or a function of the step.
+      momentum: of the velocity v.
+      weight_decay: of every parameter.
+      max_norm: a gradient g whose L2 norm over all parameters is larger is first scaled to it; 0 leaves g alone.
 
     >>> import jax
     >>> optimizer = sgd(0.1, momentum=0.5, weight_decay=0.1)
@@ -63,4 +70,6 @@ def sgd(
     """
     check_at_least("momentum", momentum, 0)
     check_at_least("weight_decay", weight_decay, 0)
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum))
+    check_at_least("max_norm", max_norm, 0)
+    clip = (optax.clip_by_global_norm(max_norm),) if max_norm else ()
+    return optax.chain(*clip, optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum))

@@ -34,6 +34,7 @@ def train_step(
     *,
     key: Array,
     epochs: Array | int,
+    steps_per_epoch: Array | int = 1,
 ) -> tuple[TrainState, Mapping[str, Array]]:
     """One step, pure and to be jitted by the caller.
 
@@ -44,12 +45,18 @@ def train_step(
       batch: clean images and labels, `objective.views` augmentations of each example one after the other.
       key: the run's key; the step's is derived from it and `state.step`, so that a resumed run draws the same.
       epochs: how many the run has, traced or not; a method's schedule is a matter of the share that has passed.
+      steps_per_epoch: optimizer steps in an epoch, traced or not, for schedules that move with each step (A&P); with 1
+        they move once an epoch.
 
     Returns:
       The next state, and the objective's metrics (scalars).
     """
     context = Context(
-        jax.random.fold_in(named_key(key, "step"), state.step), state.step, state.epoch, jnp.asarray(epochs, jnp.int32)
+        jax.random.fold_in(named_key(key, "step"), state.step),
+        state.step,
+        state.epoch,
+        jnp.asarray(epochs, jnp.int32),
+        steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.int32),
     )
     adversarial = objective.perturb(state.variables, state.objective_state, batch, context)
     weights = objective.perturb_weights(state.params, state.model_state, state.objective_state, adversarial, context)

@@ -376,3 +376,38 @@ def test_bad_arguments_are_refused(attack, options, message):
     options = dict(options)
     with pytest.raises(InputError, match=re.escape(message)):
         attack(network(WEIGHTS), options.pop("images", IMAGES), LABELS, key=KEY, **options)
+
+
+def test_a_varied_step_moves_only_examples_that_take_it():
+    def back_at_the_second(logits_fn, images, x, index):
+        return logits_fn, jnp.where(index == 1, images, x)
+
+    def attacked(**options):
+        options = {**SMALL, "steps": 2, "start": "none", "loss": losses.cross_entropy, **options}
+        return jax.jit(lambda: pgd(network(WEIGHTS), IMAGES, LABELS, key=KEY, **options))()
+
+    once = attacked(steps=1)
+    # The second step starts from the images, so it is the first one again.
+    np.testing.assert_array_equal(attacked(vary=back_at_the_second), once)
+    # Of an example with one step nothing is taken back; nor of one whose patience was used up before.
+    budget = jnp.array([1, 2] * 3)
+    np.testing.assert_array_equal(attacked(vary=back_at_the_second, step_budget=budget), once)
+    wrong = ~losses.correct(network(WEIGHTS)(IMAGES), LABELS)
+    assert np.any(wrong)
+    assert not np.all(wrong)
+    shifted = functools.partial(lambda logits_fn, images, x, index: (logits_fn, x + jnp.where(index == 1, 0.01, 0.0)))
+    stopped = attacked(vary=shifted, patience=0)
+    np.testing.assert_array_equal(stopped[wrong], IMAGES[wrong])
+    assert np.all(np.any(stopped != IMAGES, axis=(1, 2, 3)) == ~wrong)
+
+    # Another model for each step: that of the first takes part in the first alone.
+    def other_model(logits_fn, images, x, index):
+        return (lambda x: jnp.where(index == 0, -1.0, 1.0) * logits_fn(x)), x
+
+    np.testing.assert_array_equal(attacked(vary=other_model, steps=1), attacked(steps=1, loss=_negated))
+    for keep in ("last", "best"):
+        assert attacked(vary=other_model, keep=keep).shape == IMAGES.shape
+
+
+def _negated(logits, labels):
+    return losses.cross_entropy(-logits, labels)

@@ -17,6 +17,8 @@ CONFIGS = {  # file -> epochs, learning rate, knots, weight decay, classes of it
     "svhn_wrn32_10": ("wrn_32_10", 180, 0.1, (0, 90, 135, 180), 7e-4),
 }
 
+VITS = {"cifar10_vit_b": "vit_base", "cifar10_deit_s": "deit_small", "cifar10_convit_b": "convit_base"}
+
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_papers_protocol(name):
@@ -37,8 +39,34 @@ def test_the_papers_protocol(name):
     assert read_config(f"configs/{name}.py:trades", {}).objective.beta == 6
 
 
+@pytest.mark.parametrize("name", VITS)
+def test_the_protocol_of_vision_transformers(name):
+    config = read_config(f"configs/{name}.py", {})
+    assert (config.model.name, config.model.std) == (VITS[name], (0.2471, 0.2435, 0.2616))
+    assert (config.dataset.name, config.epochs, config.batch_size) == ("cifar10", 40, 64)
+    assert (config.optimizer.weight_decay, config.optimizer.max_norm, config.optimizer.momentum) == (1e-4, 1, 0.9)
+    rate = build.schedule(config, 1)
+    assert [round(float(rate(n - 1)), 6) for n in (1, 35, 36, 38, 39, 40)] == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    assert (config.attack.eps, config.attack.step_size, config.attack.steps) == (8 / 255, 2 / 255, 10)
+    assert (config.method, config.ard_prm.ard, config.ard_prm.ramp) == ("pgd_at+ard_prm+piat", True, 10 / 40)
+    objective = build.objective(config, build.model(config, 10), build.attack(config))
+    assert (objective.patch_size, objective.model.attention_blocks) == (4, 12)
+    for method in ("trades", "mart", "rat"):
+        config = read_config(f"configs/{name}.py:{method}", {})
+        assert (config.objective.beta, config.attack.start) == (6, "normal")
+    assert config.rat.head == ("head", "kernel")
+    # Patches of images elsewhere: the mask's follow the model's.
+    larger = read_config(
+        f"configs/{name}.py:ard_prm", {"model.options.patch_size": "16", "model.options.remat": "true"}
+    )
+    assert larger.ard_prm.patch_size == 16
+    assert build.model(larger, 10).module.remat
+    with pytest.raises(InputError, match="ard=True drops attention, and this model has none"):
+        read_config("configs/cifar10_resnet18.py:ard_prm", {"ard_prm.ard": "true"})
+
+
 @pytest.mark.parametrize("method", [*METHODS, "piat", *(name for name in WRAPPERS if name != "kd"), "swa", "fawa"])
-@pytest.mark.parametrize("name", [*CONFIGS, "embedded", "embedded_512", "fashion_mnist"])
+@pytest.mark.parametrize("name", [*CONFIGS, "embedded", "embedded_512", "fashion_mnist", "cifar10_vit_b"])
 def test_every_config_takes_every_method(name, method):
     config = read_config(f"configs/{name}.py:{method}", {})
     assert parse_method(config.method) == parse_method(method)

@@ -44,6 +44,18 @@ def test_an_epoch_equals_its_steps_one_by_one(problem):
     assert int(final.epoch) == 0  # counted by `fit`, after its hooks
 
 
+def test_each_step_is_told_how_many_an_epoch_has(problem, monkeypatch):
+    class Told(Exception):
+        pass
+
+    def stop(*arguments, steps_per_epoch, **options):
+        raise Told(steps_per_epoch)
+
+    monkeypatch.setattr("piat_jax.training.epoch.train_step", stop)
+    with pytest.raises(Told, match="5"):  # 26 images in batches of 5
+        run(problem, problem.state(), recipe=problem.recipe._replace(batch_size=5))
+
+
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_chunks_do_not_change_anything(problem, chunk):
     whole, metrics = run(problem, problem.state())

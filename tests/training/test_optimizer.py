@@ -22,6 +22,30 @@ def test_sgd_is_pytorchs_with_coupled_weight_decay():
     np.testing.assert_allclose(w, reference, rtol=1e-5)
 
 
+def test_long_gradients_are_scaled_before_the_decay():
+    params, gradient = (
+        {"w": jnp.array([1.0, -2.0]), "b": jnp.array(3.0)},
+        {"w": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)},
+    )
+    optimizer = sgd(0.1, weight_decay=0.01, max_norm=1.0)
+    for scale in (1.0, 0.1):  # of norm 5 and 0.5
+        g = jax.tree.map(lambda g: scale * g, gradient)  # noqa: B023
+        updates, _ = optimizer.update(g, optimizer.init(params), params)
+        for name, update in updates.items():
+            clipped = gradient[name] / 5 if scale == 1 else g[name]
+            np.testing.assert_allclose(update, -0.1 * (clipped + 0.01 * params[name]), rtol=1e-5)
+    # Without it the state is what it was, so older runs go on.
+    assert jax.tree.structure(sgd(0.1).init(params)) == jax.tree.structure(sgd(0.1, max_norm=0.0).init(params))
+    with pytest.raises(InputError, match="max_norm=-1"):
+        sgd(0.1, max_norm=-1)
+
+
+def test_two_knots_an_epoch_apart_are_a_step():
+    schedule = jax.jit(piecewise_linear((0, 35, 36, 38, 39, 40), (0.1, 0.1, 0.01, 0.01, 0.001, 0.001), 781))
+    rates = np.array([schedule(781 * epoch + step) for epoch in range(40) for step in (0, 780)])
+    np.testing.assert_allclose(rates, [0.1] * 70 + [0.01] * 6 + [0.001] * 4, rtol=1e-6)
+
+
 def test_the_papers_schedule_for_resnet18():
     schedule = piecewise_linear((0, 60, 90, 120), (1e-2, 1e-2, 1e-3, 1e-4), 390)
     rate = {n: float(schedule((n - 1) * 390)) for n in (1, 60, 61, 75, 90, 105, 119, 120)}

@@ -1,0 +1,227 @@
+"""Vision Transformers (Dosovitskiy et al., 2021; DeiT, Touvron et al., 2021), their attention branches with gates."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.forward import ATTENTION_GATES
+from piat_jax.core.rng import flat_draw
+from piat_jax.core.types import Array
+from piat_jax.models.layers import normalize, torch_uniform
+
+
+def small_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """N(0, 0.02^2). The originals truncate it at +-2, a hundred standard deviations out."""
+    return 0.02 * flat_draw(jax.random.normal, key, shape, dtype)
+
+
+class PatchProjection(nn.Module):
+    """A convolution whose stride is its window, as one matrix product: `[B, H, W, C] -> [B, N, D]`, row by row.
+
+    A product equals the convolution, and XLA:CPU has it at full speed inside loops, gradients included.
+    """
+
+    features: int
+    patch_size: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        size = self.patch_size
+        shape = (size, size, channels, self.features)
+        # PyTorch's default, which the originals leave convolutions at.
+        kernel = self.param("kernel", torch_uniform, shape)
+        bound = 1 / math.sqrt(math.prod(shape[:-1]))
+        bias = self.param("bias", lambda key: jax.random.uniform(key, (self.features,), jnp.float32, -bound, bound))
+        x = x.reshape(batch, height // size, size, width // size, size, channels).swapaxes(2, 3)
+        x = x.reshape(batch, -1, math.prod(shape[:-1]))
+        return x @ kernel.astype(self.dtype).reshape(-1, self.features) + bias.astype(self.dtype).reshape(1, 1, -1)
+
+
+class PatchEmbed(nn.Module):
+    """The image as tokens; its one layer is called as in timm."""
+
+    features: int
+    patch_size: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        check_at_least("patch_size", self.patch_size, 1)
+        height, width = x.shape[1:3]
+        if height % self.patch_size or width % self.patch_size:
+            raise InputError(f"patch_size={self.patch_size} does not divide images of {height}x{width} pixels")
+        return PatchProjection(self.features, self.patch_size, self.dtype, name="proj")(x)
+
+
+def dense(features: int, dtype: Any, name: str, *, bias: bool = True) -> nn.Dense:
+    """A dense layer as the originals initialise it."""
+    return nn.Dense(features, use_bias=bias, kernel_init=small_normal, dtype=dtype, name=name)
+
+
+def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+    """LayerNorm with statistics in float32, and the variance as the mean of squared deviations, as PyTorch has it."""
+    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def attention_weights(queries: Array, keys: Array) -> Array:
+    """`softmax_k(q k / sqrt(D / H))` of `[B, N, H, D / H]`: `[B, H, N, N]`, in float32 whatever the activations are."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(scores * queries.shape[-1] ** -0.5, axis=-1)
+
+
+def attend(weights: Array, values: Array) -> Array:
+    """The values `[B, N, H, D / H]` under `weights[B, H, N, N]`, heads joined: `[B, N, D]`."""
+    attended = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
+    return attended.reshape(*attended.shape[:2], -1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one layer for queries, keys and values."""
+
+    heads: int
+    dtype: Any
+    qkv_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, tokens, width = x.shape
+        qkv = dense(3 * width, self.dtype, "qkv", bias=self.qkv_bias)(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
+        return dense(width, self.dtype, "proj")(attend(attention_weights(q, k), v))
+
+
+class FeedForward(nn.Module):
+    """`fc2(gelu(fc1(x)))` with the exact GELU, at four times the width."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        hidden = nn.gelu(dense(4 * x.shape[-1], self.dtype, "fc1")(x), approximate=False)
+        return dense(x.shape[-1], self.dtype, "fc2")(hidden)
+
+
+class Block(nn.Module):
+    """`x + attention(norm1 x)`, then `x + mlp(norm2 x)`.
+
+    Attributes:
+      attention: the class of the attention branch.
+      options: its attributes.
+      dtype: activations.
+    """
+
+    attention: type[nn.Module]
+    options: tuple[tuple[str, Any], ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, keep: Array | None) -> Array:
+        branch = self.attention(**dict(self.options), dtype=self.dtype, name="attn")
+        a = branch(layer_norm(self.dtype, "norm1")(x))
+        if keep is not None:
+            # A closed gate takes the branch's gradient and leaves its value.
+            a = jnp.where(jnp.reshape(keep, (1, 1, 1)), a, jax.lax.stop_gradient(a))
+        x = x + a
+        return x + FeedForward(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
+
+
+def make_block(remat: bool) -> type[Block]:
+    """The block, or one that keeps only its input for the gradient and computes the rest anew."""
+    return nn.remat(Block) if remat else Block  # type: ignore[return-value]
+
+
+def attention_gates(module: nn.Module, blocks: int) -> list[Array | None]:
+    """The gate of each block, from the model state; None for each where the state has none (core/forward.py)."""
+    if not module.has_variable(ATTENTION_GATES, "keep"):
+        return [None] * blocks
+    keep = module.get_variable(ATTENTION_GATES, "keep")
+    if keep.shape != (blocks,):
+        raise InputError(f"{ATTENTION_GATES} have shape {keep.shape}; this model has {blocks} attention branches")
+    return [keep[index] for index in range(blocks)]
+
+
+def position_embedding(module: nn.Module, tokens: int, width: int) -> Array:
+    """The learned embedding `[1, tokens, width]`, whose length the images at initialisation fixed."""
+    if module.has_variable("params", "pos_embed"):
+        known = module.get_variable("params", "pos_embed").shape[1]
+        if known != tokens:
+            raise InputError(
+                f"the images give {tokens} tokens and the position embedding has {known}; give images of the size "
+                "the model was initialised for, or resize the embedding with interop.surgery.adapt_positions"
+            )
+    return module.param("pos_embed", small_normal, (1, tokens, width))
+
+
+def check_heads(width: int, heads: int, depth: int) -> None:
+    """Raise InputError unless there is a block and the width can be shared out among the heads."""
+    check_at_least("depth", depth, 1)
+    check_at_least("heads", heads, 1)
+    if width % heads:
+        raise InputError(f"width={width} cannot be divided among heads={heads}")
+
+
+class ViT(nn.Module):
+    """Patches, a class token and positions; blocks of attention and MLP; LayerNorm, and linear on the class token.
+
+    Parameters are named as in timm: `blocks_0/attn/qkv/kernel` is its `blocks.0.attn.qkv.weight`. There is no dropout,
+    so training and evaluation are the same.
+
+    Attributes:
+      num_classes: K.
+      width: D, of each token: 192, 384, 768 in vit_tiny, vit_small, vit_base.
+      depth: blocks.
+      heads: of width D / heads each.
+      patch_size: pixels along a patch's side; 4 for images of 32, 16 for 224. It must divide them.
+      remat: whether the gradient recomputes each block rather than keeping its activations.
+      mean, std: input normalisation per channel, inside the model; () for none.
+      dtype: activations; weights, softmax and LayerNorm's statistics stay float32.
+
+    Source: Dosovitskiy et al. (2021), arXiv:2010.11929; DeiT, Touvron et al. (2021), arXiv:2012.12877, without
+    distillation. As timm builds them: LayerNorm's epsilon is 1e-6, and GELU is exact, where Google's JAX code has the
+    approximation by tanh.
+    """
+
+    num_classes: int
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    patch_size: int = 4
+    remat: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    dtype: Any = jnp.float32
+
+    @property
+    def attention_blocks(self) -> int:
+        """How many attention branches have a gate."""
+        return self.depth
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        del train  # nothing here depends on it
+        check_heads(self.width, self.heads, self.depth)
+        x = normalize(images, self.mean, self.std, self.dtype)
+        x = PatchEmbed(self.width, self.patch_size, self.dtype, name="patch_embed")(x)
+        x = prepend(self.param("cls_token", small_normal, (1, 1, self.width)), x)
+        x = x + position_embedding(self, x.shape[1], self.width).astype(self.dtype)
+        for index, keep in enumerate(attention_gates(self, self.depth)):
+            block = make_block(self.remat)(Attention, (("heads", self.heads),), self.dtype, name=f"blocks_{index}")
+            x = block(x, keep)
+        return classify(x, self.num_classes, self.dtype)
+
+
+def prepend(token: Array, x: Array) -> Array:
+    """The tokens of each image behind one more, `[1, 1, D]`."""
+    return jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, x.shape[2])), x], axis=1)
+
+
+def classify(x: Array, num_classes: int, dtype: Any) -> Array:
+    """LayerNorm and the head on the first token; called inside a module, whose layers they become."""
+    # Only the class token is read, and LayerNorm looks at each token alone.
+    return dense(num_classes, dtype, "head")(layer_norm(dtype, "norm")(x[:, 0]))
