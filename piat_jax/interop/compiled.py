@@ -1,5 +1,6 @@
 """A network as a compiled function in a file: JAX's own export format."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,11 @@ def write_exported(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int]) 
       path: the file.
       logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`.
       image_shape: `(height, width, channels)`.
+
+    Raises:
+      InputError: the package flatbuffers, which JAX writes such files with, is not installed.
     """
+    _check_flatbuffers()
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     with jax.default_matmul_precision("highest"):
@@ -42,7 +47,13 @@ def read_exported(path: str | Path) -> LogitsFn:
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"{path} is no file; piat-convert --to=jax writes one")
+    _check_flatbuffers()
     try:
         return export.deserialize(bytearray(path.read_bytes())).call
     except Exception as error:  # the parser's own, of many kinds
         raise InputError(f"{path} is no exported function of JAX, or too old a one: {error}") from error
+
+
+def _check_flatbuffers() -> None:
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise InputError("JAX's export format needs the package flatbuffers: pip install 'piat_jax[export]'")

@@ -53,7 +53,7 @@ def write_onnx(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int], *, n
     try:
         import onnx
     except ImportError as error:
-        raise InputError("writing ONNX needs the package onnx: pip install 'piat_jax[onnx]'") from error
+        raise InputError("writing ONNX needs the package onnx: pip install 'piat_jax[export]'") from error
     (batch,) = export.symbolic_shape("batch")
     height, width, channels = image_shape
     shape = (batch, channels, height, width) if nchw else (batch, height, width, channels)
@@ -231,6 +231,17 @@ def _slice(graph: _Graph, equation: Any, value: Any) -> Any:
     return graph.add("Slice", [value, starts, limits, axes, steps])
 
 
+def _gather(graph: _Graph, equation: Any, value: Any, indices: Any) -> Any:
+    """One window at a known place, as `x[:, 0]` takes it."""
+    params = equation.params
+    if isinstance(indices, str) or indices.ndim != 1:
+        raise InputError("indexing by other than fixed numbers is not covered in ONNX export")
+    axes = np.array(params["dimension_numbers"].start_index_map, np.int64)
+    starts = indices.astype(np.int64)
+    limits = starts + np.array([params["slice_sizes"][axis] for axis in axes], np.int64)
+    return graph.shaped(graph.add("Slice", [value, starts, limits, axes]), equation.outvars[0].aval.shape)
+
+
 def _reduced(kind: str) -> Callable[..., Any]:
     def translate(graph: _Graph, equation: Any, value: Any) -> Any:
         axes = [int(axis) for axis in equation.params["axes"]]
@@ -268,6 +279,7 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "transpose": lambda graph, equation, value: graph.permuted(value, equation.params["permutation"]),
     "concatenate": lambda graph, equation, *values: graph.add("Concat", values, axis=equation.params["dimension"]),
     "slice": _slice,
+    "gather": _gather,
     "split": _split,
     "reduce_sum": _reduced("ReduceSum"),
     "reduce_max": _reduced("ReduceMax"),

@@ -25,6 +25,7 @@ NORMALIZATION = re.compile(r"(?:.*\.)?(mean|mu|std|sigma)")
 # pre-logits layer and the second head that timm's networks drop as well.
 IGNORED = re.compile(r"(?:.*\.)?num_batches_tracked|sub_block1\..*|(?:.*\.)?rel_indices|pre_logits\..*|head_dist\..*")
 GOOGLE = re.compile(r".*encoderblock.*")
+PATCHES = "params/patch_embed/proj/kernel"  # what a Vision Transformer is known by
 CONFIG, SAFETENSORS, CHECKPOINTS = "config.json", "model.safetensors", "checkpoints"
 
 
@@ -96,7 +97,7 @@ def load_weights(
     if adapt:
         leaves, adapted = _adapt(model, leaves, like, image_shape)
     _check_fit(path, network_of(model), leaves, names, like)
-    mapped = tuple((names[ours], ours, arrays.get(names[ours], leaves[ours]).shape) for ours in flatten(like))
+    mapped = tuple((names[ours], ours, arrays.get(names.get(ours, ours), leaves[ours]).shape) for ours in flatten(like))
     report = Report(mapped, (*dropped, *ignored), tuple(adapted), origin)
     return Loaded(model, unflatten(leaves, like), report)
 
@@ -208,29 +209,24 @@ def _under_params(path: str) -> str:
 
 
 def _adapt(
-    model: LinenModel, leaves: dict[str, np.ndarray], like: Variables, image_shape: Sequence[int]
+    model: LinenModel, leaves: Mapping[str, np.ndarray], like: Variables, image_shape: Sequence[int]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Patches, positions and head made to fit, and what was done."""
     wanted = {path: leaf.shape for path, leaf in flatten(like).items()}
-    other = [path for path, shape in wanted.items() if path in leaves and leaves[path].shape != shape]
-    leaves, done = dict(leaves), []
-    for path in other:
-        before = leaves[path].shape
-        if path == "params/patch_embed/proj/kernel":
-            from piat_jax.interop.surgery import adapt_patch_kernel
+    if PATCHES in wanted:
+        from piat_jax.interop.surgery import adapt_vit
 
-            leaves[path] = np.asarray(adapt_patch_kernel(leaves[path], wanted[path][0]))
-        elif path == "params/pos_embed":
-            from piat_jax.interop.surgery import adapt_positions
-
-            leaves[path] = np.asarray(adapt_positions(leaves[path], wanted[path][1]))
-        elif _is_head(path):
+        shapes = {path.removeprefix("params/"): shape for path, shape in wanted.items()}
+        weights = {path.removeprefix("params/"): values for path, values in leaves.items()}
+        adapted = {_under_params(k): v for k, v in adapt_vit(weights, shapes, key=jax.random.key(0)).items()}
+    else:
+        adapted = dict(leaves)
+        if any(path in leaves and leaves[path].shape != shape for path, shape in wanted.items() if _is_head(path)):
             fresh = model.init(jax.random.key(0), jnp.zeros((1, *image_shape)))
-            leaves |= {path: np.asarray(leaf) for path, leaf in flatten(fresh).items() if _is_head(path)}
-        else:
-            continue
-        done.append(f"{path.removeprefix('params/')} {before} -> {wanted[path]}")
-    return leaves, done
+            adapted |= {path: np.asarray(leaf) for path, leaf in flatten(fresh).items() if _is_head(path)}
+    before = {path: values.shape for path, values in leaves.items()}
+    changed = {path: shape for path, shape in wanted.items() if path in adapted and before.get(path) != shape}
+    return adapted, [f"{path} {before.get(path, 'new')} -> {shape}" for path, shape in changed.items()]
 
 
 def _is_head(path: str) -> bool:

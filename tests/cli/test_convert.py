@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from piat_jax.cli import convert, errors, evaluate
-from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import Variables
 from piat_jax.interop import load_weights, read_exported, state_dict
 from piat_jax.interop.tensors import write_safetensors
@@ -64,19 +63,25 @@ def test_weights_become_a_run_that_is_evaluated(run, capsys):
     }
 
 
-def test_a_run_becomes_every_form(run, tmp_path, capsys):
+def test_a_run_becomes_safetensors_and_a_run_again(run, tmp_path, capsys):
     assert command(run, tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert "params/layer1_0/bn1/scale  " in printed
     assert "normalisation (from the model): mean (0.25,), std (0.5,)" in printed
-    assert command(tmp_path / "out", tmp_path / "net.jax", "--quiet") == 0
+    # The folder says which network it is of; back again, it is the same run.
+    assert command(tmp_path / "out", tmp_path / "again", "--quiet", *CONFIG) == 0
     printed = capsys.readouterr().out
     assert "params/" not in printed
     assert "tensors mapped" in printed
-    images = np.random.default_rng(0).uniform(size=(3, *SHAPE)).astype(np.float32)
-    loaded = load_weights(tmp_path / "out", MODEL, SHAPE)
-    expected = jax.jit(make_logits_fn(loaded.model, loaded.variables).__call__)(images)
-    np.testing.assert_allclose(read_exported(tmp_path / "net.jax")(images), expected, rtol=1e-5, atol=1e-6)
+    first, second = (load_weights(folder, MODEL, SHAPE) for folder in (run, tmp_path / "again"))
+    jax.tree.map(np.testing.assert_array_equal, tuple(second.variables), tuple(first.variables))
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["model"]["mean"] == [0.25]
+
+
+def test_a_function_of_jax(run, tmp_path):
+    pytest.importorskip("flatbuffers")
+    assert command(run, tmp_path / "net.jax", "--quiet") == 0
+    assert read_exported(tmp_path / "net.jax")(jnp.zeros((3, *SHAPE))).shape == (3, 10)
 
 
 @pytest.mark.parametrize(
