@@ -10,6 +10,7 @@ model card ("safetensors"), a state_dict for PyTorch ("torch"), "onnx", or a com
 """
 
 import ast
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -236,13 +237,17 @@ def _write_run(target: Path, loaded: Loaded, about: About, config: Config) -> No
         config.model.options = ConfigDict(dict(about.options))
     if found := build.problems(config):
         raise InputError("\n".join(found))
-    run_folder.open_folder(target, config, overwrite=False)
+    # Beside it first: a run without its weights would be one that was stopped.
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    run_folder.open_folder(partial, config, overwrite=False)
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(step=zero, epoch=zero, **loaded.variables._asdict(), opt_state={}, objective_state={})
     info = {"epoch": 0, "method": config.method, "scores": {}, "source": about.source}
-    checkpoints = Checkpoints(target / run_folder.CHECKPOINTS)
+    checkpoints = Checkpoints(partial / run_folder.CHECKPOINTS)
     for name in CHECKPOINTS.values():
         checkpoints.save(name, state, info)
+    partial.rename(target)
 
 
 def entry() -> None:

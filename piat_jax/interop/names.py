@@ -51,7 +51,10 @@ def _renamed(module: str, rules: Rules) -> str:
 
 
 def to_torch(path: str, values: np.ndarray) -> np.ndarray:
-    """A leaf in PyTorch's layout: kernels as `[out, in, height, width]` or `[out, in]`, everything else as it is."""
+    """A leaf in PyTorch's layout: kernels as `[out, in, height, width]` or `[out, in]`, everything else as it is.
+
+    A layer on flattened images (`mlp`) keeps our order of pixels, channels last.
+    """
     return values.transpose(3, 2, 0, 1) if _is_conv(path, values) else values.T if _is_dense(path, values) else values
 
 
