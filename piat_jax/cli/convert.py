@@ -49,12 +49,42 @@ class Source(NamedTuple):
 def main(argv: Sequence[str]) -> None:
     """The command."""
     overrides, rest = split_overrides(argv)
+    values = _flags()
+    positional = arguments.parse(values, rest, __doc__, folders=True)
+    if len(positional) != 2:
+        raise InputError(f"{len(positional)} positional arguments; give two: piat-convert SOURCE TARGET")
+    source, target = (Path(text).expanduser() for text in positional)
+    is_run = (source / run_folder.CHECKPOINTS).is_dir()
+    form = values.to or ENDINGS.get(target.suffix) or ("safetensors" if is_run else "run")
+    check_choice("to", form, FORMS)
+    if target.exists():
+        raise InputError(f"{target} exists; give a name that is free")
+    check_choice("checkpoint", values.checkpoint, (*CHECKPOINTS, "last"))
+    if form != "run" and (overrides or values.config):
+        raise InputError(f"--config says what a run is evaluated on; it does not go with --to={form}")
+    config = _target_config(values, overrides) if form == "run" else None
+    found = _of_run(source, values) if is_run else _of_file(source, values)
+    loaded = load_weights(
+        source,
+        found.model,
+        found.about.image_shape,
+        adapt=values.adapt,
+        unsafe_pickle=values.unsafe_pickle,
+        checkpoint=_on_disk(values.checkpoint),
+    )
+    _print(loaded, quiet=values.quiet)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(form, target, loaded, found.about, config, nchw=values.nchw)
+
+
+def _flags() -> Any:
+    """The command's flags; what one holds has no static type."""
     values = arguments.new_flags()
     flags.DEFINE_string("model", "", "The network, as configs call it; a run knows its own.", flag_values=values)
     flags.DEFINE_integer("num_classes", 0, "Classes of the network.", flag_values=values)
     flags.DEFINE_multi_string("option", [], "Of the network, NAME=VALUE: width=4.", flag_values=values)
     flags.DEFINE_string(
-        "mean", "", "Of the input normalisation, one for each channel: 0.49,0.48,0.45.", flag_values=values
+        "mean", "", "Of the input normalisation, one for each channel: 0.49,0.48,0.45; or none.", flag_values=values
     )
     flags.DEFINE_string("std", "", "The same for the standard deviation.", flag_values=values)
     flags.DEFINE_string(
@@ -69,32 +99,10 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_boolean("unsafe_pickle", False, "Run what code a PyTorch file may hold.", flag_values=values)
     flags.DEFINE_boolean("nchw", False, "Channels come first in the ONNX model's input.", flag_values=values)
     flags.DEFINE_boolean("quiet", False, "Print the summary alone.", flag_values=values)
-    positional = arguments.parse(values, rest, __doc__, folders=True)
-    if len(positional) != 2:
-        raise InputError(f"{len(positional)} positional arguments; give two: piat-convert SOURCE TARGET")
-    source, target = (Path(text).expanduser() for text in positional)
-    is_run = (source / run_folder.CHECKPOINTS).is_dir()
-    form = values.to or ENDINGS.get(target.suffix) or ("safetensors" if is_run else "run")
-    check_choice("to", form, FORMS)
-    if target.exists():
-        raise InputError(f"{target} exists; give a name that is free")
-    check_choice("checkpoint", values.checkpoint, (*CHECKPOINTS, "last"))
-    config = _target_config(values, overrides) if form == "run" else None
-    found = _of_run(source, values) if is_run else _of_file(source, values)
-    loaded = load_weights(
-        source,
-        found.model,
-        found.about.image_shape,
-        adapt=values.adapt,
-        unsafe_pickle=values.unsafe_pickle,
-        checkpoint=CHECKPOINTS.get(values.checkpoint, values.checkpoint),
-    )
-    _print(loaded, quiet=values.quiet)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(form, target, loaded, found.about, config, nchw=values.nchw)
+    return values
 
 
-def _target_config(values: flags.FlagValues, overrides: dict[str, str]) -> Config:
+def _target_config(values: Any, overrides: dict[str, str]) -> Config:
     if not values.config:
         raise InputError(
             "--config is missing: a run needs a config, which says what to evaluate on; "
@@ -103,13 +111,17 @@ def _target_config(values: flags.FlagValues, overrides: dict[str, str]) -> Confi
     return read_config(values.config, overrides)
 
 
-def _of_run(folder: Path, values: flags.FlagValues) -> Source:
+def _on_disk(checkpoint: str) -> str:
+    return CHECKPOINTS.get(checkpoint, checkpoint)
+
+
+def _of_run(folder: Path, values: Any) -> Source:
     """What a run's config and files say."""
     for flag in ("model", "num_classes", "mean", "std", "option"):
         if values[flag].value:
             raise InputError(f"--{flag} does not go with a run, whose config says it")
     config = run_folder.read_config(folder)
-    kept = CHECKPOINTS.get(values.checkpoint, values.checkpoint)
+    kept = _on_disk(values.checkpoint)
     info = Checkpoints(folder / run_folder.CHECKPOINTS).info(kept)
     classes, channels = _sizes(info["shapes"])
     size = SIZES.get(config.dataset.name, 32)
@@ -119,17 +131,22 @@ def _of_run(folder: Path, values: flags.FlagValues) -> Source:
     result = results.get("checkpoints", {}).get(name, {})
     known = result.get("epoch") == info["epoch"]
     fields = config.attack
+    # Of weights that were imported, the config says what they are evaluated on, not how they were trained.
+    trained = "source" not in info
     about = About(
         model=config.model.name,
         num_classes=classes,
         image_shape=_shape(values) or (size, size, channels),
         options=dict(config.model.options.items()),
         dataset=config.dataset.name,
-        method=f"{config.method}, {config.epochs} epochs",
-        threat=f"{fields.norm}, eps {fields.eps:.4g} ({255 * fields.eps:.3g}/255), {fields.steps} steps",
-        checkpoint=f"{name}, epoch {info['epoch']}",
+        method=f"{config.method}, {config.epochs} epochs" if trained else "",
+        threat=f"{fields.norm}, eps {fields.eps:.4g} ({255 * fields.eps:.3g}/255), {fields.steps} steps"
+        if trained
+        else "",
+        checkpoint=f"{name}, epoch {info['epoch']}" if trained else "",
         accuracy=result.get("accuracy", {}) if known else {},
         num_examples=results.get("num_examples", 0),
+        source=info.get("source", ""),
     )
     return Source(build.model(config, classes, dtype="float32"), about)
 
@@ -143,7 +160,7 @@ def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
     return classes, channels
 
 
-def _of_file(source: Path, values: flags.FlagValues) -> Source:
+def _of_file(source: Path, values: Any) -> Source:
     """What the flags say, or the config.json beside the weights."""
     written = read_export(source) if source.exists() else {}
     ours = written.get("piat_jax", {})
@@ -155,7 +172,8 @@ def _of_file(source: Path, values: flags.FlagValues) -> Source:
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in ours.get("options", {}).items()}
     options |= dict(_option(text) for text in values.option)
     mean, std = _numbers("mean", values.mean), _numbers("std", values.std)
-    normalization = {"mean": mean, "std": std} if mean or std else {}
+    given = values.mean or values.std
+    normalization: dict[str, Any] = {"mean": mean, "std": std} if given else {}
     size = written.get("pretrained_cfg", {}).get("input_size", (3, 32, 32))
     about = About(
         model=name,
@@ -168,6 +186,8 @@ def _of_file(source: Path, values: flags.FlagValues) -> Source:
 
 
 def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    if text == "none":
+        return ()
     try:
         return parse_value(text, (0.5,))
     except (ValueError, ZeroDivisionError) as error:
@@ -182,7 +202,7 @@ def _option(text: str) -> tuple[str, Any]:
         raise InputError(f"option={text!r} is not NAME=VALUE with a number or a tuple: width=4") from error
 
 
-def _shape(values: flags.FlagValues) -> tuple[int, int, int] | None:
+def _shape(values: Any) -> tuple[int, int, int] | None:
     if not values.image_shape:
         return None
     shape = tuple(int(part) for part in values.image_shape.split(",") if part.strip().isdigit())

@@ -51,7 +51,7 @@ def write_onnx(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int], *, n
         what this library's networks are made of.
     """
     try:
-        import onnx
+        import onnx  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("writing ONNX needs the package onnx: pip install 'piat_jax[export]'") from error
     (batch,) = export.symbolic_shape("batch")

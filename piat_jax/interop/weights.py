@@ -86,7 +86,7 @@ def load_weights(
     if (path / CHECKPOINTS).is_dir():
         variables = Checkpoints(path / CHECKPOINTS).load_variables(checkpoint, like)
         mapped = tuple((name, name, leaf.shape) for name, leaf in flatten(variables).items())
-        return Loaded(model, variables, Report(mapped, (), (), "model" if _normalization(model) else "none"))
+        return Loaded(model, variables, Report(mapped, (), (), "model" if _normalization(model.module)[0] else "none"))
     arrays, dropped = _read(path, unsafe_pickle)
     arrays = strip_prefixes(path, arrays)
     model, origin = _with_normalization(path, model, _found_normalization(path, arrays) or _configured(path))
@@ -148,11 +148,13 @@ def _found_normalization(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[
 
 
 def _configured(path: Path) -> tuple[tuple[float, ...], ...] | None:
-    """(mean, std) in the config.json beside the weights, as timm and `save_safetensors` write it."""
+    """(mean, std) in the config.json beside the weights, as timm and `save_safetensors` write it; 0 and 1 are none."""
     config = read_config(path)
     fields = config.get("pretrained_cfg", config)
-    mean, std = fields.get("mean") or (), fields.get("std") or ()
-    return (tuple(mean), tuple(std)) if any(mean) or any(scale != 1 for scale in std) else None
+    mean, std = tuple(fields.get("mean") or ()), tuple(fields.get("std") or ())
+    if not mean or not std:
+        return None
+    return (mean, std) if any(mean) or set(std) != {1} else ((), ())
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -166,27 +168,26 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not JSON ({error})") from error
 
 
-def _normalization(model: LinenModel) -> tuple[tuple[float, ...], ...] | None:
-    mean, std = getattr(model.module, "mean", ()), getattr(model.module, "std", ())
-    return (tuple(mean), tuple(std)) if mean else None
+def _normalization(module: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(getattr(module, name, ())) for name in ("mean", "std"))
 
 
 def _with_normalization(
     path: Path, model: LinenModel, found: tuple[tuple[float, ...], ...] | None
 ) -> tuple[LinenModel, str]:
-    given = _normalization(model)
+    """The model with the file's mean and std, and where they are from."""
+    given = _normalization(model.module)
     if found is None:
-        return model, "model" if given else "none"
-    same = (
-        given is not None and given[0] and np.shape(given) == np.shape(found) and np.allclose(given, found, atol=1e-6)
-    )
-    default = tuple(getattr(type(model.module), name, ()) for name in ("mean", "std"))
-    if given is not None and not same and given != default:
+        return model, "model" if given[0] else "none"
+    origin = "file" if found[0] else "none"
+    if [len(part) for part in given] == [len(part) for part in found] and np.allclose(given, found, atol=1e-6):
+        return model, origin
+    if given[0] and given != _normalization(type(model.module)):  # it is not the network's own default
         raise InputError(
             f"{path} normalises by mean={found[0]}, std={found[1]} and the model by mean={given[0]}, std={given[1]}; "
             "make the model without mean and std"
         )
-    return (model if same else LinenModel(model.module.clone(mean=found[0], std=found[1]))), "file"
+    return LinenModel(model.module.clone(mean=found[0], std=found[1])), origin
 
 
 def _named(

@@ -115,7 +115,7 @@ class ResNet(nn.Module):
             x = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
         kind = PreActBlock if self.pre_activation else Bottleneck if self.bottleneck else BasicBlock
         block = remat_block(kind) if self.remat else kind
-        options = {"raw_shortcut": self.raw_shortcut} if self.pre_activation else {}
+        options: dict[str, Any] = {"raw_shortcut": self.raw_shortcut} if self.pre_activation else {}
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
                 stride = 2 if stage > 0 and index == 0 else 1

@@ -68,6 +68,9 @@ def test_a_run_becomes_safetensors_and_a_run_again(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "params/layer1_0/bn1/scale  " in printed
     assert "normalisation (from the model): mean (0.25,), std (0.5,)" in printed
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| Made from | net.safetensors |" in card
+    assert "pgd_at" not in card
     # The folder says which network it is of; back again, it is the same run.
     assert command(tmp_path / "out", tmp_path / "again", "--quiet", *CONFIG) == 0
     printed = capsys.readouterr().out
@@ -91,6 +94,7 @@ def test_a_function_of_jax(run, tmp_path):
         (["net.safetensors", "net.safetensors", *NETWORK], "exists; give a name that is free"),
         (["net.safetensors", "x", *NETWORK], "--config is missing: a run needs a config"),
         (["net.safetensors", "x", "--to=onxx"], "to='onxx' is unknown; did you mean 'onnx'?"),
+        (["net.safetensors", "x.jax", "--config.seed=1"], "it does not go with --to=jax"),
         (["net.safetensors", "x.jax"], "--model is missing"),
         (["net.safetensors", "x.jax", "--model=small_resnet"], "--num_classes is missing"),
         (["net.safetensors", "x.jax", *NETWORK, "--mean=a"], "mean='a' is no list of numbers"),

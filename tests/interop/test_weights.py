@@ -170,10 +170,16 @@ def test_a_folder_keeps_the_normalisation_and_says_what_it_is(resnet, tmp_path):
     assert config["pretrained_cfg"] == {"input_size": [3, 8, 8], "num_classes": 3, "mean": list(MEAN), "std": list(STD)}
     with pytest.raises(InputError, match="exists; give a new folder"):
         save_safetensors(folder, inside, variables, about)
-    # None is written as 0 and 1, and is none again.
+    # None is written as 0 and 1, and is none again, in networks whose default is another too.
     save_safetensors(tmp_path / "plain", model, variables, about)
     assert load_weights(tmp_path / "plain", model, SHAPE).model == model
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "x"]
+    swish, variables = conv_golden.small("dm_preact")
+    save_safetensors(tmp_path / "swish", swish, variables, about)
+    by_default = LinenModel(swish.module.clone(mean=MEAN, std=STD))
+    assert load_weights(tmp_path / "swish", by_default, SHAPE).model == swish
+    with pytest.raises(InputError, match="make the model without mean and std"):
+        load_weights(tmp_path / "swish", LinenModel(swish.module.clone(mean=STD, std=STD)), SHAPE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "swish", "x"]
 
 
 def test_npz(resnet, tmp_path):
