@@ -65,7 +65,8 @@ def load_weights(
     Args:
       path: a file (.safetensors, .pt, .pth, .bin, .ckpt, .npz), a folder with model.safetensors as the hubs have
         them, or the folder of a run of ours.
-      model: the network; a mean and std found in the file are put into it.
+      model: the network; a mean and std found in the file, or in a config.json beside it, are put into it. Its own,
+        where given, must be the file's, and go before config.json's.
       image_shape: `(height, width, channels)`.
       adapt: where patch size, position grid or classes of a Vision Transformer differ, make its weights fit (a new
         head is drawn at random); for other networks, a new head.
@@ -89,7 +90,7 @@ def load_weights(
         return Loaded(model, variables, Report(mapped, (), (), "model" if _normalization(model.module)[0] else "none"))
     arrays, dropped = _read(path, unsafe_pickle)
     arrays = strip_prefixes(path, arrays)
-    model, origin = _with_normalization(path, model, _found_normalization(path, arrays) or _configured(path))
+    model, origin = _with_normalization(path, model, _found_normalization(path, arrays))
     arrays = {name: values for name, values in arrays.items() if not NORMALIZATION.fullmatch(name)}
     ignored = [name for name in arrays if IGNORED.fullmatch(name)]
     leaves, names = _named(network_of(model), {k: v for k, v in arrays.items() if k not in ignored}, like)
@@ -106,8 +107,8 @@ def _read(path: Path, unsafe_pickle: bool) -> Tensors:
     """A file, or what a folder holds."""
     if not path.is_dir():
         return read_tensors(path, unsafe_pickle=unsafe_pickle)
-    parts = sorted(path.glob("model*.safetensors"))
-    if parts:
+    whole = path / SAFETENSORS
+    if parts := [whole] if whole.exists() else sorted(path.glob("model-*.safetensors")):
         return Tensors({name: values for part in parts for name, values in read_safetensors(part).items()}, ())
     for name in ("pytorch_model.bin", "model.pt"):
         if (path / name).exists():
@@ -175,14 +176,19 @@ def _normalization(module: Any) -> tuple[tuple[float, ...], ...]:
 def _with_normalization(
     path: Path, model: LinenModel, found: tuple[tuple[float, ...], ...] | None
 ) -> tuple[LinenModel, str]:
-    """The model with the file's mean and std, and where they are from."""
-    given = _normalization(model.module)
-    if found is None:
+    """The model with the file's mean and std, and where they are from.
+
+    Those in buffers are part of the network. Those in config.json give way to the model's: fine-tuning may change them.
+    """
+    given, beside = _normalization(model.module), _configured(path)
+    chosen = bool(given[0]) and given != _normalization(type(model.module))  # not the network's own default
+    if found is None and (chosen or beside is None):
         return model, "model" if given[0] else "none"
+    found = found or beside or ((), ())
     origin = "file" if found[0] else "none"
     if [len(part) for part in given] == [len(part) for part in found] and np.allclose(given, found, atol=1e-6):
         return model, origin
-    if given[0] and given != _normalization(type(model.module)):  # it is not the network's own default
+    if chosen:
         raise InputError(
             f"{path} normalises by mean={found[0]}, std={found[1]} and the model by mean={given[0]}, std={given[1]}; "
             "make the model without mean and std"

@@ -177,8 +177,10 @@ def test_a_folder_keeps_the_normalisation_and_says_what_it_is(resnet, tmp_path):
     save_safetensors(tmp_path / "swish", swish, variables, about)
     by_default = LinenModel(swish.module.clone(mean=MEAN, std=STD))
     assert load_weights(tmp_path / "swish", by_default, SHAPE).model == swish
-    with pytest.raises(InputError, match="make the model without mean and std"):
-        load_weights(tmp_path / "swish", LinenModel(swish.module.clone(mean=STD, std=STD)), SHAPE)
+    # What is given for it goes before what a config.json says.
+    chosen = LinenModel(swish.module.clone(mean=STD, std=STD))
+    loaded = load_weights(tmp_path / "swish", chosen, SHAPE)
+    assert (loaded.model, loaded.report.normalization) == (chosen, "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "swish", "x"]
 
 
