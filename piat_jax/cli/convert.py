@@ -1,7 +1,7 @@
 """Weights from one form into another.
 
     piat-convert weights.pt runs/imported --model=wrn_28_10 --num_classes=10 --config=configs/cifar10_wrn32_10.py
-    piat-convert runs/x exported --checkpoint=last --to=safetensors
+    piat-convert runs/x exported --checkpoint=final --to=safetensors
 
 SOURCE is a file of weights (.safetensors, .pt, .pth, .bin, .npz), a folder that holds model.safetensors, or the folder
 of a run. TARGET is what --to says: a run that piat-evaluate takes ("run"), a folder with safetensors, config.json and a
