@@ -169,7 +169,8 @@ def _of_file(source: Path, values: Any) -> Source:
         raise InputError("--model is missing: weights do not say which network they are of; see --help")
     if not classes:
         raise InputError("--num_classes is missing; give the number of classes, such as 10")
-    options = {key: tuple(v) if isinstance(v, list) else v for key, v in ours.get("options", {}).items()}
+    options: dict[str, Any] = ours.get("options", {})
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     options |= dict(_option(text) for text in values.option)
     mean, std = _numbers("mean", values.mean), _numbers("std", values.std)
     given = values.mean or values.std
