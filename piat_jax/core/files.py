@@ -12,15 +12,16 @@ import numpy as np
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
+    write_file(path, lambda file: file.write(text.encode()))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz whole or not at all."""
-    _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    write_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+def write_file(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+    """Write what `fill` puts into the file it is given, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         fill(file)

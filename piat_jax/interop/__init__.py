@@ -1,5 +1,21 @@
-"""The way to other frameworks; each is imported only where it is used."""
+"""The way to other frameworks and back; each is imported only where it is used."""
 
+from piat_jax.interop.compiled import read_exported, write_exported
+from piat_jax.interop.folder import About, save_safetensors, save_torch, state_dict
+from piat_jax.interop.onnx_graph import write_onnx
 from piat_jax.interop.torch_adapter import torch_logits_fn
+from piat_jax.interop.weights import Loaded, Report, load_weights
 
-__all__ = ["torch_logits_fn"]
+__all__ = [
+    "About",
+    "Loaded",
+    "Report",
+    "load_weights",
+    "read_exported",
+    "save_safetensors",
+    "save_torch",
+    "state_dict",
+    "torch_logits_fn",
+    "write_exported",
+    "write_onnx",
+]

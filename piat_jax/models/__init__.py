@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError, check_at_least, check_choice, did_you_mean
 from piat_jax.models.conv import loop_safe_conv_general_dilated
 from piat_jax.models.convit import ConViT
+from piat_jax.models.deepmind import SwishPreActResNet, SwishWideResNet
 from piat_jax.models.layers import LinenModel, check_normalization
 from piat_jax.models.mlp import MLP
 from piat_jax.models.resnet import ResNet
@@ -25,6 +26,8 @@ __all__ = [
     "ConViT",
     "LinenModel",
     "ResNet",
+    "SwishPreActResNet",
+    "SwishWideResNet",
     "ViT",
     "WideResNet",
     "create",
@@ -36,13 +39,24 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # name -> (module class, its fixed options). Options not fixed here may be given to `create`.
 MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "resnet18": (ResNet, {"stage_sizes": (2, 2, 2, 2)}),
+    "resnet50": (ResNet, {"stage_sizes": (3, 4, 6, 3), "bottleneck": True}),
+    # Two networks go by this name; the first form's weights would also fit the second, less its last BN.
     "preact_resnet18": (ResNet, {"stage_sizes": (2, 2, 2, 2), "pre_activation": True}),
+    "preact_resnet18_v1": (ResNet, {"stage_sizes": (2, 2, 2, 2), "pre_activation": True, "raw_shortcut": True}),
     "small_resnet": (ResNet, {}),
     "wrn_28_10": (WideResNet, {"blocks_per_group": 4, "widen_factor": 10}),
     # The paper's WRN-32-10 counts its depth as 6n + 2: five blocks per group, the same network as WRN-34-10.
     "wrn_32_10": (WideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
     "wrn_34_10": (WideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
+    "wrn_34_20": (WideResNet, {"blocks_per_group": 5, "widen_factor": 20}),
+    "wrn_70_16": (WideResNet, {"blocks_per_group": 11, "widen_factor": 16}),
     "wide_resnet": (WideResNet, {}),
+    # DeepMind's, with Swish: they normalise by CIFAR-10's mean and std unless told otherwise.
+    "dm_preact_resnet18": (SwishPreActResNet, {"stage_sizes": (2, 2, 2, 2)}),
+    "dm_wrn_28_10": (SwishWideResNet, {"blocks_per_group": 4, "widen_factor": 10}),
+    "dm_wrn_34_10": (SwishWideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
+    "dm_wrn_70_16": (SwishWideResNet, {"blocks_per_group": 11, "widen_factor": 16}),
+    "dm_wide_resnet": (SwishWideResNet, {}),
     "mlp": (MLP, {}),
     "vit_tiny": (ViT, {"width": 192, "depth": 12, "heads": 3}),
     "vit_small": (ViT, {"width": 384, "depth": 12, "heads": 6}),
@@ -56,6 +70,8 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "convit_base": (ConViT, {"width": 768, "depth": 12, "local_depth": 10, "heads": 16}),
     "convit": (ConViT, {}),
 }
+# What only a name decides.
+OF_NAMES = ("pre_activation", "raw_shortcut", "bottleneck")
 SMALL_RESNET = {"stage_sizes": (1, 1, 1), "width": 16, "stem_stride": 2}
 
 
@@ -67,8 +83,8 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", **options: An
       num_classes: K, at least 2.
       dtype: of the activations, "float32" or "bfloat16".
       **options: attributes of the module: mean, std; width, stage_sizes, stem_stride for small_resnet;
-        blocks_per_group, widen_factor for wide_resnet; hidden for mlp; patch_size, remat for Vision Transformers, and
-        width, depth, heads for vit and convit, local_depth for the latter.
+        blocks_per_group, widen_factor for wide_resnet and dm_wide_resnet; hidden for mlp; remat for all but mlp;
+        patch_size for Vision Transformers, and width, depth, heads for vit and convit, local_depth for the latter.
 
     Raises:
       InputError: an unknown name or option, or a value out of range.
@@ -82,7 +98,7 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", **options: An
     check_at_least("num_classes", num_classes, 2)
     module, fixed = MODELS[name]
     defaults = SMALL_RESNET if name == "small_resnet" else {}
-    known = set(module.__dataclass_fields__) - {"parent", "name", "num_classes", "dtype", "pre_activation", *fixed}  # type: ignore[attr-defined]
+    known = set(module.__dataclass_fields__) - {"parent", "name", "num_classes", "dtype", *OF_NAMES, *fixed}  # type: ignore[attr-defined]
     for option in options:
         if option not in known:
             raise InputError(f"model {name!r} takes no option {option!r}{did_you_mean(option, known)}")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -34,18 +34,19 @@ class Conv(nn.Module):
     features: int
     kernel: int = 3
     stride: int = 1
+    pads: tuple[int, int] | None = None  # before and after, on both axes, in place of the symmetric ones
     kernel_init: nn.initializers.Initializer = torch_uniform
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         # Symmetric, not "SAME": with stride 2 those differ by one pixel.
-        pad = self.kernel // 2
+        pads = self.pads or (self.kernel // 2, self.kernel // 2)
         return nn.Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
+            padding=(pads, pads),
             use_bias=False,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
@@ -88,6 +89,11 @@ def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dt
         shift, scale = (jnp.asarray(values, images.dtype).reshape(1, 1, 1, -1) for values in (mean, std))
         images = (images - shift) / scale
     return images.astype(dtype)
+
+
+def remat_block(block: type[nn.Module]) -> Callable[..., nn.Module]:
+    """`block`, called as `block(x, train)`, keeping only its input for the backward pass; names stay as they are."""
+    return nn.remat(block, static_argnums=(2,))  # 0 is the module itself
 
 
 @dataclasses.dataclass(frozen=True)

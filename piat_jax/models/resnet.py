@@ -1,4 +1,4 @@
-"""CIFAR ResNets: post-activation (He et al., 2016) and pre-activation (He et al., 2016b)."""
+"""CIFAR ResNets: post-activation (He et al., 2016), with bottlenecks too, and pre-activation (He et al., 2016b)."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from piat_jax.core.types import Array
 from piat_jax.models.batch_norm import BatchNorm
-from piat_jax.models.layers import Conv, Linear, normalize
+from piat_jax.models.layers import Conv, Linear, normalize, remat_block
 
 
 class BasicBlock(nn.Module):
@@ -29,12 +29,40 @@ class BasicBlock(nn.Module):
         return nn.relu(x + y)
 
 
-class PreActBlock(nn.Module):
-    """`conv(relu(bn(conv(relu(bn x))))) + shortcut`; the shortcut conv has no BN and sees the activated tensor."""
+class Bottleneck(nn.Module):
+    """`relu(bn(conv1x1(relu(bn(conv(relu(bn(conv1x1 x))))))) + shortcut)`, four times as wide outside as inside.
+
+    The stride is that of the 3x3 convolution. The shortcut is conv1x1 + BN where the shape changes.
+    """
 
     features: int
     stride: int
     dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        y = Conv(self.features, 1, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(BatchNorm(train, self.dtype, name="bn1")(y))
+        y = Conv(self.features, stride=self.stride, dtype=self.dtype, name="conv2")(y)
+        y = nn.relu(BatchNorm(train, self.dtype, name="bn2")(y))
+        y = Conv(4 * self.features, 1, dtype=self.dtype, name="conv3")(y)
+        y = BatchNorm(train, self.dtype, name="bn3")(y)
+        if self.stride != 1 or x.shape[-1] != 4 * self.features:
+            x = Conv(4 * self.features, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
+            x = BatchNorm(train, self.dtype, name="shortcut_bn")(x)
+        return nn.relu(x + y)
+
+
+class PreActBlock(nn.Module):
+    """`conv(relu(bn(conv(a)))) + shortcut`, `a = relu(bn x)`; the shortcut is a conv without BN on a new shape.
+
+    It sees `a`, or x itself with `raw_shortcut`.
+    """
+
+    features: int
+    stride: int
+    dtype: Any
+    raw_shortcut: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -43,7 +71,9 @@ class PreActBlock(nn.Module):
         y = nn.relu(BatchNorm(train, self.dtype, name="bn2")(y))
         y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(a)
+            x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(
+                x if self.raw_shortcut else a
+            )
         return x + y
 
 
@@ -55,8 +85,12 @@ class ResNet(nn.Module):
       stage_sizes: blocks per stage; (2, 2, 2, 2) is ResNet-18.
       width: channels of the first stage.
       stem_stride: 1 for CIFAR; 2 makes everything after the stem four times cheaper.
+      bottleneck: blocks of three convolutions, as in ResNet-50.
       pre_activation: PreActResNet in its second published form: no BN after the stem, the shortcut convolution takes
         the activated tensor and has no BN, and a BN and ReLU come before the pooling.
+      raw_shortcut: with `pre_activation`, its first published form: the shortcut convolution takes the block's input
+        as it is, and nothing comes before the pooling.
+      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights and statistics stay float32.
     """
@@ -65,7 +99,10 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
     width: int = 64
     stem_stride: int = 1
+    bottleneck: bool = False
     pre_activation: bool = False
+    raw_shortcut: bool = False
+    remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     dtype: Any = jnp.float32
@@ -76,12 +113,15 @@ class ResNet(nn.Module):
         x = Conv(self.width, stride=self.stem_stride, dtype=self.dtype, name="conv1")(x)
         if not self.pre_activation:
             x = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
-        block = PreActBlock if self.pre_activation else BasicBlock
+        kind = PreActBlock if self.pre_activation else Bottleneck if self.bottleneck else BasicBlock
+        block = remat_block(kind) if self.remat else kind
+        options: dict[str, Any] = {"raw_shortcut": self.raw_shortcut} if self.pre_activation else {}
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
                 stride = 2 if stage > 0 and index == 0 else 1
-                x = block(self.width * 2**stage, stride, self.dtype, name=f"layer{stage + 1}_{index}")(x, train)
-        if self.pre_activation:
+                features, name = self.width * 2**stage, f"layer{stage + 1}_{index}"
+                x = block(features, stride, self.dtype, **options, name=name)(x, train)
+        if self.pre_activation and not self.raw_shortcut:
             x = nn.relu(BatchNorm(train, self.dtype, name="bn")(x))
         x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         return Linear(self.num_classes, dtype=self.dtype, name="linear")(x)

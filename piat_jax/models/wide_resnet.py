@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from piat_jax.core.types import Array
 from piat_jax.models.batch_norm import BatchNorm
-from piat_jax.models.layers import Conv, Linear, he_fan_out, normalize
+from piat_jax.models.layers import Conv, Linear, he_fan_out, normalize, remat_block
 
 
 class WideBlock(nn.Module):
@@ -36,6 +36,7 @@ class WideResNet(nn.Module):
       num_classes: K.
       blocks_per_group: n = (D - 4) / 6 in the usual count.
       widen_factor: W.
+      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights and statistics stay float32.
     """
@@ -43,6 +44,7 @@ class WideResNet(nn.Module):
     num_classes: int
     blocks_per_group: int = 5
     widen_factor: int = 10
+    remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     dtype: Any = jnp.float32
@@ -51,11 +53,12 @@ class WideResNet(nn.Module):
     def __call__(self, images: Array, train: bool) -> Array:
         x = normalize(images, self.mean, self.std, self.dtype)
         x = Conv(16, kernel_init=he_fan_out, dtype=self.dtype, name="conv1")(x)
+        block = remat_block(WideBlock) if self.remat else WideBlock
         for group in range(3):
             for index in range(self.blocks_per_group):
                 stride = 2 if group > 0 and index == 0 else 1
                 features = 16 * 2**group * self.widen_factor
-                x = WideBlock(features, stride, self.dtype, name=f"block{group + 1}_{index}")(x, train)
+                x = block(features, stride, self.dtype, name=f"block{group + 1}_{index}")(x, train)
         x = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
         x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         return Linear(self.num_classes, zero_bias=True, dtype=self.dtype, name="fc")(x)

@@ -1,0 +1,93 @@
+"""Our paths and PyTorch's keys of the same weights: one table, read in both directions."""
+
+import re
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from piat_jax.core.types import Array, Model, Variables
+
+Rules = tuple[tuple[str, str], ...]
+# Class of the network -> (part of our path, part of the published key). The first that matches a whole part counts.
+RULES: dict[str, Rules] = {
+    "ResNet": ((r"layer(\d+)_(\d+)", r"layer\1.\2"), ("shortcut_conv", "shortcut.0"), ("shortcut_bn", "shortcut.1")),
+    "WideResNet": ((r"block(\d+)_(\d+)", r"block\1.layer.\2"), ("shortcut_conv", "convShortcut")),
+    "SwishWideResNet": ((r"layer(\d+)_(\d+)", r"layer.\1.block.\2"),),
+    "SwishPreActResNet": (
+        (r"layer(\d+)_(\d+)", r"layer_\1.\2"),
+        ("conv_0", "conv_2d_1"),
+        ("conv_1", "conv_2d_2"),
+    ),
+}
+# Vision Transformers, whose parts are called as timm's.
+OTHERS: Rules = ((r"blocks_(\d+)", r"blocks.\1"),)
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+HEADS = ("linear", "fc", "logits", "head")
+"""What the networks call their last layer."""
+
+
+def torch_key(path: str, network: str) -> str:
+    """PyTorch's key of the leaf at `path` in a network of this class.
+
+    >>> torch_key("params/layer2_0/shortcut_conv/conv/kernel", "ResNet")
+    'layer2.0.shortcut.0.weight'
+    >>> torch_key("batch_stats/block1_3/bn2/var", "WideResNet")
+    'block1.layer.3.bn2.running_var'
+    >>> torch_key("params/blocks_11/attn/qkv/kernel", "ViT")
+    'blocks.11.attn.qkv.weight'
+    """
+    _, *modules, leaf = path.split("/")
+    if len(modules) > 1 and modules[-1] in ("conv", "dense"):  # what our Conv and Linear are made of
+        modules.pop()
+    return ".".join([*(_renamed(module, RULES.get(network, OTHERS)) for module in modules), LEAVES.get(leaf, leaf)])
+
+
+def _renamed(module: str, rules: Rules) -> str:
+    for ours, theirs in rules:
+        if match := re.fullmatch(ours, module):
+            return match.expand(theirs)
+    return module
+
+
+def to_torch(path: str, values: np.ndarray) -> np.ndarray:
+    """A leaf in PyTorch's layout: kernels as `[out, in, height, width]` or `[out, in]`, everything else as it is.
+
+    A layer on flattened images (`mlp`) keeps our order of pixels, channels last.
+    """
+    return values.transpose(3, 2, 0, 1) if _is_conv(path, values) else values.T if _is_dense(path, values) else values
+
+
+def from_torch(path: str, values: np.ndarray) -> np.ndarray:
+    """The inverse of `to_torch`."""
+    return values.transpose(2, 3, 1, 0) if _is_conv(path, values) else values.T if _is_dense(path, values) else values
+
+
+def _is_conv(path: str, values: np.ndarray) -> bool:
+    return path.endswith("/kernel") and values.ndim == 4
+
+
+def _is_dense(path: str, values: np.ndarray) -> bool:
+    return path.endswith("/kernel") and values.ndim == 2
+
+
+def network_of(model: Model) -> str:
+    """The name of the network's class."""
+    return type(getattr(model, "module", model)).__name__
+
+
+def flatten(variables: Variables) -> dict[str, Array]:
+    """Every leaf by its path: "params/..." and, for BatchNorm, "batch_stats/..."."""
+    tree = {"params": variables.params, **variables.model_state}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def unflatten(leaves: Mapping[str, np.ndarray], like: Variables) -> Variables:
+    """The tree of `like` with these leaves, as arrays of its types."""
+    treedef = jax.tree.structure({"params": like.params, **like.model_state})
+    ordered = [jax.numpy.asarray(np.asarray(leaves[path], leaf.dtype)) for path, leaf in flatten(like).items()]
+    tree = jax.tree.unflatten(treedef, ordered)
+    return Variables(tree.pop("params"), tree)

@@ -1,0 +1,278 @@
+"""Weights into a model: from PyTorch's files, safetensors, Google's .npz and our own runs."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.core.checks import InputError
+from piat_jax.core.types import Variables
+from piat_jax.interop.names import HEADS, flatten, from_torch, network_of, torch_key, unflatten
+from piat_jax.interop.tensors import Tensors, read_safetensors, read_tensors
+from piat_jax.models import LinenModel
+
+PREFIXES = ("module.", "model.", "_orig_mod.", "1.")
+"""What DataParallel, wrappers, torch.compile and Sequential(normalize, model) put before the names."""
+NORMALIZATION = re.compile(r"(?:.*\.)?(mean|mu|std|sigma)")
+# Step counters; the copy of the first group that TRADES' WideResNets carry and never run; what is computed anew; the
+# pre-logits layer and the second head that timm's networks drop as well.
+IGNORED = re.compile(r"(?:.*\.)?num_batches_tracked|sub_block1\..*|(?:.*\.)?rel_indices|pre_logits\..*|head_dist\..*")
+GOOGLE = re.compile(r".*encoderblock.*")
+PATCHES = "params/patch_embed/proj/kernel"  # what a Vision Transformer is known by
+CONFIG, SAFETENSORS, CHECKPOINTS = "config.json", "model.safetensors", "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of a file's content."""
+
+    mapped: tuple[tuple[str, str, tuple[int, ...]], ...]  # key in the file, our path, shape there
+    dropped: tuple[str, ...]  # of no use here: counters, copies that never run, optimizer state
+    adapted: tuple[str, ...]  # what was done to weights that did not fit, in words
+    normalization: str  # where mean and std are from: "file", "model", or "none"
+
+    def __str__(self) -> str:
+        adapted = "".join(f"; {line}" for line in self.adapted)
+        return f"{len(self.mapped)} tensors mapped, {len(self.dropped)} dropped{adapted}"
+
+
+class Loaded(NamedTuple):
+    """A network with its weights: `make_logits_fn(loaded.model, loaded.variables)` is what attacks take."""
+
+    model: LinenModel  # with the file's normalisation inside
+    variables: Variables
+    report: Report
+
+
+def load_weights(
+    path: str | Path,
+    model: LinenModel,
+    image_shape: Sequence[int],
+    *,
+    adapt: bool = False,
+    unsafe_pickle: bool = False,
+    checkpoint: str = "best",
+) -> Loaded:
+    """The weights in `path` as variables of `model`; every tensor of the file is used, or dropped for a reason.
+
+    Args:
+      path: a file (.safetensors, .pt, .pth, .bin, .ckpt, .npz), a folder with model.safetensors as the hubs have
+        them, or the folder of a run of ours.
+      model: the network; a mean and std found in the file, or in a config.json beside it, are put into it. Its own,
+        where given, must be the file's, and go before config.json's.
+      image_shape: `(height, width, channels)`.
+      adapt: where patch size, position grid or classes of a Vision Transformer differ, make its weights fit (a new
+        head is drawn at random); for other networks, a new head.
+      unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
+      checkpoint: "best" or "last", of a run.
+
+    Returns:
+      The model with the file's normalisation, its variables in float32, and a report.
+
+    Raises:
+      InputError: the file cannot be read, or does not fit; then with every key that is missing, unexpected or of
+        another shape.
+
+    Source: prefixes, wrappers and keys as the published checkpoints of RobustBench and timm have them.
+    """
+    path = Path(path).expanduser()
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    if (path / CHECKPOINTS).is_dir():
+        variables = Checkpoints(path / CHECKPOINTS).load_variables(checkpoint, like)
+        mapped = tuple((name, name, leaf.shape) for name, leaf in flatten(variables).items())
+        return Loaded(model, variables, Report(mapped, (), (), "model" if _normalization(model.module)[0] else "none"))
+    arrays, dropped = _read(path, unsafe_pickle)
+    arrays = strip_prefixes(path, arrays)
+    model, origin = _with_normalization(path, model, _found_normalization(path, arrays))
+    arrays = {name: values for name, values in arrays.items() if not NORMALIZATION.fullmatch(name)}
+    ignored = [name for name in arrays if IGNORED.fullmatch(name)]
+    leaves, names = _named(network_of(model), {k: v for k, v in arrays.items() if k not in ignored}, like)
+    adapted: list[str] = []
+    if adapt:
+        leaves, adapted = _adapt(model, leaves, like, image_shape)
+    _check_fit(path, network_of(model), leaves, names, like)
+    mapped = tuple((names[ours], ours, arrays.get(names.get(ours, ours), leaves[ours]).shape) for ours in flatten(like))
+    report = Report(mapped, (*dropped, *ignored), tuple(adapted), origin)
+    return Loaded(model, unflatten(leaves, like), report)
+
+
+def _read(path: Path, unsafe_pickle: bool) -> Tensors:
+    """A file, or what a folder holds."""
+    if not path.is_dir():
+        return read_tensors(path, unsafe_pickle=unsafe_pickle)
+    whole = path / SAFETENSORS
+    if parts := [whole] if whole.exists() else sorted(path.glob("model-*.safetensors")):
+        return Tensors({name: values for part in parts for name, values in read_safetensors(part).items()}, ())
+    for name in ("pytorch_model.bin", "model.pt"):
+        if (path / name).exists():
+            return read_tensors(path / name, unsafe_pickle=unsafe_pickle)
+    raise InputError(f"{path} holds no weights; give a file, a folder with {SAFETENSORS}, or the folder of a run")
+
+
+def strip_prefixes(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors without what wrappers put before their names, however many there are.
+
+    >>> sorted(strip_prefixes(Path("x.pt"), {"module.1.fc.bias": np.zeros(2), "module.0.mean": np.zeros(3)}))
+    ['0.mean', 'fc.bias']
+    """
+    stripped: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        short = name
+        while prefix := next((p for p in PREFIXES if short.startswith(p)), ""):
+            short = short.removeprefix(prefix)
+        if short in stripped:
+            raise InputError(f"{path} has {short!r} twice under different prefixes; save one network alone")
+        stripped[short] = values
+    return stripped
+
+
+def _found_normalization(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[tuple[float, ...], ...] | None:
+    """(mean, std) in the file's buffers."""
+    found: dict[str, set[tuple[float, ...]]] = {"mean": set(), "std": set()}
+    for name, values in arrays.items():
+        if match := NORMALIZATION.fullmatch(name):
+            # The shortest decimals that are this float32: 0.4914, not 0.4914000034.
+            numbers = tuple(float(str(np.float32(value))) for value in np.ravel(values))
+            found["mean" if match[1] in ("mean", "mu") else "std"].add(numbers)
+    if not any(found.values()):
+        return None
+    if {len(values) for values in found.values()} != {1}:
+        raise InputError(f"{path} has no single mean and std: {found}; take them out of it and give them to the model")
+    return found["mean"].pop(), found["std"].pop()
+
+
+def _configured(path: Path) -> tuple[tuple[float, ...], ...] | None:
+    """(mean, std) in the config.json beside the weights, as timm and `save_safetensors` write it; 0 and 1 are none."""
+    config = read_config(path)
+    fields = config.get("pretrained_cfg", config)
+    mean, std = tuple(fields.get("mean") or ()), tuple(fields.get("std") or ())
+    if not mean or not std:
+        return None
+    return (mean, std) if any(mean) or set(std) != {1} else ((), ())
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json in the folder `path`, or beside the file; {} where there is none."""
+    file = (path if path.is_dir() else path.parent) / CONFIG
+    if not file.exists() or (path.is_file() and path.suffix != ".safetensors"):
+        return {}
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is not JSON ({error})") from error
+
+
+def _normalization(module: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(getattr(module, name, ())) for name in ("mean", "std"))
+
+
+def _with_normalization(
+    path: Path, model: LinenModel, found: tuple[tuple[float, ...], ...] | None
+) -> tuple[LinenModel, str]:
+    """The model with the file's mean and std, and where they are from.
+
+    Those in buffers are part of the network. Those in config.json give way to the model's: fine-tuning may change them.
+    """
+    given, beside = _normalization(model.module), _configured(path)
+    chosen = bool(given[0]) and given != _normalization(type(model.module))  # not the network's own default
+    if found is None and (chosen or beside is None):
+        return model, "model" if given[0] else "none"
+    found = found or beside or ((), ())
+    origin = "file" if found[0] else "none"
+    if [len(part) for part in given] == [len(part) for part in found] and np.allclose(given, found, atol=1e-6):
+        return model, origin
+    if chosen:
+        raise InputError(
+            f"{path} normalises by mean={found[0]}, std={found[1]} and the model by mean={given[0]}, std={given[1]}; "
+            "make the model without mean and std"
+        )
+    return LinenModel(model.module.clone(mean=found[0], std=found[1])), origin
+
+
+def _named(
+    network: str, arrays: Mapping[str, np.ndarray], like: Variables
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors by our paths in our layout, and the file's name of each path; what is not ours keeps its name."""
+    if any(GOOGLE.fullmatch(name) for name in arrays):
+        from piat_jax.interop.surgery import google_npz_to_tree
+
+        leaves = {_under_params(name): values for name, values in google_npz_to_tree(dict(arrays)).items()}
+        return leaves, {path: path for path in (*flatten(like), *leaves)}
+    names = {path: torch_key(path, network) for path in flatten(like)}
+    paths = {key: path for path, key in names.items()}
+    leaves = {paths.get(key, key): from_torch(paths.get(key, key), values) for key, values in arrays.items()}
+    return leaves, names
+
+
+def _under_params(path: str) -> str:
+    return path if path.startswith("params/") else f"params/{path}"
+
+
+def _adapt(
+    model: LinenModel, leaves: Mapping[str, np.ndarray], like: Variables, image_shape: Sequence[int]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Patches, positions and head made to fit, and what was done."""
+    wanted = {path: leaf.shape for path, leaf in flatten(like).items()}
+    if PATCHES in wanted:
+        from piat_jax.interop.surgery import adapt_vit
+
+        shapes = {path.removeprefix("params/"): shape for path, shape in wanted.items()}
+        weights = {path.removeprefix("params/"): values for path, values in leaves.items()}
+        adapted = {_under_params(k): v for k, v in adapt_vit(weights, shapes, key=jax.random.key(0)).items()}
+    else:
+        adapted = dict(leaves)
+        if any(path in leaves and leaves[path].shape != shape for path, shape in wanted.items() if _is_head(path)):
+            fresh = model.init(jax.random.key(0), jnp.zeros((1, *image_shape)))
+            adapted |= {path: np.asarray(leaf) for path, leaf in flatten(fresh).items() if _is_head(path)}
+    before = {path: values.shape for path, values in leaves.items()}
+    changed = {path: shape for path, shape in wanted.items() if path in adapted and before.get(path) != shape}
+    return adapted, [f"{path} {before.get(path, 'new')} -> {shape}" for path, shape in changed.items()]
+
+
+def _is_head(path: str) -> bool:
+    return path.split("/")[1] in HEADS
+
+
+def _check_fit(
+    path: Path, network: str, leaves: Mapping[str, np.ndarray], names: Mapping[str, str], like: Variables
+) -> None:
+    """Raise InputError with everything that does not fit, or that is not a number."""
+    wanted = {ours: leaf.shape for ours, leaf in flatten(like).items()}
+    unexpected = sorted(leaves.keys() - wanted.keys())
+    missing = sorted(names[ours] for ours in wanted.keys() - leaves.keys())
+    other = [ours for ours, shape in wanted.items() if ours in leaves and leaves[ours].shape != shape]
+    if not unexpected and not missing and other and all(_is_head(ours) for ours in other):
+        classes, expected = (shapes[other[0]][-1] for shapes in ({k: v.shape for k, v in leaves.items()}, wanted))
+        if classes != expected:
+            raise InputError(
+                f"{path} has {classes} classes and the model {expected}; give num_classes={classes}, "
+                "or adapt=True (--adapt) for a new head"
+            )
+    lines = [
+        f"{title}: {', '.join(keys)}" for title, keys in (("unexpected", unexpected), ("missing", missing)) if keys
+    ]
+    lines += [
+        f"{names[ours]}: {leaves[ours].shape} in the file, {wanted[ours]} in the model (our layout)" for ours in other
+    ]
+    if lines:
+        counts = f"{len(unexpected)} unexpected, {len(missing)} missing and {len(other)} of another shape"
+        hint = _hint(unexpected, missing)
+        raise InputError("\n".join([f"{path} does not fit {network}: {counts}{hint}", *lines]))
+    for ours, values in leaves.items():
+        if not np.isfinite(np.asarray(values, np.float32)).all():
+            raise InputError(f"{path}: {names[ours]} holds values that are not finite; fetch the file again")
+
+
+def _hint(unexpected: Sequence[str], missing: Sequence[str]) -> str:
+    """The two PreActResNet-18 differ in one layer."""
+    last = {f"bn.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")}
+    if set(missing) == last and not unexpected:
+        return "; it is of preact_resnet18_v1"
+    return "; it is of preact_resnet18" if set(unexpected) == last and not missing else ""

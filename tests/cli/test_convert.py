@@ -1,0 +1,114 @@
+"""piat-convert as a user runs it: weights become a run, a run becomes weights, and everything done wrong."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from piat_jax.cli import convert, errors, evaluate
+from piat_jax.core.types import Variables
+from piat_jax.interop import load_weights, read_exported, state_dict
+from piat_jax.interop.tensors import write_safetensors
+from piat_jax.models import create
+from tests.models.torch_reference import filled
+
+OPTIONS = {"width": 2, "stage_sizes": (1,)}
+MODEL = create("small_resnet", num_classes=10, **OPTIONS)
+SHAPE = (28, 28, 1)
+NETWORK = ["--model=small_resnet", "--num_classes=10", "--option=width=2", "--option=stage_sizes=(1,)"]
+CONFIG = ["--config=configs/embedded.py", "--config.evaluation.final_attacks=clean,fgsm"]
+
+
+def command(*arguments):
+    return errors.run(convert.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("convert")
+    variables = Variables(*filled(MODEL, jnp.zeros((1, *SHAPE))))
+    write_safetensors(folder / "net.safetensors", state_dict(MODEL, variables))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    assert (
+        command(
+            folder / "net.safetensors",
+            folder / "run",
+            *NETWORK,
+            *CONFIG,
+            "--image_shape=28,28,1",
+            "--mean=1/4",
+            "--std=0.5",
+        )
+        == 0
+    )
+    return folder / "run"
+
+
+def test_weights_become_a_run_that_is_evaluated(run, capsys):
+    assert errors.run(evaluate.main, [f"--workdir={run}", "--num_examples=20", "--checkpoint=best"]) == 0
+    assert "best (epoch 0)  fgsm" in capsys.readouterr().out
+    config = json.loads((run / "config.json").read_text())
+    assert config["model"] == {
+        "name": "small_resnet",
+        "dtype": "float32",
+        "mean": [0.25],
+        "std": [0.5],
+        "options": {"width": 2, "stage_sizes": [1]},
+    }
+
+
+def test_a_run_becomes_safetensors_and_a_run_again(run, tmp_path, capsys):
+    assert command(run, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "params/layer1_0/bn1/scale  " in printed
+    assert "normalisation (from the model): mean (0.25,), std (0.5,)" in printed
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| Made from | net.safetensors |" in card
+    assert "pgd_at" not in card
+    # The folder says which network it is of; back again, it is the same run.
+    assert command(tmp_path / "out", tmp_path / "again", "--quiet", *CONFIG) == 0
+    printed = capsys.readouterr().out
+    assert "params/" not in printed
+    assert "tensors mapped" in printed
+    first, second = (load_weights(folder, MODEL, SHAPE) for folder in (run, tmp_path / "again"))
+    jax.tree.map(np.testing.assert_array_equal, tuple(second.variables), tuple(first.variables))
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["model"]["mean"] == [0.25]
+
+
+def test_a_function_of_jax(run, tmp_path):
+    pytest.importorskip("flatbuffers")
+    assert command(run, tmp_path / "net.jax", "--quiet") == 0
+    assert read_exported(tmp_path / "net.jax")(jnp.zeros((3, *SHAPE))).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["net.safetensors"], "1 positional arguments; give two"),
+        (["net.safetensors", "net.safetensors", *NETWORK], "exists; give a name that is free"),
+        (["net.safetensors", "x", *NETWORK], "--config is missing: a run needs a config"),
+        (["net.safetensors", "x", "--to=onxx"], "to='onxx' is unknown; did you mean 'onnx'?"),
+        (["net.safetensors", "x.jax", "--config.seed=1"], "it does not go with --to=jax"),
+        (["net.safetensors", "x.jax"], "--model is missing"),
+        (["net.safetensors", "x.jax", "--model=small_resnet"], "--num_classes is missing"),
+        (["net.safetensors", "x.jax", *NETWORK, "--mean=a"], "mean='a' is no list of numbers"),
+        (["net.safetensors", "x.jax", *NETWORK, "--option=width"], "option='width' is not NAME=VALUE"),
+        (["net.safetensors", "x.jax", *NETWORK, "--image_shape=28"], "is not height,width,channels"),
+        (["net.safetensors", "x.jax", *NETWORK], "conv1.weight: (3, 3, 1, 2) in the file, (3, 3, 3, 2) in the model"),
+        (["absent.pt", "x.jax", *NETWORK], "is no file"),
+        (["run", "x", "--model=resnet18"], "--model does not go with a run"),
+        (["run", "x", "--checkpoint=lost"], "checkpoint='lost' is unknown"),
+    ],
+)
+def test_what_is_refused(arguments, message, run, capsys):
+    before = sorted(run.parent.iterdir())
+    where = [argument if argument.startswith("-") else run.parent / argument for argument in arguments]
+    assert command(*where) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(run.parent.iterdir()) == before
