@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test lint clean
+.PHONY: help train smoke bench test parity lint clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -32,6 +32,12 @@ bench: $(READY)  ## Throughput of training, evaluation and AutoAttack, beside Py
 # Tests of one file share compiled functions, so a file stays with one process.
 test: $(READY)  ## All tests, in as many processes as there are cores.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+
+# The same tests without PyTorch compare with small golden files.
+parity: $(READY)  ## The tests against PyTorch, which it installs.
+	$(BIN)/python -m pip install --quiet -r requirements-parity.txt
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/interop tests/cli/test_convert.py \
+		tests/test_torch_reference.py tests/test_throughput.py
 
 lint: $(READY)  ## Format, lint and types.
 	$(BIN)/ruff format --check .

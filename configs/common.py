@@ -35,6 +35,7 @@ def get_config(method: str = "pgd_at") -> Config:
     config.model.dtype = "float32"  # of activations: float32, bfloat16
     config.model.mean = ()  # input normalisation per channel, inside the model; () = none, "normalized into [0, 1]"
     config.model.std = ()
+    config.model.weights = ""  # to start from: a file, a hub's folder or a run, as piat-convert takes them; "" = none
     config.model.options = ConfigDict()  # of this model only: width, stage_sizes, ...
 
     config.optimizer = ConfigDict()

@@ -23,7 +23,10 @@ LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 # Third-party package -> the only part that may import it.
 CONFINED = {"flax": "models", "absl": "cli", "ml_collections": "cli", "orbax": "checkpoint"}
 # Imported inside functions only: not needed by every user.
-LAZY = {"matplotlib", "tensorflow", "tensorflow_datasets", "torch", "torchvision", "tensorboardX", "timm", "scipy"}
+LAZY = {
+    *("matplotlib", "tensorflow", "tensorflow_datasets", "torch", "torchvision", "tensorboardX", "timm", "scipy"),
+    *("onnx", "flatbuffers", "safetensors"),
+}
 
 
 def name(path):

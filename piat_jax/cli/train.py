@@ -17,8 +17,10 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors, run_folder
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.core.checks import InputError
-from piat_jax.core.types import Objective, TrainState
+from piat_jax.core.types import Objective, TrainState, Variables
 from piat_jax.data.batching import steps_per_epoch
+from piat_jax.interop import load_weights
+from piat_jax.models import LinenModel
 from piat_jax.training import EpochRecord, Examples, TrainingDivergedError, fit, init_state
 from piat_jax.training.metrics import MetricsWriter, has_tensorboard
 from piat_jax.training.progress import TrainingProgress, duration
@@ -65,10 +67,12 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
 
     images = jnp.asarray(training_split.images)
     examples = Examples(images, jnp.asarray(training_split.labels))
-    state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key)
-    state = build.start(config, state)
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
-    if resume and "last" in checkpoints:
+    resuming = resume and "last" in checkpoints
+    pretrained = None if resuming else _pretrained(config, net, images.shape[1:])
+    state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key, variables=pretrained)
+    state = build.start(config, state)
+    if resuming:
         state = checkpoints.load_state("last", state)
     if resume:
         _drop_later_best(checkpoints, int(state.epoch))
@@ -107,6 +111,24 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
         progress.close()
         writer.close()
     print(f"done in {duration(progress.elapsed())}; evaluate with: piat-evaluate --workdir={folder}", flush=True)
+
+
+def _pretrained(config: Config, net: LinenModel, image_shape: Sequence[int]) -> Variables | None:
+    """The weights in `model.weights`, made to fit; None where a run starts from fresh ones."""
+    if not config.model.weights:
+        return None
+    try:
+        loaded = load_weights(config.model.weights, net, image_shape, adapt=True)
+    except InputError as error:
+        raise InputError(f"model.weights: {error}") from error
+    if loaded.model != net:
+        mean, std = loaded.model.module.mean, loaded.model.module.std
+        raise InputError(
+            f"model.weights={config.model.weights!r} normalise by mean={mean}, std={std}; "
+            "set config.model.mean and config.model.std to these"
+        )
+    print(f"from {config.model.weights}: {loaded.report}", flush=True)
+    return loaded.variables
 
 
 def _recorder(

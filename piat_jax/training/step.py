@@ -12,10 +12,18 @@ from piat_jax.core.types import Array, Batch, Context, Objective, TrainState, Va
 
 
 def init_state(
-    objective: Objective, optimizer: optax.GradientTransformation, images: Array, *, key: Array
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    images: Array,
+    *,
+    key: Array,
+    variables: Variables | None = None,
 ) -> TrainState:
-    """The state before the first step; `images[B, H, W, C]` give the shape only."""
-    variables = objective.model.init(named_key(key, "init"), images)
+    """The state before the first step; `images[B, H, W, C]` give the shape only.
+
+    Training starts from `variables` where there are some (pretrained weights), else from fresh ones.
+    """
+    variables = variables or objective.model.init(named_key(key, "init"), images)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         epoch=jnp.zeros((), jnp.int32),

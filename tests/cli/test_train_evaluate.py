@@ -13,6 +13,9 @@ from piat_jax.cli import errors, evaluate, train
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.train import read_config
 from piat_jax.evaluation import Robustness
+from piat_jax.interop import state_dict
+from piat_jax.interop.tensors import write_safetensors
+from piat_jax.models import create
 from piat_jax.training import epoch as epoch_module
 
 TINY = [
@@ -68,6 +71,33 @@ def test_what_a_run_leaves(run):
     assert checkpoints.info("last")["epoch"] == 2
     best = max((first, second), key=lambda record: record["test_pgd2"])
     assert checkpoints.info("best")["epoch"] == best["epoch"]
+
+
+def test_it_starts_from_weights(run, tmp_path, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(train, "fit", lambda state, *arguments, **options: started.append(state))
+    assert command(tmp_path / "again", f"--config.model.weights={run}", config="configs/embedded.py:pgd_at+ema") == 0
+    assert f"from {run}: " in capsys.readouterr().out
+    (state,) = started
+    saved = Checkpoints(run / "checkpoints").load_variables("best", jax.eval_shape(lambda: state.variables))
+    jax.tree.map(np.testing.assert_array_equal, tuple(state.variables), tuple(saved))
+    jax.tree.map(np.testing.assert_array_equal, state.average.variables.params, saved.params)
+
+
+def test_weights_that_cannot_be_started_from(run, tmp_path, capsys):
+    files = {"absent.pt": "is no file", run: "is of another model"}
+    for file, message in files.items():
+        assert command(tmp_path / "x", f"--config.model.weights={file}", "--config.model.options.width=3") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: model.weights: ")
+        assert message in error
+    normalised = create("small_resnet", num_classes=10, width=2, stage_sizes=(1,))
+    variables = normalised.init(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
+    buffers = {"mean": np.array([0.25], np.float32), "std": np.array([0.5], np.float32)}
+    write_safetensors(tmp_path / "net.safetensors", {**state_dict(normalised, variables), **buffers})
+    assert command(tmp_path / "x", f"--config.model.weights={tmp_path / 'net.safetensors'}") == 2
+    assert "normalise by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):

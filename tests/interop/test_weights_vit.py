@@ -15,8 +15,6 @@ from piat_jax.interop.names import flatten
 from piat_jax.interop.tensors import write_safetensors
 from piat_jax.models import create
 
-pytest.importorskip("piat_jax.models.vit")
-
 SMALL, LARGE = (8, 8, 3), (32, 32, 3)
 OPTIONS = {"width": 8, "depth": 2, "heads": 2}
 
