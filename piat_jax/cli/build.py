@@ -38,6 +38,7 @@ from piat_jax.core.checks import (
 )
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
+from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, EpochEnd, Model, Objective, TrainState, Variables
 from piat_jax.data import SOURCES, Dataset, Split, load
 from piat_jax.data.augment import PADDING_MODES, check_augmentation, to_float
@@ -348,6 +349,7 @@ def recipe(config: Config, num_train: int) -> Recipe:
         crop_padding=config.dataset.crop_padding,
         padding_mode=config.dataset.padding_mode,
         flip=config.dataset.flip,
+        mesh=data_mesh(config.batch_size),
     )
 
 
@@ -381,13 +383,14 @@ def evaluator(
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
     key = named_key(jax.random.key(config.seed), "evaluate")
     precision = None if config.evaluation.precision == "default" else config.evaluation.precision
+    mesh = data_mesh(jax.device_count())  # all: blocks are padded to whatever can be shared out
 
     def correct(variables: Variables, attack: Attack | AutoAttack | None) -> np.ndarray:
         if isinstance(attack, AutoAttack):
             return attack.run(make_logits_fn(net, variables), images, labels).robust
         with jax.default_matmul_precision(precision):
             return correct_under_attack(
-                net, variables, images, labels, attack, key=key, batch_size=config.evaluation.batch_size
+                net, variables, images, labels, attack, key=key, batch_size=config.evaluation.batch_size, mesh=mesh
             )
 
     return correct

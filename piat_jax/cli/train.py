@@ -85,7 +85,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
     progress = TrainingProgress(
         config.epochs, first_epoch=int(state.epoch) + 1, images_per_epoch=steps * config.batch_size
     )
-    _announce(config, folder, len(examples.labels), state)
+    _announce(config, folder, len(examples.labels), state, 1 if recipe.mesh is None else recipe.mesh.size)
     on_epoch = _recorder(config, objective, checkpoints, writer, progress, steps)
     try:
         fit(
@@ -179,13 +179,14 @@ def _drop_later_best(checkpoints: Checkpoints, epoch: int) -> None:
         checkpoints.discard("best")
 
 
-def _announce(config: Config, folder: Path, num_train: int, state: TrainState) -> None:
+def _announce(config: Config, folder: Path, num_train: int, state: TrainState, devices: int) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     device = jax.devices()[0]
     print(
         f"{config.method}: {config.model.name} ({parameters:,} parameters) on {config.dataset.name} ({num_train:,} "
         f"images), {config.epochs} epochs, eps {config.attack.eps:.4g} = {255 * config.attack.eps:.3g}/255, "
-        f"{device.device_kind}, in {folder}" + (f", from epoch {int(state.epoch) + 1}" if int(state.epoch) else ""),
+        f"{devices} x {device.device_kind}, in {folder}"
+        + (f", from epoch {int(state.epoch) + 1}" if int(state.epoch) else ""),
         flush=True,
     )
 

@@ -5,11 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from piat_jax import losses
 from piat_jax.core.checks import check_at_least
 from piat_jax.core.compiler import OuterJit
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.sharding import replicate, split_batch
 from piat_jax.core.types import Array, Attack, Model, Variables
 from piat_jax.data.augment import to_float
 
@@ -23,6 +25,7 @@ def correct_under_attack(
     *,
     key: Array,
     batch_size: int = 250,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Which examples are still classified correctly after the attack, BatchNorm in evaluation mode.
 
@@ -34,6 +37,7 @@ def correct_under_attack(
       attack: an attack with its hyper-parameters bound, or None for clean images.
       key: randomness of example i derives from it and i, so the result does not depend on the batch size.
       batch_size: examples per compiled call; the last block is padded, so there is one compilation.
+      mesh: devices that share each block (`core/sharding.py`); None for one.
 
     Returns:
       `[N]` bool.
@@ -47,12 +51,14 @@ def correct_under_attack(
     """
     check_at_least("batch_size", batch_size, 1)
     count = len(labels)
-    block = min(batch_size, count)
+    shares = 1 if mesh is None else mesh.size
+    block = -(-min(batch_size, count) // shares) * shares
+    variables, images, labels, key = replicate((variables, images, labels, key), mesh)
     results = []
     for start in range(0, count, block):
         # Past the end the last example is repeated; its copies are cut off below.
-        indices = jnp.minimum(jnp.arange(start, start + block), count - 1)
-        results.append(_correct_block(model, variables, images, labels, indices, attack, key))
+        indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
+        results.append(_correct_block(model, variables, images, labels, indices, attack, key, mesh))
     return np.concatenate(jax.device_get(results))[:count]
 
 
@@ -72,12 +78,19 @@ def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_cla
     return jnp.min(jnp.where(total > 0, right / jnp.maximum(total, 1.0), 1.0))
 
 
-@functools.partial(OuterJit, static_argnames="model")
+@functools.partial(OuterJit, static_argnames=("model", "mesh"))
 def _correct_block(
-    model: Model, variables: Variables, images: Array, labels: Array, indices: Array, attack: Attack | None, key: Array
+    model: Model,
+    variables: Variables,
+    images: Array,
+    labels: Array,
+    indices: Array,
+    attack: Attack | None,
+    key: Array,
+    mesh: Mesh | None,
 ) -> Array:
     logits_fn = make_logits_fn(model, variables)
-    x, y = to_float(images[indices]), labels[indices]
+    x, y, indices = split_batch((to_float(images[indices]), labels[indices], indices), mesh)
     if attack is not None:
         x = attack(logits_fn, x, y, key=key, indices=indices)
     return losses.correct(logits_fn(x), y)

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.compiler import OuterJit
 from piat_jax.core.rng import example_keys, named_key
+from piat_jax.core.sharding import keep_replicated, replicate, split_batch
 from piat_jax.core.types import Array, Batch, Objective, TrainState
 from piat_jax.data.augment import augment, to_float
 from piat_jax.data.batching import epoch_permutation, steps_per_epoch, take_batch
@@ -31,6 +33,7 @@ class Recipe(NamedTuple):
     padding_mode: str = "zeros"
     flip: bool = False
     step_end: tuple[StepEnd, ...] = ()  # what follows each step, such as an average of the weights
+    mesh: Mesh | None = None  # devices that share each batch (core/sharding.py); None for one
 
 
 class Examples(NamedTuple):
@@ -89,13 +92,13 @@ def train_steps(
             padding_mode=recipe.padding_mode,
             flip=recipe.flip,
         )
-        batch = Batch(to_float(images), labels, indices)
+        batch = split_batch(Batch(to_float(images), labels, indices), recipe.mesh)
         state, metrics = train_step(
             objective, recipe.optimizer, state, batch, key=key, epochs=epochs, steps_per_epoch=steps
         )
         for hook in recipe.step_end:
             state = hook(state)
-        return state, dict(metrics)
+        return keep_replicated(state, recipe.mesh), dict(metrics)
 
     def unfinished(carry: tuple[Array, TrainState, dict[str, Array]]) -> Array:
         number, _, sums = carry
@@ -143,13 +146,14 @@ def run_epoch(
     """
     total = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
     # Python numbers would go to the device anew at every call.
-    objective = jax.device_put(jax.tree.map(jnp.asarray, objective))
+    objective = jax.tree.map(jnp.asarray, objective)
+    objective, state, examples, key = replicate((objective, state, examples, key), recipe.mesh)
     sums: dict[str, float] = {}
     # Only the epoch's end looks at the anchor: with and without PIAT the loop is the same program.
     anchor, state = state.anchor, dataclasses.replace(state, anchor=None)
     for start in range(0, total, steps_per_chunk):
         stop = min(start + steps_per_chunk, total)
-        numbers = jax.device_put((jnp.int32(start), jnp.int32(stop), jnp.int32(epochs)))
+        numbers = replicate((jnp.int32(start), jnp.int32(stop), jnp.int32(epochs)), recipe.mesh)
         with jax.transfer_guard("disallow"):
             state, chunk = train_steps(state, objective, examples, key, *numbers, recipe=recipe)
         chunk = jax.device_get(chunk)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.rng import named_key
+from piat_jax.core.sharding import replicate
 from piat_jax.core.types import Array, Context, EpochEnd, Objective, TrainState
 from piat_jax.training.epoch import Examples, Recipe, run_epoch
 
@@ -64,6 +65,7 @@ def fit(
     Raises:
       TrainingDivergedError: a loss that is not finite; what `on_epoch` saved last is still good.
     """
+    objective, state, examples, key = replicate((objective, state, examples, key), recipe.mesh)
     for epoch in range(int(state.epoch) + 1, epochs + 1):
         began = time.perf_counter()
         state, metrics = run_epoch(

@@ -120,7 +120,9 @@ def test_returned_state_can_be_donated():
 def test_it_costs_one_copy_of_what_it_interpolates():
     without = make_state(params={"w": jnp.zeros(5000)}, model_state={"batch_stats": {"mean": jnp.zeros(3000)}})
     state = PIAT().start(without)
-    size = {name: sum(leaf.nbytes for leaf in jax.tree.leaves(s)) for name, s in (("with", state), ("without", without))}
+    size = {
+        name: sum(leaf.nbytes for leaf in jax.tree.leaves(s)) for name, s in (("with", state), ("without", without))
+    }
     assert size["with"] - size["without"] == 4 * (5000 + 3000)
     memory = jax.jit(PIAT(), donate_argnums=0).lower(state, jnp.int32(1)).compile().memory_analysis()
     # In place but for the anchor, which may not share the weights' buffer: they are donated to the next step.

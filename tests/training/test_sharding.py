@@ -1,0 +1,86 @@
+"""The same training and evaluation on one device and on eight, which the tests emulate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from piat_jax.averaging import PIAT
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.core.sharding import data_mesh, replicate
+from piat_jax.evaluation import correct_under_attack
+from piat_jax.training import fit
+from piat_jax.training.epoch import train_steps
+
+
+def train(problem, mesh, epochs, state=None):
+    end = jax.jit(PIAT(), donate_argnums=0)
+    recipe = problem.recipe._replace(mesh=mesh)
+    options = {"key": problem.key, "recipe": recipe, "epochs": epochs, "epoch_end": [end]}
+    return fit(problem.state() if state is None else state, problem.objective, problem.examples, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(problem):
+    return {count: train(problem, data_mesh(8, jax.devices()[:count]), 2) for count in (1, 8)}
+
+
+def test_eight_devices_train_as_one(trained):
+    one, eight = trained[1], trained[8]
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(eight)} == {8}
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(eight))
+    for name in ("params", "model_state", "opt_state", "anchor"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            getattr(eight, name),
+            getattr(one, name),
+        )
+
+
+def test_the_work_is_shared_out(problem):
+    recipe = problem.recipe._replace(mesh=data_mesh(8))
+    numbers = (jnp.int32(0), jnp.int32(1), jnp.int32(1))
+    arguments = replicate((problem.state(), problem.objective, problem.examples, problem.key, *numbers), recipe.mesh)
+    text = train_steps.lower(*arguments, recipe=recipe).compile().as_text()
+    assert "all-reduce" in text
+    # One example of eight: no convolution of the network sees the whole batch.
+    shapes = [line.split("=")[1].split("convolution(")[0] for line in text.splitlines() if " convolution(" in line]
+    assert shapes
+    assert not any("f32[8,8,8," in shape for shape in shapes)
+
+
+def test_the_flags_of_an_evaluation_are_the_same(problem, trained):
+    flags = [
+        correct_under_attack(
+            problem.objective.model,
+            trained[1].variables,
+            *problem.examples,
+            problem.objective.attack,
+            key=problem.key,
+            batch_size=10,
+            mesh=data_mesh(8, jax.devices()[:count]),
+        )
+        for count in (1, 8)
+    ]
+    np.testing.assert_array_equal(*flags)
+    assert 0 < flags[0].sum() < len(flags[0])
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_on_one_and_two(problem, trained, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("last", train(problem, data_mesh(8), 1), {"epoch": 1})
+    for count in (1, 2):
+        state = checkpoints.load_state("last", problem.state())
+        assert int(state.epoch) == 1
+        ended = train(problem, data_mesh(8, jax.devices()[:count]), 2, state)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ended.params, trained[1].params
+        )
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "used"), [(8, 8, 8), (12, 8, 6), (7, 4, None), (4, 1, None), (2, 8, 2)]
+)
+def test_as_many_devices_as_have_equal_shares(batch_size, devices, used):
+    mesh = data_mesh(batch_size, jax.devices()[:devices])
+    assert (mesh and mesh.size) == used
