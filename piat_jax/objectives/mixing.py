@@ -37,24 +37,24 @@ class Mix(Wrapper):
     cross-entropy with soft labels. Of an example's two labels that of the larger share stands for both where one is
     wanted: in the logged accuracy, and to wrappers that judge examples by their label.
 
-    What an example is mixed with depends on the batch it is in, which no other crafting here does. An odd batch pairs
-    its middle example with itself, which leaves it as it is. Two views of an example (`Consistency(Mix(...))`) are
-    mixed with views of the same other example, in the same shares.
+    This is the one method here that makes an example's images out of others of its batch: whom it is mixed with depends
+    on the batch's make-up and order. An odd batch pairs its middle example with itself, which leaves it as it is. Two
+    views of an example (`Consistency(Mix(...))`) are mixed with views of the same other example, in the same shares.
 
     Train-mode forwards: those inside, on the mixed images.
 
     Attributes:
       inner: `PGDAT` or another whose loss is linear in the label: `Standard`, `ALP`, `TRADES`, `NMSE`; or wrappers that
-        change only its attack; which must take `loss`, as `pgd` does. Wrappers that change the loss go outside,
-        `AWP(Mix(PGDAT(...)))`. ECAS belongs inside, where it sees mixed images. LAS-AT and RAT go with no Mix.
+        change only its attack, which must take `loss`, as `pgd` does. Wrappers that change the loss go outside,
+        `AWP(Mix(PGDAT(...)))`. ECAS belongs inside, where it sees mixed images. LAS-AT and RAT do not go with Mix.
       prob: share of the batches that are mixed, 0.3.
       mixup_alpha: mixup's lam is drawn from Beta(alpha, alpha), 0.8.
       cutmix_alpha: CutMix's likewise, before the correction, 1, which is uniform.
       switch: share of the mixed batches that CutMix takes, 0.5; mixup has the rest.
 
     Source: Zhang et al. (2018), arXiv:1710.09412, and Yun et al. (2019), arXiv:1905.04899, in the form and with the
-    numbers of A&P's code (Mo et al., 2022, arXiv:2210.07540), which does so in PGD-AT and in no other method. Its paper
-    does not say so, nor does the PIAT paper.
+    numbers of A&P's code (Mo et al., 2022, arXiv:2210.07540), which does so in PGD-AT and in no other method; the PIAT
+    paper says nothing of it. The code refuses odd batches.
     """
 
     prob: float = 0.3
