@@ -138,7 +138,8 @@ def use_vit(config: Config, name: str) -> Config:
     """The paper's protocol for Vision Transformers, that of A&P: pretrained weights, patches of 4 pixels, 40 epochs.
 
     A&P's code differs in two ways. TRADES and MART start 0.001 N(0, 1) away in normalised units, a quarter of ours in
-    pixels. And its PGD-AT mixes images (mixup, cutmix) in three batches of ten, of which the PIAT paper says nothing.
+    pixels. And its PGD-AT mixes images in three batches of ten, of which the PIAT paper says nothing: `mix`, whose
+    defaults are A&P's, in the method.
     """
     config.model.name = name
     config.model.mean = (0.4914, 0.4822, 0.4465)

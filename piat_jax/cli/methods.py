@@ -164,6 +164,10 @@ CATALOG: Mapping[str, Entry] = {
         "A&P, for Vision Transformers: early in training the attack loses attention branches and patches at random.",
         "Mo et al. (2022), arXiv:2210.07540",
     ),
+    "mix": Entry(
+        "Mixup or CutMix in a share of the batches, attacked as mixed; A&P's code has it in its PGD-AT.",
+        "Zhang et al. (2018), arXiv:1710.09412; Yun et al. (2019), arXiv:1905.04899",
+    ),
     "kd": Entry("Distils from a standard and a robust teacher; with swa it is KD+SWA.", "Chen et al. (2021), ICLR"),
     "ema": Entry("Exponential average of the weights, each step.", "Polyak and Juditsky (1992)"),
     "seat": Entry("Exponential average with warm-up, each step.", "Wang and Wang (2022), arXiv:2203.09678"),

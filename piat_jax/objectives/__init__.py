@@ -16,6 +16,7 @@ from piat_jax.objectives.gairat import GAIRAT
 from piat_jax.objectives.las import LAS
 from piat_jax.objectives.mail import MAIL
 from piat_jax.objectives.mart import MART
+from piat_jax.objectives.mixing import Mix
 from piat_jax.objectives.nmse import NMSE
 from piat_jax.objectives.pgd_at import PGDAT
 from piat_jax.objectives.rat import RAT
@@ -47,6 +48,7 @@ WRAPPERS: dict[str, type[Wrapper]] = {
     "ecas": ECAS,
     "las": LAS,
     "ard_prm": ARDPRM,
+    "mix": Mix,
 }
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "AttackedObjective",
     "Consistency",
     "Distillation",
+    "Mix",
     "RPATpp",
     "ReBAT",
     "Standard",

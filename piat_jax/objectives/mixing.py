@@ -1,0 +1,170 @@
+"""Mixed images: mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019), as A&P's code trains with them."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
+from piat_jax.objectives.alp import ALP
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective
+from piat_jax.objectives.inside import attack_options, check_attack_takes, layers
+from piat_jax.objectives.las import LAS
+from piat_jax.objectives.nmse import NMSE
+from piat_jax.objectives.pgd_at import PGDAT
+from piat_jax.objectives.rat import RAT
+from piat_jax.objectives.standard import Standard
+from piat_jax.objectives.trades import TRADES
+
+# Whose loss of an example is linear in its label's one-hot vector.
+LINEAR = (Standard, PGDAT, ALP, TRADES, NMSE)
+
+
+@objective
+class Mix(Wrapper):
+    """Mix around a method: in a share of the batches each example is mixed with its partner, image and label.
+
+    With j the partner of i, which is the batch read backwards, `L_i(y)` the loss inside and `lam` drawn per batch
+
+        mixup   x_i <- lam x_i + (1 - lam) x_j
+        CutMix  x_i <- x_j inside one box, x_i elsewhere; lam <- the share of pixels outside the box
+        loss    lam L_i(y_i) + (1 - lam) L_i(y_j)
+
+    The attack maximises its own loss mixed in the same way. As cross-entropy is linear in its target, that is the
+    cross-entropy with soft labels. Of an example's two labels that of the larger share stands for both where one is
+    wanted: in the logged accuracy, and to wrappers that judge examples by their label.
+
+    This is the one method here that makes an example's images out of others of its batch: whom it is mixed with depends
+    on the batch's make-up and order. An odd batch pairs its middle example with itself, which leaves it as it is. Two
+    views of an example (`Consistency(Mix(...))`) are mixed with views of the same other example, in the same shares.
+
+    Train-mode forwards: those inside, on the mixed images.
+
+    Attributes:
+      inner: `PGDAT` or another whose loss is linear in the label: `Standard`, `ALP`, `TRADES`, `NMSE`; or wrappers that
+        change only its attack, which must take `loss`, as `pgd` does. Wrappers that change the loss go outside,
+        `AWP(Mix(PGDAT(...)))`. ECAS belongs inside, where it sees mixed images. LAS-AT and RAT do not go with Mix.
+      prob: share of the batches that are mixed, 0.3.
+      mixup_alpha: mixup's lam is drawn from Beta(alpha, alpha), 0.8.
+      cutmix_alpha: CutMix's likewise, before the correction, 1, which is uniform.
+      switch: share of the mixed batches that CutMix takes, 0.5; mixup has the rest.
+
+    Source: Zhang et al. (2018), arXiv:1710.09412, and Yun et al. (2019), arXiv:1905.04899, in the form and with the
+    numbers of A&P's code (Mo et al., 2022, arXiv:2210.07540), which does so in PGD-AT and in no other method; the PIAT
+    paper says nothing of it. The code refuses odd batches.
+    """
+
+    prob: float = 0.3
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    switch: float = 0.5
+
+    needs_attack: ClassVar[bool] = False
+    # The cross-entropy, which RAT takes a share of.
+    rescales: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prob", "switch"):
+            check_range(name, getattr(self, name), 0, 1)
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            check_range(name, getattr(self, name), 0, float("inf"), open_low=True)
+        if self.attacks:
+            check_attack_takes(self, "loss")
+        *wrappers, method = layers(self.inner)
+        for wrapper in wrappers:
+            _check_leaves_the_loss(wrapper)
+        if not isinstance(method, LINEAR):
+            known = ", ".join(cls.__name__ for cls in LINEAR)
+            raise InputError(f"Mix needs a loss linear in the label, and {type(method).__name__}'s is not: {known} are")
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """The mixed batch under the attack inside, which sees both labels; the second ones go along."""
+        if "step_budget" in context.attack:
+            raise InputError("LAS chooses by images that Mix then changes; leave LAS or Mix out")
+        own, lam = draw(self, batch.images.shape[1:3], named_key(context.key, "mix"))
+        images = own * batch.images + (1.0 - own) * batch.images[::-1]
+        reverse, larger = batch.labels[::-1], lam >= 0.5
+        labels, second = jnp.where(larger, batch.labels, reverse), jnp.where(larger, reverse, batch.labels)
+        share, loss = jnp.maximum(lam, 1.0 - lam), attack_options(self.inner).get("loss", losses.cross_entropy)
+
+        def mixed(logits: Array, labels: Array) -> Array:
+            return mean(share, loss(logits, labels), loss(logits, second))
+
+        batch = batch._replace(images=images, labels=labels)
+        adversarial = super().perturb(variables, objective_state, batch, context.with_attack(loss=mixed))
+        return adversarial._replace(extra={**adversarial.extra, "mix": {"labels": second, "share": share}})
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """Those inside for either label, weighted."""
+        batch = outputs.batch
+        second, share = (batch.extra["mix"][name] for name in ("labels", "share"))
+        relabelled = outputs._replace(batch=batch._replace(clean=batch.clean._replace(labels=second)))
+        terms = super().terms(outputs, objective_state, context)
+        others = super().terms(relabelled, objective_state, context)
+        metrics = {**terms.metrics, "mixed": (share < 1.0).astype(jnp.float32)}
+        return Terms(
+            mean(share, terms.adversarial, others.adversarial), mean(share, terms.other, others.other), metrics
+        )
+
+
+def mean(share: Array, value: Array | float, other: Array | float) -> Array:
+    """`share value + (1 - share) other`; the value itself, to the bit, where the share is 1."""
+    return share * value + (1.0 - share) * other
+
+
+def draw(mix: Mix, size: tuple[int, ...], key: Array) -> tuple[Array, Array]:
+    """How much of each pixel is the example's own, `[1, H, W, 1]` for images of `size`, and how much of its label."""
+    whether, which, u, v = jax.random.uniform(named_key(key, "shares"), (4,))
+    centre = jax.random.randint(named_key(key, "centre"), (2,), 0, jnp.array(size))
+    mixes, cuts = whether < mix.prob, which < mix.switch
+    lam = symmetric_beta(jnp.where(cuts, mix.cutmix_alpha, mix.mixup_alpha), u, v)
+    own = jnp.where(cuts, outside_box(lam, centre, size).astype(jnp.float32), lam)
+    return jnp.where(mixes, own, 1.0), jnp.where(mixes, jnp.where(cuts, jnp.mean(own), lam), 1.0)
+
+
+def outside_box(lam: Array, centre: Array, size: tuple[int, ...]) -> Array:
+    """False in a box around `centre` of about `1 - lam` of the image's area, `[1, H, W, 1]`.
+
+    Its sides are `2 floor(floor(H sqrt(1 - lam)) / 2)` and the same of W, less what lies beyond the image.
+
+    >>> outside_box(jnp.array(0.75), jnp.array([0, 2]), (4, 4))[0, :, :, 0].astype(int).tolist()
+    [[1, 0, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    """
+    inside = []
+    for length, middle in zip(size, centre):
+        half = jnp.floor(length * jnp.sqrt(1.0 - lam)).astype(jnp.int32) // 2
+        pixels = jnp.arange(length)
+        inside.append((pixels >= middle - half) & (pixels < middle + half))
+    rows, columns = inside
+    return ~(rows[:, None] & columns[None, :])[None, :, :, None]
+
+
+def symmetric_beta(alpha: Array | float, u: Array, v: Array) -> Array:
+    """Beta(alpha, alpha) of two uniform numbers in [0, 1), exact for any alpha above 0.
+
+    If `t = sqrt(2 alpha (u^(-1/alpha) - 1)) cos(2 pi v)`, Student's t of 2 alpha degrees of freedom, it is
+    `(1 + t / sqrt(2 alpha + t^2)) / 2`. jax.random.beta draws two gamma variates by rejection: seconds to compile.
+
+    Source: Bailey (1994), Mathematics of Computation 62; Devroye (1996), Random variate generation in one line of code.
+
+    >>> symmetric_beta(1.0, jnp.array(0.5), jnp.array([0.0, 0.5])).round(4).tolist()
+    [0.8536, 0.1464]
+    """
+    cosine, s = jnp.cos(2.0 * jnp.pi * v), u ** (1.0 / alpha)
+    # t^2 / (2 alpha) is (1 - s) cos^2 / s: the root has no division by an s of 0.
+    return (1.0 + cosine * jnp.sqrt((1.0 - s) / (s + (1.0 - s) * cosine**2))) / 2.0
+
+
+def _check_leaves_the_loss(wrapper: Wrapper) -> None:
+    """Raise InputError where a wrapper inside makes something of the loss, which would not be mixed."""
+    cls = type(wrapper)
+    if cls.terms is Wrapper.terms and cls.perturb_weights is Wrapper.perturb_weights:
+        return
+    fix = "leave one out" if isinstance(wrapper, (LAS, RAT, Mix)) else f"put it outside: {cls.__name__}(Mix(...))"
+    raise InputError(f"Mix mixes the loss of an objective, and {cls.__name__} changes it; {fix}")
