@@ -153,12 +153,13 @@ def symmetric_beta(alpha: Array | float, u: Array, v: Array) -> Array:
 
     Source: Bailey (1994), Mathematics of Computation 62; Devroye (1996), Random variate generation in one line of code.
 
-    >>> symmetric_beta(1.0, jnp.array(0.5), jnp.array([0.0, 0.5])).round(4).tolist()
+    >>> [round(symmetric_beta(1.0, jnp.array(0.5), jnp.array(v)).item(), 4) for v in (0.0, 0.5)]
     [0.8536, 0.1464]
     """
     cosine, s = jnp.cos(2.0 * jnp.pi * v), u ** (1.0 / alpha)
     # t^2 / (2 alpha) is (1 - s) cos^2 / s: the root has no division by an s of 0.
-    return (1.0 + cosine * jnp.sqrt((1.0 - s) / (s + (1.0 - s) * cosine**2))) / 2.0
+    # Clipped, as rounding may leave [0, 1].
+    return jnp.clip((1.0 + cosine * jnp.sqrt((1.0 - s) / (s + (1.0 - s) * cosine**2))) / 2.0, 0.0, 1.0)
 
 
 def _check_leaves_the_loss(wrapper: Wrapper) -> None:
