@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from experiments.piat.toy_study import EXTENT, METHODS, History, Measures, Settings, classify, drop_epochs
+from experiments.piat.toy_study import EXTENT, METHODS, History, Measures, Settings, classify, drop_epochs, interval
 from experiments.piat.toy_study import draw as draw_points
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
 
@@ -72,8 +72,6 @@ def draw_curves(histories: dict[str, History], settings: Settings, seed: int) ->
     """Clean and robust test accuracy over the epochs (the paper's Fig. 3): one seed, and the mean of all."""
     from matplotlib.figure import Figure
 
-    from experiments.piat.toy_study import interval
-
     figure = Figure(figsize=(2 * WIDTH, 4.3), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     epochs = np.arange(1, settings.epochs + 1)
@@ -113,7 +111,10 @@ def draw_curves(histories: dict[str, History], settings: Settings, seed: int) ->
 
 
 def draw_boundary(history: History, settings: Settings, seed: int) -> "Figure":
-    """PGD-AT's boundary before and after the epoch with the largest drop (the paper's Fig. 4)."""
+    """PGD-AT's boundary before and after the epoch with the largest drop (the paper's Fig. 4).
+
+    Test points that lie in another class's region after it are circled.
+    """
     from matplotlib.figure import Figure
 
     epoch = int(drop_epochs(history.scores, settings.warmup)[seed])
@@ -126,7 +127,7 @@ def draw_boundary(history: History, settings: Settings, seed: int) -> "Figure":
     for axes, region, moment, at in zip(panels, regions, ("before", "after"), (epoch - 1, epoch)):
         line = np.linspace(-EXTENT, EXTENT, len(region))
         axes.contourf(line, line, region, levels=[-0.5, 0.5, 1.5], colors=TINTS)
-        axes.contour(line, line, region, levels=[0.5], colors="black", linewidths=1.0)
+        _outline(axes, line, region, colors="black", linewidths=1.0)
         for label, (color, marker) in enumerate(zip(CLASS_COLORS, CLASS_MARKERS)):
             own = labels == label
             axes.scatter(*points[own, :2].T, color=color, marker=marker, s=6, linewidths=0, alpha=0.8)
@@ -151,8 +152,8 @@ def draw_overlay(histories: dict[str, History], settings: Settings, seed: int) -
         line = np.linspace(-EXTENT, EXTENT, len(before))
         changed = (before != after).astype(float)
         axes.contourf(line, line, changed, levels=[0.5, 1.5], colors=["#BBBBBB"])
-        axes.contour(line, line, before, levels=[0.5], colors=COLORS[5], linewidths=1.2, linestyles="--")
-        axes.contour(line, line, after, levels=[0.5], colors="black", linewidths=1.2)
+        _outline(axes, line, before, colors=COLORS[5], linewidths=1.2, linestyles="--")
+        _outline(axes, line, after, colors="black", linewidths=1.2)
         axes.plot([], [], "--", color=COLORS[5], linewidth=1.2, label=f"before epoch {epoch}")
         axes.plot([], [], "-", color="black", linewidth=1.2, label=f"after epoch {epoch}")
         axes.fill_between([], [], color="#BBBBBB", label=f"changed: {100 * changed.mean():.1f} % of the square")
@@ -206,6 +207,12 @@ def _regions(history: History, settings: Settings, seed: int, epoch: int, side: 
 def _cell(coordinate: np.ndarray, side: int) -> np.ndarray:
     """The grid line nearest to each coordinate."""
     return np.clip(np.rint((coordinate + EXTENT) / (2 * EXTENT) * (side - 1)).astype(int), 0, side - 1)
+
+
+def _outline(axes: "Axes", line: np.ndarray, region: np.ndarray, **look: Any) -> None:
+    """The boundary of a region; a network with one answer everywhere has none."""
+    if region.min() < region.max():
+        axes.contour(line, line, region, levels=[0.5], **look)
 
 
 def _frame(axes: "Axes") -> None:

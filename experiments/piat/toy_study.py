@@ -25,7 +25,7 @@ from piat_jax.objectives import ALP, NMSE, PGDAT
 from piat_jax.training import init_state, sgd, train_step
 
 METHODS = {"pgd_at": "PGD-AT", "piat": "PIAT", "alp": "ALP", "nmse": "NMSE"}
-EXTENT = 1.75  # half the side of the square that boundaries are compared on; 99.98 % of the points lie in it
+EXTENT = 1.75  # half the side of the square that boundaries are compared on; more than 99.99 % of the points lie in it
 
 
 def option(default: Any, text: str) -> Any:
