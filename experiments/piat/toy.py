@@ -157,7 +157,8 @@ def summary(measures: dict[str, Measures], settings: Settings) -> str:
             f"Mean over {settings.seeds} seeds and its 95 % t interval; the last two tables are of paired "
             "differences. Percent and percentage points.",
             f"Deviation (sample standard deviation) and mean: over the epochs after {settings.warmup}. Best: the "
-            "highest of all epochs, on the test points. Boundary: share of the square that an epoch gave to the other class.",
+            "highest of all epochs, on the test points. Boundary: share of the square that an epoch gave to the other "
+            "class.",
             f"Holds, does not hold: the interval lies on one side of 0 (of -{MARGIN:g} for what is kept).",
             "",
         ]
