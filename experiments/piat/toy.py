@@ -25,7 +25,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_file
 from piat_jax.training.progress import duration
 
-PASSES_PER_SECOND, COMPILE_SECONDS = 5e6, 12  # on two cores of an AMD EPYC, for the estimate of --dry_run
+PASSES_PER_SECOND, COMPILE_SECONDS = 2e7, 10  # on two cores of an AMD EPYC, for the estimate of --dry_run
 MARGIN = 1.0  # percentage points of clean accuracy that "keeps" may lose
 NAMES = {
     "deviation": "Deviation",

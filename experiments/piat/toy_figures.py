@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from experiments.piat.toy_study import EXTENT, METHODS, History, Measures, Settings, classify, drop_epochs, interval
+from experiments.piat.toy_study import EXTENT, METHODS, History, Measures, Settings, drop_epochs, interval, margins
 from experiments.piat.toy_study import draw as draw_points
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
 
@@ -18,6 +18,7 @@ LINES = {"pgd_at": (COLORS[1], "--"), "piat": (COLORS[0], "-"), "alp": (COLORS[4
 SIDES = (("pgd_at", "piat"), ("alp", "nmse"))
 CLASS_COLORS, CLASS_MARKERS = (COLORS[1], COLORS[0]), "o^"
 TINTS = ("#F7DCC8", "#CFE3F1")  # of the two classes' regions
+FAR = 1e9  # beyond any margin
 
 
 def draw(histories: dict[str, History], measures: dict[str, Measures], settings: Settings) -> dict[str, "Figure"]:
@@ -63,7 +64,9 @@ def draw_data(settings: Settings, seed: int) -> "Figure":
     _frame(flat)
     space.set(xlabel="$x_1$", ylabel="$x_2$")
     space.set_zlabel("$x_3$")
-    space.set_box_aspect((1, 1, 0.6), zoom=0.85)
+    space.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1], zticks=[settings.low, settings.high])
+    space.tick_params(pad=0)
+    space.set_box_aspect((1, 1, 0.75), zoom=1.0)
     flat.legend(frameon=False, fontsize=7, loc="upper right", ncols=2, handletextpad=0.1, borderaxespad=0.1)
     return figure
 
@@ -88,11 +91,11 @@ def draw_curves(histories: dict[str, History], settings: Settings, seed: int) ->
                 panels[1, column].fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
         panels[1, column].set_xlabel("Epoch")
         panels[0, column].legend(frameon=False, fontsize=7, loc="lower right", ncols=2)
-    shown = [100 * getattr(history.scores, key)[:, 2:] for history in histories.values() for key in ("test_clean",)]
-    shown += [100 * history.scores.test_robust[:, 2:].mean(0) for history in histories.values()]
-    low = min(float(np.percentile(values, 1)) for values in shown)
-    for axes, text in zip(panels.flat, ("one seed", "one seed", "mean of the seeds", "mean of the seeds")):
-        axes.set_ylim(max(low - 8, 0), min(max(float(values.max()) for values in shown) + 1.5, 100))
+    robust = min(float(np.percentile(100 * history.scores.test_robust[:, 2:], 1)) for history in histories.values())
+    clean = max(float(history.scores.test_clean.max()) for history in histories.values())
+    several = f"mean of {settings.seeds} seeds and its 95 % interval"
+    for axes, text in zip(panels.flat, [f"seed {seed}"] * 2 + [several] * 2):
+        axes.set_ylim(max(robust - 5, 0), min(100 * clean + 1.5, 100))
         axes.set_title(text, fontsize=7.5, loc="left", color="#404040")
         axes.grid(True, color="#E0E0E0", linewidth=0.5)
         axes.set_axisbelow(True)
@@ -101,9 +104,8 @@ def draw_curves(histories: dict[str, History], settings: Settings, seed: int) ->
     for axes in panels[:, 0]:
         axes.set_ylabel("Test accuracy (%)")
     for axes in panels.flat:
-        last = histories["piat"].scores
         for key, text in (("test_clean", "clean"), ("test_robust", "robust")):
-            height = 100 * float(getattr(last, key).mean(0)[-1])
+            height = 100 * float(getattr(histories["piat"].scores, key)[:, -1].mean())
             axes.annotate(
                 text, (1, height), (2, 0), ("axes fraction", "data"), "offset points", fontsize=7, va="center"
             )
@@ -118,16 +120,16 @@ def draw_boundary(history: History, settings: Settings, seed: int) -> "Figure":
     from matplotlib.figure import Figure
 
     epoch = int(drop_epochs(history.scores, settings.warmup)[seed])
-    figure = Figure(figsize=(2 * WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(2 * WIDTH, 3.85), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     points, labels = _points(settings, seed, "test")
-    regions = [_regions(history, settings, seed, at) for at in (epoch - 1, epoch)]
-    rows, columns = (_cell(points[:, axis], len(regions[0])) for axis in (1, 0))
-    turned = regions[0][rows, columns] != regions[1][rows, columns]
-    for axes, region, moment, at in zip(panels, regions, ("before", "after"), (epoch - 1, epoch)):
-        line = np.linspace(-EXTENT, EXTENT, len(region))
-        axes.contourf(line, line, region, levels=[-0.5, 0.5, 1.5], colors=TINTS)
-        _outline(axes, line, region, colors="black", linewidths=1.0)
+    fields = [_field(history, settings, seed, at) for at in (epoch - 1, epoch)]
+    rows, columns = (_cell(points[:, axis], len(fields[0])) for axis in (1, 0))
+    turned = (fields[0][rows, columns] > 0) != (fields[1][rows, columns] > 0)
+    for axes, field, moment, at in zip(panels, fields, ("before", "after"), (epoch - 1, epoch)):
+        line = np.linspace(-EXTENT, EXTENT, len(field))
+        axes.contourf(line, line, field, levels=[-FAR, 0, FAR], colors=TINTS)
+        _outline(axes, line, field, colors="black", linewidths=1.0)
         for label, (color, marker) in enumerate(zip(CLASS_COLORS, CLASS_MARKERS)):
             own = labels == label
             axes.scatter(*points[own, :2].T, color=color, marker=marker, s=6, linewidths=0, alpha=0.8)
@@ -143,15 +145,16 @@ def draw_overlay(histories: dict[str, History], settings: Settings, seed: int) -
     """Boundaries before and after the epoch with each method's largest drop, on each other (the paper's Fig. 5)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2 * WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(2 * WIDTH, 3.85), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, method in zip(panels, SIDES[0]):
         history = histories[method]
         epoch = int(drop_epochs(history.scores, settings.warmup)[seed])
-        before, after = (_regions(history, settings, seed, at) for at in (epoch - 1, epoch))
+        before, after = (_field(history, settings, seed, at) for at in (epoch - 1, epoch))
         line = np.linspace(-EXTENT, EXTENT, len(before))
-        changed = (before != after).astype(float)
-        axes.contourf(line, line, changed, levels=[0.5, 1.5], colors=["#BBBBBB"])
+        changed = (before > 0) != (after > 0)
+        # Where the signs differ the product is negative.
+        axes.contourf(line, line, before * after, levels=[-FAR, 0], colors=["#BBBBBB"])
         _outline(axes, line, before, colors=COLORS[5], linewidths=1.2, linestyles="--")
         _outline(axes, line, after, colors="black", linewidths=1.2)
         axes.plot([], [], "--", color=COLORS[5], linewidth=1.2, label=f"before epoch {epoch}")
@@ -198,10 +201,10 @@ def _points(settings: Settings, seed: int, part: str) -> tuple[np.ndarray, np.nd
     return points.reshape(-1, 3), labels
 
 
-def _regions(history: History, settings: Settings, seed: int, epoch: int, side: int = 301) -> np.ndarray:
-    """The square's classes after an epoch, `[side, side]`."""
+def _field(history: History, settings: Settings, seed: int, epoch: int, side: int = 301) -> np.ndarray:
+    """The square's margins after an epoch, `[side, side]`; the boundary is where they are 0."""
     params = jax.tree.map(lambda leaf: leaf[seed, epoch], history.params)
-    return np.asarray(classify(settings, params, side))
+    return np.asarray(margins(settings, params, side))
 
 
 def _cell(coordinate: np.ndarray, side: int) -> np.ndarray:
@@ -209,10 +212,10 @@ def _cell(coordinate: np.ndarray, side: int) -> np.ndarray:
     return np.clip(np.rint((coordinate + EXTENT) / (2 * EXTENT) * (side - 1)).astype(int), 0, side - 1)
 
 
-def _outline(axes: "Axes", line: np.ndarray, region: np.ndarray, **look: Any) -> None:
-    """The boundary of a region; a network with one answer everywhere has none."""
-    if region.min() < region.max():
-        axes.contour(line, line, region, levels=[0.5], **look)
+def _outline(axes: "Axes", line: np.ndarray, field: np.ndarray, **look: Any) -> None:
+    """The boundary; a network with one answer everywhere has none."""
+    if field.min() < 0 < field.max():
+        axes.contour(line, line, field, levels=[0], **look)
 
 
 def _frame(axes: "Axes") -> None:

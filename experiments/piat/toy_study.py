@@ -194,12 +194,17 @@ def evaluate(key: Array, params: PyTree, *, settings: Settings) -> Scores:
     return Scores(*shares, boundary_change=change)
 
 
-def classify(settings: Settings, params: PyTree, side: int = 71) -> Array:
-    """The class at `[side, side]` points of the square, y before x, at the middle of the third coordinate."""
+def classify(settings: Settings, params: PyTree) -> Array:
+    """Whether each point of a grid on the square is of class 1."""
+    return margins(settings, params, 71) > 0
+
+
+def margins(settings: Settings, params: PyTree, side: int) -> Array:
+    """Class 1's logit minus class 0's on the square, `[side, side]`, y before x, at the middle of x3's range."""
     x = jnp.linspace(-EXTENT, EXTENT, side)
     plane = jnp.stack([*jnp.meshgrid(x, x), jnp.full((side, side), (settings.low + settings.high) / 2)], axis=-1)
     logits, _ = settings.model.apply(params, {}, plane.reshape(-1, 1, 1, 3), train=False)
-    return jnp.argmax(logits, axis=-1).reshape(side, side)
+    return (logits[:, 1] - logits[:, 0]).reshape(side, side)
 
 
 class Measures(NamedTuple):
