@@ -29,8 +29,8 @@ def test_circles_follow_their_formula():
         assert np.abs(x[labels == label, :2].mean(0)).max() < 0.1
     assert (points == Circles().draw(key, 2000)[0]).all()
     assert not (points == Circles().draw(jax.random.key(4), 2000)[0]).all()
-    bare = np.asarray(Circles(sigma=0.0).draw(key, 10)[0]).reshape(10, 3)
-    np.testing.assert_allclose(np.hypot(bare[:, 0], bare[:, 1]), [0.35] * 5 + [1.0] * 5, rtol=1e-5)
+    bare = np.asarray(Circles(sigma=0.0).draw(key, 2000)[0]).reshape(2000, 3)
+    np.testing.assert_allclose(np.hypot(bare[:, 0], bare[:, 1]), np.repeat([0.35, 1.0], 1000), rtol=1e-5)
 
 
 def test_measures_by_hand():
@@ -72,7 +72,7 @@ def test_a_tiny_study_from_flags_to_files(tmp_path, monkeypatch):
     toy.main([*TINY, f"--out={out}"])
     figures = [f"{n}{s}" for n in ("data", "curves", "boundary", "overlay", "oscillation") for s in (".png", ".svg")]
     assert sorted(path.name for path in out.iterdir()) == sorted(["runs.csv", "summary.md", *figures])
-    rows = list(csv.DictReader((out / "runs.csv").open()))
+    rows = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
     assert len(rows) == 4 * 2 * 3
     assert all(0 <= float(row["test_robust"]) <= float(row["test_clean"]) <= 1 for row in rows)
     assert "PIAT - PGD-AT" in (out / "summary.md").read_text()

@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from experiments.piat.toy_study import EXTENT, METHODS, History, Measures, Settings, drop_epochs, interval, margins
-from experiments.piat.toy_study import draw as draw_points
+from experiments.piat.toy_study import (
+    EXTENT,
+    METHODS,
+    History,
+    Measures,
+    Settings,
+    drop_epochs,
+    interval,
+    margins,
+    prepare,
+)
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
 
 if TYPE_CHECKING:
@@ -66,7 +75,7 @@ def draw_data(settings: Settings, seed: int) -> "Figure":
     space.set_zlabel("$x_3$")
     space.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1], zticks=[settings.low, settings.high])
     space.tick_params(pad=0)
-    space.set_box_aspect((1, 1, 0.75), zoom=1.0)
+    space.set_box_aspect((1, 1, 0.75), zoom=0.82)
     flat.legend(frameon=False, fontsize=7, loc="upper right", ncols=2, handletextpad=0.1, borderaxespad=0.1)
     return figure
 
@@ -91,11 +100,11 @@ def draw_curves(histories: dict[str, History], settings: Settings, seed: int) ->
                 panels[1, column].fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
         panels[1, column].set_xlabel("Epoch")
         panels[0, column].legend(frameon=False, fontsize=7, loc="lower right", ncols=2)
-    robust = min(float(np.percentile(100 * history.scores.test_robust[:, 2:], 1)) for history in histories.values())
+    robust = min(float(history.scores.test_robust[seed, settings.warmup :].min()) for history in histories.values())
     clean = max(float(history.scores.test_clean.max()) for history in histories.values())
     several = f"mean of {settings.seeds} seeds and its 95 % interval"
     for axes, text in zip(panels.flat, [f"seed {seed}"] * 2 + [several] * 2):
-        axes.set_ylim(max(robust - 5, 0), min(100 * clean + 1.5, 100))
+        axes.set_ylim(max(100 * robust - 5, 0), min(100 * clean + 1.5, 100))
         axes.set_title(text, fontsize=7.5, loc="left", color="#404040")
         axes.grid(True, color="#E0E0E0", linewidth=0.5)
         axes.set_axisbelow(True)
@@ -197,7 +206,7 @@ def draw_oscillation(measures: dict[str, Measures]) -> "Figure":
 
 
 def _points(settings: Settings, seed: int, part: str) -> tuple[np.ndarray, np.ndarray]:
-    points, labels = jax.device_get(draw_points(settings, jax.random.key(seed), part))
+    points, labels = jax.device_get(getattr(prepare(jax.random.key(seed), settings=settings), part))
     return points.reshape(-1, 3), labels
 
 

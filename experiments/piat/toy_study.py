@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.piat.circles import Circles
 from piat_jax import losses
@@ -17,7 +18,7 @@ from piat_jax.cli.cores import count_cores
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, check_at_least, check_range
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.core.rng import named_key
+from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array, Batch, Model, Objective, PyTree, TrainState, Variables
 from piat_jax.data.batching import check_batch_size, epoch_permutation, steps_per_epoch, take_batch
 from piat_jax.models import create
@@ -87,6 +88,11 @@ class Settings:
         """One hidden layer with ReLU, two logits."""
         return create("mlp", num_classes=2, hidden=(self.hidden,))
 
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """SGD with a constant learning rate."""
+        return sgd(self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
     def objective(self, method: str) -> Objective:
         """The method's loss; PIAT trains with that of PGD-AT."""
         attack = bind(pgd, eps=self.eps, step_size=self.step_size, steps=self.steps, box=None)
@@ -122,18 +128,28 @@ class History(NamedTuple):
     params: PyTree  # [S, E + 1, ...], from the initial weights on
 
 
+class Start(NamedTuple):
+    """What a seed gives every method."""
+
+    train: tuple[Array, Array]  # points [N, 1, 1, 3] and labels [N]
+    test: tuple[Array, Array]
+    orders: Array  # [E, N] int32, the order of the training points in each epoch
+    state: TrainState
+
+
 def train_method(method: str, settings: Settings) -> History:
     """All seeds of a method; equal seeds have equal data, initial weights and order of batches in every method.
 
     One compiled run a seed, as many at once as there are cores: on two of them 2.7 times as fast as one program with
-    `jax.vmap` over seeds, whose small batched products XLA does on its own, and 1.8 times as fast as `jax.lax.map`.
+    `jax.vmap` over seeds, and 1.8 times as fast as with `jax.lax.map`.
     """
     objective, piat = settings.objective(method), jnp.asarray(method == "piat")
 
     def run(seed: int) -> History:
         key = jax.random.key(seed)
-        params = train(key, objective, piat, settings=settings)
-        return jax.device_get(History(evaluate(key, params, settings=settings), params))
+        start = prepare(key, settings=settings)
+        params = train(key, start, objective, piat, settings=settings)
+        return jax.device_get(History(evaluate(key, start, params, settings=settings), params))
 
     with ThreadPoolExecutor(count_cores()) as pool:
         first = run(0)  # alone, so that nothing is compiled twice
@@ -141,43 +157,45 @@ def train_method(method: str, settings: Settings) -> History:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
 
 
-def draw(settings: Settings, key: Array, part: str) -> tuple[Array, Array]:
-    """The points and labels of a seed's key, `part` "train" or "test"."""
-    return settings.circles.draw(named_key(key, part), getattr(settings, f"{part}_points"))
+@functools.partial(jax.jit, static_argnames="settings")
+def prepare(key: Array, *, settings: Settings) -> Start:
+    """The start of the seed of this key."""
+    train = settings.circles.draw(named_key(key, "train"), settings.train_points)
+    test = settings.circles.draw(named_key(key, "test"), settings.test_points)
+    keys = example_keys(named_key(key, "shuffle"), jnp.arange(1, settings.epochs + 1))
+    orders = jax.vmap(lambda own: epoch_permutation(own, settings.train_points))(keys)
+    # None of the methods has a state of its own, so this is the start of each.
+    state = init_state(settings.objective("pgd_at"), settings.optimizer, train[0][:1], key=key)
+    return Start(train, test, orders, state)
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def train(key: Array, objective: Objective, piat: Array, *, settings: Settings) -> PyTree:
+def train(key: Array, start: Start, objective: Objective, piat: Array, *, settings: Settings) -> PyTree:
     """The weights before the first epoch and after each, `[E + 1, ...]`; with `piat` they are interpolated.
 
     Where it is false, the past weighs 0, which leaves the weights as they are to the last bit: both are one program.
     """
-    points, labels = draw(settings, key, "train")
-    optimizer = sgd(settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    start = init_state(objective, optimizer, points[:1], key=key)
     steps = steps_per_epoch(settings.train_points, settings.batch_size)
 
-    def epoch(state: TrainState, number: Array) -> tuple[TrainState, PyTree]:
-        order = epoch_permutation(jax.random.fold_in(named_key(key, "shuffle"), number), settings.train_points)
-
+    def epoch(state: TrainState, order: Array) -> tuple[TrainState, PyTree]:
         def step(state: TrainState, index: Array) -> tuple[TrainState, None]:
-            batch = Batch(*take_batch(points, labels, order, index, settings.batch_size))
-            return train_step(objective, optimizer, state, batch, key=key, epochs=settings.epochs)[0], None
+            batch = Batch(*take_batch(*start.train, order, index, settings.batch_size))
+            return train_step(objective, settings.optimizer, state, batch, key=key, epochs=settings.epochs)[0], None
 
         previous = state.params
         state, _ = jax.lax.scan(step, state, jnp.arange(steps))
+        number = state.epoch + 1
         params = interpolate(previous, state.params, jnp.where(piat, PAPER_WEIGHT(number), 0.0))
         return dataclasses.replace(state, epoch=number, params=params), params
 
-    _, params = jax.lax.scan(epoch, start, jnp.arange(1, settings.epochs + 1))
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start.params, params)
+    _, params = jax.lax.scan(epoch, start.state, start.orders)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start.state.params, params)
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def evaluate(key: Array, params: PyTree, *, settings: Settings) -> Scores:
+def evaluate(key: Array, start: Start, params: PyTree, *, settings: Settings) -> Scores:
     """What the weights `[E + 1, ...]` of `train` score after each epoch, `[E]` each."""
-    (points, labels), (others, other_labels) = (draw(settings, key, part) for part in ("train", "test"))
-    points, labels = jnp.concatenate([points, others]), jnp.concatenate([labels, other_labels])
+    points, labels = (jnp.concatenate(both) for both in zip(start.train, start.test))
     attack = bind(pgd, eps=settings.eps, step_size=settings.test_step_size, steps=settings.test_steps, box=None)
 
     def score(params: PyTree) -> tuple[Array, Array, Array]:
@@ -185,18 +203,13 @@ def evaluate(key: Array, params: PyTree, *, settings: Settings) -> Scores:
         # The same starts after every epoch: what moves from one to the next is the network alone.
         moved = attack(logits_fn, points, labels, key=named_key(key, "test_attack"))
         clean, robust = (losses.correct(logits_fn(x), labels) for x in (points, moved))
-        return clean, robust, classify(settings, params)
+        return clean, robust, margins(settings, params, 71) > 0
 
     clean, robust, classes = jax.lax.map(score, params)
     change = jnp.mean(classes[1:] != classes[:-1], axis=(1, 2))
     parts = (slice(settings.train_points), slice(settings.train_points, None))
     shares = [jnp.mean(right[1:, part], axis=1) for part in parts for right in (clean, robust)]
     return Scores(*shares, boundary_change=change)
-
-
-def classify(settings: Settings, params: PyTree) -> Array:
-    """Whether each point of a grid on the square is of class 1."""
-    return margins(settings, params, 71) > 0
 
 
 def margins(settings: Settings, params: PyTree, side: int) -> Array:
