@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("out", "experiments/piat/toy", "Folder to write to.", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "Only say what would run, and for how long.", flag_values=values)
     for field in dataclasses.fields(Settings):
-        define = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
+        define: Any = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
         define(field.name, field.default, field.metadata["help"], flag_values=values)
     arguments.parse(values, argv, __doc__)
     settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
