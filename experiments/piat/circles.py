@@ -1,0 +1,58 @@
+"""The PIAT paper's toy data: two noisy concentric circles in three dimensions.
+
+A source of the library holds bytes, and these points are floats below 0 and above 1, so they are drawn here.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Circles:
+    """`x = (rho_i cos z + e_1, rho_i sin z + e_2, t)`, `z ~ U(0, 2 pi)`, `e ~ N(0, sigma^2)`, `t ~ U(low, high)`.
+
+    Attributes:
+      inner, outer: `rho_i`, the radii of class 0 and class 1.
+      sigma: standard deviation of the noise in the plane. The paper writes N(0, sigma_2) and sigma = 0.2; read as a
+        variance, the classes would overlap far more than in its Fig. 2.
+      low, high: range of the third coordinate, which tells nothing of the class.
+
+    Raises:
+      InputError: a negative radius or sigma, or `low` above `high`.
+
+    Source: PIAT paper, Section III-A and Fig. 2.
+
+    >>> points, labels = Circles(sigma=0.0).draw(jax.random.key(0), 4)
+    >>> jnp.linalg.norm(points[:, 0, 0, :2], axis=1).round(4).tolist(), labels.tolist()
+    ([0.35..., 0.35..., 1.0, 1.0], [0, 0, 1, 1])
+    """
+
+    inner: float = 0.35
+    outer: float = 1.0
+    sigma: float = 0.2
+    low: float = 0.80
+    high: float = 0.85
+
+    def __post_init__(self) -> None:
+        for name in ("inner", "outer", "sigma"):
+            check_at_least(name, getattr(self, name), 0)
+        if self.low > self.high:
+            raise InputError(f"low={self.low} must be at most high={self.high}")
+
+    def draw(self, key: Array, count: int) -> tuple[Array, Array]:
+        """`count` points `[count, 1, 1, 3]` and int32 labels `[count]`: first those of class 0, then as many of 1."""
+        if count % 2 or count < 2:
+            raise InputError(f"count={count} must be even and at least 2: half of the points belong to each class")
+        labels = jnp.repeat(jnp.arange(2, dtype=jnp.int32), count // 2)
+        radius = jnp.where(labels == 0, self.inner, self.outer)
+        angle = jax.random.uniform(named_key(key, "angle"), (count,), maxval=2 * jnp.pi)
+        noise = self.sigma * jax.random.normal(named_key(key, "noise"), (2, count))
+        third = jax.random.uniform(named_key(key, "third"), (count,), minval=self.low, maxval=self.high)
+        points = jnp.stack([radius * jnp.cos(angle) + noise[0], radius * jnp.sin(angle) + noise[1], third], axis=1)
+        return points.reshape(count, 1, 1, 3), labels
