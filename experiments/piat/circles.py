@@ -29,8 +29,8 @@ class Circles:
     Source: PIAT paper, Section III-A and Fig. 2.
 
     >>> points, labels = Circles(sigma=0.0).draw(jax.random.key(0), 4)
-    >>> jnp.linalg.norm(points[:, 0, 0, :2], axis=1).round(4).tolist(), labels.tolist()
-    ([0.35..., 0.35..., 1.0, 1.0], [0, 0, 1, 1])
+    >>> [round(x, 4) for x in jnp.linalg.norm(points[:, 0, 0, :2], axis=1).tolist()], labels.tolist()
+    ([0.35, 0.35, 1.0, 1.0], [0, 0, 1, 1])
     """
 
     inner: float = 0.35
