@@ -34,7 +34,7 @@ def data_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
 
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     """The tree on every device of the mesh; what is there already is not copied."""
-    return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def split_batch(batch: Tree, mesh: Mesh | None) -> Tree:

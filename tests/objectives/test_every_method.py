@@ -139,12 +139,12 @@ def test_crafting_in_l2_stays_in_the_ball_and_is_a_constant(method, teacher):
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def craft(params):
-        crafted = objective.perturb(Variables(params, variables.model_state), state, batch, context).images
-        return jnp.sum(crafted), crafted
+        crafted = objective.perturb(Variables(params, variables.model_state), state, batch, context)
+        return jnp.sum(crafted.images), (crafted.images, crafted.clean.images)
 
-    gradient, crafted = craft(variables.params)
+    gradient, (crafted, clean) = craft(variables.params)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
-    lengths = np.linalg.norm(np.reshape(crafted - images, (4 * size, -1)), axis=1)
+    lengths = np.linalg.norm(np.reshape(crafted - clean, (4 * size, -1)), axis=1)
     assert np.all(lengths <= 0.5 * FARTHEST.get(method, 1.0) + 1e-5)
     assert np.all((crafted >= 0) & (crafted <= 1))
     assert np.any(lengths > 0.1) or method == "standard"

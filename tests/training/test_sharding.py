@@ -20,6 +20,10 @@ def train(problem, mesh, epochs, state=None):
     return fit(problem.state() if state is None else state, problem.objective, problem.examples, **options)
 
 
+def close(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), actual, expected)
+
+
 @pytest.fixture(scope="module")
 def trained(problem):
     return {count: train(problem, data_mesh(8, jax.devices()[:count]), 2) for count in (1, 8)}
@@ -30,11 +34,7 @@ def test_eight_devices_train_as_one(trained):
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(eight)} == {8}
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(eight))
     for name in ("params", "model_state", "opt_state", "anchor"):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-            getattr(eight, name),
-            getattr(one, name),
-        )
+        close(getattr(eight, name), getattr(one, name))
 
 
 def test_the_work_is_shared_out(problem):
@@ -66,16 +66,14 @@ def test_the_flags_of_an_evaluation_are_the_same(problem, trained):
     assert 0 < flags[0].sum() < len(flags[0])
 
 
-def test_a_checkpoint_of_eight_devices_goes_on_on_one_and_two(problem, trained, tmp_path):
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
+def test_a_checkpoint_goes_on_on_other_devices(problem, trained, tmp_path, before, after):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save("last", train(problem, data_mesh(8), 1), {"epoch": 1})
-    for count in (1, 2):
-        state = checkpoints.load_state("last", problem.state())
-        assert int(state.epoch) == 1
-        ended = train(problem, data_mesh(8, jax.devices()[:count]), 2, state)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ended.params, trained[1].params
-        )
+    checkpoints.save("last", train(problem, data_mesh(8, jax.devices()[:before]), 1), {"epoch": 1})
+    state = checkpoints.load_state("last", problem.state())
+    assert int(state.epoch) == 1
+    ended = train(problem, data_mesh(8, jax.devices()[:after]), 2, state)
+    close(ended.params, trained[1].params)
 
 
 @pytest.mark.parametrize(
