@@ -270,6 +270,13 @@ def _split(graph: _Graph, equation: Any, value: Any) -> list[Any]:
     return results
 
 
+def _unstack(graph: _Graph, equation: Any, value: Any) -> list[Any]:
+    axis = equation.params["axis"]
+    return [
+        graph.add("Gather", [value, np.array(number, np.int64)], axis=axis) for number in range(len(equation.outvars))
+    ]
+
+
 TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "conv_general_dilated": _convolution,
     "dot_general": _dot,
@@ -281,6 +288,7 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "slice": _slice,
     "gather": _gather,
     "split": _split,
+    "unstack": _unstack,  # of jax 0.12
     "reduce_sum": _reduced("ReduceSum"),
     "reduce_max": _reduced("ReduceMax"),
     "integer_pow": _power,
