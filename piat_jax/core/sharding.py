@@ -16,7 +16,7 @@ Tree = TypeVar("Tree")
 AXIS = "data"
 
 
-def data_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+def data_mesh(batch_size: int, devices: Sequence[Any] | None = None) -> Mesh | None:
     """A mesh of as many devices as can have equal shares of a batch; None if that is one.
 
     Args:
