@@ -20,6 +20,7 @@ from absl import flags
 
 from piat_jax.analysis.curves import COLORS, STYLE
 from piat_jax.cli import arguments, benchmark_ours, errors
+from piat_jax.cli.benchmark import forwards
 from piat_jax.cli.benchmark_ours import NETWORKS, Network
 from piat_jax.cli.rounds import Case, Work, measure
 from piat_jax.core.checks import InputError
@@ -38,10 +39,16 @@ AXES = {
     "steps": "attack steps K",
     "size": "image side (pixels)",
     "width": "channels of the first stage",
-    "devices": "emulated devices (APGD block)",
+    "devices": "devices (AutoAttack)",
 }
-# The power of each with which the arithmetic grows, if nothing else costs.
-POWERS = {"batch": 1, "steps": 1, "size": 2, "width": 2, "devices": 0}
+# What the arithmetic grows in proportion to, if nothing else costs; forwards as piat-benchmark counts them.
+ARITHMETIC = {
+    "batch": lambda batch: batch,
+    "steps": lambda steps: forwards("train", steps),
+    "size": lambda side: side**2,
+    "width": lambda channels: channels**2,
+    "devices": lambda devices: 1,
+}
 
 
 class Point(NamedTuple):
@@ -130,16 +137,18 @@ def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
         for column, name in zip(axes.T, VARIED):
             found = sorted((row for row in rows if row["varied"] == name), key=lambda row: row["settings"][name])
             x = [row["settings"][name] for row in found]
-            for axis, field, unit in zip(column, ("seconds", "peak_memory_bytes"), (1, 2**20)):
-                y = [row[field] / unit for row in found]
-                axis.loglog(x, y, "o-", color=COLORS[0], markersize=3, linewidth=1)
-                if field == "seconds" and x:
-                    ideal = [y[-1] * (value / x[-1]) ** POWERS[name] for value in x]
-                    axis.loglog(x, ideal, "--", color="0.5", linewidth=0.8)
+            seconds = [row["seconds"] for row in found]
+            ideal = [seconds[-1] * ARITHMETIC[name](value) / ARITHMETIC[name](x[-1]) for value in x]
+            column[0].loglog(x, ideal, "--", color="0.5", linewidth=0.8)
+            column[0].loglog(x, seconds, "o-", color=COLORS[0], markersize=3, linewidth=1)
+            memory = [row["peak_memory_bytes"] / 2**20 for row in found]
+            column[1].semilogx(x, memory, "o-", color=COLORS[0], markersize=3, linewidth=1)
+            for axis in column:
                 axis.set_xticks(VARIED[name], [str(value) for value in VARIED[name]])
                 axis.minorticks_off()
                 axis.grid(True, color="0.9", linewidth=0.5)
             column[1].set_xlabel(AXES[name])
+        axes[1, 0].set_ylim(0, 1.05 * max(row["peak_memory_bytes"] for row in rows) / 2**20)
         axes[0, 0].set_ylabel("seconds a step\n(dashed: arithmetic alone)")
         axes[1, 0].set_ylabel("peak memory (MiB)")
         for suffix in (".png", ".svg"):
