@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from piat_jax.cli import arguments, build, errors
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.cli.run_folder import CHECKPOINTS, describe_run
 from piat_jax.core.checks import InputError
+from piat_jax.core.jaxprs import inner_jaxprs
 from piat_jax.core.types import Array, Batch, Model, Objective, TrainState, Variables
 from piat_jax.training import Examples, init_state, run_epoch, train_step
 
@@ -115,21 +116,12 @@ def _count(jaxpr: Any) -> tuple[Counter[str], Counter[str]]:
                 high[kind] += max(count[1][kind] for count in counts)
             continue
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        for inner in _inner(equation.params):
+        for inner in inner_jaxprs(equation):
             least, most = _count(inner)
             for kind in most:
                 low[kind] += times * least[kind]
                 high[kind] += times * most[kind]
     return low, high
-
-
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(item, "jaxpr"):
-                yield item.jaxpr
-            elif hasattr(item, "eqns"):
-                yield item
 
 
 def _classify(equation: Any) -> tuple[str, int]:

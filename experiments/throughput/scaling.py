@@ -20,7 +20,7 @@ from absl import flags
 
 from piat_jax.analysis.curves import COLORS, STYLE
 from piat_jax.cli import arguments, benchmark_ours, errors
-from piat_jax.cli.benchmark import forwards
+from piat_jax.cli.benchmark import forwards, read_rows
 from piat_jax.cli.benchmark_ours import NETWORKS, Network
 from piat_jax.cli.rounds import Case, Work, measure
 from piat_jax.core.checks import InputError
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     if not out.is_dir():
         raise InputError(f"out={values.out!r} is no folder; make it first")
     file = out / "scaling.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = read_rows(file) if file.exists() else []
     for point in () if values.redraw else points():
         if any(row["settings"] == point.settings and row["varied"] == point.varied for row in rows):
             continue

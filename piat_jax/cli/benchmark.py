@@ -87,7 +87,7 @@ def run(values: flags.FlagValues, sides: Mapping[str, Prepare]) -> None:
         # At once: the next case may take hours.
         with (out / "results.jsonl").open("a") as file:
             file.write(json.dumps(result) + "\n")
-        (out / "results.md").write_text(table(_read(out / "results.jsonl")))
+        (out / "results.md").write_text(table(read_rows(out / "results.jsonl")))
         print("\n".join(_lines(result)), flush=True)
 
 
@@ -211,7 +211,8 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results.jsonl."""
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except json.JSONDecodeError as error:

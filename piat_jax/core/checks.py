@@ -113,3 +113,10 @@ def check_images(argument: str, images: object) -> None:
         raise InputError(f"{argument} has {ndim} axes; give images as [batch, height, width, channels]")
     if not np.issubdtype(images.dtype, np.floating) and str(images.dtype) != "bfloat16":  # type: ignore[attr-defined]
         raise InputError(f"{argument} has dtype {images.dtype}; give floats in [0, 1] (uint8 / 255)")  # type: ignore[attr-defined]
+
+
+def check_patches(images: object, patch_size: int) -> None:
+    """Raise InputError unless square patches of so many pixels a side cover `images[B, H, W, C]` exactly."""
+    height, width = images.shape[1:3]  # type: ignore[attr-defined]
+    if height % patch_size or width % patch_size:
+        raise InputError(f"patch_size={patch_size} does not divide images of {height}x{width} pixels")

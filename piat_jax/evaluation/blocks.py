@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from piat_jax.attacks import Outcome
 from piat_jax.core.bound import Bound
 from piat_jax.core.compiler import OuterJit
+from piat_jax.core.sharding import replicate
 from piat_jax.core.types import Array, LossFn
 
 ROWS = "rows"
@@ -44,7 +45,7 @@ class Blocks:
         # One that is a pytree of its weights brings them along; any other is a constant of the program.
         if not all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(logits_fn)):
             logits_fn = jax.tree_util.Partial(logits_fn)
-        self.logits_fn = jax.device_put(logits_fn, NamedSharding(self.mesh, P()))
+        self.logits_fn = replicate(logits_fn, self.mesh)
 
     def logits(self, images: np.ndarray, keys: Array | None = None) -> np.ndarray:
         """`[R, K]` float32 for `images[R, H, W, C]`, R at most `size`; `keys[R]` for a randomised network."""

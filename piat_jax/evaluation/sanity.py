@@ -10,6 +10,7 @@ import numpy as np
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError
+from piat_jax.core.jaxprs import inner_jaxprs
 from piat_jax.core.types import Array
 from piat_jax.evaluation.blocks import Blocks
 from piat_jax.evaluation.robustness import Finding
@@ -178,7 +179,7 @@ def _scan(jaxpr: Any, reached: set[Any], found: Counter[str]) -> set[Any]:
         made_by.update((v, equation) for v in equation.outvars)
         if name == "random_bits":
             found[name] += 1
-        for inner in _inner_jaxprs(equation):
+        for inner in inner_jaxprs(equation):
             aligned = len(inner.invars) == len(equation.invars)
             pairs = zip(inner.invars, equation.invars) if aligned else ((v, None) for v in inner.invars)
             _scan(inner, {v for v, outer in pairs if (outer in inputs if aligned else inputs)}, found)
@@ -203,11 +204,3 @@ def _is_maximum(variable: Any, made_by: dict[Any, Any]) -> bool:
             return False
         variable = next((v for v in equation.invars if not hasattr(v, "val")), None)
     return False
-
-
-def _inner_jaxprs(equation: Any) -> Iterator[Any]:
-    for value in equation.params.values():
-        for inner in value if isinstance(value, (tuple, list)) else (value,):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield inner

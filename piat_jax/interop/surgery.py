@@ -14,6 +14,7 @@ import numpy as np
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import flat_draw, named_key
 from piat_jax.core.types import Array
+from piat_jax.interop.tensors import with_bfloat16
 
 Weights = Mapping[str, np.ndarray]
 PATCHES, POSITIONS, HEAD = "patch_embed/proj/kernel", "pos_embed", ("head/kernel", "head/bias")
@@ -201,10 +202,7 @@ def _without_prefix(name: str) -> str:
 
 
 def _float32(value: np.ndarray) -> np.ndarray:
-    if value.dtype.kind == "V" and value.dtype.itemsize == 2:
-        # bfloat16 is the upper half of a float32.
-        return (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return np.asarray(value, np.float32)
+    return np.asarray(with_bfloat16(value), np.float32)
 
 
 def _unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

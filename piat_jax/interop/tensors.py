@@ -120,13 +120,15 @@ def import_torch(purpose: str) -> Any:
     return torch
 
 
+def with_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The array, as bfloat16 where NumPy, which does not know it, has saved its two bytes as they are."""
+    return values.view(jnp.bfloat16) if values.dtype == "V2" else values
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            # NumPy knows no bfloat16 and saves its two bytes as they are.
-            return {
-                name: values.view(jnp.bfloat16) if values.dtype == "V2" else values for name, values in file.items()
-            }
+            return {name: with_bfloat16(values) for name, values in file.items()}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a whole .npz of arrays ({error}); fetch it again") from error
 

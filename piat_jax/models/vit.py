@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_at_least, check_patches
 from piat_jax.core.forward import ATTENTION_GATES
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
@@ -53,9 +53,7 @@ class PatchEmbed(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         check_at_least("patch_size", self.patch_size, 1)
-        height, width = x.shape[1:3]
-        if height % self.patch_size or width % self.patch_size:
-            raise InputError(f"patch_size={self.patch_size} does not divide images of {height}x{width} pixels")
+        check_patches(x, self.patch_size)
         return PatchProjection(self.features, self.patch_size, self.dtype, name="proj")(x)
 
 

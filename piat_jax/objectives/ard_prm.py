@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least, check_share
+from piat_jax.core.checks import InputError, check_at_least, check_patches, check_share
 from piat_jax.core.forward import with_attention_gates
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, LogitsFn, PyTree, Variables
@@ -147,9 +147,8 @@ def count_patches(images: Array, patch_size: int) -> int:
     Raises:
       InputError: the patches do not cover the images exactly.
     """
+    check_patches(images, patch_size)
     height, width = images.shape[1:3]
-    if height % patch_size or width % patch_size:
-        raise InputError(f"patch_size={patch_size} does not divide images of {height}x{width} pixels")
     return (height // patch_size) * (width // patch_size)
 
 
