@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments.piat import toy
-from experiments.piat.circles import Circles
 from experiments.piat.toy_study import Scores, Settings, drop_epochs, interval, measure
 from piat_jax.core.checks import InputError
+from piat_jax.data.circles import Circles
 
 TINY = ["--seeds=2", "--epochs=3", "--warmup=0", "--train_points=32", "--test_points=32", "--batch_size=16"]
 TINY += ["--hidden=4", "--steps=2", "--test_steps=2"]

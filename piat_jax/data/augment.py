@@ -7,21 +7,12 @@ import numpy as np
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
+from piat_jax.data.known import KNOWN
 
 # jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
 HIGH = np.float32(32897 / 2**23)
 LOW = np.float32(1 / 255 - 32897 / 2**23)
-FLIP_ALLOWED = {
-    "embedded": True,
-    "fashion_mnist": True,
-    "mnist": False,
-    "cifar10": True,
-    "cifar100": True,
-    "svhn": False,
-    "npz": True,
-}
-"""Whether a mirrored image keeps its label. A mirrored digit is no digit."""
 
 
 def check_augmentation(dataset_name: str, flip: bool) -> None:
@@ -39,7 +30,7 @@ def check_augmentation(dataset_name: str, flip: bool) -> None:
     if not flip:
         return
     digits = "svhn" in dataset_name or ("mnist" in dataset_name and "fashion" not in dataset_name)
-    if not FLIP_ALLOWED.get(dataset_name, not digits):
+    if not (KNOWN[dataset_name].flip if dataset_name in KNOWN else not digits):
         raise InputError(f"flip=True would mirror the digits of {dataset_name!r}; give flip=False")
 
 
