@@ -4,8 +4,9 @@
 examples; `augment` crops, flips and scales them.
 """
 
+import dataclasses
 import os
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from piat_jax.data.known import KNOWN, Known, check_published
 from piat_jax.data.sources import check_name, find, names
 from piat_jax.data.types import Dataset, Found, Split
 
-__all__ = ["KNOWN", "Dataset", "Known", "Split", "check_name", "hold_out", "load", "names"]
+__all__ = ["KNOWN", "Dataset", "Known", "Split", "check_name", "hold_out", "load", "names", "open_dataset"]
 
 
 def load(
@@ -38,17 +39,23 @@ def load(
     """
     check_at_least("train_examples", train_examples, 0)
     check_at_least("test_examples", test_examples, 0)
+    dataset = open_dataset(name, data_dir=data_dir)
+    train = first("train_examples", train_examples, name, dataset.train)
+    test = first("test_examples", test_examples, name, dataset.test)
+    return dataclasses.replace(dataset, train=train, test=test)
+
+
+def open_dataset(name: str, *, data_dir: str | os.PathLike[str] = "") -> Dataset:
+    """As `load`, but images that are files, or bytes of files, are decoded only when they are indexed.
+
+    For data that does not fit in memory: `prepare` makes a cache of it.
+    """
     found = find(name, data_dir)
     num_classes, class_names = classes(found)
-    splits = []
-    for argument, count, (images, labels) in (
-        ("train_examples", train_examples, found.train),
-        ("test_examples", test_examples, found.test),
-    ):
-        splits.append(first(argument, count, name, images, labels))
-    shown = found.name or (name if name.startswith("tfds:") or name in names() else os.path.basename(found.where))
-    check_published(found.name, splits[0].images.shape[1:], num_classes)
-    return Dataset(shown, splits[0], splits[1], num_classes, class_names, found.where)
+    shown = found.name or (name if name.startswith("tfds:") or name in names() else Path(found.where).stem)
+    train, test = (Split(*split) for split in (found.train, found.test))
+    check_published(found.name, train.images.shape[1:], num_classes)
+    return Dataset(shown, train, test, num_classes, class_names, found.where)
 
 
 def classes(found: Found) -> tuple[int, tuple[str, ...]]:
@@ -67,8 +74,9 @@ def classes(found: Found) -> tuple[int, tuple[str, ...]]:
     return max(len(counts), 2), ()
 
 
-def first(argument: str, count: int, name: str, images: Any, labels: np.ndarray) -> Split:
+def first(argument: str, count: int, name: str, split: Split) -> Split:
     """The first `count` examples, copied so that the rest is freed; 0 means all."""
+    images, labels = split
     if count > len(labels):
         raise InputError(
             f"{argument}={count} is more than the {len(labels)} of {name!r}; give at most {len(labels)}, or 0 for all"

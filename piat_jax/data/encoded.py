@@ -1,6 +1,7 @@
 """Images that are files, or bytes of files, and become arrays when they are asked for."""
 
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,11 @@ class EncodedImages:
         self.fetch = fetch
         first = decode(names[0], fetch(0), None)
         self.shape = (len(names), *first.shape)
+
+    @property
+    def size(self) -> int:
+        """How many values there are, as of an array."""
+        return math.prod(self.shape)
 
     def __len__(self) -> int:
         return len(self.names)

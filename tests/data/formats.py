@@ -14,6 +14,18 @@ from scipy.io import savemat
 NAMES = ("left", "right", "up", "down", "in", "out", "near", "far", "old", "new")
 
 
+def damaged_versions(whole, trials):
+    """Versions of a file, in turn with one bit flipped and cut off at a random place: (whether cut, bytes)."""
+    rng = np.random.RandomState(0)
+    for trial in range(trials):
+        damaged = bytearray(whole)
+        if trial % 2:
+            del damaged[rng.randint(len(whole)) :]
+        else:
+            damaged[rng.randint(len(whole))] ^= 1 << rng.randint(8)
+        yield bool(trial % 2), bytes(damaged)
+
+
 def examples(count, shape, classes, seed):
     """Smooth random images, as photographs are, and labels that run through the classes."""
     rng = np.random.RandomState(seed)

@@ -9,6 +9,7 @@ import pytest
 
 from piat_jax.core.checks import InputError
 from piat_jax.data import load, tfds_source
+from tests.data import formats
 
 tfds = pytest.importorskip("tensorflow_datasets")
 array_record_module = pytest.importorskip("array_record.python.array_record_module")
@@ -134,6 +135,26 @@ def test_a_damaged_tfrecord_file_is_named(tmp_path, damage, message):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=f"^{path} {message}; prepare the data set again"):
         load("tfds:piat_toy", data_dir=tmp_path)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_every_damage_to_the_records_is_seen(tmp_path, kind):
+    prepare(PiatToy, tmp_path)
+    if kind == "tfrecord":
+        to_tfrecord(tmp_path / "piat_toy/1.0.0")
+    path = next(tmp_path.glob(f"piat_toy/1.0.0/*-train.{kind}-*"))
+    original, accepted = load("tfds:piat_toy", data_dir=tmp_path), []
+    for _, damaged in formats.damaged_versions(path.read_bytes(), 40):
+        path.write_bytes(damaged)
+        try:
+            accepted.append(load(str(tmp_path / "piat_toy")))
+        except InputError as error:
+            if str(tmp_path) not in str(error):
+                raise
+    for dataset in accepted:
+        np.testing.assert_array_equal(dataset.train.images, original.train.images)
+        np.testing.assert_array_equal(dataset.train.labels, original.train.labels)
 
 
 def test_a_missing_tfrecord_file_is_named(tmp_path):
