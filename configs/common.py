@@ -20,8 +20,8 @@ def get_config(method: str = "pgd_at") -> Config:
     config.batch_size = 128  # not stated; every public code's. The last partial batch of an epoch is dropped
 
     config.dataset = ConfigDict()
-    config.dataset.name = "cifar10"  # embedded, fashion_mnist, mnist, cifar10, cifar100, svhn, npz, tfds:NAME
-    config.dataset.data_dir = ""  # where its files are; empty looks in the usual places
+    config.dataset.name = "cifar10"  # a name (piat_jax/data/known.py), tfds:NAME, or the path of a folder or file
+    config.dataset.data_dir = ""  # where a named data set's files are; empty looks in the usual places
     config.dataset.train_examples = 0  # the first n; 0 = all
     config.dataset.test_examples = 0
     # Held out of training to choose the best epoch; 0 chooses on the test set. fawa decides on them, as in CFA

@@ -32,8 +32,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.forward import forward_flop
 from piat_jax.core.jaxprs import inner_jaxprs
 from piat_jax.core.types import Array, Batch, Model, Objective, TrainState, Variables
-from piat_jax.data.embedded import load_embedded
-from piat_jax.data.known import KNOWN
+from piat_jax.data import KNOWN, load
 from piat_jax.training import Examples, init_state, run_epoch, train_step
 
 # Sizes no two of which are equal or multiples, so that a product's shapes say what it is.
@@ -118,7 +117,7 @@ def training_flop(config: Config) -> float:
     """
     name = config.dataset.name
     if name == "embedded":
-        data = load_embedded()
+        data = load(name)
         shape, examples, classes = data.train.images.shape[1:], len(data.train.labels), data.num_classes
     elif name in KNOWN:
         shape, examples, classes = KNOWN[name].image_shape, KNOWN[name].train, KNOWN[name].classes

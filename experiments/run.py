@@ -143,7 +143,7 @@ def save(
     result = collect(item, scale, found, seeds, folder)
     if item.study:
         result = dataclasses.replace(result, study=item.study.run(result, folder))
-    content = to_json(paper, result, _keys(item))
+    content = to_json(paper, result, keys_of(item))
     figures = {**(item.draw(result) if item.draw else {}), **(item.study.draw(result) if item.study else {})}
     content["pictures"] = _pictures(item, figures)
     out.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def save(
     return paths
 
 
-def _keys(item: Item) -> list[str]:
+def keys_of(item: Item) -> list[str]:
     """The measures of an item's table."""
     keys = []
     for attack in item.attacks:

@@ -7,9 +7,9 @@ import pytest
 
 from experiments.claims import Claim, Interval, interval, verdict
 from experiments.piat import toy
-from experiments.piat.circles import Circles
 from experiments.piat.toy_study import Scores, Settings, drop_epochs, measure
 from piat_jax.core.checks import InputError
+from piat_jax.data.circles import Circles
 
 TINY = ["--seeds=2", "--epochs=3", "--warmup=0", "--train_points=32", "--test_points=32", "--batch_size=16"]
 TINY += ["--hidden=4", "--steps=2", "--test_steps=2"]

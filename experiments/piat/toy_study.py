@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.piat.circles import Circles
 from piat_jax import losses
 from piat_jax.attacks import pgd
 from piat_jax.averaging.interpolation import PAPER_WEIGHT, interpolate
@@ -21,6 +20,7 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array, Batch, Model, Objective, PyTree, TrainState, Variables
 from piat_jax.data.batching import check_batch_size, epoch_permutation, steps_per_epoch, take_batch
+from piat_jax.data.circles import Circles
 from piat_jax.models import create
 from piat_jax.objectives import ALP, NMSE, PGDAT
 from piat_jax.training import init_state, sgd, train_step

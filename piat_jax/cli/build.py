@@ -40,7 +40,7 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, EpochEnd, Model, Objective, TrainState, Variables
-from piat_jax.data import SOURCES, Dataset, Split, load
+from piat_jax.data import Dataset, Split, check_name, hold_out, load
 from piat_jax.data.augment import PADDING_MODES, check_augmentation, to_float
 from piat_jax.data.batching import check_batch_size, steps_per_epoch
 from piat_jax.evaluation import AutoAttack, correct_under_attack, worst_class
@@ -63,8 +63,7 @@ def problems(config: Config) -> list[str]:
     for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
         group, _, field = name.partition(".")
         attempt(check_at_least, name, config[group][field], 1)
-    if not config.dataset.name.startswith("tfds:"):
-        attempt(check_choice, "dataset.name", config.dataset.name, SOURCES)
+    attempt(check_name, config.dataset.name)
     attempt(check_augmentation, config.dataset.name, config.dataset.flip)
     attempt(check_choice, "dataset.padding_mode", config.dataset.padding_mode, PADDING_MODES)
     for name in ("crop_padding", "train_examples", "test_examples", "validation_examples"):
@@ -105,15 +104,9 @@ def dataset(config: Config) -> tuple[Dataset, Split, Split]:
         train_examples=fields.train_examples,
         test_examples=fields.test_examples,
     )
-    held_out = fields.validation_examples
-    if held_out >= len(data.train.labels):
-        raise InputError(
-            f"dataset.validation_examples={held_out} leaves nothing of the {len(data.train.labels)} training examples"
-        )
     train, monitor = data.train, data.test
-    if held_out:
-        # The last ones: sources that are sorted by class do not exist among ours, and the choice is reproducible.
-        train, monitor = Split(*(x[:-held_out] for x in train)), Split(*(x[-held_out:] for x in train))
+    if fields.validation_examples:
+        train, monitor = hold_out(train, fields.validation_examples)
     check_batch_size(config.batch_size, len(train.labels))
     channels = train.images.shape[-1]
     if config.model.mean and len(config.model.mean) != channels:

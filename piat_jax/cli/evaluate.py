@@ -143,7 +143,7 @@ def evaluate_run(
     result = {
         "num_examples": len(data.test.labels),
         "aa_examples": len(for_autoattack.labels),
-        "settings": _settings(config),
+        "settings": settings_of(config),
         "checkpoints": {},
     }
     before = _comparable(folder / run_folder.EVALUATION, result)
@@ -182,14 +182,14 @@ def is_evaluated(config: Config, folder: Path, *, aa_examples: int = 0) -> bool:
     points = [found["checkpoints"].get(name, {"epoch": -1, "accuracy": {}}) for name in CHECKPOINTS]
     examples = aa_examples or found["num_examples"]
     return (
-        found["settings"] == _settings(config)
+        found["settings"] == settings_of(config)
         and points[-1]["epoch"] == config.epochs
         and all(attack in point["accuracy"] for point in points for attack in config.evaluation.final_attacks)
         and ("aa" not in config.evaluation.final_attacks or found.get("aa_examples", -1) == examples)
     )
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def settings_of(config: Config) -> dict[str, Any]:
     """What accuracies depend on, beside the examples."""
     fields = ("eps", "step_size", "norm", "restarts", "precision")
     return {"seed": config.seed, **{field: config.evaluation[field] for field in fields}}

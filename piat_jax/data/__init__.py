@@ -1,75 +1,110 @@
-"""Data sets in memory, and what turns them into augmented batches on the device.
+"""Data sets, and what turns them into augmented batches on the device.
 
-`load(name)` reads one of `SOURCES`, or "tfds:NAME". `batching` picks a step's examples; `augment` crops, flips and
-scales them.
+`load` reads one by its name or path; `sources` says which formats are looked for where. `batching` picks a step's
+examples; `augment` crops, flips and scales them.
 """
 
+import dataclasses
 import os
-from collections.abc import Callable
+from pathlib import Path
 
-from piat_jax.core.checks import InputError, check_at_least, did_you_mean
-from piat_jax.data.cifar import load_cifar10, load_cifar100
-from piat_jax.data.embedded import load_embedded
-from piat_jax.data.idx import load_fashion_mnist, load_mnist
-from piat_jax.data.npz import load_npz
-from piat_jax.data.svhn import load_svhn
-from piat_jax.data.tfds_source import load_tfds
-from piat_jax.data.types import Dataset, Split
+import numpy as np
 
-__all__ = ["SOURCES", "Dataset", "Split", "load"]
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.data.known import KNOWN, Known, check_published
+from piat_jax.data.sources import check_name, find, names
+from piat_jax.data.types import Dataset, Found, Split
 
-# name -> function(data_dir). A new source also decides whether its images may be mirrored: augment.FLIP_ALLOWED.
-SOURCES: dict[str, Callable[[str | os.PathLike[str]], Dataset]] = {
-    "embedded": load_embedded,
-    "fashion_mnist": load_fashion_mnist,
-    "mnist": load_mnist,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "svhn": load_svhn,
-    "npz": load_npz,
-}
+__all__ = ["KNOWN", "Dataset", "Known", "Split", "check_name", "hold_out", "load", "names", "open_dataset"]
 
 
 def load(
     name: str, *, data_dir: str | os.PathLike[str] = "", train_examples: int = 0, test_examples: int = 0
 ) -> Dataset:
-    """The data set called `name`, in memory.
+    """The data set called `name`, in memory; arrays that are not compressed stay in their file and are mapped.
 
     Args:
-      name: one of `SOURCES`, or "tfds:NAME" for any image-classification data set of TensorFlow Datasets.
-      data_dir: where its files are; empty looks in the usual places, and an error lists them. For "npz", the file.
+      name: one of `names()`; "tfds:NAME" for any image-classification data set of TensorFlow Datasets; or the path of
+        a folder or file, whose format is found out.
+      data_dir: where a named data set's files are; empty looks in the usual places. For "npz", the file.
       train_examples: keep the first n training examples; 0 keeps all.
       test_examples: keep the first n test examples; 0 keeps all.
 
     Raises:
-      InputError: an unknown name, files that are missing or damaged, or more examples than there are.
+      InputError: an unknown name, files that are missing (every place is listed) or damaged, or more examples than
+        there are.
 
     >>> load("embedded", train_examples=100).train.images.shape
     (100, 28, 28, 1)
-    >>> load("cifar11")
-    Traceback (most recent call last):
-    piat_jax.core.checks.InputError: dataset='cifar11' is unknown; did you mean 'cifar10'?
     """
     check_at_least("train_examples", train_examples, 0)
     check_at_least("test_examples", test_examples, 0)
-    if name.startswith("tfds:"):
-        dataset = load_tfds(name.removeprefix("tfds:"), data_dir)
-    elif name in SOURCES:
-        dataset = SOURCES[name](data_dir)
-    else:
-        raise InputError(f"dataset={name!r} is unknown{did_you_mean(name, [*SOURCES, 'tfds:NAME'])}")
+    dataset = open_dataset(name, data_dir=data_dir)
     train = first("train_examples", train_examples, name, dataset.train)
     test = first("test_examples", test_examples, name, dataset.test)
-    return Dataset(dataset.name, train, test, dataset.num_classes, dataset.class_names)
+    return dataclasses.replace(dataset, train=train, test=test)
 
 
-def first(argument: str, num_examples: int, name: str, split: Split) -> Split:
-    """The first `num_examples` of a split, copied so that the rest is freed; 0 means all."""
-    if num_examples > len(split.labels):
+def open_dataset(name: str, *, data_dir: str | os.PathLike[str] = "") -> Dataset:
+    """As `load`, but images that are files, or bytes of files, are decoded only when they are indexed.
+
+    For data that does not fit in memory: `prepare` makes a cache of it.
+    """
+    found = find(name, data_dir)
+    num_classes, class_names = classes(found)
+    shown = found.name or (name if name.startswith("tfds:") or name in names() else Path(found.where).stem)
+    train, test = (Split(*split) for split in (found.train, found.test))
+    check_published(found.name, train.images.shape[1:], num_classes)
+    return Dataset(shown, train, test, num_classes, class_names, found.where)
+
+
+def classes(found: Found) -> tuple[int, tuple[str, ...]]:
+    """The number of classes and their names: those published, those the files name, else the highest label plus one."""
+    if found.name in KNOWN:
+        known = KNOWN[found.name]
+        return len(found.class_names) or known.classes, known.class_names or found.class_names
+    if found.class_names:
+        return len(found.class_names), found.class_names
+    labels = found.train[1]
+    counts = np.bincount(labels) if labels.ndim == 1 and labels.size else np.ones(2, int)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        fix = "labels seem to count from 1: subtract 1" if empty == 0 else "renumber the labels from 0 without gaps"
+        raise InputError(f"{found.where}: class {empty} has no training example; {fix}")
+    return max(len(counts), 2), ()
+
+
+def first(argument: str, count: int, name: str, split: Split) -> Split:
+    """The first `count` examples, copied so that the rest is freed; 0 means all."""
+    images, labels = split
+    if count > len(labels):
         raise InputError(
-            f"{argument}={num_examples} is more than the {len(split.labels)} of {name!r}; "
-            f"give at most {len(split.labels)}, or 0 for all"
+            f"{argument}={count} is more than the {len(labels)} of {name!r}; give at most {len(labels)}, or 0 for all"
         )
-    if not num_examples:
-        return split
-    return Split(split.images[:num_examples].copy(), split.labels[:num_examples].copy())
+    if count and count < len(labels):
+        check_not_sorted(f"{argument}={count}", labels)
+        return Split(np.array(images[:count]), labels[:count].copy())
+    return Split(images if isinstance(images, np.ndarray) else images[:], labels)
+
+
+def hold_out(split: Split, count: int) -> tuple[Split, Split]:
+    """The training examples without the last `count`, and these: held out to choose the best epoch by.
+
+    Raises:
+      InputError: nothing would be left, or the examples are sorted by class.
+
+    >>> split = Split(np.zeros((3, 1, 1, 1), np.uint8), np.array([0, 1, 0], np.int32))
+    >>> [part.labels.tolist() for part in hold_out(split, 1)]
+    [[0, 1], [0]]
+    """
+    if count >= len(split.labels):
+        raise InputError(f"validation_examples={count} leaves nothing of the {len(split.labels)} training examples")
+    check_not_sorted(f"validation_examples={count}", split.labels)
+    return Split(*(x[:-count] for x in split)), Split(*(x[-count:] for x in split))
+
+
+def check_not_sorted(argument: str, labels: np.ndarray) -> None:
+    """Raise InputError where a part of the examples would be a part of the classes."""
+    several = len(labels) >= 2 * len(np.unique(labels)) > 2
+    if several and (np.diff(labels) >= 0).all():
+        raise InputError(f"{argument} would leave out whole classes: the examples are sorted by class; shuffle them")

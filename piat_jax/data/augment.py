@@ -1,4 +1,4 @@
-"""Random pad-crop and flip on the device: pure, jittable, keyed per example."""
+"""Random crop, flip, AutoAugment and cutout on the device: pure, jittable, keyed per example."""
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +7,14 @@ import numpy as np
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
+from piat_jax.data.autoaugment import autoaugment
+from piat_jax.data.known import KNOWN
 
 # jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
+POLICIES = ("", "autoaugment")
 HIGH = np.float32(32897 / 2**23)
 LOW = np.float32(1 / 255 - 32897 / 2**23)
-FLIP_ALLOWED = {
-    "embedded": True,
-    "fashion_mnist": True,
-    "mnist": False,
-    "cifar10": True,
-    "cifar100": True,
-    "svhn": False,
-    "npz": True,
-}
-"""Whether a mirrored image keeps its label. A mirrored digit is no digit."""
 
 
 def check_augmentation(dataset_name: str, flip: bool) -> None:
@@ -39,12 +32,21 @@ def check_augmentation(dataset_name: str, flip: bool) -> None:
     if not flip:
         return
     digits = "svhn" in dataset_name or ("mnist" in dataset_name and "fashion" not in dataset_name)
-    if not FLIP_ALLOWED.get(dataset_name, not digits):
+    if not (KNOWN[dataset_name].flip if dataset_name in KNOWN else not digits):
         raise InputError(f"flip=True would mirror the digits of {dataset_name!r}; give flip=False")
 
 
-def augment(images: Array, keys: Array, *, crop_padding: int, padding_mode: str, flip: bool) -> Array:
-    """Each image padded, cropped back at a random place, and mirrored with probability 1/2.
+def augment(
+    images: Array,
+    keys: Array,
+    *,
+    crop_padding: int,
+    padding_mode: str,
+    flip: bool,
+    policy: str = "",
+    cutout: int = 0,
+) -> Array:
+    """Each image padded, cropped back at a random place, mirrored with probability 1/2, changed and cut, in this order.
 
     Args:
       images: `[B, H, W, C]` of any dtype; uint8 costs a quarter of the memory traffic of float32.
@@ -54,6 +56,9 @@ def augment(images: Array, keys: Array, *, crop_padding: int, padding_mode: str,
         0 crops nothing.
       padding_mode: "zeros" or "reflect" (the mirror image, without repeating the edge; needs crop_padding < H, W).
       flip: whether to mirror left and right at all.
+      policy: "autoaugment" for AutoAugment's CIFAR policy (`data.autoaugment`), "" for none.
+      cutout: the side, in pixels, of a black square around a pixel drawn from the image, partly outside at its border;
+        0 for none.
 
     Returns:
       Images of the same shape and dtype; `images` itself if there is nothing to do.
@@ -61,12 +66,16 @@ def augment(images: Array, keys: Array, *, crop_padding: int, padding_mode: str,
     Raises:
       InputError: a value out of range, or not one key per image.
 
+    Source: cutout is DeVries and Taylor (2017), arXiv:1708.04552.
+
     >>> images = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 2, 1)
     >>> augment(images, jax.random.key(0)[None], crop_padding=0, padding_mode="zeros", flip=False) is images
     True
     """
     check_at_least("crop_padding", crop_padding, 0)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
+    check_choice("policy", policy, POLICIES)
+    check_at_least("cutout", cutout, 0)
     if images.ndim != 4:
         raise InputError(f"images has {images.ndim} axes; give images as [batch, height, width, channels]")
     if keys.shape != images.shape[:1]:
@@ -80,7 +89,9 @@ def augment(images: Array, keys: Array, *, crop_padding: int, padding_mode: str,
         images = random_crop(images, keys, crop_padding, padding_mode)
     if flip:
         images = random_flip(images, keys)
-    return images
+    if policy:
+        images = autoaugment(images, keys)
+    return random_cutout(images, keys, cutout) if cutout else images
 
 
 def crop_offsets(keys: Array, crop_padding: int) -> Array:
@@ -110,6 +121,24 @@ def random_crop(images: Array, keys: Array, crop_padding: int, padding_mode: str
 def random_flip(images: Array, keys: Array) -> Array:
     """Each image, mirrored left and right where `flip_mask` says so."""
     return jnp.where(flip_mask(keys)[:, None, None, None], images[:, :, ::-1], images)
+
+
+def random_cutout(images: Array, keys: Array, side: int) -> Array:
+    """Each image with a black square of `side` pixels around a pixel of `cutout_centres`."""
+    rows, columns = cutout_centres(keys, images.shape[1], images.shape[2]).T - side // 2
+
+    def covered(start: Array, length: int) -> Array:
+        places = jnp.arange(length)[None, :] - start[:, None]
+        return (places >= 0) & (places < side)
+
+    square = covered(rows, images.shape[1])[:, :, None] & covered(columns, images.shape[2])[:, None, :]
+    return jnp.where(square[..., None], jnp.zeros((), images.dtype), images)
+
+
+def cutout_centres(keys: Array, height: int, width: int) -> Array:
+    """The middle `[B, 2]` (row, column) of each example's cutout, uniform over its pixels."""
+    end = jnp.array([height, width], jnp.int32)
+    return jax.vmap(lambda key: jax.random.randint(named_key(key, "cutout"), (2,), 0, end, jnp.int32))(keys)
 
 
 def to_float(images: Array) -> Array:

@@ -11,8 +11,8 @@ import zipfile
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.data import load
 from piat_jax.data.embedded import KEYS, content_hash
-from piat_jax.data.idx import load_fashion_mnist
 from piat_jax.data.types import Split
 
 TRAIN_EXAMPLES, TEST_EXAMPLES = 1024, 1000
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
         return 2
     source_dir, out = arguments
     try:
-        official = load_fashion_mnist(source_dir)
+        official = load("fashion_mnist", data_dir=source_dir)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

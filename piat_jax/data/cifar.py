@@ -1,105 +1,71 @@
-"""CIFAR-10 and CIFAR-100 in the "python version", read without executing their pickles."""
+"""CIFAR-10 and CIFAR-100: the "python version", read without executing its pickles, and the "binary version"."""
 
 import _codecs
+import gzip
 import io
-import os
 import pickle
+import pickletools
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.places import not_found, roots
-from piat_jax.data.types import Dataset, Split
-
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR100_NAMES = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
-flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
-maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
-plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail
-snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout
-tulip turtle wardrobe whale willow_tree wolf woman worm
-"""
-CIFAR100_CLASSES = tuple(CIFAR100_NAMES.split())
-HOME = "https://www.cs.toronto.edu/~kriz"
+from piat_jax.data.known import KNOWN
+from piat_jax.data.places import Search
+from piat_jax.data.types import Found, Split
 
 
-def load_cifar10(data_dir: str | os.PathLike[str] = "") -> Dataset:
-    """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 images 32x32x3.
+class Layout(NamedTuple):
+    """One of the published folders, and its archive."""
 
-    Args:
-      data_dir: the folder that holds cifar-10-batches-py (as torchvision leaves it) or cifar-10-python.tar.gz, or
-        cifar-10-batches-py itself. Empty: `$PIAT_DATA_DIR` and ./data.
-
-    Raises:
-      InputError: files are missing, damaged, or name anything but arrays to be unpickled.
-    """
-    train = [f"data_batch_{number}" for number in range(1, 6)]
-    files = read_files("cifar10", data_dir, "cifar-10-batches-py", "cifar-10-python.tar.gz", [*train, "test_batch"])
-    splits = [to_split(path, content, b"labels") for path, content in files]
-    return Dataset("cifar10", concatenate(splits[:-1]), splits[-1], 10, CIFAR10_CLASSES)
+    name: str
+    folder: str
+    archive: str
+    files: tuple[str, ...]  # the last one holds the test examples
+    parse: Callable[[str, bytes], Split]
 
 
-def load_cifar100(data_dir: str | os.PathLike[str] = "") -> Dataset:
-    """CIFAR-100 (Krizhevsky, 2009) with its 100 fine labels: 50,000 + 10,000 images 32x32x3.
-
-    Args:
-      data_dir: the folder that holds cifar-100-python (as torchvision leaves it) or cifar-100-python.tar.gz, or
-        cifar-100-python itself. Empty: `$PIAT_DATA_DIR` and ./data.
-
-    Raises:
-      InputError: files are missing, damaged, or name anything but arrays to be unpickled.
-    """
-    files = read_files("cifar100", data_dir, "cifar-100-python", "cifar-100-python.tar.gz", ["train", "test"])
-    train, test = (to_split(path, content, b"fine_labels") for path, content in files)
-    return Dataset("cifar100", train, test, 100, CIFAR100_CLASSES)
+def read_cifar(search: Search, folder: Path, layout: Layout) -> Found | None:
+    """What `folder` holds of a layout: its folder, its archive, or its files themselves."""
+    for place in (folder / layout.folder, folder) if folder.name != layout.folder else (folder,):
+        if (place / layout.files[0]).exists() or place.name == layout.folder:
+            paths = search.files(place, layout.files)
+            if paths:
+                return to_found(layout, place, {path.name: (str(path), path.read_bytes()) for path in paths})
+    archive = search.file(folder / layout.archive)
+    return read_archive(archive, layout) if archive else None
 
 
-def read_files(
-    name: str, data_dir: str | os.PathLike[str], folder_name: str, archive_name: str, files: list[str]
-) -> list[tuple[str, Any]]:
-    """`(path, unpickled content)` of each file, from the first folder or archive that is there."""
-    tried = []
-    for root in roots(data_dir):
-        for folder in [root / folder_name, *([root] if str(data_dir) else [])]:
-            paths = [folder / file for file in files]
-            missing = [path for path in paths if not path.is_file()]
-            if not missing:
-                return [(str(path), safe_unpickle(str(path), path.read_bytes())) for path in paths]
-            tried += missing
-        archive = root / archive_name
-        if archive.is_file():
-            members = read_archive(archive, folder_name, files)
-            return [(path, safe_unpickle(path, data)) for path, data in members]
-        tried.append(archive)
-    fix = f"download {HOME}/{archive_name} and give data_dir, the folder that holds it"
-    raise not_found(name, tried, fix)
+def to_found(layout: Layout, where: Path, contents: Mapping[str, tuple[str, bytes]]) -> Found:
+    """The examples of all files of a layout, given as `name -> (path, bytes)`."""
+    splits = [layout.parse(*contents[file]) for file in layout.files]
+    return Found(concatenate(splits[:-1]), splits[-1], str(where), layout.name)
 
 
-def read_archive(archive: Path, folder_name: str, files: list[str]) -> list[tuple[str, bytes]]:
-    """`(path, bytes)` of each of `files` inside a .tar.gz; nothing is written to the disk."""
-    found: dict[str, bytes] = {}
+def read_archive(archive: Path, layout: Layout) -> Found:
+    """The examples in a .tar.gz; nothing is written to the disk."""
+    found: dict[str, tuple[str, bytes]] = {}
     try:
         # One pass in the archive's order: going back in a gzip stream means starting again.
-        with tarfile.open(archive, "r|gz") as tar:
+        with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
-                wanted = member.isfile() and path.parent.name == folder_name and path.name in files
+                wanted = member.isfile() and path.parent.name == layout.folder and path.name in layout.files
                 content = tar.extractfile(member) if wanted else None
                 if content is not None:
-                    found[path.name] = content.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+                    found[path.name] = (f"{archive}:{layout.folder}/{path.name}", content.read())
+            while unpacked.read(1 << 20):  # to the checksum at the end, which tarfile does not look at
+                pass
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
         raise InputError(f"{archive} is not a whole .tar.gz ({error}); download it again") from error
-    missing = [f"{folder_name}/{file}" for file in files if file not in found]
+    missing = [f"{layout.folder}/{file}" for file in layout.files if file not in found]
     if missing:
         raise InputError(f"{archive} lacks {', '.join(missing)}; download it again")
-    return [(f"{archive}:{folder_name}/{file}", found[file]) for file in files]
+    return to_found(layout, archive, found)
 
 
 # Everything the CIFAR pickles need; numpy.core is numpy 1's name of numpy._core, which numpy 2 warns about.
@@ -125,7 +91,7 @@ class ArrayUnpickler(pickle.Unpickler):
         if (module_name, global_name) not in ALLOWED_GLOBALS:
             raise InputError(
                 f"{self.path} wants to run {module_name}.{global_name}, which no CIFAR file does: it may be malicious; "
-                f"delete it and download it again from {HOME}"
+                f"delete it and download it again from {KNOWN['cifar10'].home}"
             )
         return ALLOWED_GLOBALS[module_name, global_name]
 
@@ -141,6 +107,7 @@ def safe_unpickle(path: str, data: bytes) -> Any:
       InputError: the pickle is damaged or asks for any other global.
     """
     try:
+        check_memo(data)
         return ArrayUnpickler(path, data).load()
     except InputError:
         raise
@@ -148,8 +115,34 @@ def safe_unpickle(path: str, data: bytes) -> Any:
         raise InputError(f"{path} is a damaged pickle ({error}); download it again") from error
 
 
+def check_memo(data: bytes) -> None:
+    """Raise ValueError where a pickle numbers its objects beyond their count: such a number allocates that much."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= count:
+            raise ValueError(f"object {count} is called number {argument}")
+
+
+def parse_pickle(path: str, data: bytes, labels_key: bytes) -> Split:
+    """The examples of a batch of the python version."""
+    return to_split(path, safe_unpickle(path, data), labels_key)
+
+
+def parse_binary(path: str, data: bytes, label_bytes: int) -> Split:
+    """The examples of a batch of the binary version: records of labels, the last of which counts, and 3072 pixels."""
+    size = label_bytes + 3072
+    if not data or len(data) % size:
+        raise InputError(f"{path} has {len(data)} bytes, no multiple of {size}; download it again")
+    records = np.frombuffer(data, np.uint8).reshape(-1, size)
+    return Split(to_images(records[:, label_bytes:]), records[:, label_bytes - 1].astype(np.int32))
+
+
+def to_images(rows: np.ndarray) -> np.ndarray:
+    """NHWC images out of rows of 3072 bytes: a red, a green and a blue plane."""
+    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+
 def to_split(path: str, content: Any, labels_key: bytes) -> Split:
-    """NHWC images and labels out of rows of 3072 bytes: a red, a green and a blue plane."""
+    """The examples of an unpickled batch."""
     if not isinstance(content, dict) or b"data" not in content or labels_key not in content:
         raise InputError(f"{path} lacks 'data' or {labels_key.decode()!r}; give the python version of CIFAR")
     rows = content[b"data"]
@@ -159,11 +152,43 @@ def to_split(path: str, content: Any, labels_key: bytes) -> Split:
     labels = np.asarray(content[labels_key])
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{path}: {labels_key.decode()} are not integers; give the python version of CIFAR")
-    images = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Split(np.ascontiguousarray(images), labels.astype(np.int32))
+    return Split(to_images(rows), labels.astype(np.int32))
 
 
 def concatenate(splits: Iterable[Split]) -> Split:
     """The examples of several splits, in order."""
     images, labels = zip(*splits)
     return Split(np.concatenate(images), np.concatenate(labels))
+
+
+BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+LAYOUTS = (
+    Layout(
+        "cifar10",
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        (*BATCHES, "test_batch"),
+        lambda path, data: parse_pickle(path, data, b"labels"),
+    ),
+    Layout(
+        "cifar100",
+        "cifar-100-python",
+        "cifar-100-python.tar.gz",
+        ("train", "test"),
+        lambda path, data: parse_pickle(path, data, b"fine_labels"),
+    ),
+    Layout(
+        "cifar10",
+        "cifar-10-batches-bin",
+        "cifar-10-binary.tar.gz",
+        tuple(f"{batch}.bin" for batch in (*BATCHES, "test_batch")),
+        lambda path, data: parse_binary(path, data, 1),
+    ),
+    Layout(
+        "cifar100",
+        "cifar-100-binary",
+        "cifar-100-binary.tar.gz",
+        ("train.bin", "test.bin"),
+        lambda path, data: parse_binary(path, data, 2),  # the coarse label, then the fine one
+    ),
+)

@@ -2,13 +2,11 @@
 
 import hashlib
 import importlib.resources
-import os
 
 import numpy as np
 
-from piat_jax.core.checks import InputError
-from piat_jax.data.idx import FASHION_MNIST_CLASSES
-from piat_jax.data.types import Dataset, Split
+from piat_jax.data.known import KNOWN
+from piat_jax.data.types import Found, Split
 
 FILE = "fashion_mnist_subset.npz"
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -16,28 +14,20 @@ SHA256 = "afe2f6bf8f614c076896487635dbefe09e7065c7bc9b10c1c9c9b2913009c642"
 """`content_hash` of the shipped arrays."""
 
 
-def load_embedded(data_dir: str | os.PathLike[str] = "") -> Dataset:
+def read_embedded() -> Found:
     """1,024 training and 1,000 test images 28x28x1 of Fashion-MNIST, made by `piat_jax.data.build_subset`.
 
     Both splits are class-balanced and shuffled, so the first n examples are a fair sample. The training images come
     from the official training set, the test images from the official test set.
 
-    Args:
-      data_dir: must be empty: the data set is part of the package.
-
-    Raises:
-      InputError: `data_dir` was given.
-
-    >>> load_embedded().train.images.shape
+    >>> read_embedded().train.images.shape
     (1024, 28, 28, 1)
     """
-    if str(data_dir):
-        raise InputError(f"data_dir={data_dir!r} has no meaning for 'embedded'; leave it out, or load 'fashion_mnist'")
     resource = importlib.resources.files("piat_jax.data").joinpath(FILE)
     with resource.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
     train, test = Split(x_train, y_train.astype(np.int32)), Split(x_test, y_test.astype(np.int32))
-    return Dataset("embedded", train, test, 10, FASHION_MNIST_CLASSES)
+    return Found(train, test, str(resource), "embedded", KNOWN["fashion_mnist"].class_names)
 
 
 def content_hash(train: Split, test: Split) -> str:

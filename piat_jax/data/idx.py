@@ -4,86 +4,26 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.places import not_found, roots
-from piat_jax.data.types import Dataset, Split
+from piat_jax.data.places import Search
+from piat_jax.data.types import Found, Split
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
-def load_fashion_mnist(data_dir: str | os.PathLike[str] = "") -> Dataset:
-    """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 images 28x28x1 of clothes.
-
-    Args:
-      data_dir: the folder with the four idx files, or the one above it. Empty: `$PIAT_DATA_DIR` and ./data (folders
-        fashion-mnist, or FashionMNIST/raw as torchvision leaves it), then the Debian package's folder.
-
-    Raises:
-      InputError: files are missing, damaged, or do not belong together.
-    """
-    folders = candidate_folders(data_dir, ("fashion-mnist", "FashionMNIST/raw"))
-    if not str(data_dir):
-        folders.append(DEBIAN_FASHION_MNIST)
-    train, test = read_folder(
-        "fashion_mnist",
-        folders,
-        "`apt install dataset-fashion-mnist`, or give data_dir, the folder with the four idx files",
-    )
-    return Dataset("fashion_mnist", train, test, 10, FASHION_MNIST_CLASSES)
-
-
-def load_mnist(data_dir: str | os.PathLike[str] = "") -> Dataset:
-    """MNIST (LeCun et al., 1998): 60,000 + 10,000 images 28x28x1 of digits.
-
-    Args:
-      data_dir: the folder with the four idx files, or the one above it. Empty: `$PIAT_DATA_DIR` and ./data (folders
-        mnist, or MNIST/raw as torchvision leaves it).
-
-    Raises:
-      InputError: files are missing, damaged, or do not belong together.
-    """
-    folders = candidate_folders(data_dir, ("mnist", "MNIST/raw"))
-    train, test = read_folder("mnist", folders, "give data_dir, the folder with the four idx files")
-    return Dataset("mnist", train, test, 10)
-
-
-def candidate_folders(data_dir: str | os.PathLike[str], names: tuple[str, ...]) -> list[Path]:
-    """The folders that may hold the four files."""
-    folders = [root / name for root in roots(data_dir) for name in names]
-    # Both data sets use the same file names, so a folder itself counts only where the user named it.
-    return [*roots(data_dir), *folders] if str(data_dir) else folders
-
-
-def read_folder(name: str, folders: Iterable[Path], fix: str) -> tuple[Split, Split]:
-    """The training and test examples from the first folder that has all four files."""
-    tried = []
-    for folder in folders:
-        found = [
-            next((path for path in (folder / f"{file}.gz", folder / file) if path.is_file()), None) for file in FILES
-        ]
-        paths = [path for path in found if path]
-        if len(paths) == len(FILES):
-            return read_split(paths[0], paths[1]), read_split(paths[2], paths[3])
-        tried += [folder / f"{file}[.gz]" for file, path in zip(FILES, found) if not path]
-    raise not_found(name, tried, fix)
+def read_idx_folder(search: Search, folder: Path) -> Found | None:
+    """What `folder` holds of MNIST or Fashion-MNIST: both call their four files alike."""
+    either = [[folder / f"{file}.gz", folder / file] for file in FILES]
+    paths = [path for pair in either for path in pair[: 1 if pair[0].is_file() else 2] if path.is_file()]
+    if len(paths) < len(FILES):
+        search.missing(*(f"{file}[.gz]" for zipped, file in either if not zipped.is_file() and not file.is_file()))
+        return None
+    return Found(read_split(paths[0], paths[1]), read_split(paths[2], paths[3]), str(folder))
 
 
 def read_split(images_path: Path, labels_path: Path) -> Split:

@@ -1,16 +1,16 @@
-"""Any data set as NumPy arrays in .npz files: the way in for data of your own."""
+"""Any data set as NumPy arrays, in .npz or .npy files: the way in for data of your own."""
 
-import os
+import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.types import Dataset, Split
+from piat_jax.data.places import Search
+from piat_jax.data.types import Found, Split
 
-ONE_FILE_KEYS = (
+KEYS = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
 )
@@ -18,54 +18,119 @@ PAIR_FILES = ("train.npz", "test.npz")
 PAIR_KEYS = ("image", "label")
 MAX_CLASSES = 100_000
 """A label beyond this is an identifier, not a class."""
+BLOCK = 1 << 22
 
 
-def load_npz(data_dir: str | os.PathLike[str]) -> Dataset:
-    """The data set in one .npz file, or in a folder's train.npz and test.npz.
+def read_npz(path: Path) -> Found:
+    """The data set in one .npz file, under one of `KEYS`.
 
-    The number of classes is the highest label plus one.
-
-    Args:
-      data_dir: a file with x_train, y_train, x_test, y_test or train_images, train_labels, test_images, test_labels;
-        or a folder whose train.npz and test.npz have image and label. Images are uint8 `[N, H, W, C]` or
-        `[N, H, W]`, labels integers `[N]` or `[N, 1]`.
+    Images are uint8 `[N, H, W, C]` or `[N, H, W]`, labels integers `[N]` or `[N, 1]`. Arrays that are not compressed
+    stay in the file and are mapped into memory.
 
     Raises:
       InputError: no such file, or it holds something else.
     """
-    if not str(data_dir):
-        raise InputError("data_dir is empty; give the path of an .npz file, or a folder with train.npz and test.npz")
-    path = Path(data_dir).expanduser()
-    if path.is_dir():
-        train, test = (to_split(path / file, read_arrays(path / file), *PAIR_KEYS) for file in PAIR_FILES)
-    else:
-        arrays = read_arrays(path)
-        keys = next((keys for keys in ONE_FILE_KEYS if set(keys) <= set(arrays)), None)
-        if keys is None:
-            raise InputError(
-                f"{path} has {', '.join(sorted(arrays)) or 'no arrays'}; "
-                f"give {' or '.join(', '.join(keys) for keys in ONE_FILE_KEYS)}"
-            )
-        train, test = to_split(path, arrays, *keys[:2]), to_split(path, arrays, *keys[2:])
-    highest = max(int(split.labels.max(initial=1)) for split in (train, test))
-    return Dataset("npz", train, test, highest + 1)
+    arrays = read_arrays(path)
+    keys = next((keys for keys in KEYS if set(keys) <= set(arrays)), None)
+    if keys is None:
+        raise InputError(
+            f"{path} has {', '.join(sorted(arrays)) or 'no arrays'}; give {' or '.join(map(', '.join, KEYS))}"
+        )
+    return Found(to_split(path, arrays, *keys[:2]), to_split(path, arrays, *keys[2:]), str(path))
+
+
+def read_array_folder(search: Search, folder: Path) -> Found | None:
+    """What `folder` holds as train.npz and test.npz (image, label), or as four .npy files called as in `KEYS`."""
+    paths = search.files(folder, PAIR_FILES)
+    if paths:
+        train, test = (to_split(path, read_arrays(path), *PAIR_KEYS) for path in paths)
+        return Found(train, test, str(folder))
+    for keys in KEYS:
+        paths = search.files(folder, [f"{key}.npy" for key in keys])
+        if paths:
+            arrays = {key: map_array(path) for key, path in zip(keys, paths)}
+            return Found(to_split(folder, arrays, *keys[:2]), to_split(folder, arrays, *keys[2:]), str(folder))
+    return None
+
+
+def read_examples(path: Path) -> Split:
+    """The examples of a single .npz file with image and label, such as the published sets of generated images.
+
+    Source: Gowal et al. (2021), arXiv:2110.09468, publish theirs so.
+    """
+    return to_split(path, read_arrays(path), *PAIR_KEYS)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz file; pickled objects are refused."""
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give the path of an .npz file, or a folder with train.npz, test.npz")
+        raise InputError(f"{path} does not exist; give the path of an .npz file")
     try:
-        # Opened here: np.load leaves a damaged file open.
-        with path.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise InputError(f"{path} holds a single array; give an .npz file, as np.savez_compressed writes it")
-            return {key: np.asarray(arrays[key]) for key in arrays.files}
+        with zipfile.ZipFile(path) as archive:
+            return {member.filename.removesuffix(".npy"): read_member(path, archive, member)
+                    for member in archive.infolist()}  # fmt: skip
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # Damaged zip files and array headers raise nearly anything.
         raise InputError(f"{path} cannot be read as .npz without pickle ({error}); write plain arrays") from error
+
+
+def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """One array: mapped if it is stored as it is, else unpacked. Its checksum is verified either way."""
+    with archive.open(member) as file:
+        shape, fortran, dtype = read_header(file)
+        if member.compress_type != zipfile.ZIP_STORED:
+            data = file.read()
+            array = np.frombuffer(data, dtype)
+            return array.reshape(shape, order="F" if fortran else "C")
+        header_size = file.tell()
+        while file.read(BLOCK):
+            pass
+    with path.open("rb") as raw:
+        raw.seek(member.header_offset + 26)
+        name_size, extra_size = struct.unpack("<HH", raw.read(4))
+    start = member.header_offset + 30 + name_size + extra_size
+    return map_file(path, start + header_size, start + member.file_size, dtype, shape, fortran)
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array of an .npy file, mapped into memory; pickled objects are refused.
+
+    Raises:
+      InputError: the file is missing, damaged, or holds objects.
+    """
+    try:
+        with path.open("rb") as file:
+            shape, fortran, dtype = read_header(file)
+            return map_file(path, file.tell(), path.stat().st_size, dtype, shape, fortran)
+    except InputError:
+        raise
+    except Exception as error:  # A damaged header raises nearly anything.
+        raise InputError(f"{path} cannot be read as .npy without pickle ({error}); write a plain array") from error
+
+
+def read_header(file: object) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """`(shape, whether in Fortran's order, dtype)` of an array in NumPy's format."""
+    version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"version {version} of the format is unknown")
+    shape, fortran, dtype = read(file)  # type: ignore[arg-type]
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return shape, fortran, dtype
+
+
+def map_file(path: Path, start: int, end: int, dtype: np.dtype, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
+    """The bytes from `start` to `end` as an array, or InputError where they are too few or too many."""
+    expected = dtype.itemsize
+    for axis in shape:
+        expected *= axis
+    if end - start != expected:
+        raise InputError(f"{path} says {list(shape)} {dtype}, {expected} bytes, but holds {end - start}; copy it again")
+    if not expected:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
 def to_split(path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_key: str) -> Split:
@@ -77,7 +142,7 @@ def to_split(path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_
     if images.dtype != np.uint8:
         raise InputError(
             f"{path}: {images_key} has dtype {images.dtype}; give uint8 in [0, 255]; "
-            "convert floats in [0, 1] by np.rint(255 * x).astype(np.uint8)"
+            "convert floats in [0, 1] by np.rint(255 * x).astype(np.uint8)" + count_nan(images)
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{path}: {labels_key} has dtype {labels.dtype}; give integers, one class index per image")
@@ -87,4 +152,10 @@ def to_split(path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_
     for label in (labels.min(initial=0), labels.max(initial=0)):
         if not 0 <= label < MAX_CLASSES:
             raise InputError(f"{path}: {labels_key} has label {label}; give class indices in [0, {MAX_CLASSES})")
-    return Split(images[..., None] if images.ndim == 3 else images, labels.astype(np.int32))
+    return Split(images[..., None] if images.ndim == 3 else images, np.array(labels, np.int32))
+
+
+def count_nan(images: np.ndarray) -> str:
+    """What to add where floats are no pixels at all."""
+    count = int(np.isnan(images).sum()) if np.issubdtype(images.dtype, np.floating) else 0
+    return f", after mending the {count} values that are NaN" if count else ""

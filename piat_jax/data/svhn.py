@@ -1,35 +1,20 @@
 """SVHN, cropped digits, from its own .mat files."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.places import not_found, roots
-from piat_jax.data.types import Dataset, Split
+from piat_jax.data.places import Search
+from piat_jax.data.types import Found, Split
 
 FILES = ("train_32x32.mat", "test_32x32.mat")
 
 
-def load_svhn(data_dir: str | os.PathLike[str] = "") -> Dataset:
-    """SVHN (Netzer et al., 2011), without its extra part: 73,257 + 26,032 images 32x32x3 of digits.
-
-    Args:
-      data_dir: the folder with train_32x32.mat and test_32x32.mat. Empty: `$PIAT_DATA_DIR` and ./data; either may keep
-        them in a folder svhn or SVHN.
-
-    Raises:
-      InputError: files are missing or are not what SVHN publishes.
-    """
-    tried = []
-    for folder in [root / name for root in roots(data_dir) for name in ("", "svhn", "SVHN")]:
-        paths = [folder / file for file in FILES]
-        missing = [path for path in paths if not path.is_file()]
-        if not missing:
-            return Dataset("svhn", read_mat(paths[0]), read_mat(paths[1]), 10)
-        tried += missing
-    raise not_found("svhn", tried, "download both files from http://ufldl.stanford.edu/housenumbers and give data_dir")
+def read_svhn(search: Search, folder: Path) -> Found | None:
+    """What `folder` holds of SVHN (Netzer et al., 2011), without its extra part."""
+    paths = search.files(folder, FILES)
+    return Found(read_mat(paths[0]), read_mat(paths[1]), str(folder), "svhn") if paths else None
 
 
 def read_mat(path: Path) -> Split:
@@ -38,13 +23,16 @@ def read_mat(path: Path) -> Split:
 
     try:
         content = loadmat(path, variable_names=["X", "y"])
+        images, labels = content.get("X"), content.get("y")
     except Exception as error:  # A damaged file makes scipy raise nearly anything.
         raise InputError(f"{path} cannot be read as a MATLAB 5 file ({error}); download it again") from error
-    if "X" not in content or "y" not in content:
+    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
         raise InputError(f"{path} lacks the variables X and y; give the cropped-digits file of SVHN")
-    images, labels = content["X"], content["y"].reshape(-1)
     if images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise InputError(f"{path} has X of shape {images.shape}, not (32, 32, 3, N); give the cropped-digits file")
+    if not np.issubdtype(labels.dtype, np.number):
+        raise InputError(f"{path} has y of dtype {labels.dtype}, not numbers; give the cropped-digits file")
+    labels = labels.reshape(-1)
     for label in (labels.min(initial=1), labels.max(initial=1)):
         if not 1 <= label <= 10:
             raise InputError(f"{path} has label {label}, outside SVHN's [1, 10]; give the cropped-digits file")

@@ -2,19 +2,41 @@
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.data.places import Search
 from piat_jax.data.tfrecord import read_tfrecords
-from piat_jax.data.types import Dataset, Split
+from piat_jax.data.types import Found, Split
 
 FILE_FORMAT = "array_record"
 
 
-def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
+def read_prepared(search: Search, folder: Path) -> Found | None:
+    """What `folder` holds as TFDS prepared it: dataset_info.json, or the newest version in it that has one."""
+    infos = [*folder.glob("dataset_info.json"), *folder.glob("*/dataset_info.json")]
+    if not infos:
+        search.missing(folder / "dataset_info.json")
+        return None
+    place = max(infos, key=lambda path: [int(part) for part in re.findall(r"\d+", path.parent.name)]).parent
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise InputError(f"{place} needs tensorflow_datasets; pip install 'piat_jax[data]'") from error
+    try:
+        builder = tensorflow_datasets.builder_from_directory(str(place))
+    except Exception as error:
+        raise InputError(f"{place} cannot be opened: {first_line(error)}; prepare the data set again") from error
+    check_features(str(place), builder.info.features)
+    return read_builder(str(place), builder)
+
+
+def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
     """The TFDS data set `name`, e.g. "cifar10" or "imagenet_resized/32x32".
 
     Reading needs no TensorFlow, be the files array_record or tfrecord; the first use, which downloads and prepares,
@@ -44,25 +66,32 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Dataset:
         raise InputError(f"'tfds:{name}' is unknown{nearest(name, known)}") from error
     except Exception as error:
         raise InputError(f"'tfds:{name}' cannot be opened: {first_line(error)}") from error
-    features = builder.info.features
-    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
-        raise InputError(
-            f"'tfds:{name}' has features {', '.join(features)}; give a data set with an image and a class label, "
-            "called image and label"
-        )
+    check_features(f"'tfds:{name}'", builder.info.features)
     try:
         # Without TensorFlow a preparation would fail only after the whole download.
         if has_tensorflow():
             builder.download_and_prepare()
-        splits = choose_splits(f"'tfds:{name}'", builder.info.splits)
-        sources = [open_split(builder, split) for split in splits]
-    except InputError:
-        raise
+        if not builder.info.splits:
+            builder.as_data_source(split="train")  # not prepared: TFDS says so
     except Exception as error:  # Network, disk, checksum, and missing modules all end here.
         raise InputError(f"'tfds:{name}' {cannot_prepare(name, str(builder.data_dir), error)}") from error
-    train, test = (read(f"tfds:{name}", source) for source in sources)
-    label = features["label"]
-    return Dataset(f"tfds:{name}", train, test, label.num_classes, tuple(label.names))
+    return read_builder(f"'tfds:{name}'", builder)
+
+
+def check_features(where: str, features: Any) -> None:
+    """Raise InputError unless there are an image and a class label."""
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
+        raise InputError(
+            f"{where} has features {', '.join(features)}; give a data set with an image and a class label, "
+            "called image and label"
+        )
+
+
+def read_builder(where: str, builder: Any) -> Found:
+    """All examples of a prepared data set."""
+    splits = choose_splits(where, builder.info.splits)
+    train, test = (read(where, builder, split) for split in splits)
+    return Found(train, test, where, "", tuple(builder.info.features["label"].names))
 
 
 def choose_splits(where: str, splits: Iterable[str]) -> tuple[str, str]:
@@ -72,7 +101,7 @@ def choose_splits(where: str, splits: Iterable[str]) -> tuple[str, str]:
     ('train', 'validation')
     """
     splits = list(splits)
-    if not splits:  # Not prepared; opening any of them will say so.
+    if not splits:  # tfds.testing.mock_data knows none
         return "train", "test"
     test = [split for split in ("test", "validation") if split in splits]
     if "train" not in splits or not test:
@@ -116,15 +145,22 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
-def read(where: str, source: Iterable[Any]) -> Split:
+def read(where: str, builder: Any, split: str) -> Split:
     """All examples of a split."""
     images, labels = [], []
     try:
-        for example in source:
+        for example in open_split(builder, split):
             images.append(example["image"])
             labels.append(example["label"])
+    except InputError:
+        raise
     except ImportError as error:
         raise InputError(f"{where} needs {error.name} to decode images; pip install 'piat_jax[data]'") from error
+    except Exception as error:  # Damaged files raise nearly anything.
+        raise InputError(f"{where}: {split} cannot be read ({first_line(error)}); prepare it again") from error
+    count = builder.info.splits[split].num_examples if split in builder.info.splits else len(images)
+    if len(images) != count:
+        raise InputError(f"{where}: {split} has {len(images)} examples of {count}; prepare the data set again")
     shapes = {image.shape for image in images}
     if len(shapes) != 1:
         raise InputError(f"{where} has images of {len(shapes)} sizes; give a data set with one size")

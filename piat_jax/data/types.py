@@ -1,7 +1,7 @@
-"""What every source returns: uint8 images and int32 labels in memory, checked once."""
+"""What every source returns: uint8 images and int32 labels, checked once."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,19 @@ class Split(NamedTuple):
     labels: np.ndarray  # [N] int32, in [0, num_classes)
 
 
+class Found(NamedTuple):
+    """What a reader makes of files: as `Split`, but images may be decoded only when they are asked for."""
+
+    train: tuple[Any, np.ndarray]  # (np.ndarray or encoded.EncodedImages, labels)
+    test: tuple[Any, np.ndarray]
+    where: str  # the file or folder it was read from
+    name: str = ""  # of the published data set whose files these are
+    class_names: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory; making one checks it.
+    """A data set in memory, or mapped into it from a file; making one checks it.
 
     Args:
       name: as given to `load`; `check_augmentation` reads it.
@@ -25,6 +35,7 @@ class Dataset:
       test: the test examples, of the same height, width and channels.
       num_classes: K, at least 2.
       class_names: K names, or `()` for "0", "1", ...
+      where: the file or folder it was read from.
 
     Raises:
       InputError: a split is empty, has a wrong type or shape, or a label outside [0, num_classes).
@@ -35,6 +46,7 @@ class Dataset:
     test: Split
     num_classes: int
     class_names: tuple[str, ...] = ()
+    where: str = ""
 
     def __post_init__(self) -> None:
         check_at_least("num_classes", self.num_classes, 2)
@@ -73,4 +85,7 @@ def check_split(where: str, split: Split, num_classes: int) -> None:
         raise InputError(f"{where} is empty: images of shape {images.shape}; give at least one example")
     if labels.min() < 0 or labels.max() >= num_classes:
         wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise InputError(f"{where} has label {wrong}; give labels in [0, {num_classes}) for num_classes={num_classes}")
+        shifted = "; they seem to count from 1: subtract 1" if labels.min() == 1 and wrong == num_classes else ""
+        raise InputError(
+            f"{where} has label {wrong}; give labels in [0, {num_classes}) for num_classes={num_classes}{shifted}"
+        )

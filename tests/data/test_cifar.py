@@ -116,14 +116,17 @@ def test_a_pickle_of_python_2_is_read():
 
 def test_missing_files_list_every_path_and_the_fix(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PIAT_DATA_DIR", "/env")
+    monkeypatch.setenv("PIAT_DATA_DIR", str(tmp_path / "env"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    write_folder(tmp_path / "data", "cifar10").joinpath("data_batch_3").unlink()
+    (tmp_path / "env").mkdir()
     with pytest.raises(InputError) as caught:
         load("cifar10")
-    for root in ("/env", "data"):
-        for file in CIFAR10:
-            assert f"{root}/cifar-10-batches-py/{file}" in str(caught.value)
-        assert f"{root}/cifar-10-python.tar.gz" in str(caught.value)
-    assert "download https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz and give data_dir" in str(caught.value)
+    places = ["env/cifar-10-batches-py,", "env/cifar-10-binary.tar.gz,", "data/cifar-10-batches-py/data_batch_3,"]
+    for place in [*places, "data/cifar-10-python.tar.gz,", "data/cifar10,", "tfds/cifar10;"]:
+        assert place in str(caught.value)
+    assert "data_batch_2" not in str(caught.value)
+    assert "download https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz, and give data_dir" in str(caught.value)
 
 
 class Payload:

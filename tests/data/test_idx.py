@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.data import idx, load
+from piat_jax.data import idx, load, sources
 
-TRAIN_IMAGES = np.arange(3 * 2 * 4, dtype=np.uint8).reshape(3, 2, 4)
-TEST_IMAGES = 100 + np.arange(2 * 2 * 4, dtype=np.uint8).reshape(2, 2, 4)
+TRAIN_IMAGES = (np.arange(3 * 28 * 28) % 251).astype(np.uint8).reshape(3, 28, 28)
+TEST_IMAGES = TRAIN_IMAGES[:2, ::-1]
 LABELS = {"train": np.array([9, 0, 4], np.uint8), "t10k": np.array([1, 2], np.uint8)}
 
 
@@ -77,22 +77,23 @@ def test_mnist_is_not_mistaken_for_fashion_mnist_in_a_shared_folder(tmp_path, mo
 
 def test_missing_files_list_every_path_and_the_fix(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PIAT_DATA_DIR", "/env")
-    monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setenv("PIAT_DATA_DIR", str(tmp_path / "env"))
+    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    write(tmp_path / "data/FashionMNIST/raw")
+    (tmp_path / "data/FashionMNIST/raw/t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(InputError) as caught:
         load("fashion_mnist")
     message = str(caught.value)
-    folders = ("/env/fashion-mnist", "/env/FashionMNIST/raw", "data/fashion-mnist", "data/FashionMNIST/raw")
-    for folder in (*folders, str(tmp_path / "debian")):
-        for file in idx.FILES:
-            assert f"{folder}/{file}[.gz]" in message
-    assert "`apt install dataset-fashion-mnist`, or give data_dir" in message
+    folders = ("/env/fashion-mnist", "/env/FashionMNIST/raw", "data/fashion-mnist", str(tmp_path / "debian"))
+    for place in (*folders, "data/FashionMNIST/raw/t10k-labels-idx1-ubyte[.gz]"):
+        assert f"{place}," in message or f"{place};" in message
+    assert "`apt install dataset-fashion-mnist`, and give data_dir" in message
 
 
 def test_a_given_data_dir_is_the_only_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "data/fashion-mnist")
-    with pytest.raises(InputError, match="elsewhere/train-images") as caught:
+    with pytest.raises(InputError, match="elsewhere/FashionMNIST/raw; ") as caught:
         load("fashion_mnist", data_dir=tmp_path / "elsewhere")
     assert " data/" not in str(caught.value)
     assert "/usr/share" not in str(caught.value)
@@ -117,8 +118,11 @@ DAMAGED = WHOLE[:12] + bytes([WHOLE[12] ^ 0xFF, WHOLE[13] ^ 0xFF]) + WHOLE[14:]
         (WHOLE[:-9], "is a truncated gzip file; download it again"),
         (idx_bytes(TRAIN_IMAGES), "is not gzip .* drop .gz if it is unpacked already"),
         (gzip.compress(idx_bytes(LABELS["train"])), "starts with 0x00000801, not 0x00000803; give an idx3-ubyte file"),
-        (gzip.compress(idx_bytes(TRAIN_IMAGES)[:-1]), r"says \[3, 2, 4\], 24 bytes, but holds 23; download it again"),
-        (gzip.compress(idx_bytes(TRAIN_IMAGES) + b"x"), r"says \[3, 2, 4\], 24 bytes, but holds 25"),
+        (
+            gzip.compress(idx_bytes(TRAIN_IMAGES)[:-1]),
+            r"says \[3, 28, 28\], 2352 bytes, but holds 2351; download it again",
+        ),
+        (gzip.compress(idx_bytes(TRAIN_IMAGES) + b"x"), r"says \[3, 28, 28\], 2352 bytes, but holds 2353"),
         (gzip.compress(idx_bytes(TRAIN_IMAGES)[:10]), "has 10 bytes, less than its header of 16"),
         (gzip.compress(struct.pack(">4I", 0x803, 2**32 - 1, 2**32 - 1, 2**32 - 1)), r"says .* but holds 0"),
         (b"", "starts with 0x, not 0x00000803"),

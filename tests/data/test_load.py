@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.data import SOURCES, load
-from piat_jax.data.augment import FLIP_ALLOWED
+from piat_jax.data import load
 
 X = np.arange(5 * 2 * 2, dtype=np.uint8).reshape(5, 2, 2, 1)
 Y = np.array([0, 1, 2, 1, 0])
@@ -46,12 +45,8 @@ def test_a_wrong_number_of_examples_is_named(mine, argument, value, message):
 def test_an_unknown_name_gets_a_suggestion_or_the_list():
     with pytest.raises(InputError, match="dataset='fashion-mnist' is unknown; did you mean 'fashion_mnist'"):
         load("fashion-mnist")
-    with pytest.raises(InputError, match=r"choose one of cifar10, cifar100, embedded, .*, tfds:NAME"):
+    with pytest.raises(InputError, match=r"choose one of a path, cifar10, cifar100, circles, embedded, .*, tfds:NAME"):
         load("zzz")
-
-
-def test_every_source_says_whether_its_images_may_be_mirrored():
-    assert FLIP_ALLOWED.keys() == SOURCES.keys()
 
 
 def test_a_home_folder_is_expanded(mine, monkeypatch):

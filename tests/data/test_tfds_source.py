@@ -9,9 +9,11 @@ import pytest
 
 from piat_jax.core.checks import InputError
 from piat_jax.data import load, tfds_source
+from tests.data import formats
 
 tfds = pytest.importorskip("tensorflow_datasets")
 array_record_module = pytest.importorskip("array_record.python.array_record_module")
+google_crc32c = pytest.importorskip("google_crc32c")
 pil_image = pytest.importorskip("PIL.Image")
 
 TRAIN = np.random.RandomState(0).randint(0, 256, (4, 6, 5, 3)).astype(np.uint8)
@@ -91,11 +93,16 @@ def test_prepared_data_is_read_exactly(tmp_path, monkeypatch, name, builder_clas
     assert (dataset.name, dataset.num_classes, dataset.class_names) == (f"tfds:{name}", 3, ("a", "b", "c"))
 
 
+def checksum(data):
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
 def to_tfrecord(folder):
     """What `folder` would be, had TFDS prepared it in its default format, which takes TensorFlow."""
     for path in folder.glob("*.array_record-*"):
         records = array_record_module.ArrayRecordReader(str(path)).read_all()
-        frames = [struct.pack("<Q", len(record)) + b"crc1" + record + b"crc2" for record in records]
+        frames = [part + checksum(part) for x in records for part in (struct.pack("<Q", len(x)), x)]
         path.with_name(path.name.replace("array_record", "tfrecord")).write_bytes(b"".join(frames))
         path.unlink()
     info = folder / "dataset_info.json"
@@ -112,14 +119,42 @@ def test_a_folder_prepared_as_tfrecord_is_read_without_tensorflow(tmp_path):
         np.testing.assert_array_equal(ours.labels, theirs.labels, strict=True)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b"\xff" * 12 + data])
-def test_a_damaged_tfrecord_file_is_named(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:-1], "ends inside a record"),
+        (lambda data: data + b"x", "ends inside a record"),
+        (lambda data: b"\xff" * 12 + data, "ends inside a record"),
+        (lambda data: data[:50] + bytes([data[50] ^ 1]) + data[51:], "has a record with a wrong checksum"),
+    ],
+)
+def test_a_damaged_tfrecord_file_is_named(tmp_path, damage, message):
     prepare(PiatToy, tmp_path)
     to_tfrecord(tmp_path / "piat_toy/1.0.0")
     path = next(tmp_path.glob("piat_toy/1.0.0/*-train.tfrecord-*"))
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match=f"^{path} ends inside a record; prepare the data set again"):
+    with pytest.raises(InputError, match=f"^{path} {message}; prepare the data set again"):
         load("tfds:piat_toy", data_dir=tmp_path)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_every_damage_to_the_records_is_seen(tmp_path, kind):
+    prepare(PiatToy, tmp_path)
+    if kind == "tfrecord":
+        to_tfrecord(tmp_path / "piat_toy/1.0.0")
+    path = next(tmp_path.glob(f"piat_toy/1.0.0/*-train.{kind}-*"))
+    original, accepted = load("tfds:piat_toy", data_dir=tmp_path), []
+    for _, damaged in formats.damaged_versions(path.read_bytes(), 40):
+        path.write_bytes(damaged)
+        try:
+            accepted.append(load(str(tmp_path / "piat_toy")))
+        except InputError as error:
+            if str(tmp_path) not in str(error):
+                raise
+    for dataset in accepted:
+        np.testing.assert_array_equal(dataset.train.images, original.train.images)
+        np.testing.assert_array_equal(dataset.train.labels, original.train.labels)
 
 
 def test_a_missing_tfrecord_file_is_named(tmp_path):

@@ -1,16 +1,18 @@
-"""The PIAT paper's toy data: two noisy concentric circles in three dimensions.
-
-A source of the library holds bytes, and these points are floats below 0 and above 1, so they are drawn here.
-"""
+"""The PIAT paper's toy data: two noisy concentric circles in three dimensions, as points and as a data set of bytes."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
+from piat_jax.data.types import Found
+
+REACH = 2.0
+TRAIN_POINTS, TEST_POINTS = 1_000, 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,3 +58,24 @@ class Circles:
         third = jax.random.uniform(named_key(key, "third"), (count,), minval=self.low, maxval=self.high)
         points = jnp.stack([radius * jnp.cos(angle) + noise[0], radius * jnp.sin(angle) + noise[1], third], axis=1)
         return points.reshape(count, 1, 1, 3), labels
+
+
+def read_circles() -> Found:
+    """1,000 + 1,000 of the paper's points as images 1x1x3 of bytes: pixel `x / 4 + 1/2`, so `[-2, 2]` is `[0, 1]`.
+
+    A radius eps of the paper is eps / 4 in pixels, and a step of a byte 1/64 of the paper's radius of class 0. Points
+    further out than 2, five deviations from the outer circle, are moved to 2. Study the toy itself with
+    `Circles.draw`, which returns floats; this is for trying out the commands.
+
+    >>> images, labels = read_circles().test
+    >>> images.shape, np.bincount(labels).tolist()
+    ((1000, 1, 1, 3), [500, 500])
+    """
+    splits = []
+    for name, count in (("train", TRAIN_POINTS), ("test", TEST_POINTS)):
+        key = named_key(jax.random.key(0), name)
+        points, labels = Circles().draw(key, count)
+        order = np.asarray(jax.random.permutation(named_key(key, "order"), count))  # of a class each half, as drawn
+        pixels = np.rint(255 * np.clip(np.asarray(points) / (2 * REACH) + 0.5, 0, 1)).astype(np.uint8)
+        splits.append((pixels[order], np.asarray(labels)[order]))
+    return Found(splits[0], splits[1], "the PIAT paper's formula", "circles", ("inner", "outer"))

@@ -1,0 +1,73 @@
+"""Look at a data set, or convert it to a cache that is checked and quick to open.
+
+    piat-data inspect cifar10 --data_dir=~/data --sheet=sheet.png
+    piat-data prepare ~/tiny-imagenet-200 --out=~/data/tiny_imagenet
+
+What stands after the command is a name (cifar10, cifar100, svhn, tiny_imagenet, fashion_mnist, mnist, embedded,
+circles, tfds:NAME) or the path of a folder or file, whose format is found out. `prepare` can be stopped; the same
+command goes on. A cache is read by its path, or by its data set's name if its folder bears it.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from piat_jax.cli import arguments, errors
+from piat_jax.core.checks import InputError, check_choice
+from piat_jax.data import Dataset, open_dataset
+from piat_jax.data.inspection import draw_sheet, inspect, to_text
+from piat_jax.data.prepare import prepare
+
+COMMANDS = ("inspect", "prepare")
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    values = arguments.new_flags()
+    flags.DEFINE_string("data_dir", "", "Where a named data set's files are.", flag_values=values)
+    flags.DEFINE_string("sheet", "", "Picture that inspect writes.", flag_values=values)
+    flags.DEFINE_string("out", "", "Folder that prepare writes.", flag_values=values)
+    given = arguments.parse(values, argv, __doc__, folders=True)
+    if len(given) != 2:
+        raise InputError("give a command and a data set, such as piat-data inspect cifar10; see --help")
+    command, name = given
+    check_choice("command", command, COMMANDS)
+    if command == "inspect":
+        if values.out:
+            raise InputError(f"out={values.out!r} is a flag of prepare; inspect takes --sheet")
+        dataset = open_dataset(name, data_dir=values.data_dir)
+        print(to_text(dataset, inspect(dataset)))
+        if values.sheet:
+            write_sheet(values.sheet, dataset)
+        return
+    if values.sheet or not values.out:
+        raise InputError("prepare needs --out=FOLDER" if not values.out else "sheet is a flag of inspect")
+    dataset = open_dataset(name, data_dir=values.data_dir)
+    folder = prepare(dataset, values.out, on_block=show_progress)
+    print(f"{dataset.name}: {len(dataset.train.labels):,} + {len(dataset.test.labels):,} examples in {folder}")
+
+
+def write_sheet(path: str, dataset: Dataset) -> None:
+    """Draw the sheet, or say why not."""
+    try:
+        draw_sheet(dataset, Path(path).expanduser())
+    except (OSError, ValueError) as error:
+        raise InputError(f"sheet={path!r} cannot be written ({error}); give a file such as sheet.png") from error
+    print(path)
+
+
+def show_progress(done: int, total: int) -> None:
+    """One line that counts, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def entry() -> None:
+    """Console entry point."""
+    sys.exit(errors.run(main))
+
+
+if __name__ == "__main__":
+    entry()

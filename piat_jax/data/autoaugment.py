@@ -1,0 +1,243 @@
+"""AutoAugment's CIFAR policy on the device: its operations on bytes are Pillow's, one key per example."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import Array
+
+# (operation, probability, magnitude in [0, 9]) twice: one of the 25 is drawn for each image, both parts are tried.
+CIFAR_POLICY = (
+    (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
+    (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
+    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
+    (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)),
+    (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
+    (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
+    (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
+    (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)),
+    (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
+    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
+    (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
+    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
+    (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
+    (("Solarize", 0.5, 2), ("Invert", 0.0, 0)),
+    (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)),
+    (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
+    (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)),
+    (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
+    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)),
+    (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)),
+    (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
+    (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
+)
+FILL = 128
+"""What moves in from outside: gray, for the mean that the paper's code fills in."""
+MOVES = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+class Operation(NamedTuple):
+    """One operation as numbers; arrays of these are looked up by what was drawn."""
+
+    branch: Array | np.ndarray  # of BRANCHES
+    matrix: Array | np.ndarray  # [6] int32, in 1/65536 of a pixel: where a pixel comes from
+    factor: Array | np.ndarray  # of a blend: 0 is all without, 1 the image
+    level: Array | np.ndarray  # int32: bits that stay, or the byte from which on values are inverted
+
+
+def autoaugment(images: Array, keys: Array) -> Array:
+    """One of the 25 pairs of operations on each image.
+
+    Args:
+      images: `[B, H, W, C]` uint8, with C = 1 or 3.
+      keys: `[B]` typed keys, one per example.
+
+    Returns:
+      Images of the same shape, uint8. Moves and lookups are Pillow's to the byte, blends and AutoContrast up to 1.
+
+    Raises:
+      InputError: images of another kind.
+
+    Source: Cubuk et al. (2019), arXiv:1805.09501, with the magnitudes and signs of torchvision's AutoAugment.
+
+    >>> images = jnp.zeros((2, 8, 8, 3), jnp.uint8)
+    >>> jax.jit(autoaugment)(images, jax.random.split(jax.random.key(0))).shape
+    (2, 8, 8, 3)
+    """
+    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise InputError(f"images are {images.dtype} {images.shape}; AutoAugment takes uint8 [B, H, W, 1 or 3]")
+    table = jax.tree.map(jnp.asarray, policy_table(images.shape[1], images.shape[2]))
+    probabilities = jnp.array([[probability for _, probability, _ in pair] for pair in CIFAR_POLICY])
+
+    def one(image: Array, key: Array) -> Array:
+        drawn = jax.random.uniform(named_key(key, "autoaugment"), (5,))
+        pair = jnp.floor(drawn[0] * len(CIFAR_POLICY)).astype(jnp.int32)
+        for part in range(2):
+            sign = (drawn[3 + part] < 0.5).astype(jnp.int32)
+            operation = jax.tree.map(lambda leaf, part=part, sign=sign: leaf[pair, part, sign], table)
+            changed = apply(image, operation)
+            image = jnp.where(drawn[1 + part] < probabilities[pair, part], changed, image)
+        return image
+
+    return jax.vmap(one)(images, keys)
+
+
+def apply(image: Array, operation: Operation) -> Array:
+    """One operation on one image `[H, W, C]`; under vmap all branches are computed and one is kept."""
+    return jax.lax.switch(operation.branch, BRANCHES, image, operation)
+
+
+@functools.lru_cache
+def policy_table(height: int, width: int) -> Operation:
+    """The operations of the policy `[25, 2, 2]`: of each pair, each part, with the magnitude's two signs."""
+    rows = [
+        [[encode(name, magnitude, sign, height, width) for sign in (1, -1)] for name, _, magnitude in pair]
+        for pair in CIFAR_POLICY
+    ]
+    flat = [operation for pair in rows for part in pair for operation in part]
+    return Operation(*(np.stack(leaves).reshape(25, 2, 2, *leaves[0].shape) for leaves in zip(*flat)))
+
+
+def encode(name: str, magnitude: int, sign: int, height: int, width: int) -> Operation:
+    """An operation of torchvision's name at a magnitude in [0, 9], for images of one size.
+
+    >>> encode("Solarize", 6, 1, 32, 32).level.item(), round(encode("Color", 9, -1, 32, 32).factor.item(), 3)
+    (85, 0.1)
+    """
+    share = magnitude / 9 * sign
+    matrix, factor, level = IDENTITY, 1.0, 0
+    if name in MOVES:
+        shift_x, shift_y = (int(150 / 331 * size * share) for size in (width, height))
+        cosine, sine = math.cos(math.radians(-30 * share)), math.sin(math.radians(-30 * share))
+        x, y = width / 2, height / 2
+        matrix = {
+            "ShearX": (1.0, -0.3 * share, 0.0, 0.0, 1.0, 0.0),
+            "ShearY": (1.0, 0.0, 0.0, -0.3 * share, 1.0, 0.0),
+            "TranslateX": (1.0, 0.0, -shift_x, 0.0, 1.0, 0.0),
+            "TranslateY": (1.0, 0.0, 0.0, 0.0, 1.0, -shift_y),
+            "Rotate": (cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y),
+        }[name]
+        branch = "Move"
+    elif name == "Posterize":
+        branch, level = name, 256 - 2 ** round(magnitude / 2.25)
+    elif name in ("Solarize", "Invert"):
+        branch, level = "Solarize", 0 if name == "Invert" else -(-255 * (9 - magnitude) // 9)
+    else:
+        branch, factor = name, 1 + 0.9 * share
+    a, b, c, d, e, f = matrix
+    # From the middle of a pixel, rounded as Pillow's fixed point is.
+    fixed = [math.floor(65536 * v + 0.5) for v in (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)]
+    return Operation(
+        np.int32(BRANCH_NAMES.index(branch)), np.array(fixed, np.int32), np.float32(factor), np.int32(level)
+    )
+
+
+def move(image: Array, operation: Operation) -> Array:
+    """Each pixel from its place under an affine map, the nearest one; `FILL` where that is outside."""
+    height, width = image.shape[:2]
+    a, b, c, d, e, f = operation.matrix
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    x, y = (a * columns + b * rows + c) >> 16, (d * columns + e * rows + f) >> 16
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    moved = image[jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)]
+    return jnp.where(inside[..., None], moved, jnp.uint8(FILL))
+
+
+def blend(image: Array, other: Array, factor: Array) -> Array:
+    """`other + factor (image - other)`, cut off below the point."""
+    other = other.astype(jnp.float32)
+    return jnp.clip(other + factor * (image.astype(jnp.float32) - other), 0, 255).astype(jnp.uint8)
+
+
+def gray(image: Array) -> Array:
+    """The luma of each pixel `[H, W, 1]` int32."""
+    x = image.astype(jnp.int32)
+    if x.shape[2] == 1:
+        return x
+    return (19595 * x[..., :1] + 38470 * x[..., 1:2] + 7471 * x[..., 2:] + 0x8000) >> 16
+
+
+def smooth(image: Array) -> Array:
+    """The mean of 3x3 pixels, the middle one five times; the border as it is."""
+    x = image.astype(jnp.int32)
+    rows = x[:-2] + x[1:-1] + x[2:]
+    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * x[1:-1, 1:-1]
+    return x.at[1:-1, 1:-1].set((2 * total + 13) // 26)
+
+
+def brightness(image: Array, operation: Operation) -> Array:
+    """Towards or away from black."""
+    return blend(image, jnp.zeros_like(image), operation.factor)
+
+
+def color(image: Array, operation: Operation) -> Array:
+    """Towards or away from gray."""
+    return blend(image, jnp.broadcast_to(gray(image), image.shape), operation.factor)
+
+
+def contrast(image: Array, operation: Operation) -> Array:
+    """Towards or away from the mean of the luma."""
+    luma = gray(image)
+    mean = (2 * jnp.sum(luma) + luma.size) // (2 * luma.size)
+    return blend(image, jnp.full(image.shape, mean), operation.factor)
+
+
+def sharpness(image: Array, operation: Operation) -> Array:
+    """Towards or away from the smoothed image."""
+    return blend(image, smooth(image), operation.factor)
+
+
+def posterize(image: Array, operation: Operation) -> Array:
+    """Some of the high bits only."""
+    return image & operation.level.astype(jnp.uint8)
+
+
+def solarize(image: Array, operation: Operation) -> Array:
+    """Inverted from a byte on; from 0 on, all of it."""
+    return jnp.where(image < operation.level, image, 255 - image)
+
+
+def autocontrast(image: Array, operation: Operation) -> Array:
+    """Each channel stretched to [0, 255]."""
+    x = image.astype(jnp.int32)
+    low, high = jnp.min(x, axis=(0, 1), keepdims=True), jnp.max(x, axis=(0, 1), keepdims=True)
+    stretched = (x - low) * 255 // jnp.maximum(high - low, 1)
+    return jnp.where(high > low, stretched, x).astype(jnp.uint8)
+
+
+def equalize(image: Array, operation: Operation) -> Array:
+    """Each channel's histogram made even."""
+
+    def channel(values: Array) -> Array:
+        counts = jnp.zeros(256, jnp.int32).at[values].add(1)
+        highest = jnp.max(values)
+        step = (values.size - counts[highest]) // 255
+        below = jnp.cumsum(counts) - counts
+        lookup = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
+        return jnp.where(step > 0, lookup[values], values.astype(jnp.int32))
+
+    return jax.vmap(channel, in_axes=2, out_axes=2)(image).astype(jnp.uint8)
+
+
+NAMED = {
+    "Move": move,
+    "Brightness": brightness,
+    "Color": color,
+    "Contrast": contrast,
+    "Sharpness": sharpness,
+    "Posterize": posterize,
+    "Solarize": solarize,
+    "AutoContrast": autocontrast,
+    "Equalize": equalize,
+}
+BRANCH_NAMES, BRANCHES = list(NAMED), list(NAMED.values())

@@ -1,0 +1,123 @@
+"""Folders of images: one folder for each class, and Tiny-ImageNet as it is published."""
+
+from pathlib import Path
+
+import numpy as np
+
+from piat_jax.core.checks import InputError
+from piat_jax.data.encoded import EncodedImages
+from piat_jax.data.places import Search
+from piat_jax.data.types import Found
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"}
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+TINY = "tiny-imagenet-200"
+ANNOTATIONS = "val_annotations.txt"
+Labelled = list[tuple[Path, int]]
+
+
+def read_image_folder(search: Search, folder: Path) -> Found | None:
+    """What `folder` holds as train/CLASS/*.png and test/CLASS/*.png; test may be called val, valid or validation.
+
+    Classes are numbered in the order of their sorted names. Files come sorted by class, so they are put into an order
+    that is random and always the same.
+    """
+    train = folder / "train"
+    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder / TEST_FOLDERS[0])
+    if not train.is_dir() or not test.is_dir():
+        search.missing(*(f"{path}/CLASS/*.png" for path in (train, test) if not path.is_dir()))
+        return None
+    classes = class_folders(train)
+    return found(folder, list_classes(train, classes), list_classes(test, classes), "", tuple(classes))
+
+
+def read_tiny_imagenet(search: Search, folder: Path) -> Found | None:
+    """What `folder` holds of Tiny-ImageNet (Le and Yang, 2015): its validation images are the test examples.
+
+    The published test images have no labels. A copy whose validation images were sorted into class folders will do.
+    """
+    place = folder if folder.name == TINY or (folder / "wnids.txt").is_file() else folder / TINY
+    paths = search.files(place, ["wnids.txt", "words.txt"])
+    if not paths:
+        return None
+    classes = sorted(read_lines(paths[0]))
+    words = dict(line.split("\t", 1) for line in read_lines(paths[1]) if "\t" in line)
+    names = tuple(words.get(wnid, wnid).split(",")[0].strip() for wnid in classes)
+    train = list_classes(place / "train", classes)
+    annotations = place / "val" / ANNOTATIONS
+    if annotations.is_file() and (place / "val" / "images").is_dir():
+        test = read_annotations(annotations, classes)
+    else:
+        test = list_classes(place / "val", classes)
+    return found(place, train, test, "tiny_imagenet", names)
+
+
+def read_annotations(path: Path, classes: list[str]) -> Labelled:
+    """The validation images and their labels: lines of file name, class and four numbers, with tabs between."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    labelled = []
+    for line in read_lines(path):
+        parts = line.split("\t")
+        if len(parts) < 2 or parts[1] not in numbers:
+            raise InputError(f"{path} has the line {line!r}; it must be an image's name, a tab and one of wnids.txt")
+        labelled.append((path.parent / "images" / parts[0], numbers[parts[1]]))
+    have = {image.name for image in image_files(path.parent / "images")}
+    missing = [image for image, _ in labelled if image.name not in have]
+    if missing or len(have) != len(labelled):
+        raise InputError(
+            f"{path} lists {len(labelled)} images and {path.parent / 'images'} holds {len(have)}"
+            f"{f', not {missing[0].name}' if missing else ''}; unpack the archive again"
+        )
+    return labelled
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the classes: those of the folders inside, sorted."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < 2:
+        raise InputError(f"{folder} has {len(names)} class folders; give one for each class, at least 2")
+    return names
+
+
+def list_classes(folder: Path, classes: list[str]) -> Labelled:
+    """Every image below `folder` with the number of its class; each class must have some."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing; unpack the archive again")
+    for name in class_folders(folder):
+        if name not in classes:
+            raise InputError(f"{folder / name} is of a class that the training images do not have; remove it")
+    labelled = []
+    for number, name in enumerate(classes):
+        # Tiny-ImageNet has its training images one folder deeper.
+        place = folder / name / "images" if (folder / name / "images").is_dir() else folder / name
+        images = image_files(place) if place.is_dir() else []
+        if not images:
+            raise InputError(f"{place} holds no image; every class needs one, as {', '.join(sorted(SUFFIXES))}")
+        labelled += [(image, number) for image in images]
+    return labelled
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder, sorted."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+
+
+def found(folder: Path, train: Labelled, test: Labelled, name: str, class_names: tuple[str, ...]) -> Found:
+    """Both splits, in their random order."""
+    splits = []
+    for labelled in (train, test):
+        order = np.random.RandomState(0).permutation(len(labelled))
+        paths = [labelled[index][0] for index in order]
+        labels = np.array([labelled[index][1] for index in order], np.int32)
+        splits.append(
+            (EncodedImages([str(path) for path in paths], lambda i, paths=paths: paths[i].read_bytes()), labels)
+        )
+    return Found(splits[0], splits[1], str(folder), name, class_names)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text ({error}); unpack the archive again") from error

@@ -1,0 +1,156 @@
+"""From a name or a path to the files behind it: which readers look where."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.data.cache import read_cache
+from piat_jax.data.cifar import LAYOUTS, read_archive, read_cifar
+from piat_jax.data.circles import read_circles
+from piat_jax.data.embedded import read_embedded
+from piat_jax.data.folders import read_image_folder, read_tiny_imagenet
+from piat_jax.data.idx import DEBIAN_FASHION_MNIST, read_idx_folder
+from piat_jax.data.known import KNOWN
+from piat_jax.data.npz import read_array_folder, read_npz
+from piat_jax.data.parquet import read_parquet
+from piat_jax.data.places import Search, roots
+from piat_jax.data.svhn import read_svhn
+from piat_jax.data.tfds_source import load_tfds, read_prepared
+from piat_jax.data.types import Found
+
+Reader = Callable[[Search, Path], Found | None]
+"""Reads what a folder holds in one format; None, and a note of what is missing, where it holds nothing of it."""
+
+CIFAR = {name: [functools.partial(read_cifar, layout=x) for x in LAYOUTS if x.name == name] for name in KNOWN}
+PUBLISHED: dict[str, list[Reader]] = {
+    "cifar10": [*CIFAR["cifar10"]],
+    "cifar100": [*CIFAR["cifar100"]],
+    "svhn": [read_svhn],
+    "tiny_imagenet": [read_tiny_imagenet],
+    "fashion_mnist": [read_idx_folder],
+    "mnist": [read_idx_folder],
+}
+"""Readers of each named data set's own files, in the order in which they are asked."""
+
+ANY: list[Reader] = [read_cache, read_array_folder, read_parquet, read_prepared, read_image_folder]
+"""Readers of formats that may hold any data set."""
+
+MADE = {"embedded": read_embedded, "circles": read_circles}
+"""Data sets that need no files."""
+
+
+def names() -> list[str]:
+    """Every name that stands for a data set.
+
+    >>> names()[:4]
+    ['embedded', 'circles', 'cifar10', 'cifar100']
+    """
+    return [*MADE, *KNOWN, "npz"]
+
+
+def check_name(name: str) -> None:
+    """Raise InputError unless `name` is a data set's name or is written like a path.
+
+    >>> check_name("cifar11")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: dataset='cifar11' is unknown; did you mean 'cifar10'? A path needs a / in it
+    """
+    if name in names() or name.startswith("tfds:") or is_path(name):
+        return
+    raise InputError(
+        f"dataset={name!r} is unknown{did_you_mean(name, [*names(), 'tfds:NAME', 'a path'])} A path needs a / in it"
+    )
+
+
+def is_path(name: str) -> bool:
+    """Whether `name` is written like a path, or is one."""
+    return "/" in name or os.sep in name or name.startswith(("~", ".")) or Path(name).exists()
+
+
+def find(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
+    """The first place that holds the data set `name`, read.
+
+    Args:
+      name: one of `names()`, "tfds:NAME", or the path of a folder or file, whose format is then found out.
+      data_dir: where a named data set's files are; empty looks in the usual places.
+
+    Raises:
+      InputError: an unknown name, nothing there (every place is listed), or files that cannot be used.
+    """
+    check_name(name)
+    try:
+        if name.startswith("tfds:"):
+            return load_tfds(name.removeprefix("tfds:"), data_dir)
+        if name in MADE:
+            if str(data_dir):
+                raise InputError(f"data_dir={str(data_dir)!r} has no meaning for {name!r}; leave it out")
+            return MADE[name]()
+        if name in KNOWN:
+            return _find_named(name, data_dir)
+        if name == "npz":
+            if not str(data_dir):
+                raise InputError("data_dir is empty; give the path of an .npz file, or of a folder with some")
+        elif str(data_dir):
+            raise InputError(f"dataset={name!r} is a path; leave out data_dir={str(data_dir)!r}")
+        return _find_path(Path(data_dir if name == "npz" else name).expanduser())
+    except OSError as error:
+        raise InputError(f"{error.filename or name} cannot be read: {error.strerror or error}") from error
+
+
+def _find_named(name: str, data_dir: str | os.PathLike[str]) -> Found:
+    """A published data set in whatever form it is there."""
+    search = Search()
+    for folder, readers in _places(name, data_dir):
+        if not folder.is_dir():
+            search.missing(folder)
+            continue
+        for reader in readers:
+            if found := reader(search, folder):
+                if found.name not in ("", name):
+                    raise InputError(f"{found.where} holds {found.name}, not {name}; give its own name or folder")
+                return found._replace(name=name)
+    raise search.not_found(name, f"download {KNOWN[name].home}, and give data_dir, the folder that holds it")
+
+
+def _places(name: str, data_dir: str | os.PathLike[str]) -> Iterator[tuple[Path, list[Reader]]]:
+    """Folders to look in and who looks."""
+    known, readers = KNOWN[name], PUBLISHED[name]
+    for root in roots(data_dir):
+        # A root that the user did not name may hold several data sets, whose files are called alike.
+        if str(data_dir):
+            yield root, [*readers, *ANY]
+        elif read_idx_folder not in readers:
+            yield root, readers
+        for folder in known.names:
+            yield root / folder, [*readers, *ANY]
+    if not str(data_dir):
+        tfds = Path(os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets").expanduser()
+        for folder in known.names:
+            if "/" not in folder:
+                yield tfds / folder, [read_prepared]
+        if name == "fashion_mnist":
+            yield DEBIAN_FASHION_MNIST, readers
+
+
+def _find_path(path: Path) -> Found:
+    """Whatever a folder or file holds."""
+    if path.is_dir():
+        search = Search()
+        readers = [*ANY[:-1], *(reader for readers in PUBLISHED.values() for reader in readers), ANY[-1]]
+        for reader in dict.fromkeys(readers):
+            if found := reader(search, path):
+                return found
+        raise search.not_found(f"a data set in {path}", "give the folder that holds one of these")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give the path of a folder or file with a data set")
+    if path.suffix == ".npz":
+        return read_npz(path)
+    for layout in LAYOUTS:
+        if path.name == layout.archive:
+            return read_archive(path, layout)
+    known = ", ".join(layout.archive for layout in LAYOUTS)
+    raise InputError(
+        f"{path} is not a file that holds a whole data set; give a folder, an .npz file, or one of {known}"
+    )

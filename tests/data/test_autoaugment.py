@@ -1,0 +1,110 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.rng import example_keys, named_key
+from piat_jax.data.augment import augment, cutout_centres
+from piat_jax.data.autoaugment import CIFAR_POLICY, FILL, Operation, apply, autoaugment, encode
+from tests.data import formats
+
+HEIGHT, WIDTH = 26, 32
+IMAGES = formats.examples(6, (HEIGHT, WIDTH, 3), 3, 0)[0]
+IMAGES[4] = IMAGES[4] // 3 + 20  # little contrast
+IMAGES[5] = 9  # none at all: nothing to stretch or to equalize
+NAMES = sorted({name for pair in CIFAR_POLICY for name, *_ in pair} | {"ShearX"})
+EXACT = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Posterize", "Solarize", "Invert", "Equalize"}
+
+
+def by_pillow(image, name, magnitude, sign):
+    """The operation by Pillow, with torchvision's numbers written out again."""
+    pil = Image.fromarray(image)
+    share = sign * magnitude / 9
+    fill = (FILL,) * 3
+
+    def affine(*matrix):
+        return pil.transform(pil.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=fill)
+
+    changed = {
+        "ShearX": lambda: affine(1, -0.3 * share, 0, 0, 1, 0),
+        "ShearY": lambda: affine(1, 0, 0, -0.3 * share, 1, 0),
+        "TranslateX": lambda: affine(1, 0, -int(150 / 331 * WIDTH * share), 0, 1, 0),
+        "TranslateY": lambda: affine(1, 0, 0, 0, 1, -int(150 / 331 * HEIGHT * share)),
+        "Rotate": lambda: pil.rotate(30 * share, fillcolor=fill),
+        "Brightness": lambda: ImageEnhance.Brightness(pil).enhance(1 + 0.9 * share),
+        "Color": lambda: ImageEnhance.Color(pil).enhance(1 + 0.9 * share),
+        "Contrast": lambda: ImageEnhance.Contrast(pil).enhance(1 + 0.9 * share),
+        "Sharpness": lambda: ImageEnhance.Sharpness(pil).enhance(1 + 0.9 * share),
+        "Posterize": lambda: ImageOps.posterize(pil, [8, 8, 7, 7, 6, 6, 5, 5, 4, 4][magnitude]),
+        "Solarize": lambda: ImageOps.solarize(pil, np.linspace(255, 0, 10)[magnitude]),
+        "AutoContrast": lambda: ImageOps.autocontrast(pil),
+        "Equalize": lambda: ImageOps.equalize(pil),
+        "Invert": lambda: ImageOps.invert(pil),
+    }[name]()
+    return np.asarray(changed)
+
+
+@functools.cache
+def compiled():
+    return jax.jit(jax.vmap(apply))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_operation_is_pillows(name):
+    cases = [(m, s, image) for m in range(10) for s in (1, -1) for image in range(len(IMAGES))]
+    operations = [encode(name, m, s, HEIGHT, WIDTH) for m, s, _ in cases]
+    stacked = Operation(*(np.stack(leaves) for leaves in zip(*operations)))
+    ours = np.asarray(compiled()(IMAGES[[image for *_, image in cases]], stacked))
+    theirs = np.stack([by_pillow(IMAGES[image], name, m, s) for m, s, image in cases])
+    difference = np.abs(ours.astype(int) - theirs.astype(int))
+    assert difference.max() <= (0 if name in EXACT else 1)
+    assert (difference > 0).mean() < 0.01
+
+
+KEYS = example_keys(jax.random.key(0), jnp.arange(120))
+MANY = jnp.asarray(np.tile(IMAGES[:4], (30, 1, 1, 1)))
+
+
+def test_an_example_gets_one_pair_of_the_policy_whatever_its_batch():
+    ours = np.asarray(jax.jit(autoaugment)(MANY, KEYS))
+    pairs = []
+    for index, key in enumerate(KEYS):
+        pair, first, second, *signs = np.asarray(jax.random.uniform(named_key(key, "autoaugment"), (5,)))
+        pairs.append(int(25 * pair))
+        image = np.asarray(MANY[index])
+        for (name, probability, magnitude), drawn, sign in zip(CIFAR_POLICY[pairs[-1]], (first, second), signs):
+            if drawn < probability:
+                image = by_pillow(image, name, magnitude, 1 if sign >= 0.5 else -1)
+        # A blend's last bit goes through the second operation.
+        assert np.abs(ours[index].astype(int) - image).max() <= 3, CIFAR_POLICY[pairs[-1]]
+    assert set(pairs) == set(range(25))
+    # In batches of another size, the same.
+    np.testing.assert_array_equal(jax.jit(autoaugment)(MANY[7:9], KEYS[7:9]), ours[7:9])
+
+
+def test_cutout_blackens_a_square_that_may_hang_over_the_border():
+    options = {"crop_padding": 0, "padding_mode": "zeros", "flip": False}
+    white = jnp.full((120, 9, 7, 1), 255, jnp.uint8)
+    ours = np.asarray(augment(white, KEYS, cutout=4, **options))
+    centres = np.asarray(cutout_centres(KEYS, 9, 7))
+    for image, (row, column) in zip(ours, centres):
+        expected = np.full((9, 7, 1), 255, np.uint8)
+        expected[max(row - 2, 0) : row + 2, max(column - 2, 0) : column + 2] = 0
+        np.testing.assert_array_equal(image, expected)
+    assert set(centres[:, 0]) == set(range(9))
+    assert set(centres[:, 1]) == set(range(7))
+    np.testing.assert_array_equal(augment(white[:3], KEYS[:3], cutout=4, **options), ours[:3])
+
+
+def test_wrong_arguments_are_named():
+    options = {"crop_padding": 0, "padding_mode": "zeros", "flip": False}
+    with pytest.raises(InputError, match="policy='autoagment' is unknown; did you mean 'autoaugment'"):
+        augment(MANY, KEYS, policy="autoagment", **options)
+    with pytest.raises(InputError, match="cutout=-1 must be at least 0"):
+        augment(MANY, KEYS, cutout=-1, **options)
+    with pytest.raises(InputError, match=r"images are float32 \(120, 26, 32, 3\); AutoAugment takes uint8"):
+        augment(MANY.astype(jnp.float32), KEYS, policy="autoaugment", **options)
