@@ -5,8 +5,8 @@
 Writes evaluation.json into each run folder. An attack is a name and its number of steps: clean, fgsm, pgd20, cw20,
 mi_fgsm10. "aa" is AutoAttack's standard version, "aa-plus" its larger one; apgd-ce, apgd-dlr, apgd-t, fab, fab-t and
 square are its members alone, with AutoAttack's numbers unless one is given (apgd-ce20, square1000). What these find,
-example by example, is in the run's folder robustness; stopped, they go on with --resume. Several folders may be given
-as arguments: piat-evaluate runs/*
+example by example, is in the run's folder robustness; stopped, they go on with --resume, which also keeps the
+accuracies of attacks that were run before. Several folders may be given as arguments: piat-evaluate runs/*
 """
 
 import shutil
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "aa_examples", 0, "AutoAttack and its members: the first n of these; 0 = all.", flag_values=values
     )
-    flags.DEFINE_boolean("resume", False, "Go on with evaluations by AutoAttack that were stopped.", flag_values=values)
-    flags.DEFINE_boolean("overwrite", False, "Start them again.", flag_values=values)
+    flags.DEFINE_boolean("resume", False, "Keep what was found, and go on with what was stopped.", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "Start again what was stopped.", flag_values=values)
     positional = arguments.parse(values, rest, __doc__, folders=True)
     folders = [Path(text) for text in ([values.workdir] if values.workdir else []) + positional]
     checkpoints = values.checkpoint
@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
             checkpoints=checkpoints,
             num_examples=values.num_examples,
             aa_examples=values.aa_examples,
+            resume=values.resume,
         )
 
 
@@ -127,9 +128,18 @@ def _config(folder: Path, text: str | None, overrides: dict[str, str], attacks: 
 
 
 def evaluate_run(
-    config: Config, folder: Path, *, checkpoints: Sequence[str], num_examples: int = 0, aa_examples: int = 0
+    config: Config,
+    folder: Path,
+    *,
+    checkpoints: Sequence[str],
+    num_examples: int = 0,
+    aa_examples: int = 0,
+    resume: bool = False,
 ) -> None:
-    """Evaluate checkpoints of the run in `folder` under `config.evaluation.final_attacks`; print and write them."""
+    """Evaluate checkpoints of the run in `folder` under `config.evaluation.final_attacks`; print and write them.
+
+    With `resume` an accuracy that was found before, of the same weights on the same examples, is not found again.
+    """
     data = load(
         config.dataset.name,
         data_dir=config.dataset.data_dir,
@@ -154,6 +164,8 @@ def evaluate_run(
         accuracy = dict(kept["accuracy"]) if kept.get("epoch") == epoch else {}
         result["checkpoints"] = {**before, **result["checkpoints"], name: {"epoch": epoch, "accuracy": accuracy}}
         for text in config.evaluation.final_attacks:
+            if resume and text in accuracy:
+                continue
             began = time.perf_counter()
             attack = build.evaluation_attack(config, text)
             if isinstance(attack, AutoAttack):
@@ -185,7 +197,7 @@ def is_evaluated(config: Config, folder: Path, *, aa_examples: int = 0) -> bool:
         found["settings"] == settings_of(config)
         and points[-1]["epoch"] == config.epochs
         and all(attack in point["accuracy"] for point in points for attack in config.evaluation.final_attacks)
-        and ("aa" not in config.evaluation.final_attacks or found.get("aa_examples", -1) == examples)
+        and (not any(map(_is_autoattack, config.evaluation.final_attacks)) or found.get("aa_examples") == examples)
     )
 
 

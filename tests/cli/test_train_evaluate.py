@@ -124,6 +124,34 @@ def test_evaluate_options(run):
     assert result["settings"]["eps"] == 1 / 255
 
 
+def test_a_resumed_evaluation_keeps_what_was_found(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    path = folder / "evaluation.json"
+
+    def evaluated(*more):
+        assert errors.run(evaluate.main, [f"--workdir={folder}", *more]) == 0
+        return json.loads(path.read_text())
+
+    content = evaluated("--attacks=clean")
+    content["checkpoints"]["final"]["accuracy"]["clean"] = 0.123
+    path.write_text(json.dumps(content))
+    config = read_config(
+        "configs/embedded.py:nmse+piat", {a.partition("=")[0][9:]: a.partition("=")[2] for a in TINY[:-1]}
+    )
+    config.evaluation.final_attacks = ("clean", "square2")
+    assert not evaluate.is_evaluated(config, folder, aa_examples=7)
+    content = evaluated("--attacks=clean,square2", "--aa_examples=7", "--resume")
+    assert content["checkpoints"]["final"]["accuracy"]["clean"] == 0.123
+    assert len(Robustness.load(folder / "robustness" / "final-square2").robust) == content["aa_examples"] == 7
+    assert evaluate.is_evaluated(config, folder, aa_examples=7)
+    assert not evaluate.is_evaluated(config, folder)
+    # AutoAttack on other examples is another number; the rest stays.
+    content = evaluated("--attacks=clean,fgsm", "--resume")
+    assert list(content["checkpoints"]["final"]["accuracy"]) == ["clean", "fgsm"]
+    assert evaluated("--attacks=clean")["checkpoints"]["final"]["accuracy"]["clean"] != 0.123
+
+
 def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
