@@ -63,6 +63,7 @@ def problems(config: Config) -> list[str]:
     for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
         group, _, field = name.partition(".")
         attempt(check_at_least, name, config[group][field], 1)
+    attempt(check_choice, "nonfinite", config.nonfinite, ("stop", "skip"))
     if not config.dataset.name.startswith("tfds:"):
         attempt(check_choice, "dataset.name", config.dataset.name, SOURCES)
     attempt(check_augmentation, config.dataset.name, config.dataset.flip)
@@ -350,6 +351,7 @@ def recipe(config: Config, num_train: int) -> Recipe:
         padding_mode=config.dataset.padding_mode,
         flip=config.dataset.flip,
         mesh=data_mesh(config.batch_size),
+        skip_nonfinite=config.nonfinite == "skip",
     )
 
 
