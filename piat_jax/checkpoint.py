@@ -172,14 +172,19 @@ class Checkpoints:
 
     def _make_best(self, path: Path) -> None:
         """The same files under another name: they never change, so links do."""
-        if "best" in self and self.info("best")["epoch"] == self._read(path, {"info": None})["info"]["epoch"]:
+        # Nothing here may wait: it runs in the thread that is waited for.
+        numbers = self._numbers("best")
+        if numbers and self._epoch(self.folder / "best" / str(numbers[-1])) == self._epoch(path):
             return
-        target = self.folder / "best" / str(max(self._numbers("best"), default=-1) + 1)
+        target = self.folder / "best" / str(max(numbers, default=-1) + 1)
         partial = target.with_name(f"{target.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(path, partial, copy_function=_link)
         partial.rename(target)
         self._prune("best")
+
+    def _epoch(self, path: Path) -> int:
+        return self._read(path, {"info": None})["info"]["epoch"]
 
     def _prune(self, name: str) -> None:
         for number in self._numbers(name)[: -KEPT[name]]:
