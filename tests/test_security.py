@@ -71,8 +71,6 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-# orbax leaves what it would have read next to itself.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_pickle_in_place_of_any_file_of_a_checkpoint_is_not_run(tmp_path):
     params = {"w": jnp.ones(3)}
     state = TrainState(
