@@ -1,11 +1,9 @@
 """Saving and loading: the one seam to orbax. Files hold plain nested dicts of arrays and a JSON description."""
 
 import dataclasses
-import gc
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -220,12 +218,7 @@ class Checkpoints:
         try:
             return ocp.load_checkpointables(str(path), wanted)
         except Exception as error:  # orbax, tensorstore and json each raise their own
-            said = _first_line(error)
-        with warnings.catch_warnings():
-            # What orbax then leaves without having awaited it would warn of itself at any later time.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            gc.collect()
-        raise _UnreadableError(f"checkpoint {path} cannot be read: {said}")
+            raise _UnreadableError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
 
     def _read_state(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         variables, rest = _parts(like)

@@ -1,8 +1,7 @@
 """Train in `folder` and end as told, for test_killed.py: `killed_run.py folder event count`.
 
-Events, of which the count-th kills: "chunk" and "block" (of an evaluation), "save" (while it is written) and "best"
-(between the save and its second name). "term" sends SIGTERM at a chunk; "compare" finishes the run, trains another from
-nothing, and prints whether they are the same.
+Events, of which the count-th kills: "chunk", "block" (of an evaluation) and "save" (while it is written). "term" sends
+SIGTERM at a chunk; "compare" finishes the run, trains another from nothing, and prints whether they are the same.
 """
 
 import os
@@ -65,8 +64,6 @@ elif event == "block":
     end_at(accuracy, "_correct_block")
 elif event == "save":
     end_at(checkpoint.ocp, "save_checkpointables_async", seconds=0.05)
-elif event == "best":
-    end_at(checkpoint.Path, "rename")
 
 ended, real_fit = [], train.fit
 train.fit = lambda *arguments, **options: ended.append(real_fit(*arguments, **options))

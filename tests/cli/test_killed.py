@@ -13,7 +13,6 @@ ENDS = [
     ("chunk 8", -signal.SIGKILL),
     ("block 9", -signal.SIGKILL),
     ("save 1", -signal.SIGKILL),
-    ("best 1", -signal.SIGKILL),
     ("term 3", SAVED),
     ("compare 0", 0),
 ]
