@@ -10,6 +10,7 @@ compilations is counted. Writes soak.jsonl and soak.svg, and ends with an error 
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import threading
@@ -123,7 +124,7 @@ def _look(process: int) -> dict[str, float] | None:
 def growth(samples: Sequence[dict[str, Any]]) -> list[str]:
     """What is larger in the last tenth of the samples than in the tenth at their middle.
 
-    By the lowest values: a save that is under way holds files, threads and memory for a moment.
+    By the medians: a save that is under way holds files and threads for a moment.
     """
     found = []
     for name, (unit, allowed) in WATCHED.items():
@@ -137,11 +138,11 @@ def _middle_and_end(samples: Sequence[dict[str, Any]], name: str) -> tuple[float
     values = [sample[name] for sample in samples]
     tenth = max(1, len(values) // 10)
     middle = values[len(values) // 2 :][:tenth]
-    return min(middle), min(values[-tenth:])
+    return statistics.median(middle), statistics.median(values[-tenth:])
 
 
 def table(samples: Sequence[dict[str, Any]]) -> str:
-    """Markdown: each quantity at the first sample, and its lowest in the middle and at the end."""
+    """Markdown: each quantity at the first sample, and its medians in the middle and at the end."""
     lines = ["| | first | middle | end |", "|---|---:|---:|---:|"]
     for name, (unit, _) in WATCHED.items():
         middle, end = _middle_and_end(samples, name)
