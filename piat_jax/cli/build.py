@@ -64,6 +64,7 @@ def problems(config: Config) -> list[str]:
         group, _, field = name.partition(".")
         attempt(check_at_least, name, config[group][field], 1)
     attempt(check_name, config.dataset.name)
+    attempt(check_choice, "nonfinite", config.nonfinite, ("stop", "skip"))
     attempt(check_augmentation, config.dataset.name, config.dataset.flip)
     attempt(check_choice, "dataset.padding_mode", config.dataset.padding_mode, PADDING_MODES)
     for name in ("crop_padding", "train_examples", "test_examples", "validation_examples"):
@@ -343,6 +344,7 @@ def recipe(config: Config, num_train: int) -> Recipe:
         padding_mode=config.dataset.padding_mode,
         flip=config.dataset.flip,
         mesh=data_mesh(config.batch_size),
+        skip_nonfinite=config.nonfinite == "skip",
     )
 
 
