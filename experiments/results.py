@@ -158,6 +158,7 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
                 "note": entry.row.note,
                 "ours": {key: values for key, values in ours.items() if values and None not in values},
                 "paper": {key: value for key, value in theirs.items() if value is not None},
+                "during_training": [_series(run) for run in entry.runs],
             }
         )
     claims = []
@@ -184,6 +185,11 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
         "notes": list(item.notes),
         "ran_on": _environments(runs),
     }
+
+
+def _series(run: Run) -> str:
+    """PGD-20 accuracy in percent by epoch, one run a line: "5:51.2 10:53.4"."""
+    return " ".join(f"{epoch}:{100 * value:.4g}" for epoch, value in zip(*run.series(PGD)))
 
 
 def _about(setting: Setting, result: Result) -> dict[str, Any]:
