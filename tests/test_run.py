@@ -12,6 +12,7 @@ from experiments.items import Block, Item, Row, Setting, run_folder
 from piat_jax.cli import errors
 from piat_jax.cli.config import to_plain
 from piat_jax.cli.evaluate import settings_of
+from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
 
@@ -192,9 +193,13 @@ def test_a_list_of_everything(capsys):
         assert key in listed
 
 
+def file_of(job):
+    return job.config.partition(":")[0]
+
+
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_every_run_of_every_item_has_a_config_that_is_right(scale, tmp_path):
-    seen, checked = {}, {}
+    seen, checked, spelt = {}, {}, {}
     for items in ITEMS.values():
         for item in items:
             for setting in item.settings.get(scale, ()):
@@ -202,8 +207,12 @@ def test_every_run_of_every_item_has_a_config_that_is_right(scale, tmp_path):
                     # One folder, one run.
                     content = (job.config, *sorted(job.overrides.items()))
                     assert seen.setdefault(job.folder, content) == content
+                    # One run, one folder.
+                    method = str(parse_method(job.method))
+                    run_ = (job.folder.parent, method, *sorted(job.overrides.items()))
+                    assert spelt.setdefault(run_, job.folder) == job.folder
                     # Each method, each of its overrides and each config file at least once.
-                    file, _, method = job.config.partition(":")
+                    file = file_of(job)
                     own = tuple(sorted(job.overrides.keys() - setting.overrides.keys()))
                     if not jobs.is_taught(method) and not {file, (method, own)} <= checked.keys():
                         checked |= {file: job, (method, own): job}

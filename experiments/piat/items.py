@@ -68,7 +68,10 @@ PAIRS = tuple(
     row
     for name in ("PGD-AT", "ALP", "TRADES", "MART", "MAIL")
     for method in (name.lower().replace("-", "_"),)
-    for row in (Row(name, method), Row("PIAT" if name == "PGD-AT" else f"PIAT+{name}", f"{method}+piat"))
+    for row in (
+        Row(name, method),
+        Row("PIAT", "piat") if name == "PGD-AT" else Row(f"PIAT+{name}", f"{method}+piat"),
+    )
 )
 MU = tuple(Row(f"\N{GREEK SMALL LETTER MU} = {mu}", "nmse+piat", {"objective.mu": str(mu)}) for mu in (3, 4, 5, 6))
 FIXED = tuple(

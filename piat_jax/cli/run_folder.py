@@ -38,6 +38,18 @@ OWN_FILES = (
     "report",
 )
 PACKAGES = ("piat_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
+# Fields that runs of earlier versions lack, with what they did; a group that a method has not is not added.
+LATER = {
+    "nonfinite": "stop",
+    "dataset.policy": "",
+    "dataset.cutout": 0,
+    "dataset.extra": "",
+    "dataset.extra_fraction": 0.7,
+    "dataset.stream": False,
+    "model.weights": "",
+    "optimizer.max_norm": 0.0,
+    "rpat.alpha_from": "fixed",
+}
 # Changing these does not make it another run.
 FREE_FIELDS = ("epochs", "nonfinite", "evaluation.", "checkpoint.", "log.", "dataset.data_dir")
 
@@ -58,7 +70,7 @@ def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool)
         return
     if overwrite:
         return
-    changed = differences(read_json(folder / CONFIG), to_plain(config))
+    changed = differences(_read_plain(folder), to_plain(config))
     if not resume:
         if changed:
             raise InputError(
@@ -127,7 +139,18 @@ def read_config(folder: Path) -> Config:
     """The config of the run in `folder`."""
     if not (folder / CONFIG).exists():
         raise InputError(f"workdir={str(folder)!r} holds no run: there is no {CONFIG}; piat-train writes it")
-    return from_plain(read_json(folder / CONFIG))
+    return from_plain(_read_plain(folder))
+
+
+def _read_plain(folder: Path) -> dict[str, Any]:
+    """The saved config with what was added since."""
+    plain = read_json(folder / CONFIG)
+    for path, value in LATER.items():
+        group, _, name = path.rpartition(".")
+        fields = plain.get(group) if group else plain
+        if isinstance(fields, dict):
+            fields.setdefault(name, value)
+    return plain
 
 
 def describe_run() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 
 from experiments import compare
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import errors, evaluate, run_folder, train
+from piat_jax.cli import build, errors, evaluate, run_folder, train
 from piat_jax.cli.attack_progress import AttackProgress
+from piat_jax.cli.config import leaves
 from piat_jax.cli.train import read_config
 from piat_jax.evaluation import Robustness
 from piat_jax.interop import state_dict
@@ -116,6 +118,16 @@ def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):
     last = metrics(run)[-1]
     assert (final["accuracy"]["clean"], final["accuracy"]["pgd2"]) == (last["test_clean"], last["test_pgd2"])
     assert "final (epoch 2)  clean" in printed
+
+
+def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
+    earlier = sorted(Path("experiments/embedded/runs").glob("*/config.json"))
+    assert earlier
+    for path in earlier:
+        config = run_folder.read_config(path.parent)
+        assert build.problems(config) == []
+        today = read_config(f"configs/embedded.py:{config.method}", {})
+        assert {name for name, _ in leaves(config)} == {name for name, _ in leaves(today)}
 
 
 def test_evaluate_options(run):
