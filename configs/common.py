@@ -19,6 +19,8 @@ def get_config(method: str = "pgd_at") -> Config:
     config.epochs = 120
     config.batch_size = 128  # not stated; every public code's. The last partial batch of an epoch is dropped
 
+    config.nonfinite = "stop"  # stop, skip: what to do at a step whose loss or gradient is not finite
+
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # a name (piat_jax/data/known.py), tfds:NAME, or the path of a folder or file
     config.dataset.data_dir = ""  # where a named data set's files are; empty looks in the usual places
@@ -87,10 +89,10 @@ def get_config(method: str = "pgd_at") -> Config:
     config.evaluation.precision = "highest"  # of matrix products: highest, default (may be TF32 on a GPU)
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_epochs = 1  # of "last"; "best" is saved when it improves
+    config.checkpoint.every_epochs = 1  # of "last", which is also saved when it is the best so far
 
     config.log = ConfigDict()
-    config.log.steps_per_chunk = 50  # training steps between two looks at the loss
+    config.log.steps_per_chunk = 50  # training steps between two looks at the loss; fewer if they take over 2 seconds
     config.log.tensorboard = True  # needs tensorboardX
     return config
 

@@ -1,12 +1,15 @@
 """Saving and loading: the one seam to orbax. Files hold plain nested dicts of arrays and a JSON description."""
 
 import dataclasses
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from piat_jax.core.checks import InputError
@@ -14,38 +17,75 @@ from piat_jax.core.trees import leaf_shapes
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 NAMES = ("best", "last")
+KEPT = {"best": 1, "last": 2}
+
+
+class Restored(NamedTuple):
+    """What a run goes on from."""
+
+    state: TrainState
+    info: dict[str, Any]
+    damaged: tuple[str, ...]  # what could not be read and was passed over, one line each
 
 
 class Checkpoints:
-    """The checkpoints of one run: `best` and `last`, each replaced by its successor once that is complete.
+    """The checkpoints of one run, `best` and `last`: folders of numbered saves, of which the highest counts.
 
-    A save that is cut off leaves its predecessor as it was: orbax writes beside it and renames.
+    A save that is cut off leaves its predecessors as they were: orbax writes beside them and renames, and only then is
+    the one before removed (of `last` the one before that: should the newest be damaged, a run goes on from its
+    predecessor).
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
+        self._worker = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
 
     def save(self, name: str, state: TrainState, info: Mapping[str, Any], evaluated: Variables | None = None) -> None:
         """Save a state as `name`, with a JSON-able description that says at least its `epoch`.
 
         `evaluated` are the weights to evaluate where they are not those of the state: an average.
         """
-        if evaluated is not None and evaluated.params is state.params:
-            evaluated = None
-        variables, rest = _parts(state)
-        content = {
-            "variables": variables,
-            "training": rest,
-            "info": {
-                **info,
-                "shapes": {path: list(shape) for path, shape in leaf_shapes(variables).items()},
-                "separate": evaluated is not None,
-            },
-        }
-        if evaluated is not None:
-            content["evaluated"] = evaluated._asdict()
-        with self._open(name) as checkpointer:
-            checkpointer.save_checkpointables(int(info["epoch"]), content, overwrite=True)
+        self._start(name, state, info, evaluated, best=False)
+        self.wait()
+
+    def save_async(
+        self,
+        state: TrainState,
+        info: Mapping[str, Any],
+        evaluated: Variables | None = None,
+        *,
+        best: bool = False,
+    ) -> None:
+        """Save a state as `last` behind what comes next; `state` may be donated as soon as this returns.
+
+        Args:
+          state: copied on its device first.
+          info: as for `save`.
+          evaluated: as for `save`.
+          best: whether it becomes `best` as well, once it is complete.
+
+        Raises:
+          InputError: the save before could not be written.
+        """
+        # orbax would write from these very buffers, and on a CPU a step that is given them waits until it has.
+        state, evaluated = jax.tree.map(jnp.copy, (state, evaluated if _is_apart(evaluated, state) else None))
+        self._start("last", state, {**info, "best": best}, evaluated, best=best)
+
+    def wait(self) -> None:
+        """Wait until what was saved last is complete.
+
+        Raises:
+          InputError: it could not be written; its predecessor is still there.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def check(self) -> None:
+        """Raise InputError if a save has failed meanwhile; does not wait."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def info(self, name: str) -> dict[str, Any]:
         """The description of the checkpoint called `name`.
@@ -53,56 +93,159 @@ class Checkpoints:
         Raises:
           InputError: there is no such checkpoint, or it cannot be read.
         """
-        return self._load(name, {"info": None})["info"]
+        return self._read(self._newest(name), {"info": None})["info"]
 
     def load_variables(self, name: str, like: Variables) -> Variables:
         """The weights and statistics to evaluate; `like` is a tree of the same shapes (`jax.eval_shape` of init)."""
-        self._check_same_model(name, like)
-        item = "evaluated" if self.info(name).get("separate") else "variables"
-        return Variables(**self._load(name, {item: _abstract(like._asdict())})[item])
+        path = self._newest(name)
+        info = self._check_same_model(path, like)
+        item = "evaluated" if info.get("separate") else "variables"
+        return Variables(**self._read(path, {item: _abstract(like._asdict())})[item])
 
     def load_state(self, name: str, like: TrainState) -> TrainState:
         """The whole training state, to go on from."""
-        variables, rest = _parts(like)
-        self._check_same_model(name, like.variables)
-        loaded = self._load(name, {"variables": _abstract(variables), "training": _abstract(rest)})
-        return dataclasses.replace(like, **loaded["variables"], **loaded["training"])
+        return self._read_state(self._newest(name), like)[0]
+
+    def restore(self, like: TrainState) -> Restored | None:
+        """The newest state that can be read, of `last` or else `best`; None where nothing was saved.
+
+        What is damaged is renamed, so that it does not count any more.
+
+        Raises:
+          InputError: something was saved and nothing of it can be read, or it is of another model.
+        """
+        self.wait()
+        damaged: list[str] = []
+        for path in self._candidates():
+            try:
+                state, info = self._read_state(path, like)
+            except _UnreadableError as error:
+                aside = path.with_name(f"damaged-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                damaged.append(f"{error}; set aside as {aside.name}")
+                continue
+            if info.get("best") and path.parent.name == "last":
+                self._make_best(path)  # cut off after one and before the other
+            return Restored(state, info, tuple(damaged))
+        if damaged:
+            raise InputError("\n".join([*damaged, f"{self.folder} holds no checkpoint that can be read"]))
+        return None
 
     def discard(self, name: str) -> None:
         """Remove a checkpoint, if there is one."""
+        self.wait()
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def __contains__(self, name: str) -> bool:
-        return any((self.folder / name).glob("[0-9]*"))
+        return bool(self._numbers(name))
 
-    def _open(self, name: str) -> ocp.training.Checkpointer:
-        return ocp.training.Checkpointer(
-            self.folder / name,  # type: ignore[arg-type]
-            # Its default policy skips a save while another is in flight.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # type: ignore[arg-type]
-            preservation_policy=ocp.training.preservation_policies.LatestN(1),  # type: ignore[arg-type]
-        )
+    def _start(
+        self, name: str, state: TrainState, info: Mapping[str, Any], evaluated: Variables | None, *, best: bool
+    ) -> None:
+        self.wait()
+        variables, rest = _parts(state)
+        apart = _is_apart(evaluated, state)
+        shapes = {path: list(shape) for path, shape in leaf_shapes(variables).items()}
+        content = {"variables": variables, "training": rest, "info": {**info, "shapes": shapes, "separate": apart}}
+        if apart and evaluated is not None:
+            content["evaluated"] = evaluated._asdict()
+        # A number of its own: nothing is replaced, and no clock decides which is newest.
+        path = self.folder / name / str(max(self._numbers(name), default=-1) + 1)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for partial in path.parent.glob("*tmp*"):  # of a process that was killed
+                shutil.rmtree(partial)
+            response = ocp.save_checkpointables_async(str(path), content)
+        except OSError as error:
+            raise _unwritten(path, error) from error
+        self._pending = self._worker.submit(self._finish, response, path, best)
 
-    def _load(self, name: str, wanted: dict[str, PyTree]) -> dict[str, Any]:
+    def _finish(self, response: ocp.AsyncResponse[None], path: Path, best: bool) -> None:
+        try:
+            response.result()
+            if best:
+                self._make_best(path)
+            self._prune(path.parent.name)
+        except Exception as error:  # orbax and tensorstore raise their own
+            raise _unwritten(path, error) from error
+
+    def _make_best(self, path: Path) -> None:
+        """The same files under another name: they never change, so links do."""
+        if "best" in self and self.info("best")["epoch"] == self._read(path, {"info": None})["info"]["epoch"]:
+            return
+        target = self.folder / "best" / str(max(self._numbers("best"), default=-1) + 1)
+        partial = target.with_name(f"{target.name}.tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(path, partial, copy_function=_link)
+        partial.rename(target)
+        self._prune("best")
+
+    def _prune(self, name: str) -> None:
+        for number in self._numbers(name)[: -KEPT[name]]:
+            shutil.rmtree(self.folder / name / str(number))
+
+    def _numbers(self, name: str) -> list[int]:
+        return sorted(int(path.name) for path in (self.folder / name).glob("*") if path.name.isdecimal())
+
+    def _newest(self, name: str) -> Path:
+        self.wait()
         if name not in self:
             there = [other for other in NAMES if other in self] or ["none"]
             raise InputError(f"{self.folder} has no checkpoint {name!r}; there is {', '.join(there)}")
-        try:
-            with self._open(name) as checkpointer:
-                return checkpointer.load_checkpointables(None, wanted)
-        except Exception as error:  # orbax, tensorstore and json each raise their own
-            first_line = str(error).strip().partition("\n")[0]
-            raise InputError(f"checkpoint {self.folder / name} cannot be read: {first_line}") from error
+        return self.folder / name / str(self._numbers(name)[-1])
 
-    def _check_same_model(self, name: str, like: Variables) -> None:
-        saved = {path: tuple(shape) for path, shape in self.info(name)["shapes"].items()}
+    def _candidates(self) -> Iterator[Path]:
+        for name in ("last", "best"):
+            yield from (self.folder / name / str(number) for number in reversed(self._numbers(name)))
+
+    def _read(self, path: Path, wanted: dict[str, PyTree]) -> dict[str, Any]:
+        try:
+            return ocp.load_checkpointables(str(path), wanted)
+        except Exception as error:  # orbax, tensorstore and json each raise their own
+            raise _UnreadableError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+
+    def _read_state(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        variables, rest = _parts(like)
+        info = self._check_same_model(path, like.variables)
+        loaded = self._read(path, {"variables": _abstract(variables), "training": _abstract(rest)})
+        return dataclasses.replace(like, **loaded["variables"], **loaded["training"]), info
+
+    def _check_same_model(self, path: Path, like: Variables) -> dict[str, Any]:
+        """Its description, if it is of a model with these shapes."""
+        info = self._read(path, {"info": None})["info"]
+        saved = {leaf: tuple(shape) for leaf, shape in info["shapes"].items()}
         wanted = leaf_shapes(like._asdict())
-        for path in sorted(saved.keys() | wanted.keys()):
-            if saved.get(path) != wanted.get(path):
+        for leaf in sorted(saved.keys() | wanted.keys()):
+            if saved.get(leaf) != wanted.get(leaf):
                 raise InputError(
-                    f"checkpoint {self.folder / name} is of another model: {path} is {saved.get(path, 'absent')} "
-                    f"there and {wanted.get(path, 'absent')} in this config"
+                    f"checkpoint {path.parent} is of another model: {leaf} is {saved.get(leaf, 'absent')} "
+                    f"there and {wanted.get(leaf, 'absent')} in this config"
                 )
+        return info
+
+
+class _UnreadableError(InputError):
+    """A checkpoint that is damaged."""
+
+
+def _unwritten(path: Path, error: Exception) -> InputError:
+    return InputError(f"checkpoint {path} cannot be written: {_first_line(error)}; what was saved before is kept")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _is_apart(evaluated: Variables | None, state: TrainState) -> bool:
+    return evaluated is not None and evaluated.params is not state.params
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def _parts(state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:

@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +54,8 @@ def test_a_save_replaces_its_predecessor_only(tmp_path):
     checkpoints.save("best", make(1.0), {"epoch": 1})
     for epoch in (1, 2, 3):
         checkpoints.save("last", make(10.0 * epoch), {"epoch": epoch})
-    assert [path.name for path in (tmp_path / "last").iterdir()] == ["3"]
+    # Of "last" the one before is kept too, lest the newest be damaged.
+    assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["1", "2"]
     assert checkpoints.info("best")["epoch"] == 1
     assert float(checkpoints.load_state("last", make()).params["layer"]["kernel"][0, 0]) == 30
     assert float(checkpoints.load_state("best", make()).params["layer"]["kernel"][0, 0]) == 1
@@ -104,10 +108,10 @@ def test_a_missing_checkpoint_names_what_there_is(tmp_path):
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     Checkpoints(tmp_path).save("last", make(), {"epoch": 1})
-    for path in (tmp_path / "last" / "1" / "variables").rglob("*"):
+    for path in (tmp_path / "last" / "0" / "variables").rglob("*"):
         if path.is_file():
             path.write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"checkpoint .*last cannot be read: "):
+    with pytest.raises(InputError, match=r"checkpoint .*last/0 cannot be read: "):
         Checkpoints(tmp_path).load_variables("last", make().variables)
 
 
@@ -119,3 +123,106 @@ def test_a_save_that_was_cut_off_leaves_the_one_before(tmp_path):
     assert float(checkpoints.load_state("last", make()).params["layer"]["kernel"][0, 0]) == 1
     checkpoints.save("last", make(2.0), {"epoch": 2})
     assert float(checkpoints.load_state("last", make()).params["layer"]["kernel"][0, 0]) == 2
+    assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["0", "1"]
+
+
+def value(state):
+    return float(state.params["layer"]["kernel"][0, 0])
+
+
+def test_what_is_saved_behind_is_the_state_at_the_time_of_the_call(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    # Large enough to be written long after the steps that overwrite its buffers.
+    state = dataclasses.replace(make(1.0, width=1_000_000), opt_state=())
+    state = dataclasses.replace(state, anchor=Variables(jax.tree.map(jnp.copy, state.params), {}))
+    average = jax.tree.map(lambda leaf: leaf + 0.5, state.variables)
+    for epoch in (1, 2, 3):
+        checkpoints.save_async(state, {"epoch": epoch}, average, best=epoch == 2)
+        handed_in = state
+        for _ in range(5):
+            state = step(state)
+        assert handed_in.params["layer"]["kernel"].is_deleted()
+    for name, expected in (("last", 11.0), ("best", 6.0)):
+        saved = checkpoints.load_state(name, state)
+        for leaf in (*jax.tree.leaves(saved.variables), *jax.tree.leaves(saved.anchor)):
+            assert set(np.unique(leaf)) <= {expected, expected - 1}  # the bias and the step began elsewhere
+        assert checkpoints.info(name)["epoch"] == {"last": 3, "best": 2}[name]
+    assert float(checkpoints.load_variables("best", state.variables).params["layer"]["kernel"][0, 0]) == 1.5
+
+
+def test_best_is_what_was_best_and_survives_what_follows(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch, best in enumerate((True, False, True, False, False, False), 1):
+        checkpoints.save_async(make(float(epoch)), {"epoch": epoch}, best=best)
+    same(checkpoints.load_state("best", make()), make(3.0))
+    same(checkpoints.load_state("last", make()), make(6.0))
+    assert len(list((tmp_path / "best").iterdir())) == 1
+
+
+def test_a_process_killed_before_it_marked_the_best_does_so_when_it_goes_on(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_async(make(1.0), {"epoch": 1}, best=True)
+    checkpoints.save_async(make(2.0), {"epoch": 2}, best=True)
+    checkpoints.wait()
+    shutil.rmtree(tmp_path / "best")
+    restored = Checkpoints(tmp_path).restore(make())
+    assert (restored.info["epoch"], restored.damaged) == (2, ())
+    same(checkpoints.load_state("best", make()), make(2.0))
+
+
+def damage(folder):
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_nlink == 1:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_run_goes_on_from_the_newest_that_can_be_read_and_says_so(tmp_path):
+    assert Checkpoints(tmp_path).restore(make()) is None
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (1, 2, 3):
+        checkpoints.save_async(make(float(epoch)), {"epoch": epoch}, best=epoch == 1)
+    checkpoints.wait()
+    # Which is newest does not depend on a clock.
+    os.utime(tmp_path / "last" / "1", (4e9, 4e9))
+    assert Checkpoints(tmp_path).restore(make()).info["epoch"] == 3
+    damage(tmp_path / "last" / "2")
+    restored = Checkpoints(tmp_path).restore(make())
+    same(restored.state, make(2.0))
+    assert restored.info["epoch"] == 2
+    (told,) = restored.damaged
+    assert "last/2 cannot be read: " in told
+    assert told.endswith("set aside as damaged-2")
+    # It is saved again under a number of its own, and the damaged one counts no more.
+    checkpoints.save("last", make(3.0), {"epoch": 3})
+    assert Checkpoints(tmp_path).restore(make()).info["epoch"] == 3
+    for path in (tmp_path / "last").iterdir():
+        damage(path)
+    restored = Checkpoints(tmp_path).restore(make())  # best
+    assert (restored.info["epoch"], len(restored.damaged)) == (1, 2)
+    damage(tmp_path / "best")
+    with pytest.raises(InputError, match="holds no checkpoint that can be read"):
+        Checkpoints(tmp_path).restore(make())
+
+
+def test_a_full_disk_is_told_at_the_next_call_and_what_was_saved_stays(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("last", make(1.0, width=100_000), {"epoch": 1})
+    rng = np.random.default_rng(0)
+    full = dataclasses.replace(make(width=100_000), objective_state=jnp.asarray(rng.normal(size=(1000, 1000))))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # bytes: a longer file cannot be written
+    try:
+        checkpoints.save_async(full, {"epoch": 2})
+        with pytest.raises(InputError, match=r"last/1 cannot be written: .*; what was saved before is kept"):
+            checkpoints.save_async(full, {"epoch": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Checkpoints(tmp_path).info("last")["epoch"] == 1
+    checkpoints.save("last", make(4.0), {"epoch": 4})
+    assert Checkpoints(tmp_path).info("last")["epoch"] == 4
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    with pytest.raises(InputError, match="/proc/nowhere/last/0 cannot be written"):
+        Checkpoints("/proc/nowhere").save("last", make(), {"epoch": 1})

@@ -63,6 +63,7 @@ def problems(config: Config) -> list[str]:
     for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
         group, _, field = name.partition(".")
         attempt(check_at_least, name, config[group][field], 1)
+    attempt(check_choice, "nonfinite", config.nonfinite, ("stop", "skip"))
     attempt(check_name, config.dataset.name)
     attempt(check_augmentation, config.dataset.name, config.dataset.flip)
     attempt(check_choice, "dataset.padding_mode", config.dataset.padding_mode, PADDING_MODES)
@@ -343,6 +344,7 @@ def recipe(config: Config, num_train: int) -> Recipe:
         padding_mode=config.dataset.padding_mode,
         flip=config.dataset.flip,
         mesh=data_mesh(config.batch_size),
+        skip_nonfinite=config.nonfinite == "skip",
     )
 
 

@@ -1,4 +1,4 @@
-"""How every command ends: 0, or one clear line on stderr and exit code 2."""
+"""How every command ends: 0, or one clear line on stderr and a code that says which kind."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,12 +6,20 @@ from collections.abc import Callable, Sequence
 from piat_jax.cli.arguments import HelpRequested
 from piat_jax.core.checks import InputError
 
+SAVED = 75
+"""Exit code of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
+
+
+class SavedAndStopped(Exception):
+    """A command was asked to stop and saved what it had done."""
+
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
     """Run a command's `main(arguments)` and turn what the user can mend into a line and an exit code.
 
     Returns:
-      0; 2 after an InputError, one line for each of its lines; 130 after Ctrl-C.
+      0; 2 after an InputError, one line for each of its lines; 75 after SIGTERM or Ctrl-C where all was saved; 130
+      after Ctrl-C elsewhere.
     """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
@@ -21,6 +29,9 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
+    except SavedAndStopped as stopped:
+        print(stopped, file=sys.stderr)
+        return SAVED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,12 +1,15 @@
 """A run's folder: what is in it, and the refusal to mix two runs."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ import jax
 from piat_jax.analysis.runs import CONFIG, EVALUATION, METRICS
 from piat_jax.cli.config import Config, differences, from_plain, to_plain
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_json
+from piat_jax.core.files import unwritable, write_json
 from piat_jax.training.metrics import read_metrics
 
 CHECKPOINTS = "checkpoints"
+DIVERGED = "diverged.json"
+LOCK = "lock"
 ROBUSTNESS = "robustness"
 OWN_FILES = (
     CONFIG,
@@ -27,13 +32,14 @@ OWN_FILES = (
     "metrics.csv",
     EVALUATION,
     CHECKPOINTS,
+    DIVERGED,
     ROBUSTNESS,
     "tensorboard",
     "report",
 )
 PACKAGES = ("piat_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
 # Changing these does not make it another run.
-FREE_FIELDS = ("epochs", "evaluation.", "checkpoint.", "log.", "dataset.data_dir")
+FREE_FIELDS = ("epochs", "nonfinite", "evaluation.", "checkpoint.", "log.", "dataset.data_dir")
 
 
 def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
@@ -47,7 +53,7 @@ def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"workdir={str(folder)!r} is a file; give a folder")
     if not (folder / CONFIG).exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise InputError(f"workdir={str(folder)!r} holds files that are not of a run; give a new or empty folder")
         return
     if overwrite:
@@ -72,6 +78,40 @@ def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool)
         )
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder this process's own; it is created where it does not exist.
+
+    The kernel ends the lock with the process, however that ends. File systems without locks go without.
+
+    Raises:
+      InputError: another process trains in it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with file:
+        with contextlib.suppress(ImportError):  # as on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise InputError(
+                    f"workdir={str(folder)!r} is in use by process {file.read().strip() or 'unknown'}, which trains "
+                    "in it; wait for it, or give another folder"
+                ) from error
+            except OSError as error:
+                print(f"{folder} cannot be locked ({error.strerror}); start no second run in it", file=sys.stderr)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
 def open_folder(folder: Path, config: Config, *, overwrite: bool) -> None:
     """Create the folder, or empty it of the run it held, and write what is known before training."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +134,7 @@ def describe_run() -> dict[str, Any]:
     """Command, time, versions, device and commit."""
     devices = jax.devices()
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *(_without_home(argument) for argument in sys.argv[1:])],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "devices": [device.device_kind for device in devices],
@@ -110,6 +150,12 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error})") from error
+
+
+def _without_home(argument: str) -> str:
+    """Run folders are handed on, and the name of one's home is nobody's business."""
+    home = str(Path.home())
+    return argument.replace(home, "~") if len(home) > 1 else argument
 
 
 def _version(package: str) -> str | None:

@@ -6,8 +6,9 @@ The method stands after the colon; --config.FIELD=VALUE overrides any field (con
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,22 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors, run_folder
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import write_json
 from piat_jax.core.types import Objective, TrainState, Variables
 from piat_jax.data.batching import steps_per_epoch
 from piat_jax.interop import load_weights
 from piat_jax.models import LinenModel
-from piat_jax.training import EpochRecord, Examples, TrainingDivergedError, fit, init_state
-from piat_jax.training.metrics import MetricsWriter, has_tensorboard
+from piat_jax.training import (
+    EpochRecord,
+    Examples,
+    Position,
+    StopSignals,
+    StopTraining,
+    TrainingDivergedError,
+    fit,
+    init_state,
+)
+from piat_jax.training.metrics import MetricsWriter, has_tensorboard, read_metrics
 from piat_jax.training.progress import TrainingProgress, duration
 
 
@@ -68,49 +79,82 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
     images = jnp.asarray(training_split.images)
     examples = Examples(images, jnp.asarray(training_split.labels))
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
-    resuming = resume and "last" in checkpoints
-    pretrained = None if resuming else _pretrained(config, net, images.shape[1:])
+    pretrained = None if resume and "last" in checkpoints else _pretrained(config, net, images.shape[1:])
     state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key, variables=pretrained)
     state = build.start(config, state)
-    if resuming:
-        state = checkpoints.load_state("last", state)
-    if resume:
-        _drop_later_best(checkpoints, int(state.epoch))
-
-    run_folder.open_folder(folder, config, overwrite=overwrite)
-    writer = MetricsWriter(folder, epochs_done=int(state.epoch), tensorboard=config.log.tensorboard)
-    if config.log.tensorboard and not has_tensorboard():
-        print("TensorBoard events are not written: pip install 'piat_jax[logging]'", file=sys.stderr)
     steps = steps_per_epoch(len(examples.labels), config.batch_size)
-    progress = TrainingProgress(
-        config.epochs, first_epoch=int(state.epoch) + 1, images_per_epoch=steps * config.batch_size
-    )
-    _announce(config, folder, len(examples.labels), state, 1 if recipe.mesh is None else recipe.mesh.size)
-    on_epoch = _recorder(config, objective, checkpoints, writer, progress, steps)
-    try:
-        fit(
-            state,
-            objective,
-            examples,
-            key=key,
-            recipe=recipe,
-            epochs=config.epochs,
-            epoch_end=build.epoch_end(config, net, images, data.num_classes, monitor),
-            evaluate=build.monitor(config, objective, data.num_classes, monitor),
-            on_epoch=on_epoch,
-            on_chunk=progress.chunk,
-            steps_per_chunk=config.log.steps_per_chunk,
-        )
-    except TrainingDivergedError as error:
-        good = f"epoch {checkpoints.info('last')['epoch']}" if "last" in checkpoints else "none was saved yet"
-        raise InputError(f"{error}; last good checkpoint in {str(folder)!r}: {good}") from error
-    except KeyboardInterrupt:
-        print(f"stopped; the same command with --resume goes on from the last checkpoint in {folder}", file=sys.stderr)
-        raise
-    finally:
-        progress.close()
-        writer.close()
+    devices = 1 if recipe.mesh is None else recipe.mesh.size
+
+    with run_folder.locked(folder), StopSignals() as signals:
+        run_folder.check_folder(folder, config, resume=resume, overwrite=overwrite)  # nobody came in between
+        begin = _resume(checkpoints, folder, state) if resume else Begin(state)
+        run_folder.open_folder(folder, config, overwrite=overwrite)
+        writer = MetricsWriter(folder, records=begin.records, tensorboard=config.log.tensorboard)
+        if config.log.tensorboard and not has_tensorboard():
+            print("TensorBoard events are not written: pip install 'piat_jax[logging]'", file=sys.stderr)
+        done = len(begin.records)
+        progress = TrainingProgress(config.epochs, first_epoch=done + 1, images_per_epoch=steps * config.batch_size)
+        _announce(config, folder, len(examples.labels), begin, devices)
+        record = Recorder(config, objective, checkpoints, writer, progress, steps)
+        try:
+            fit(
+                begin.state,
+                objective,
+                examples,
+                key=key,
+                recipe=recipe,
+                epochs=config.epochs,
+                epoch_end=build.epoch_end(config, net, images, data.num_classes, monitor),
+                evaluate=signals.interruptible(build.monitor(config, objective, data.num_classes, monitor)),
+                on_epoch=record,
+                on_chunk=progress.chunk,
+                steps_per_chunk=config.log.steps_per_chunk,
+                position=begin.position,
+                should_stop=signals.requested,
+            )
+            checkpoints.wait()
+        except TrainingDivergedError as error:
+            record.stopped(error.state, error.position)
+            write_json(folder / run_folder.DIVERGED, error.report)
+            raise InputError(
+                f"{error}. Saved as it was before that step; {run_folder.DIVERGED} in {str(folder)!r} has the images. "
+                "With --resume --config.nonfinite=skip it goes on and leaves such steps out"
+            ) from error
+        except StopTraining as stop:
+            record.stopped(stop.state, stop.position)
+            raise errors.SavedAndStopped(
+                f"saved in epoch {stop.position.epoch} after {stop.position.steps} of {steps} steps; "
+                f"the same command with --resume goes on from there in {folder}"
+            ) from None
+        finally:
+            progress.close()
+            writer.close()
     print(f"done in {duration(progress.elapsed())}; evaluate with: piat-evaluate --workdir={folder}", flush=True)
+
+
+class Begin(NamedTuple):
+    """What a run begins with, or goes on from."""
+
+    state: TrainState
+    position: Position | None = None  # within an epoch; None between two
+    records: Sequence[Mapping[str, Any]] = ()  # of the epochs that are done
+
+
+def _resume(checkpoints: Checkpoints, folder: Path, fresh: TrainState) -> Begin:
+    """What to go on from: the newest checkpoint that can be read, or a fresh state where none was saved yet."""
+    restored = checkpoints.restore(fresh)
+    if restored is None:
+        print(f"{folder} has no checkpoint yet; starting from the beginning", file=sys.stderr)
+        return Begin(fresh)
+    for line in restored.damaged:
+        print(line, file=sys.stderr)
+    position = Position(**restored.info["position"]) if restored.info.get("position") else None
+    done = position.epoch - 1 if position else int(restored.state.epoch)
+    if "best" in checkpoints and checkpoints.info("best")["epoch"] > done:
+        checkpoints.discard("best")  # it will be made again, the same
+    # A checkpoint has the metrics up to it, whatever has become of their file; those of older versions have not.
+    known = restored.info["metrics"] if "metrics" in restored.info else read_metrics(folder)
+    return Begin(restored.state, position, [record for record in known if record["epoch"] <= done])
 
 
 def _pretrained(config: Config, net: LinenModel, image_shape: Sequence[int]) -> Variables | None:
@@ -131,27 +175,33 @@ def _pretrained(config: Config, net: LinenModel, image_shape: Sequence[int]) -> 
     return loaded.variables
 
 
-def _recorder(
-    config: Config,
-    objective: Objective,
-    checkpoints: Checkpoints,
-    writer: MetricsWriter,
-    progress: TrainingProgress,
-    steps: int,
-) -> Callable[[TrainState, EpochRecord], None]:
-    """What happens last in an epoch: save, log, show."""
-    score_name = f"{build.monitor_name(config)}_{config.evaluation.select}"
-    schedule = build.schedule(config, steps)
+class Recorder:
+    """What happens last in an epoch, as `fit`'s `on_epoch`: log, save, show."""
 
-    def record(state: TrainState, epoch: EpochRecord) -> None:
-        best_before = max((old[score_name] for old in writer.records if score_name in old), default=-1.0)
-        info = {"epoch": epoch.epoch, "method": config.method, "scores": dict(epoch.scores)}
+    def __init__(
+        self,
+        config: Config,
+        objective: Objective,
+        checkpoints: Checkpoints,
+        writer: MetricsWriter,
+        progress: TrainingProgress,
+        steps: int,
+    ):
+        self.config, self.objective, self.checkpoints = config, objective, checkpoints
+        self.writer, self.progress = writer, progress
+        self.score_name = f"{build.monitor_name(config)}_{config.evaluation.select}"
+        self.schedule = build.schedule(config, steps)
+
+    def __call__(self, state: TrainState, epoch: EpochRecord) -> None:
+        """Record an epoch."""
+        scores = [record[self.score_name] for record in self.writer.records if self.score_name in record]
         step = int(state.step)
-        writer.write(
+        self.checkpoints.check()
+        self.writer.write(
             {
                 "epoch": epoch.epoch,
                 "step": step,
-                "learning_rate": float(jnp.asarray(schedule(step - 1))),
+                "learning_rate": float(jnp.asarray(self.schedule(step - 1))),
                 **{f"train_{name}": value for name, value in epoch.train.items()},
                 **epoch.scores,
                 **({"averaged_states": int(state.average.count)} if state.average else {}),
@@ -160,33 +210,32 @@ def _recorder(
                 "evaluate_seconds": round(epoch.evaluate_seconds, 4),
             }
         )
-        # After the metrics: a run killed in between goes on from the epoch before and writes both again.
-        evaluated = build.evaluated(objective, state)
-        if epoch.scores.get(score_name, -1.0) > best_before:
-            checkpoints.save("best", state, info, evaluated)
-        if epoch.epoch % config.checkpoint.every_epochs == 0 or epoch.epoch == config.epochs:
-            checkpoints.save("last", state, info, evaluated)
+        best = epoch.scores.get(self.score_name, -1.0) > max(scores, default=-1.0)
+        if best or epoch.epoch % self.config.checkpoint.every_epochs == 0 or epoch.epoch == self.config.epochs:
+            info = self._info(epoch.epoch, epoch.scores)
+            self.checkpoints.save_async(state, info, build.evaluated(self.objective, state), best=best)
         on_training_data = epoch.train.get("adversarial_accuracy", epoch.train.get("clean_accuracy", 0.0))
         shown = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
-        progress.epoch(epoch.epoch, shown, epoch.images_per_second)
+        self.progress.epoch(epoch.epoch, shown, epoch.images_per_second)
 
-    return record
+    def stopped(self, state: TrainState, position: Position) -> None:
+        """Save a state from within an epoch."""
+        info = {**self._info(int(state.epoch), {}), "position": position._asdict()}
+        self.checkpoints.save("last", state, info, build.evaluated(self.objective, state))
+
+    def _info(self, epoch: int, scores: Mapping[str, float]) -> dict[str, Any]:
+        return {"epoch": epoch, "method": self.config.method, "scores": dict(scores), "metrics": self.writer.records}
 
 
-def _drop_later_best(checkpoints: Checkpoints, epoch: int) -> None:
-    """A best checkpoint from after the epoch we go on from will be made again, the same."""
-    if "best" in checkpoints and checkpoints.info("best")["epoch"] > epoch:
-        checkpoints.discard("best")
-
-
-def _announce(config: Config, folder: Path, num_train: int, state: TrainState, devices: int) -> None:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+def _announce(config: Config, folder: Path, num_train: int, begin: Begin, devices: int) -> None:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(begin.state.params))
     device = jax.devices()[0]
+    at = begin.position or Position(int(begin.state.epoch) + 1)
+    where = f", from epoch {at.epoch}" + (f", step {at.steps + 1}" if at.steps else "")
     print(
         f"{config.method}: {config.model.name} ({parameters:,} parameters) on {config.dataset.name} ({num_train:,} "
         f"images), {config.epochs} epochs, eps {config.attack.eps:.4g} = {255 * config.attack.eps:.3g}/255, "
-        f"{devices} x {device.device_kind}, in {folder}"
-        + (f", from epoch {int(state.epoch) + 1}" if int(state.epoch) else ""),
+        f"{devices} x {device.device_kind}, in {folder}" + (where if at != Position(1) else ""),
         flush=True,
     )
 

@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from piat_jax.core.checks import InputError
+
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
@@ -21,10 +23,22 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_file(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Write what `fill` puts into the file it is given, whole or not at all."""
+    """Write what `fill` puts into the file it is given, whole or not at all.
+
+    Raises:
+      InputError: it cannot be written, as on a full disk; what was there before still is.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """What is said of a file or folder that cannot be written."""
+    return InputError(f"{path} cannot be written: {error.strerror or error}; what was there before is kept")

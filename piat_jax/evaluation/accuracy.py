@@ -59,6 +59,7 @@ def correct_under_attack(
         # Past the end the last example is repeated; its copies are cut off below.
         indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
         results.append(_correct_block(model, variables, images, labels, indices, attack, key, mesh))
+        jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
     return np.concatenate(jax.device_get(results))[:count]
 
 

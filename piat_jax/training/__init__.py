@@ -4,11 +4,15 @@ from piat_jax.training.epoch import Examples, Recipe, TrainingDivergedError, run
 from piat_jax.training.loop import EpochRecord, fit
 from piat_jax.training.optimizer import piecewise_linear, sgd
 from piat_jax.training.step import init_state, train_step
+from piat_jax.training.stopping import Position, StopSignals, StopTraining
 
 __all__ = [
     "EpochRecord",
     "Examples",
+    "Position",
     "Recipe",
+    "StopSignals",
+    "StopTraining",
     "TrainingDivergedError",
     "fit",
     "init_state",

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from piat_jax.core.sharding import keep_replicated, replicate, split_batch
 from piat_jax.core.types import Array, Batch, Objective, TrainState
 from piat_jax.data.augment import augment, to_float
 from piat_jax.data.batching import epoch_permutation, steps_per_epoch, take_batch
-from piat_jax.training.step import train_step
+from piat_jax.training.step import FINITE, train_step
+from piat_jax.training.stopping import Position, StopTraining
 
 StepEnd = Callable[[TrainState], TrainState]
 """`state -> state`, pure and hashable, run after each optimizer step."""
@@ -34,6 +36,7 @@ class Recipe(NamedTuple):
     flip: bool = False
     step_end: tuple[StepEnd, ...] = ()  # what follows each step, such as an average of the weights
     mesh: Mesh | None = None  # devices that share each batch (core/sharding.py); None for one
+    skip_nonfinite: bool = False  # leave steps out whose loss or gradient is not finite, instead of stopping
 
 
 class Examples(NamedTuple):
@@ -43,15 +46,19 @@ class Examples(NamedTuple):
     labels: Array  # [N] int32
 
 
-class Sums(NamedTuple):
-    """Metrics of the steps so far, summed on the device."""
+class Steps(NamedTuple):
+    """What the steps of a chunk were like."""
 
-    steps: Array  # int32
-    metrics: dict[str, Array]
+    steps: Array  # int32, how many were done
+    metrics: dict[str, Array]  # [S] each, at the steps' numbers in the epoch of S steps
 
 
 class TrainingDivergedError(InputError):
-    """The loss became infinite or NaN."""
+    """The loss or its gradient became infinite or NaN; `state` is the one before, `report` says where."""
+
+    def __init__(self, message: str, state: TrainState, position: Position, report: Mapping[str, Any]):
+        super().__init__(message)
+        self.state, self.position, self.report = state, position, report
 
 
 @functools.partial(OuterJit, static_argnames="recipe", donate_argnames="state")
@@ -65,13 +72,14 @@ def train_steps(
     epochs: Array,
     *,
     recipe: Recipe,
-) -> tuple[TrainState, Sums]:
+) -> tuple[TrainState, Steps]:
     """Steps `start` to `stop - 1` of epoch `state.epoch`, in one compiled loop; `state` is donated.
 
-    The permutation, the augmentation and the attack all happen inside. The loop ends early after a step whose loss is
-    not finite. `start` and `stop` are traced: chunks of any length share one compilation.
+    The permutation, the augmentation and the attack all happen inside. A step whose loss or gradient is not finite
+    leaves the state as it was and ends the loop, or with `skip_nonfinite` just counts. `start` and `stop` are traced:
+    chunks of any length share one compilation.
     """
-    order = epoch_permutation(jax.random.fold_in(named_key(key, "shuffle"), state.epoch), examples.labels.shape[0])
+    order = _order(key, state.epoch, examples)
     augment_key = jax.random.fold_in(named_key(key, "augment"), state.epoch)
     steps = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
 
@@ -98,21 +106,28 @@ def train_steps(
         )
         for hook in recipe.step_end:
             state = hook(state)
-        return keep_replicated(state, recipe.mesh), dict(metrics)
+        return state, dict(metrics)
 
-    def unfinished(carry: tuple[Array, TrainState, dict[str, Array]]) -> Array:
-        number, _, sums = carry
-        return (number < stop) & jnp.isfinite(sums["loss"])
+    def unfinished(carry: tuple[Array, Array, TrainState, dict[str, Array]]) -> Array:
+        number, go_on, *_ = carry
+        return (number < stop) & go_on
 
-    def advance(carry: tuple[Array, TrainState, dict[str, Array]]) -> tuple[Array, TrainState, dict[str, Array]]:
-        number, state, sums = carry
-        state, metrics = step(state, number)
-        return number + 1, state, jax.tree.map(jnp.add, sums, metrics)
+    def advance(
+        carry: tuple[Array, Array, TrainState, dict[str, Array]],
+    ) -> tuple[Array, Array, TrainState, dict[str, Array]]:
+        number, _, before, seen = carry
+        after, metrics = step(before, number)
+        finite = metrics[FINITE] = metrics.get(FINITE, True) & jnp.isfinite(metrics["loss"])
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+        if recipe.skip_nonfinite:
+            state = dataclasses.replace(state, step=after.step)
+        seen = {name: values.at[number].set(metrics[name]) for name, values in seen.items()}
+        return number + 1, finite | recipe.skip_nonfinite, keep_replicated(state, recipe.mesh), seen
 
-    shapes = jax.eval_shape(step, state, start)[1]
-    zeros = {name: jnp.zeros(value.shape, value.dtype) for name, value in shapes.items()}
-    number, state, sums = jax.lax.while_loop(unfinished, advance, (start, state, zeros))
-    return state, Sums(number - start, sums)
+    shapes = {FINITE: jax.ShapeDtypeStruct((), bool), **jax.eval_shape(step, state, start)[1]}
+    seen = {name: jnp.zeros((steps, *value.shape), value.dtype) for name, value in shapes.items()}
+    number, _, state, seen = jax.lax.while_loop(unfinished, advance, (start, jnp.array(True), state, seen))
+    return state, Steps(number - start, seen)
 
 
 def run_epoch(
@@ -124,9 +139,12 @@ def run_epoch(
     recipe: Recipe,
     epochs: int,
     steps_per_chunk: int,
+    seconds_per_chunk: float = math.inf,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    position: Position | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, dict[str, float]]:
-    """One epoch, in chunks of `steps_per_chunk` steps.
+    """One epoch, in chunks of steps; how long they are shows nowhere in the result.
 
     Args:
       state: donated.
@@ -135,33 +153,89 @@ def run_epoch(
       key: the run's key.
       recipe: what is compiled in.
       epochs: how many the run has.
-      steps_per_chunk: steps between two looks at the loss.
+      steps_per_chunk: the most steps between two looks at the loss.
+      seconds_per_chunk: about as much time between them at most, if a step takes less.
       on_chunk: called as `on_chunk(steps done, steps in the epoch)` after each chunk.
+      position: where in the epoch to go on; default its beginning.
+      should_stop: asked after each chunk.
 
     Returns:
-      The state after the epoch, and each metric's mean over its steps.
+      The state after the epoch, and each metric's mean over its steps; with `skip_nonfinite` over those that were not
+      skipped, and how many were as "skipped_steps".
 
     Raises:
-      TrainingDivergedError: the loss of a step was not finite.
+      TrainingDivergedError: the loss or the gradient of a step was not finite.
+      StopTraining: `should_stop` said so.
     """
     total = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
+    at = position or Position(int(state.epoch) + 1)
+    before, began = at.seconds, time.perf_counter()
     # Python numbers would go to the device anew at every call.
     objective = jax.tree.map(jnp.asarray, objective)
     objective, state, examples, key = replicate((objective, state, examples, key), recipe.mesh)
-    sums: dict[str, float] = {}
     # Only the epoch's end looks at the anchor: with and without PIAT the loop is the same program.
     anchor, state = state.anchor, dataclasses.replace(state, anchor=None)
-    for start in range(0, total, steps_per_chunk):
-        stop = min(start + steps_per_chunk, total)
-        numbers = replicate((jnp.int32(start), jnp.int32(stop), jnp.int32(epochs)), recipe.mesh)
+    length = steps_per_chunk if math.isinf(seconds_per_chunk) else 1
+    while at.steps < total:
+        chunk_began = time.perf_counter()
+        stop = min(at.steps + length, total)
+        numbers = replicate((jnp.int32(at.steps), jnp.int32(stop), jnp.int32(epochs)), recipe.mesh)
         with jax.transfer_guard("disallow"):
             state, chunk = train_steps(state, objective, examples, key, *numbers, recipe=recipe)
         chunk = jax.device_get(chunk)
-        if not math.isfinite(chunk.metrics["loss"]):
-            raise TrainingDivergedError(
-                f"the loss became {chunk.metrics['loss']} at step {int(state.step)} (epoch {int(state.epoch) + 1}, "
-                f"step {start + int(chunk.steps)} of {total}); lower the learning rate"
-            )
-        sums = {name: sums.get(name, 0.0) + float(value) for name, value in chunk.metrics.items()}
-        on_chunk(start + int(chunk.steps), total)
-    return dataclasses.replace(state, anchor=anchor), {name: value / total for name, value in sums.items()}
+        start, at = at.steps, _count(at, chunk)
+        at = at._replace(seconds=before + time.perf_counter() - began)
+        whole = dataclasses.replace(state, anchor=anchor)
+        if not recipe.skip_nonfinite and at.counted < at.steps:
+            raise _diverged(whole, at, chunk, total, _order(key, state.epoch, examples), recipe.batch_size)
+        on_chunk(at.steps, total)
+        if at.steps < total and should_stop():
+            raise StopTraining(whole, at)
+        taken = time.perf_counter() - chunk_began
+        if not math.isinf(seconds_per_chunk):
+            length = max(1, min(steps_per_chunk, int((at.steps - start) * seconds_per_chunk / max(taken, 1e-9))))
+    if not at.counted:
+        raise InputError(f"every step of epoch {at.epoch} was skipped: no loss was finite; lower the learning rate")
+    means = {name: value / at.counted for name, value in at.metrics.items()}
+    skipped = {"skipped_steps": float(at.steps - at.counted)} if recipe.skip_nonfinite else {}
+    return dataclasses.replace(state, anchor=anchor), {**means, **skipped}
+
+
+def _order(key: Array, epoch: Array, examples: Examples) -> Array:
+    """The epoch's permutation of the examples."""
+    return epoch_permutation(jax.random.fold_in(named_key(key, "shuffle"), epoch), examples.labels.shape[0])
+
+
+def _count(at: Position, chunk: Steps) -> Position:
+    """The position after a chunk. Summed step by step, so that chunks of any length give the same sums."""
+    numbers = range(at.steps, at.steps + int(chunk.steps))
+    finite = chunk.metrics[FINITE]
+    sums = dict(at.metrics)
+    for name, values in chunk.metrics.items():
+        if name != FINITE:
+            for number in numbers:
+                sums[name] = sums.get(name, 0.0) + (float(values[number]) if finite[number] else 0.0)
+    counted = at.counted + sum(bool(finite[number]) for number in numbers)
+    return at._replace(steps=numbers.stop, counted=counted, metrics=sums)
+
+
+def _diverged(
+    state: TrainState, at: Position, chunk: Steps, total: int, order: Array, batch_size: int
+) -> TrainingDivergedError:
+    """What is said of the last step of a chunk, and the position before it."""
+    number = at.steps - 1
+    values = {name: float(value[number]) for name, value in chunk.metrics.items() if name != FINITE}
+    bad = [f"{name} {value}" for name, value in values.items() if name != "loss" and not math.isfinite(value)]
+    loss = values["loss"]
+    what = f"the gradient was not finite where the loss was {loss:.4g}"
+    if not math.isfinite(loss):
+        what = f"the loss became {loss}" + (f" with {', '.join(bad)}" if bad else "")
+    indices = [int(index) for index in order[number * batch_size : at.steps * batch_size]]
+    shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+    return TrainingDivergedError(
+        f"{what} at step {int(state.step) + 1} (epoch {at.epoch}, step {at.steps} of {total}, images {shown}); "
+        "lower the learning rate",
+        state,
+        at._replace(steps=number),
+        {"epoch": at.epoch, "step": at.steps, "what": what, "metrics": values, "images": indices},
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +13,12 @@ import jax.numpy as jnp
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import replicate
 from piat_jax.core.types import Array, Context, EpochEnd, Objective, TrainState
+from piat_jax.data.batching import steps_per_epoch
 from piat_jax.training.epoch import Examples, Recipe, run_epoch
+from piat_jax.training.stopping import Interrupted, Position, StopTraining
+
+SECONDS_PER_CHUNK = 2.0
+"""How long a request to stop has to wait, about, where a single step takes less."""
 
 
 class EpochRecord(NamedTuple):
@@ -39,8 +45,10 @@ def fit(
     on_epoch: Callable[[TrainState, EpochRecord], None] = lambda state, record: None,
     on_chunk: Callable[[int, int, int], None] = lambda epoch, done, total: None,
     steps_per_chunk: int = 50,
+    position: Position | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Train from `state.epoch` to `epochs`.
+    """Train from `state.epoch`, or where in an epoch `position` says, to `epochs`.
 
     After each epoch, in this order: the objective's `after_epoch`; the `epoch_end` hooks, each seeing what the one
     before returned (PIAT first, then what averages its weights); `evaluate(state, epoch)`; `on_epoch(state, record)`,
@@ -54,41 +62,56 @@ def fit(
       recipe: optimizer, batch size and augmentation.
       epochs: the last epoch, 1-based.
       epoch_end: pure functions `(state, epoch) -> state`.
-      evaluate: scores of a state; may return nothing.
+      evaluate: scores of a state; may return nothing. It may raise `Interrupted` to stop.
       on_epoch: called once an epoch, last.
       on_chunk: called as `(epoch, steps done, steps)` during an epoch.
-      steps_per_chunk: steps between two looks at the loss.
+      steps_per_chunk: the most steps between two looks at the loss; fewer where they take longer than two seconds.
+      position: that of a `StopTraining` or `TrainingDivergedError`, to go on from its state.
+      should_stop: asked after each chunk and each epoch.
 
     Returns:
       The state after the last epoch.
 
     Raises:
-      TrainingDivergedError: a loss that is not finite; what `on_epoch` saved last is still good.
+      StopTraining: training was asked to stop; holds the state, and the position to go on from.
+      TrainingDivergedError: a loss or gradient that is not finite; holds the state before and its position.
     """
     objective, state, examples, key = replicate((objective, state, examples, key), recipe.mesh)
-    for epoch in range(int(state.epoch) + 1, epochs + 1):
-        began = time.perf_counter()
-        state, metrics = run_epoch(
-            state,
-            objective,
-            examples,
-            key=key,
-            recipe=recipe,
-            epochs=epochs,
-            steps_per_chunk=steps_per_chunk,
-            on_chunk=lambda done, total, epoch=epoch: on_chunk(epoch, done, total),
-        )
-        state = _close_epoch(state, objective, key, jnp.int32(epochs))
-        for hook in epoch_end:
-            # A buffer of its own: hooks may donate the state.
-            state = hook(state, jnp.int32(epoch))
-        jax.block_until_ready(state)
+    steps = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
+    for epoch in range(position.epoch if position else int(state.epoch) + 1, epochs + 1):
+        at = position if position and position.epoch == epoch else Position(epoch)
+        if should_stop():
+            raise StopTraining(state, at)
+        began = time.perf_counter() - at.seconds
+        if int(state.epoch) < epoch:
+            state, metrics = run_epoch(
+                state,
+                objective,
+                examples,
+                key=key,
+                recipe=recipe,
+                epochs=epochs,
+                steps_per_chunk=steps_per_chunk,
+                # Processes that train together run the same chunks, whatever their clocks say.
+                seconds_per_chunk=SECONDS_PER_CHUNK if jax.process_count() == 1 else math.inf,
+                on_chunk=lambda done, total, epoch=epoch: on_chunk(epoch, done, total),
+                position=at,
+                should_stop=should_stop,
+            )
+            state = _close_epoch(state, objective, key, jnp.int32(epochs))
+            for hook in epoch_end:
+                # A buffer of its own: hooks may donate the state.
+                state = hook(state, jnp.int32(epoch))
+            jax.block_until_ready(state)
+            at = Position(epoch, steps, metrics=metrics, seconds=time.perf_counter() - began)
         trained = time.perf_counter()
-        scores = evaluate(state, epoch)
+        try:
+            scores = evaluate(state, epoch)
+        except Interrupted:
+            raise StopTraining(state, at) from None
         evaluated = time.perf_counter()
-        images = examples.labels.shape[0] // recipe.batch_size * recipe.batch_size
-        record = EpochRecord(epoch, metrics, scores, trained - began, evaluated - trained, images / (trained - began))
-        on_epoch(state, record)
+        rate = steps * recipe.batch_size / max(at.seconds, 1e-9)
+        on_epoch(state, EpochRecord(epoch, at.metrics, scores, at.seconds, evaluated - trained, rate))
     return state
 
 

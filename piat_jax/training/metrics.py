@@ -3,35 +3,56 @@
 import csv
 import importlib
 import importlib.util
+import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from piat_jax.core.files import unwritable, write_file
+
+METRICS = "metrics.jsonl"
+
 
 class MetricsWriter:
-    """Appends one record per epoch; a resumed run drops what was written after the epoch it goes on from."""
+    """Appends one record per epoch.
 
-    def __init__(self, folder: str | Path, *, epochs_done: int = 0, tensorboard: bool = True):
+    Args:
+      folder: the run's.
+      records: what a resumed run goes on from, as its checkpoint has it; what was written after that is dropped.
+      tensorboard: whether to write events too.
+    """
+
+    def __init__(self, folder: str | Path, *, records: Sequence[Mapping[str, Any]] = (), tensorboard: bool = True):
         self.folder = Path(folder)
-        self.records = [record for record in read_metrics(self.folder) if record["epoch"] <= epochs_done]
-        self.jsonl = self.folder / "metrics.jsonl"
-        self.jsonl.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        self.records = [dict(record) for record in records]
+        self.jsonl = self.folder / METRICS
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_file(self.jsonl, lambda file: file.write(lines.encode()))
+        epochs_done = self.records[-1]["epoch"] if self.records else 0
         self.tensorboard = _tensorboard(self.folder, epochs_done) if tensorboard else None
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one epoch's record; it must hold `epoch`, everything else is a number."""
+        """Append one epoch's record; it must hold `epoch`, everything else is a number.
+
+        Raises:
+          InputError: it cannot be written; what was there before still is.
+        """
         self.records.append(dict(record))
-        with self.jsonl.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self.jsonl.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise unwritable(self.jsonl, error) from error
         # Rewritten whole: a later epoch may have columns that the first had not.
         columns = list(dict.fromkeys(name for record in self.records for name in record))
-        with (self.folder / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.records)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(self.records)
+        write_file(self.folder / "metrics.csv", lambda file: file.write(table.getvalue().encode()))
         if self.tensorboard:
             for name, value in record.items():
                 if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
@@ -47,9 +68,9 @@ class MetricsWriter:
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The records of a run folder, oldest first; a last line that was cut off is left out."""
-    path = Path(folder) / "metrics.jsonl"
+    path = Path(folder) / METRICS
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from piat_jax.core.rng import named_key
-from piat_jax.core.types import Array, Batch, Context, Objective, TrainState, Variables
+from piat_jax.core.types import Array, Batch, Context, Objective, PyTree, TrainState, Variables
+
+FINITE = "finite"
+"""The name among a step's metrics of whether its gradient and the statistics it leaves are finite."""
 
 
 def init_state(
@@ -57,7 +60,7 @@ def train_step(
         they move once an epoch.
 
     Returns:
-      The next state, and the objective's metrics (scalars).
+      The next state, and the objective's metrics (scalars) with "finite": whether gradient and statistics are.
     """
     context = Context(
         jax.random.fold_in(named_key(key, "step"), state.step),
@@ -82,4 +85,9 @@ def train_step(
         opt_state=opt_state,
         objective_state=objective.after_step(variables, state.objective_state, adversarial, aux, context),
     )
-    return state, aux.metrics
+    return state, {**aux.metrics, FINITE: _all_finite((gradient, aux.model_state))}
+
+
+def _all_finite(tree: PyTree) -> Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all() if leaves else jnp.array(True)

@@ -62,8 +62,17 @@ def test_chunks_do_not_change_anything(problem, chunk):
     seen = []
     parts, part_metrics = run(problem, problem.state(), chunk, on_chunk=lambda done, total: seen.append((done, total)))
     same(whole, parts)
-    assert part_metrics == pytest.approx(metrics, rel=1e-6)
+    assert part_metrics == metrics
     assert seen == [(min(done, SPE), SPE) for done in range(chunk, SPE + chunk, chunk)]
+
+
+def test_chunks_are_short_where_steps_take_long(problem):
+    seen = []
+    run(problem, problem.state(), 3, seconds_per_chunk=1e-6, on_chunk=lambda done, total: seen.append(done))
+    assert seen == [1, 2, 3]
+    seen.clear()
+    run(problem, problem.state(), 3, seconds_per_chunk=3600.0, on_chunk=lambda done, total: seen.append(done))
+    assert seen == [1, 3]
 
 
 def test_later_epochs_and_other_chunks_compile_nothing(problem):
@@ -140,6 +149,7 @@ class Counting:
 
     views = 1
     blow_up_at: int = -1
+    infinite: float = np.nan  # added to the loss there, and to the term "odd"
 
     def perturb_weights(self, params, *_):
         return params
@@ -152,9 +162,11 @@ class Counting:
 
     def loss(self, params, model_state, objective_state, batch, context):
         seen = model_state["seen"].at[batch.clean.indices].add(1)
-        bad = model_state["steps"] == self.blow_up_at
-        loss = jnp.where(bad, jnp.nan, jnp.sum(params["w"] ** 2) + context.epoch)
-        return loss, Aux({"seen": seen, "steps": model_state["steps"] + 1}, {"loss": loss})
+        bad = context.step == self.blow_up_at
+        odd = jnp.where(bad, self.infinite, 0.0)
+        # The root is finite at zero, its gradient is not.
+        loss = jnp.sum(params["w"] ** 2) + context.epoch + odd + jnp.sqrt(jnp.where(bad, 0.0, 1.0) * params["w"][0])
+        return loss, Aux({"seen": seen, "steps": model_state["steps"] + 1}, {"loss": loss, "odd": odd})
 
 
 def counting_state(problem):
@@ -179,18 +191,44 @@ def test_every_example_comes_at_most_once_an_epoch_and_the_rest_is_dropped(probl
     assert seen.max() == 1
 
 
+def run_counting(problem, objective, chunk=100, **changes):
+    arguments = {"key": problem.key, "recipe": problem.recipe, "epochs": 9, "steps_per_chunk": chunk, **changes}
+    return run_epoch(counting_state(problem), objective, problem.examples, **arguments)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 100])
-def test_a_loss_that_is_not_finite_stops_at_its_step(problem, chunk):
-    with pytest.raises(TrainingDivergedError, match=r"became nan at step 2 \(epoch 1, step 2 of 3\)"):
-        run_epoch(
-            counting_state(problem),
-            Counting(blow_up_at=1),
-            problem.examples,
-            key=problem.key,
-            recipe=problem.recipe,
-            epochs=9,
-            steps_per_chunk=chunk,
-        )
+def test_a_loss_that_is_not_finite_stops_before_its_step_and_says_where(problem, chunk):
+    with pytest.raises(TrainingDivergedError) as caught:
+        run_counting(problem, Counting(blow_up_at=1), chunk)
+    order = epoch_permutation(jax.random.fold_in(named_key(problem.key, "shuffle"), 0), 26)
+    images = [int(index) for index in order[8:16]]
+    assert str(caught.value) == (
+        "the loss became nan with odd nan at step 2 (epoch 1, step 2 of 3, images "
+        f"{', '.join(map(str, images))}); lower the learning rate"
+    )
+    assert caught.value.report["images"] == images
+    assert (int(caught.value.state.step), caught.value.position.steps) == (1, 1)
+    assert caught.value.position.metrics["odd"] == 0
+    assert int(caught.value.state.model_state["steps"]) == 1
+    assert np.isfinite(caught.value.state.params["w"]).all()
+
+
+def test_a_gradient_that_is_not_finite_stops_too(problem):
+    with pytest.raises(TrainingDivergedError, match=r"the gradient was not finite where the loss was .* step 3 of 3"):
+        run_counting(problem, Counting(blow_up_at=2, infinite=0.0))
+
+
+@pytest.mark.parametrize("infinite", [np.nan, 0.0])
+def test_such_a_step_can_be_left_out_and_is_counted(problem, infinite):
+    recipe = problem.recipe._replace(skip_nonfinite=True)
+    state, metrics = run_counting(problem, Counting(blow_up_at=1, infinite=infinite), recipe=recipe)
+    assert metrics.pop("skipped_steps") == 1
+    assert all(np.isfinite(value) for value in metrics.values())
+    # Two steps shaped the state, and three are counted: schedules and random numbers move on.
+    assert (int(state.model_state["steps"]), int(state.step)) == (2, 3)
+    assert np.asarray(state.model_state["seen"]).sum() == 16
+    momentum = np.asarray(jax.tree.leaves(state.opt_state)[0])
+    assert np.isfinite(momentum).all()
 
 
 def test_a_learning_rate_that_is_too_high_diverges(problem):

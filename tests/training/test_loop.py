@@ -3,10 +3,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from piat_jax.averaging import PIAT, RationalWeight
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.training import fit, run_epoch, train_steps
+from piat_jax.training import Position, StopTraining, fit, run_epoch, train_steps
+from piat_jax.training.stopping import Interrupted
 
 
 def same(a, b):
@@ -69,6 +71,48 @@ def test_resuming_after_any_epoch_equals_not_stopping(problem, tmp_path):
         resumed = train(problem, saved.load_state("last", problem.state()), 3)
         assert int(resumed.epoch) == 3, epoch
         same(jax.tree.leaves(whole), jax.tree.leaves(resumed))
+
+
+class Stopper:
+    """Asks to stop when it is asked for the n-th time; `calls` counts how often it was."""
+
+    def __init__(self, n):
+        self.n, self.calls = n, 0
+
+    def __call__(self):
+        self.calls += 1
+        return self.calls == self.n
+
+
+def test_stopping_anywhere_and_going_on_equals_not_stopping(problem, tmp_path):
+    def record(state, epoch):
+        records.append((epoch.epoch, dict(epoch.train), dict(epoch.scores)))
+
+    def evaluate(state, epoch):
+        return {"test_bias": float(state.params["linear"]["dense"]["bias"][0])}
+
+    def cut_off(state, epoch):
+        raise Interrupted
+
+    records, never = [], Stopper(0)
+    options = {"steps_per_chunk": 1, "on_epoch": record}
+    whole = train(problem, problem.state(), 2, evaluate=evaluate, should_stop=never, **options)
+    assert never.calls == 2 * 3  # before each of two epochs, and after all of their three steps but the last
+    expected, places = records[:], []
+    stops = [{"should_stop": Stopper(n), "evaluate": evaluate} for n in range(1, 7)] + [{"evaluate": cut_off}]
+    for number, stop in enumerate(stops):
+        records.clear()
+        with pytest.raises(StopTraining) as caught:
+            train(problem, problem.state(), 2, **stop, **options)
+        checkpoints = Checkpoints(tmp_path / str(number))
+        checkpoints.save("last", caught.value.state, {"epoch": 0, "position": caught.value.position._asdict()})
+        restored = checkpoints.restore(problem.state())
+        position = Position(**restored.info["position"])
+        places.append((position.epoch, position.steps))
+        resumed = train(problem, restored.state, 2, evaluate=evaluate, position=position, **options)
+        same(jax.tree.leaves(resumed), jax.tree.leaves(whole))
+        assert records == expected
+    assert places == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (1, 3)]
 
 
 def test_the_order_of_an_epochs_end_and_what_each_sees(problem):
