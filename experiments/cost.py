@@ -29,8 +29,10 @@ from piat_jax.cli import arguments, build, datasets, errors
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.cli.run_folder import CHECKPOINTS, describe_run
 from piat_jax.core.checks import InputError
+from piat_jax.core.forward import forward_flop
 from piat_jax.core.jaxprs import inner_jaxprs
 from piat_jax.core.types import Array, Batch, Model, Objective, TrainState, Variables
+from piat_jax.data import KNOWN, load
 from piat_jax.training import Examples, init_state, run_epoch, train_step
 
 # Sizes no two of which are equal or multiples, so that a product's shapes say what it is.
@@ -84,6 +86,12 @@ def read(text: str, overrides: dict[str, str]) -> Config:
 
 def count_passes(config: Config) -> dict[str, tuple[float, float]]:
     """Forwards, image gradients and weight gradients of one step, in batches: the fewest and the most of any step."""
+    config = config.copy_and_resolve_references()
+    # What names parts of a real network; neither changes a count.
+    if "rat" in config:
+        config.rat.head = ("linear", "dense", "kernel")
+    if "ard_prm" in config:
+        config.ard_prm.ard, config.ard_prm.patch_size = False, 1
     objective = make_objective(config, OneProduct(), FEATURES)
     recipe = build.recipe(config, config.batch_size)
     images = jnp.zeros((1, *FEATURES))
@@ -96,6 +104,29 @@ def count_passes(config: Config) -> dict[str, tuple[float, float]]:
 
     low, high = _count(jax.make_jaxpr(step)(jax.random.key(0)).jaxpr)
     return {kind: (low[kind] / BATCH, high[kind] / BATCH) for kind in ("forward", "images", "weights")}
+
+
+def training_flop(config: Config) -> float:
+    """Floating-point operations of a whole training run, evaluation aside.
+
+    A pass forward, one back to the images and one back to the weights count the same. Where steps differ, the mean of
+    the fewest and the most passes is taken; the data set need not be there.
+
+    Raises:
+      InputError: the size of the data set is not known without reading it.
+    """
+    name = config.dataset.name
+    if name == "embedded":
+        data = load(name)
+        shape, examples, classes = data.train.images.shape[1:], len(data.train.labels), data.num_classes
+    elif name in KNOWN:
+        shape, examples, classes = KNOWN[name].image_shape, KNOWN[name].train, KNOWN[name].classes
+    else:
+        raise InputError(f"dataset.name={name!r} has no size known in advance; choose one of {', '.join(KNOWN)}")
+    examples = (config.dataset.train_examples or examples) - config.dataset.validation_examples
+    passes = sum(sum(pair) / 2 for pair in count_passes(config).values())
+    images = config.epochs * (examples // config.batch_size) * config.batch_size
+    return passes * images * forward_flop(build.model(config, classes), shape)
 
 
 def _count(jaxpr: Any) -> tuple[Counter[str], Counter[str]]:

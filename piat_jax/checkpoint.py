@@ -1,6 +1,7 @@
 """Saving and loading: the one seam to orbax. Files hold plain nested dicts of arrays and a JSON description."""
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -93,7 +94,7 @@ class Checkpoints:
         Raises:
           InputError: there is no such checkpoint, or it cannot be read.
         """
-        return self._read(self._newest(name), {"info": None})["info"]
+        return self._info(self._newest(name))
 
     def load_variables(self, name: str, like: Variables) -> Variables:
         """The weights and statistics to evaluate; `like` is a tree of the same shapes (`jax.eval_shape` of init)."""
@@ -147,7 +148,9 @@ class Checkpoints:
         variables, rest = _parts(state)
         apart = _is_apart(evaluated, state)
         shapes = {path: list(shape) for path, shape in leaf_shapes(variables).items()}
-        content = {"variables": variables, "training": rest, "info": {**info, "shapes": shapes, "separate": apart}}
+        # As one text: of a dict orbax would make an array for each number.
+        text = json.dumps({**info, "shapes": shapes, "separate": apart})
+        content: dict[str, Any] = {"variables": variables, "training": rest, "info": {"json": text}}
         if apart and evaluated is not None:
             content["evaluated"] = evaluated._asdict()
         # A number of its own: nothing is replaced, and no clock decides which is newest.
@@ -172,9 +175,11 @@ class Checkpoints:
 
     def _make_best(self, path: Path) -> None:
         """The same files under another name: they never change, so links do."""
-        if "best" in self and self.info("best")["epoch"] == self._read(path, {"info": None})["info"]["epoch"]:
+        # Nothing here may wait: it runs in the thread that is waited for.
+        numbers = self._numbers("best")
+        if numbers and self._info(self.folder / "best" / str(numbers[-1]))["epoch"] == self._info(path)["epoch"]:
             return
-        target = self.folder / "best" / str(max(self._numbers("best"), default=-1) + 1)
+        target = self.folder / "best" / str(max(numbers, default=-1) + 1)
         partial = target.with_name(f"{target.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(path, partial, copy_function=_link)
@@ -199,6 +204,16 @@ class Checkpoints:
         for name in ("last", "best"):
             yield from (self.folder / name / str(number) for number in reversed(self._numbers(name)))
 
+    def _info(self, path: Path) -> dict[str, Any]:
+        info = self._read(path, {"info": None})["info"]
+        try:
+            info = json.loads(info["json"]) if "json" in info else info  # without: saved by an older version
+            if isinstance(info["shapes"], dict):
+                return info
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise _UnreadableError(f"checkpoint {path} cannot be read: its description is damaged")
+
     def _read(self, path: Path, wanted: dict[str, PyTree]) -> dict[str, Any]:
         try:
             return ocp.load_checkpointables(str(path), wanted)
@@ -213,7 +228,7 @@ class Checkpoints:
 
     def _check_same_model(self, path: Path, like: Variables) -> dict[str, Any]:
         """Its description, if it is of a model with these shapes."""
-        info = self._read(path, {"info": None})["info"]
+        info = self._info(path)
         saved = {leaf: tuple(shape) for leaf, shape in info["shapes"].items()}
         wanted = leaf_shapes(like._asdict())
         for leaf in sorted(saved.keys() | wanted.keys()):

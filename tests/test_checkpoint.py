@@ -160,6 +160,13 @@ def test_best_is_what_was_best_and_survives_what_follows(tmp_path):
     assert len(list((tmp_path / "best").iterdir())) == 1
 
 
+def test_one_best_after_another_is_done_without_anyone_waiting(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (1, 2):
+        checkpoints.save_async(make(float(epoch)), {"epoch": epoch}, best=True)
+        assert checkpoints._pending.exception(timeout=60) is None
+
+
 def test_a_process_killed_before_it_marked_the_best_does_so_when_it_goes_on(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save_async(make(1.0), {"epoch": 1}, best=True)

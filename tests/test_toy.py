@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.claims import Claim, Interval, interval, verdict
 from experiments.piat import toy
-from experiments.piat.toy_study import Scores, Settings, drop_epochs, interval, measure
+from experiments.piat.toy_study import Scores, Settings, drop_epochs, measure
 from piat_jax.core.checks import InputError
 from piat_jax.data.circles import Circles
 
@@ -60,8 +61,8 @@ def test_measures_by_hand():
     ],
 )
 def test_verdict(kind, low, high, expected):
-    claim = toy.Claim("", "piat", "pgd_at", "deviation", kind)
-    assert toy.verdict(claim, toy.Interval((low + high) / 2, low, high)) == expected
+    claim = Claim("", "piat", "pgd_at", "deviation", kind)
+    assert verdict(claim, Interval((low + high) / 2, low, high)) == expected
 
 
 def test_a_tiny_study_from_flags_to_files(tmp_path, monkeypatch):

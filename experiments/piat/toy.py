@@ -14,19 +14,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
+from experiments.claims import MARGIN, Claim, Interval, interval, verdict
+from experiments.figures import render
 from experiments.piat import toy_figures
-from experiments.piat.toy_study import METHODS, History, Interval, Measures, Settings, interval, measure, train_method
+from experiments.piat.toy_study import METHODS, History, Measures, Settings, measure, train_method
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_file
 from piat_jax.training.progress import duration
 
 PASSES_PER_SECOND, COMPILE_SECONDS = 2e7, 10  # on two cores of an AMD EPYC, for the estimate of --dry_run
-MARGIN = 1.0  # percentage points of clean accuracy that "keeps" may lose
 NAMES = {
     "deviation": "Deviation",
     "drop": "Largest drop",
@@ -39,16 +40,6 @@ NAMES = {
     "mean_change": "Boundary, mean",
 }
 PAIRS = (("piat", "pgd_at"), ("nmse", "alp"), ("alp", "pgd_at"), ("nmse", "pgd_at"))
-
-
-class Claim(NamedTuple):
-    """A statement of the paper as the sign of a difference `method - other` of a measure."""
-
-    text: str
-    method: str
-    other: str
-    measure: str
-    kind: str  # "lower", "higher" or "kept": not lower by MARGIN
 
 
 CLAIMS = (
@@ -97,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     text = summary(measures, settings)
     files = {"runs.csv": table_of_runs(histories).encode(), "summary.md": text.encode()}
     for name, figure in toy_figures.draw(histories, measures, settings).items():
-        files |= {f"{name}{suffix}": toy_figures.render(figure, suffix) for suffix in (".png", ".svg")}
+        files |= {f"{name}{suffix}": render(figure, suffix) for suffix in (".png", ".svg")}
     # Only now, when nothing can fail any more but the disk.
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -119,17 +110,6 @@ def table_of_runs(histories: dict[str, History]) -> str:
                     [method, seed, epoch + 1, *(f"{getattr(history.scores, name)[seed, epoch]:.5g}" for name in fields)]
                 )
     return text.getvalue()
-
-
-def verdict(claim: Claim, difference: Interval) -> str:
-    """Whether the whole interval agrees with the claim, contradicts it, or neither.
-
-    >>> verdict(CLAIMS[0], Interval(-1.0, -2.0, -0.5)), verdict(CLAIMS[5], Interval(0.0, -1.5, 1.5))
-    ('holds', 'not decided')
-    """
-    low, high = (-difference.high, -difference.low) if claim.kind == "lower" else difference[1:]
-    border = -MARGIN if claim.kind == "kept" else 0.0
-    return "holds" if low > border else "does not hold" if high < border else "not decided"
 
 
 def summary(measures: dict[str, Measures], settings: Settings) -> str:

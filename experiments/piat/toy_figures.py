@@ -1,11 +1,11 @@
 """The toy study drawn for print: the data, the curves, the boundaries and how each seed oscillates."""
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from experiments.claims import interval
 from experiments.piat.toy_study import (
     EXTENT,
     METHODS,
@@ -13,7 +13,6 @@ from experiments.piat.toy_study import (
     Measures,
     Settings,
     drop_epochs,
-    interval,
     margins,
     prepare,
 )
@@ -44,17 +43,6 @@ def draw(histories: dict[str, History], measures: dict[str, Measures], settings:
             "overlay": draw_overlay(histories, settings, seed),
             "oscillation": draw_oscillation(measures),
         }
-
-
-def render(figure: "Figure", suffix: str) -> bytes:
-    """The file's content; PNG at 200 dpi, SVG without a date so that equal figures are equal files."""
-    import matplotlib
-
-    content = io.BytesIO()
-    metadata: dict[str, Any] = {"Date": None} if suffix == ".svg" else {}
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "toy"}):
-        figure.savefig(content, format=suffix[1:], dpi=200, metadata=metadata)
-    return content.getvalue()
 
 
 def draw_data(settings: Settings, seed: int) -> "Figure":

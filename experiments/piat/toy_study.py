@@ -265,27 +265,3 @@ def measure(scores: Scores, warmup: int) -> Measures:
 def drop_epochs(scores: Scores, warmup: int) -> np.ndarray:
     """The epoch (1-based) of each seed after which robust accuracy had fallen most, both ends after warm-up."""
     return np.argmin(np.diff(np.asarray(scores.test_robust)[:, warmup:], axis=1), axis=1) + warmup + 2
-
-
-class Interval(NamedTuple):
-    """A mean over seeds and its 95 % confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
-def interval(values: np.ndarray) -> Interval:
-    """Student's t interval of the mean of `values[S]`; of paired differences where these are given.
-
-    >>> print(interval(np.array([1.0, 2.0, 3.0])))
-    2.00 [-0.48, 4.48]
-    """
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    mean = float(values.mean())
-    return Interval(mean, mean - half, mean + half)

@@ -94,9 +94,18 @@ def save(figure: "Figure", path: Path) -> None:
 def draw(runs: Sequence[Run], *, key: str = "test_pgd20", training: bool = False) -> "Figure":
     """The figure of robust_accuracy_figure, not saved."""
     groups = group_runs(runs)
-    names = _names(groups)
+    return draw_groups(groups, _names(groups), key=key, training=training)
+
+
+def draw_groups(groups: Sequence[Group], names: Sequence[str], *, key: str, training: bool = False) -> "Figure":
+    """The same with a name given for each group, whose runs differ in their seed alone.
+
+    Raises:
+      InputError: no group has the metric.
+    """
     tests = [curve(group, key) for group in groups]
     if not any(tests):
+        runs = [run for group in groups for run in group.runs]
         found = sorted({name for run in runs for entry in run.metrics for name in entry if name.startswith("test_")})
         raise InputError(f"no run has {key} to draw; the metrics have {', '.join(found) or 'no test accuracy'}")
     import matplotlib

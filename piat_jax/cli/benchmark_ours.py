@@ -17,8 +17,8 @@ from piat_jax.attacks.ensemble import ensemble
 from piat_jax.cli.cores import count_cores, use_one_device_a_core
 from piat_jax.cli.rounds import Case, Work
 from piat_jax.cli.run_folder import describe_run
-from piat_jax.core.forward import make_logits_fn
-from piat_jax.core.types import Array, Variables
+from piat_jax.core.forward import forward_flop, make_logits_fn
+from piat_jax.core.types import Variables
 from piat_jax.data import Split
 from piat_jax.data.augment import to_float
 from piat_jax.evaluation import correct_under_attack
@@ -91,7 +91,7 @@ def _train(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
         if int(sums.steps) < times:
             raise RuntimeError(f"the loss was not finite after {int(sums.steps)} of {times} steps")
 
-    return run, case.batch, {"forward_flops": _forward_flops(case)}
+    return run, case.batch, {"forward_flops": forward_flop(_model(case), NETWORKS[case.model].image_shape)}
 
 
 def _evaluate(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
@@ -106,7 +106,7 @@ def _evaluate(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]
             for _ in range(times):
                 correct_under_attack(net, variables, images, labels, attack, key=key, batch_size=case.batch)
 
-    return run, len(labels), {"forward_flops": _forward_flops(case)}
+    return run, len(labels), {"forward_flops": forward_flop(_model(case), NETWORKS[case.model].image_shape)}
 
 
 def _attack(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
@@ -128,7 +128,7 @@ def _attack(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
             if queries.min() < whole:
                 raise RuntimeError(f"rows of {case.what} ended after {queries.min()} of {whole} forwards")
 
-    return run, case.batch, {"forward_flops": _forward_flops(case)}
+    return run, case.batch, {"forward_flops": forward_flop(_model(case), NETWORKS[case.model].image_shape)}
 
 
 def _matmul(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
@@ -163,19 +163,6 @@ def _initialised(case: Case) -> tuple[models.LinenModel, Variables]:
 def _precision(case: Case) -> str | None:
     """Of matrix products in evaluation: as piat-evaluate has them, unless a lower one is asked for."""
     return "highest" if case.dtype == "float32" else None
-
-
-def _forward_flops(case: Case) -> float:
-    """Floating-point operations of one image's forward in evaluation mode, as XLA counts them before optimising."""
-    net = _model(case)
-    image = jax.ShapeDtypeStruct((1, *NETWORKS[case.model].image_shape), jnp.float32)
-    variables = jax.eval_shape(net.init, jax.random.key(0), image)
-
-    def forward(variables: Variables, image: Array) -> Array:
-        return net.apply(*variables, image, train=False)[0]
-
-    cost: Any = jax.jit(forward).lower(variables, image).cost_analysis()
-    return float(cost["flops"])
 
 
 def _device_memory() -> int | None:

@@ -5,8 +5,8 @@
 Writes evaluation.json into each run folder. An attack is a name and its number of steps: clean, fgsm, pgd20, cw20,
 mi_fgsm10. "aa" is AutoAttack's standard version, "aa-plus" its larger one; apgd-ce, apgd-dlr, apgd-t, fab, fab-t and
 square are its members alone, with AutoAttack's numbers unless one is given (apgd-ce20, square1000). What these find,
-example by example, is in the run's folder robustness; stopped, they go on with --resume. Several folders may be given
-as arguments: piat-evaluate runs/*
+example by example, is in the run's folder robustness; stopped, they go on with --resume, which also keeps the
+accuracies of attacks that were run before. Several folders may be given as arguments: piat-evaluate runs/*
 """
 
 import shutil
@@ -20,16 +20,17 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
+from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors, run_folder
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import Config, apply_overrides, split_overrides
 from piat_jax.cli.cores import use_one_device_a_core
 from piat_jax.cli.train import read_config
-from piat_jax.core.checks import InputError, check_choice
+from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.files import write_json
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.data import load
+from piat_jax.data import first, load
 from piat_jax.evaluation import AutoAttack
 from piat_jax.evaluation.journal import Journal
 from piat_jax.evaluation.robustness import JSON
@@ -56,8 +57,11 @@ def main(argv: Sequence[str]) -> None:
     )
     flags.DEFINE_list("attacks", None, "Attacks; by default the config's.", flag_values=values)
     flags.DEFINE_integer("num_examples", 0, "The first n test examples; 0 = all.", flag_values=values)
-    flags.DEFINE_boolean("resume", False, "Go on with evaluations by AutoAttack that were stopped.", flag_values=values)
-    flags.DEFINE_boolean("overwrite", False, "Start them again.", flag_values=values)
+    flags.DEFINE_integer(
+        "aa_examples", 0, "AutoAttack and its members: the first n of these; 0 = all.", flag_values=values
+    )
+    flags.DEFINE_boolean("resume", False, "Keep what was found, and go on with what was stopped.", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "Start again what was stopped.", flag_values=values)
     positional = arguments.parse(values, rest, __doc__, folders=True)
     folders = [Path(text) for text in ([values.workdir] if values.workdir else []) + positional]
     checkpoints = values.checkpoint
@@ -69,6 +73,8 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--workdir is missing; see --help")
     for name in checkpoints:
         check_choice("checkpoint", name, CHECKPOINTS)
+    for name in ("num_examples", "aa_examples"):
+        check_at_least(name, values[name].value, 0)
     if values.resume and values.overwrite:
         raise InputError("--resume and --overwrite exclude each other; give one")
     configs = [_config(folder, values.config, overrides, values.attacks) for folder in folders]
@@ -84,7 +90,14 @@ def main(argv: Sequence[str]) -> None:
         if not values.resume:
             for path in _robustness_folders(config, folder, checkpoints):
                 shutil.rmtree(path, ignore_errors=True)
-        evaluate_run(config, folder, checkpoints=checkpoints, num_examples=values.num_examples)
+        evaluate_run(
+            config,
+            folder,
+            checkpoints=checkpoints,
+            num_examples=values.num_examples,
+            aa_examples=values.aa_examples,
+            resume=values.resume,
+        )
 
 
 def _robustness_folders(config: Config, folder: Path, checkpoints: Sequence[str]) -> list[Path]:
@@ -114,8 +127,19 @@ def _config(folder: Path, text: str | None, overrides: dict[str, str], attacks: 
     return config
 
 
-def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], num_examples: int = 0) -> None:
-    """Evaluate checkpoints of the run in `folder` under `config.evaluation.final_attacks`; print and write them."""
+def evaluate_run(
+    config: Config,
+    folder: Path,
+    *,
+    checkpoints: Sequence[str],
+    num_examples: int = 0,
+    aa_examples: int = 0,
+    resume: bool = False,
+) -> None:
+    """Evaluate checkpoints of the run in `folder` under `config.evaluation.final_attacks`; print and write them.
+
+    With `resume` an accuracy that was found before, of the same weights on the same examples, is not found again.
+    """
     data = load(
         config.dataset.name,
         data_dir=config.dataset.data_dir,
@@ -125,10 +149,11 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
     net = build.model(config, data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
     correct = build.evaluator(config, data.num_classes, data.test)
-    fields = ("eps", "step_size", "norm", "restarts", "precision")
+    for_autoattack = first("aa_examples", aa_examples, config.dataset.name, data.test)
     result = {
         "num_examples": len(data.test.labels),
-        "settings": {"seed": config.seed, **{field: config.evaluation[field] for field in fields}},
+        "aa_examples": len(for_autoattack.labels),
+        "settings": settings_of(config),
         "checkpoints": {},
     }
     before = _comparable(folder / run_folder.EVALUATION, result)
@@ -139,12 +164,14 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
         accuracy = dict(kept["accuracy"]) if kept.get("epoch") == epoch else {}
         result["checkpoints"] = {**before, **result["checkpoints"], name: {"epoch": epoch, "accuracy": accuracy}}
         for text in config.evaluation.final_attacks:
+            if resume and text in accuracy:
+                continue
             began = time.perf_counter()
             attack = build.evaluation_attack(config, text)
             if isinstance(attack, AutoAttack):
                 where = _robustness_folder(folder, name, text)
                 with AttackProgress(f"{folder}  {name}") as report:
-                    found = attack.run(make_logits_fn(net, variables), *data.test, folder=where, report=report)
+                    found = attack.run(make_logits_fn(net, variables), *for_autoattack, folder=where, report=report)
                 print(found, flush=True)
                 accuracy[text] = found.accuracy
             else:
@@ -158,13 +185,48 @@ def evaluate_run(config: Config, folder: Path, *, checkpoints: Sequence[str], nu
             write_json(folder / run_folder.EVALUATION, result)
 
 
+def is_evaluated(config: Config, folder: Path, *, aa_examples: int = 0) -> bool:
+    """Whether both checkpoints of a finished run were evaluated as `config.evaluation` says."""
+    path = folder / run_folder.EVALUATION
+    if not path.exists():
+        return False
+    found = run_folder.read_json(path)
+    points = [found["checkpoints"].get(name, {"epoch": -1, "accuracy": {}}) for name in CHECKPOINTS]
+    examples = aa_examples or found["num_examples"]
+    return (
+        found["settings"] == settings_of(config)
+        and points[-1]["epoch"] == config.epochs
+        and all(attack in point["accuracy"] for point in points for attack in config.evaluation.final_attacks)
+        and (not any(map(_is_autoattack, config.evaluation.final_attacks)) or found.get("aa_examples") == examples)
+    )
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """What accuracies depend on, beside the examples."""
+    fields = ("eps", "step_size", "norm", "restarts", "precision")
+    return {"seed": config.seed, **{field: config.evaluation[field] for field in fields}}
+
+
 def _comparable(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation of the same examples with the same settings has found before, by checkpoint."""
+    """What an evaluation of the same examples with the same settings has found before, by checkpoint.
+
+    Of AutoAttack on other examples nothing is kept.
+    """
     if not path.exists():
         return {}
     before = run_folder.read_json(path)
-    same = all(before.get(field) == result[field] for field in ("num_examples", "settings"))
-    return before["checkpoints"] if same else {}
+    if any(before.get(field) != result[field] for field in ("num_examples", "settings")):
+        return {}
+    checkpoints = before["checkpoints"]
+    if before.get("aa_examples", before["num_examples"]) != result["aa_examples"]:
+        for point in checkpoints.values():
+            kept = {name: value for name, value in point["accuracy"].items() if not _is_autoattack(name)}
+            point["accuracy"] = kept
+    return checkpoints
+
+
+def _is_autoattack(name: str) -> bool:
+    return name.startswith("aa") or name.rstrip("0123456789") in MEMBERS
 
 
 def entry() -> None:

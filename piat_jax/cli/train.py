@@ -144,7 +144,8 @@ def _resume(checkpoints: Checkpoints, folder: Path, fresh: TrainState) -> Begin:
     """What to go on from: the newest checkpoint that can be read, or a fresh state where none was saved yet."""
     restored = checkpoints.restore(fresh)
     if restored is None:
-        print(f"{folder} has no checkpoint yet; starting from the beginning", file=sys.stderr)
+        if read_metrics(folder):
+            print(f"{folder} has no checkpoint yet; starting from the beginning", file=sys.stderr)
         return Begin(fresh)
     for line in restored.damaged:
         print(line, file=sys.stderr)

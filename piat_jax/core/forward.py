@@ -1,8 +1,11 @@
 """The way from a model to what an attack sees."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import Array, LogitsFn, Model, Variables
@@ -18,6 +21,23 @@ def make_logits_fn(model: Model, variables: Variables, *, train: bool = False) -
     It is a pytree of the weights: as an argument of a jitted function, other weights do not compile anew.
     """
     return _Forward(model, variables, train)
+
+
+def forward_flop(model: Model, image_shape: Sequence[int]) -> float:
+    """Floating-point operations of one image's forward in evaluation mode, as XLA counts them before optimising.
+
+    Args:
+      model: the model.
+      image_shape: `(H, W, C)`.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+
+    def forward(variables: Variables, image: Array) -> Array:
+        return model.apply(*variables, image, train=False)[0]
+
+    cost: Any = jax.jit(forward).lower(variables, image).cost_analysis()
+    return float(cost["flops"])
 
 
 def with_attention_gates(logits_fn: LogitsFn, keep: Array) -> LogitsFn:

@@ -39,6 +39,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # name -> (module class, its fixed options). Options not fixed here may be given to `create`.
 MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "resnet18": (ResNet, {"stage_sizes": (2, 2, 2, 2)}),
+    # What the code of the RPAT paper calls ResNet-18.
+    "resnet26": (ResNet, {"stage_sizes": (2, 2, 2, 2), "bottleneck": True}),
     "resnet50": (ResNet, {"stage_sizes": (3, 4, 6, 3), "bottleneck": True}),
     # Two networks go by this name; the first form's weights would also fit the second, less its last BN.
     "preact_resnet18": (ResNet, {"stage_sizes": (2, 2, 2, 2), "pre_activation": True}),

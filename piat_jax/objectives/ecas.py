@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Wrapper, objective, static
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, static
 from piat_jax.objectives.inside import attack_options, check_attack_takes, check_only_one_chooses, hold_to_radius
 
 SCHEDULERS = ("fixed", "linear", "cyclic_batch", "cyclic")
@@ -97,15 +97,20 @@ class ECAS(Wrapper):
         nominal = context.attack.get("eps", self.eps)
         cyclic = self._scheduled(levels, context)
         radii, prepared = jnp.broadcast_to(cyclic, batch.labels.shape), {}
+        adjusted = {}
         if self.entropy:
             train = self.entropy_batch_norm == "train"
             logits, model_state = self.model.apply(variables.params, variables.model_state, batch.images, train=train)
             if train:
                 variables, prepared = variables._replace(model_state=model_state), {"model_state": model_state}
-            big = jax.random.choice(named_key(context.key, "ecas"), levels[-self.num_big :])
+            which = jax.random.randint(named_key(context.key, "ecas"), (), 0, self.num_big)
             entropy = prediction_entropy(logits)
-            radii = jnp.where(entropy > self.entropy_high, levels[0], radii)
-            radii = jnp.where(entropy < self.entropy_low, big, radii)
+            lower, raise_ = entropy > self.entropy_high, entropy < self.entropy_low
+            radii = jnp.where(lower, levels[0], radii)
+            radii = jnp.where(raise_, levels[-self.num_big :][which], radii)
+            adjusted = {"radius_lowered": lower}
+            for number in range(self.num_big):
+                adjusted[f"radius_raised_{number + 1}"] = raise_ & (which == number)
         radii = radii * nominal
         steps = context.attack.get("steps", attack_options(self.inner).get("steps", 10))
         context = context.with_attack(eps=radii, step_size=self.reach / steps * cyclic * nominal)
@@ -115,7 +120,15 @@ class ECAS(Wrapper):
         if self.clip:
             adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
         # Statistics from inside are newer: they began with these.
-        return adversarial._replace(extra={**prepared, **adversarial.extra, "ecas": radii})
+        return adversarial._replace(
+            extra={**prepared, **adversarial.extra, "ecas": {"radii": radii, "adjusted": adjusted}}
+        )
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """Those inside; metrics say which share of the examples was set to the smallest level and to each big one."""
+        terms = super().terms(outputs, objective_state, context)
+        shares = {name: jnp.mean(which) for name, which in outputs.batch.extra["ecas"]["adjusted"].items()}
+        return terms._replace(metrics={**terms.metrics, **shares})
 
     def _scheduled(self, levels: Array, context: Context) -> Array:
         if self.scheduler == "fixed":

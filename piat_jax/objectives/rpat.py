@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.checks import check_choice, check_range
-from piat_jax.core.types import AdversarialBatch, Array, Context, PyTree
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, static
+from piat_jax.objectives.mixing import symmetric_beta
 
 DISTANCES = {
     "mse": lambda first, second: jnp.mean((first - second) ** 2, axis=-1),
@@ -33,6 +36,8 @@ class RPAT(Wrapper):
       weight: 1, for the "code" scale.
       alpha: share of the perturbation at the point between. This is the paper's side; the rate r of the benchmarks'
         code is the clean image's share, `1 - alpha`. Both use 0.5.
+      alpha_from: "fixed", or a share drawn for each batch, with b ~ Beta(0.75, 0.75): "beta-" is min(b, 1 - b), "beta+"
+        max(b, 1 - b), kept in [0.01, 0.99]. The paper's Fig. 4b has all three.
       scale: "paper", the differences as above, or "code", both times `alpha (1 - alpha)`. The squared distance is then
         that of the released code, between `z~` and `(1 - alpha) z + alpha z'`; the paper's is 16 times as large at
         alpha = 0.5.
@@ -49,6 +54,7 @@ class RPAT(Wrapper):
 
     weight: float = 1.0
     alpha: float = 0.5
+    alpha_from: str = static(default="fixed")
     scale: str = static(default="code")
     distance: str = static(default="mse")
     start: float = 0.0
@@ -59,6 +65,7 @@ class RPAT(Wrapper):
         super().__post_init__()
         # At 0 and 1 one difference is that of a point and itself.
         check_range("alpha", self.alpha, 0.01, 0.99)
+        check_choice("alpha_from", self.alpha_from, ("fixed", "beta-", "beta+"))
         check_choice("scale", self.scale, ("code", "paper"))
         check_choice("distance", self.distance, DISTANCES)
 
@@ -72,15 +79,32 @@ class RPAT(Wrapper):
         """Those inside, and the point between."""
         inputs = super().inputs(batch)
         clean = inputs["clean"]
-        return {**inputs, "mid": clean + self.alpha * (inputs["adversarial"] - clean)}
+        return {**inputs, "mid": clean + self._alpha(batch) * (inputs["adversarial"] - clean)}
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """The attack inside; where the share is drawn, its draw."""
+        adversarial = super().perturb(variables, objective_state, batch, context)
+        if self.alpha_from == "fixed":
+            return adversarial
+        share = symmetric_beta(0.75, *jax.random.uniform(named_key(context.key, "rpat"), (2,)))
+        end = jnp.minimum if self.alpha_from == "beta-" else jnp.maximum
+        # At 0 and 1 one difference is that of a point and itself.
+        drawn = jnp.clip(end(share, 1.0 - share), 0.01, 0.99)
+        return adversarial._replace(extra={**adversarial.extra, "rpat": drawn})
+
+    def _alpha(self, batch: AdversarialBatch) -> Array | float:
+        return self.alpha if self.alpha_from == "fixed" else batch.extra["rpat"]
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """The terms inside, and the distance of the two differences."""
         terms = super().terms(outputs, objective_state, context)
         clean, mid, adversarial = (outputs.logits[k].astype(jnp.float32) for k in ("clean", "mid", "adversarial"))
-        first, second = (1.0 - self.alpha) * (mid - clean), self.alpha * (adversarial - mid)
+        alpha = self._alpha(outputs.batch)
+        first, second = (1.0 - alpha) * (mid - clean), alpha * (adversarial - mid)
         if self.scale == "paper":
-            first, second = (d / (self.alpha * (1.0 - self.alpha)) for d in (first, second))
+            first, second = (d / (alpha * (1.0 - alpha)) for d in (first, second))
         distance = DISTANCES[self.distance](first, second)
         weight = jnp.where(reached(self.start, context), self.weight, 0.0)
         metrics = {**terms.metrics, "robust_perception": jnp.mean(distance)}

@@ -1,7 +1,10 @@
 """The commands as a user runs them, in this process: two tiny epochs, and everything done wrong."""
 
 import json
+import os
 import shutil
+import signal
+import sys
 
 import jax
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from experiments import compare
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import errors, evaluate, train
+from piat_jax.cli import errors, evaluate, run_folder, train
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.train import read_config
 from piat_jax.evaluation import Robustness
@@ -17,6 +20,7 @@ from piat_jax.interop import state_dict
 from piat_jax.interop.tensors import write_safetensors
 from piat_jax.models import create
 from piat_jax.training import epoch as epoch_module
+from piat_jax.training.progress import TrainingProgress
 
 TINY = [
     "--config.dataset.train_examples=40",
@@ -124,6 +128,34 @@ def test_evaluate_options(run):
     assert result["settings"]["eps"] == 1 / 255
 
 
+def test_a_resumed_evaluation_keeps_what_was_found(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    path = folder / "evaluation.json"
+
+    def evaluated(*more):
+        assert errors.run(evaluate.main, [f"--workdir={folder}", *more]) == 0
+        return json.loads(path.read_text())
+
+    content = evaluated("--attacks=clean")
+    content["checkpoints"]["final"]["accuracy"]["clean"] = 0.123
+    path.write_text(json.dumps(content))
+    config = read_config(
+        "configs/embedded.py:nmse+piat", {a.partition("=")[0][9:]: a.partition("=")[2] for a in TINY[:-1]}
+    )
+    config.evaluation.final_attacks = ("clean", "square2")
+    assert not evaluate.is_evaluated(config, folder, aa_examples=7)
+    content = evaluated("--attacks=clean,square2", "--aa_examples=7", "--resume")
+    assert content["checkpoints"]["final"]["accuracy"]["clean"] == 0.123
+    assert len(Robustness.load(folder / "robustness" / "final-square2").robust) == content["aa_examples"] == 7
+    assert evaluate.is_evaluated(config, folder, aa_examples=7)
+    assert not evaluate.is_evaluated(config, folder)
+    # AutoAttack on other examples is another number; the rest stays.
+    content = evaluated("--attacks=clean,fgsm", "--resume")
+    assert list(content["checkpoints"]["final"]["accuracy"]) == ["clean", "fgsm"]
+    assert evaluated("--attacks=clean")["checkpoints"]["final"]["accuracy"]["clean"] != 0.123
+
+
 def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
@@ -175,19 +207,62 @@ def test_a_run_is_not_mixed_with_another(run, capsys):
     assert files(run) == before
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(run, tmp_path):
+def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_as_an_uninterrupted_one(
+    run, tmp_path, capsys, monkeypatch
+):
     stopped = tmp_path / "stopped"
-    assert command(stopped, "--config.epochs=1") == 0
-    assert len(metrics(stopped)) == 1
-    assert command(stopped, "--resume") == 0
+
+    def interrupt(self, epoch, done, total):
+        if (epoch, done) == (2, 1):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "chunk", interrupt)
+        assert command(stopped, "--config.log.steps_per_chunk=1") == errors.SAVED
+    assert "saved in epoch 2 after 1 of 2 steps; the same command with --resume" in capsys.readouterr().err
+    assert Checkpoints(stopped / "checkpoints").info("last")["position"]["steps"] == 1
+    # Neither the metrics' file nor the newest checkpoint is needed, and how it is evaluated may change.
+    (stopped / "metrics.jsonl").write_text('{"epo')
+    newest = max((stopped / "checkpoints" / "last").iterdir())
+    shutil.rmtree(newest / "training")
+    assert command(stopped, "--resume", "--config.checkpoint.every_epochs=2") == 0
+    assert f"checkpoint {newest} cannot be read" in capsys.readouterr().err
+    assert metrics(stopped) == [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]
     timing = ("images_per_second", "train_seconds", "evaluate_seconds")
     for one, other in zip(metrics(run), metrics(stopped), strict=True):
         assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in other.items() if k not in timing}
 
 
-def test_overwrite_starts_again(tmp_path):
+def test_a_folder_has_one_run_at_a_time(run, tmp_path, capsys):
+    before = files(run)
+    with run_folder.locked(run):
+        assert command(run, "--resume", "--config.epochs=3") == 2
+        assert f"is in use by process {os.getpid()}, which trains in it" in capsys.readouterr().err
+        assert command(run, "--overwrite") == 2
+    assert {path: files(run)[path] for path in before if path.name != "lock"} == {
+        path: content for path, content in before.items() if path.name != "lock"
+    }
+    # Nothing is left behind: a finished run resumed does nothing.
+    assert command(run, "--resume") == 0
+    with run_folder.locked(tmp_path / "new"):
+        assert command(tmp_path / "new") == 2
+        assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["lock"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(capsys):
+    assert command("/proc/run") == 2
+    assert "error: /proc/run cannot be written: " in capsys.readouterr().err
+
+
+def test_the_command_that_is_kept_does_not_name_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setattr(sys, "argv", ["/home/ada/bin/piat-train", "--workdir=/home/ada/runs/x", "--config=c.py"])
+    assert run_folder.describe_run()["command"] == ["piat-train", "--workdir=~/runs/x", "--config=c.py"]
+
+
+def test_overwrite_starts_again(run, tmp_path):
     folder = tmp_path / "run"
-    assert command(folder, "--config.epochs=1") == 0
+    shutil.copytree(run, folder)
     assert command(folder, "--config.epochs=1", "--config.seed=1", "--overwrite") == 0
     assert json.loads((folder / "config.json").read_text())["seed"] == 1
     assert len(metrics(folder)) == 1
@@ -268,7 +343,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
     assert "is a file" in capsys.readouterr().err
 
 
-def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path, capsys, monkeypatch):
+def test_a_diverged_run_keeps_its_last_good_state_and_can_leave_the_step_out(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     real = epoch_module.train_step
 
@@ -280,12 +355,16 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path, capsys, monkeyp
     monkeypatch.setattr(epoch_module, "train_step", explode)
     epoch_module.train_steps.clear_cache()
     assert command(folder) == 2
-    epoch_module.train_steps.clear_cache()
     told = capsys.readouterr().err
-    assert "the loss became inf at step 4 (epoch 2, step 2 of 2)" in told
-    assert "last good checkpoint" in told
-    assert told.rstrip().endswith("epoch 1")
-    assert Checkpoints(folder / "checkpoints").info("last")["epoch"] == 1
+    assert "the loss became inf at step 4 (epoch 2, step 2 of 2, images " in told
+    assert "With --resume --config.nonfinite=skip" in told
+    report = json.loads((folder / "diverged.json").read_text())
+    assert (report["epoch"], report["step"], len(report["images"])) == (2, 2, 16)
+    assert Checkpoints(folder / "checkpoints").info("last")["position"]["steps"] == 1
+    assert command(folder, "--resume", "--config.nonfinite=skip") == 0
+    epoch_module.train_steps.clear_cache()
+    assert metrics(folder)[-1]["train_skipped_steps"] == 1
+    assert np.isfinite(metrics(folder)[-1]["train_loss"])
 
 
 def test_a_checkpoint_of_another_model_is_refused(run, capsys):

@@ -15,6 +15,7 @@ from piat_jax.objectives.awp import AWP
 from piat_jax.objectives.ecas import ECAS, prediction_entropy
 from tests.objectives.stub import (
     ATTACK,
+    BATCH,
     CLEAN,
     CONTEXT,
     IMAGES,
@@ -116,8 +117,8 @@ def test_only_one_wrapper_chooses_the_attack():
 def test_entropy_forward():
     objective = ECAS(make(PGDAT))
     assert train_forwards(perturb, objective) == "c"
-    assert train_forwards(value, objective) == "a"
     batch = run(objective)
+    assert train_forwards(value, objective, PARAMS, BATCH._replace(extra=batch.extra)) == "a"
     mean = 0.9 * STATE["mean"] + 0.1 * IMAGES.reshape(4, -1).mean(0)
     np.testing.assert_allclose(batch.extra["model_state"]["mean"], mean, rtol=1e-5)
     # The loss goes on from there, under a wrapper inside as well.
@@ -125,7 +126,7 @@ def test_entropy_forward():
     for each in (objective, ECAS(AWP(make(PGDAT)))):
         np.testing.assert_allclose(value(each, batch=batch)[1].model_state["mean"], mean, rtol=1e-5)
     # So does the attack: it equals that of the method inside at those statistics and radii.
-    context = CONTEXT._replace(attack={"eps": batch.extra["ecas"], "step_size": 2 / 3 * 3 / 255})
+    context = CONTEXT._replace(attack={"eps": batch.extra["ecas"]["radii"], "step_size": 2 / 3 * 3 / 255})
     expected = run(make(PGDAT), state=batch.extra["model_state"], context=context).images
     np.testing.assert_allclose(batch.images, expected, atol=1e-6)
     for options in ({"entropy": False}, {"entropy_batch_norm": "eval"}):
@@ -141,6 +142,12 @@ def test_entropy_is_of_the_clean_prediction():
     eps = seen(at(epoch=5), **options)["eps"] * 255
     expected = np.where(entropy > options["entropy_high"], 3, np.where(entropy < options["entropy_low"], 12, 8))
     np.testing.assert_allclose(eps, expected, rtol=1e-5)
+    objective = ECAS(make(PGDAT), **{**options, "num_big": 3})
+    metrics = value(objective, batch=run(objective, context=at(epoch=5)))[1].metrics
+    raised = [metrics[f"radius_raised_{number}"] for number in (1, 2, 3)]
+    # One big level for the whole batch.
+    assert sorted(raised) == [0, 0, np.mean(expected == 12)]
+    assert metrics["radius_lowered"] == np.mean(expected == 3)
 
 
 @pytest.mark.parametrize("method", [PGDAT, TRADES])
@@ -173,7 +180,7 @@ def test_clipping_trains_on_the_projection(norm):
 def test_every_example_stays_in_its_ball():
     options = {"entropy_low": 0.5, "entropy_high": 0.6, "eps": 0.1}
     batch = run(ECAS(make(PGDAT), **options), context=at(epoch=5))
-    radii = np.asarray(batch.extra["ecas"])
+    radii = np.asarray(batch.extra["ecas"]["radii"])
     assert len(set(radii)) > 1
     assert np.all(np.abs(batch.images - IMAGES).max((1, 2, 3)) <= radii + 1e-6)
 

@@ -29,6 +29,7 @@ from tests.objectives.stub import (
     gradient,
     logits,
     make,
+    perturb,
     softmax,
     train_forwards,
     unit,
@@ -161,3 +162,22 @@ def test_instance_weights_leave_the_term_alone():
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         RPAT(make(PGDAT), **options)
+
+
+@pytest.mark.parametrize("alpha_from", ["beta-", "beta+"])
+def test_a_drawn_share_takes_the_place_of_the_fixed_one(alpha_from):
+    drawn = RPAT(BENT(PGDAT), alpha_from=alpha_from)
+    shares = []
+    for seed in range(8):
+        batch = perturb(drawn, context=CONTEXT._replace(key=jax.random.key(seed)))
+        share = batch.extra["rpat"]
+        shares.append(share.item())
+        images = drawn.inputs(batch)
+        np.testing.assert_allclose(images["mid"], IMAGES + share * (batch.images - IMAGES), rtol=1e-6)
+        fixed = RPAT(BENT(PGDAT), alpha=max(share.item(), 0.01))
+        given, same = (value(o, batch=batch)[1].metrics for o in (drawn, fixed))
+        np.testing.assert_allclose(given["robust_perception"], same["robust_perception"], rtol=1e-5)
+    assert len(set(shares)) == 8
+    low, high = (0.01, 0.5) if alpha_from == "beta-" else (0.5, 0.99)
+    assert all(low <= share <= high for share in shares)
+    assert 0.0 < sum(shares) / 8 - low < 0.5 if alpha_from == "beta-" else sum(shares) / 8 > 0.55

@@ -1,0 +1,145 @@
+"""The ECAS paper's Tables 1 to 4 and Fig. 2."""
+
+from experiments.claims import Claim
+from experiments.ecas import radii
+from experiments.items import Block, Item, Row, Setting, Study
+from experiments.settings import embedded, steps
+
+SHORT = {**steps((99, 104), 110, (0.1, 0.01, 0.001)), "optimizer.weight_decay": "5e-4"}
+LONG = steps((100, 150), 200, (0.1, 0.01, 0.001))  # of everything with AWP
+
+
+def on(model: str, *data: str) -> tuple[Setting, ...]:
+    """CIFAR-10 or CIFAR-100 with WRN-34-10 or ResNet-18."""
+    file, label, title = {
+        "wrn": ("wrn32_10", "wrn34_10", "WRN-34-10"),
+        "resnet18": ("resnet18", "resnet18", "ResNet-18"),
+    }[model]
+    return tuple(
+        Setting(
+            f"ecas_{name}_{model}",
+            f"{name.upper().replace('CIFAR', 'CIFAR-')}, {title}",
+            f"configs/{name}_{file}.py",
+            Block(name.upper(), label),
+            SHORT,
+            "TRADES under LAS-AT has 100 epochs in its own code; here all but AWP have 110.",
+        )
+        for name in data
+    )
+
+
+SMALL = embedded(Block("CIFAR10", "wrn34_10"))
+SMALL_RESNET18 = embedded(Block("CIFAR10", "resnet18"))
+
+
+def scheduler(name: str, kind: str, published: str, *, entropy: bool = False) -> Row:
+    """A row of Table 1: the same loss, another scheduler."""
+    fields = (
+        {} if (kind, entropy) == ("cyclic", True) else {"ecas.scheduler": kind, "ecas.entropy": str(entropy).lower()}
+    )
+    return Row(name, "ecas", fields, published)
+
+
+SCHEDULERS = (
+    scheduler("Fixed", "fixed", "PGD-AT Baseline (Fixed)"),
+    scheduler("Linear", "linear", "PGD-AT + Linear"),
+    scheduler("Cyclic (batch)", "cyclic_batch", "PGD-AT + Cyclic (batch)"),
+    scheduler("Cyclic", "cyclic", "PGD-AT + Cyclic"),
+    scheduler("Cyclic + entropy", "cyclic", "PGD-AT + Cyclic + entropy", entropy=True),
+)
+
+
+FRAMEWORKS = tuple(
+    Row(
+        f"{prefix}{name}",
+        "+".join(filter(None, [method, wrapper])) or "pgd_at",
+        protocol=LONG if method == "awp" else {},
+    )
+    for name, method in (("PGD-AT", ""), ("TRADES", "trades"), ("AWP", "awp"))
+    for prefix, wrapper in (("", ""), ("LAS-", "las"), ("ECAS-", "ecas"))
+)
+OTHERS = (
+    Row("PGD-AT", "pgd_at"),
+    Row("TRADES", "trades"),
+    Row("FAT", "fat"),
+    Row("MART", "mart"),
+    *(
+        Row(f"{prefix}AWP", f"awp{part}", protocol=LONG)
+        for prefix, part in (("", ""), ("LAS-", "+las"), ("ECAS-", "+ecas"))
+    ),
+)
+LADDER = ("clean", "pgd10", "pgd20", "pgd50", "cw20", "aa")
+SHORT_LADDER = ("clean", "pgd20", "aa")
+RUNTIME = "Seconds are of an epoch on the machine below, several runs at once on a CPU: only their order compares."
+SCHEDULER_CLAIMS = (
+    Claim("a cyclic radius is more robust than a fixed one (AA)", "Cyclic", "Fixed", "best:aa", "higher"),
+    Claim("a cyclic radius has more clean accuracy than a fixed one", "Cyclic", "Fixed", "best:clean", "higher"),
+    Claim("entropy adds robustness (AA)", "Cyclic + entropy", "Cyclic", "best:aa", "higher"),
+    Claim("a linear radius costs clean accuracy", "Linear", "Fixed", "best:clean", "lower"),
+)
+FRAMEWORK_CLAIMS = (
+    *(
+        Claim(f"ECAS makes {name} more robust (AA)", f"ECAS-{name}", name, "best:aa", "higher")
+        for name in ("PGD-AT", "TRADES", "AWP")
+    ),
+    *(
+        Claim(f"ECAS takes less time than LAS-AT on {name}", f"ECAS-{name}", f"LAS-{name}", "seconds", "lower")
+        for name in ("PGD-AT", "TRADES", "AWP")
+    ),
+)
+
+ITEMS = (
+    Item(
+        "table1",
+        "Table 1: schedulers of the radius",
+        SCHEDULERS,
+        {"paper": on("wrn", "cifar10"), "small": (SMALL,)},
+        attacks=LADDER,
+        checkpoints=("best",),
+        published="1",
+        claims=SCHEDULER_CLAIMS,
+        notes=("Fixed trains with the label smoothing of the others, so that the radius is all that differs.",),
+    ),
+    Item(
+        "table2",
+        "Table 2: ECAS and LAS-AT, time and accuracy, WRN-34-10",
+        FRAMEWORKS,
+        {"paper": on("wrn", "cifar10", "cifar100")},
+        attacks=SHORT_LADDER,
+        checkpoints=("best",),
+        published="2",
+        extra=("seconds",),
+        claims=FRAMEWORK_CLAIMS,
+    ),
+    Item(
+        "table3",
+        "Table 3: ECAS and LAS-AT, time and accuracy, ResNet-18",
+        FRAMEWORKS,
+        {"paper": on("resnet18", "cifar10"), "small": (SMALL_RESNET18,)},
+        attacks=SHORT_LADDER,
+        checkpoints=("best",),
+        published="3",
+        extra=("seconds",),
+        claims=FRAMEWORK_CLAIMS,
+        notes=(RUNTIME,),
+    ),
+    Item(
+        "table4",
+        "Table 4: ECAS-AWP against others, WRN-34-10",
+        OTHERS,
+        {"paper": on("wrn", "cifar10"), "small": (SMALL,)},
+        attacks=LADDER,
+        checkpoints=("best",),
+        published="4",
+        claims=(Claim("ECAS-AWP is more robust than AWP (AA)", "ECAS-AWP", "AWP", "best:aa", "higher"),),
+    ),
+    Item(
+        "fig2",
+        "Fig. 2: the radii that ECAS chooses",
+        SCHEDULERS[-1:],
+        {"paper": on("wrn", "cifar10"), "small": (SMALL,)},
+        attacks=SHORT_LADDER[:2],
+        study=Study(radii.run, radii.draw),
+        as_table=False,
+    ),
+)

@@ -1,0 +1,184 @@
+"""Reproduce a figure or table of a paper: train what is missing, go on with what is half done, evaluate, draw, report.
+
+    python -m experiments.run piat                         # what there is
+    python -m experiments.run piat table1 --dry_run        # which runs, and what they would cost
+    python -m experiments.run piat table1 fig6             # small: 512 images that are in the package, on a CPU
+    python -m experiments.run piat table1 --scale=paper --data=cifar10 --config.dataset.data_dir=~/data
+    python -m experiments.run piat report                  # the report alone, from what is in --out
+
+Papers are piat, rpat and ecas. Runs that items have in common are trained once; a second call goes on where the first
+was stopped. Any field of the configs can be set, for all runs. --out gets a JSON file and pictures of each item, and
+report.md and report.html of all items that are there.
+"""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from experiments import cost, jobs, report
+from experiments.figures import render
+from experiments.items import SCALES, Item, Setting
+from experiments.results import collect, to_json
+from piat_jax.cli import arguments, errors
+from piat_jax.cli.config import split_overrides
+from piat_jax.cli.train import read_config
+from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.files import write_file, write_json
+from piat_jax.training.progress import duration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAPERS = ("piat", "rpat", "ecas")
+SUFFIXES = (".png", ".svg")
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    overrides, rest = split_overrides(argv)
+    values = arguments.new_flags()
+    flags.DEFINE_enum("scale", "small", SCALES, "The paper's data and networks, or small ones.", flag_values=values)
+    flags.DEFINE_list("data", [], "Data sets, of those the item has at this scale; all by default.", flag_values=values)
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.", flag_values=values)
+    flags.DEFINE_string("workdir", "runs/papers", "Folder of the runs.", flag_values=values)
+    flags.DEFINE_string("out", None, "Folder of the results; runs/papers/PAPER-SCALE by default.", flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "Only say what would run.", flag_values=values)
+    flags.DEFINE_float("tflops", 0.05, "TFLOP/s that --dry_run reckons with.", flag_values=values)
+    positional = arguments.parse(values, rest, __doc__, folders=True)
+    if not positional:
+        raise InputError(f"which paper? {', '.join(PAPERS)}; see --help")
+    paper, names = positional[0], positional[1:]
+    check_choice("paper", paper, PAPERS)
+    items = {item.key: item for item in importlib.import_module(f"experiments.{paper}.items").ITEMS}
+    if not names:
+        print("\n".join(describe(item) for item in items.values()))
+        return
+    out = Path(values.out or f"runs/papers/{paper}-{values.scale}").expanduser()
+    for name in names:
+        check_choice("item", name, [*items, "all", "report"])
+    seeds = [_seed(text) for text in values.seeds]
+    chosen = [item.at(values.scale) for name, item in items.items() if name in names or "all" in names]
+    if "all" in names:
+        chosen = [item for item in chosen if values.scale in item.settings]
+    plan = [(item, settings(item, values.scale, values.data)) for item in chosen]
+    folder = Path(values.workdir).expanduser()
+    due: dict[Path, jobs.Job] = {}
+    for item, found in plan:
+        for setting in found:
+            for job in item.jobs(setting, seeds, folder, overrides):
+                due[job.folder] = _joined(due.get(job.folder), job)
+    jobs.check(list(due.values()))
+    if values.dry_run:
+        print(estimate(list(due.values()), values.tflops))
+        return
+    jobs.run_jobs(list(due.values()))
+    for item, found in plan:
+        print(f"{item.title}: {', '.join(map(str, save(paper, item, values.scale, found, seeds, folder, out)))}")
+    for path in report.write(out, paper):
+        print(path)
+
+
+def describe(item: Item) -> str:
+    """A line or two on an item."""
+    at = "; ".join(f"{scale}: {', '.join(s.name for s in found)}" for scale, found in item.settings.items())
+    return f"{item.key:16}{item.title}\n{'':16}{at}"
+
+
+def settings(item: Item, scale: str, data: Sequence[str]) -> list[Setting]:
+    """The chosen data sets of an item.
+
+    Raises:
+      InputError: the item has no such scale or data set.
+    """
+    if scale not in item.settings:
+        raise InputError(f"{item.key} has no --scale={scale}; give --scale={', '.join(item.settings)}")
+    known = {setting.name: setting for setting in item.settings[scale]}
+    for name in data:
+        check_choice("data", name, known)
+    return [setting for name, setting in known.items() if not data or name in data]
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"seeds: {text!r} is not a whole number; give such as --seeds=0,1,2") from None
+
+
+def _joined(one: jobs.Job | None, other: jobs.Job) -> jobs.Job:
+    """A run that several items need, with the attacks of all."""
+    if one is None:
+        return other
+    return other._replace(attacks=tuple(dict.fromkeys((*one.attacks, *other.attacks))))
+
+
+def estimate(due: Sequence[jobs.Job], tflops: float) -> str:
+    """What would run, and its training's floating-point operations and hours."""
+    check_at_least("tflops", tflops, 1e-6)
+    lines, total = [], 0.0
+    for job in due:
+        if jobs.is_trained(job):
+            lines.append(f"{job.folder}  trained")
+        elif jobs.is_taught(job.method):
+            lines.append(f"{job.folder}  not reckoned: its teachers are trained first")
+        else:
+            flop = cost.training_flop(read_config(job.config, dict(job.overrides)))
+            total += flop
+            lines.append(f"{job.folder}  {flop / 1e12:.3g} TFLOP, {duration(flop / tflops / 1e12)}")
+    cost_ = f"{total / 1e12:.3g} TFLOP, {duration(total / tflops / 1e12)} at {tflops:g} TFLOP/s (--tflops)"
+    lines.append(f"{len(due)} runs; training: {cost_}")
+    lines.append("Evaluation comes on top: AutoAttack takes about 10,000 passes for each image that stays robust.")
+    return "\n".join(lines)
+
+
+def save(
+    paper: str, item: Item, scale: str, found: Sequence[Setting], seeds: Sequence[int], folder: Path, out: Path
+) -> list[Path]:
+    """Collect an item's runs, study and draw them, and write what the report is made of."""
+    result = collect(item, scale, found, seeds, folder)
+    if item.study:
+        result = dataclasses.replace(result, study=item.study.run(result, folder))
+    content = to_json(paper, result, keys_of(item))
+    figures = {**(item.draw(result) if item.draw else {}), **(item.study.draw(result) if item.study else {})}
+    content["pictures"] = _pictures(item, figures)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{item.key}.json"]
+    for name, figure in figures.items():
+        for suffix in SUFFIXES:
+            paths.append(out / f"{name}{suffix}")
+            data = render(figure, suffix)
+            write_file(paths[-1], lambda file, data=data: file.write(data))
+    # Last: a report may be made of whatever JSON is there.
+    write_json(paths[0], content)
+    return paths
+
+
+def keys_of(item: Item) -> list[str]:
+    """The measures of an item's table."""
+    keys = []
+    for attack in item.attacks:
+        keys += [f"{checkpoint}:{attack}" for checkpoint in item.checkpoints]
+        keys += [f"diff:{attack}"] if "diff" in item.extra else []
+    keys += [
+        f"{name}:{checkpoint}" for name in ("mean", "nrr") if name in item.extra for checkpoint in item.checkpoints
+    ]
+    return keys + [name for name in ("oscillation", "gap", "seconds") if name in item.extra]
+
+
+def _pictures(item: Item, figures: dict[str, "Figure"]) -> dict[str, list[list[str]]]:
+    """File names and captions by data set, which the name of the figure ends in; "" for those of none."""
+    names = [setting.name for found in item.settings.values() for setting in found]
+    placed: dict[str, list[list[str]]] = {}
+    for figure in figures:
+        of = max((name for name in names if figure.endswith(f"_{name}")), key=len, default="")
+        placed.setdefault(of, []).append([f"{figure}.png", item.title])
+    return placed
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

@@ -1,0 +1,89 @@
+"""Train in `folder` and end as told, for test_killed.py: `killed_run.py folder event count`.
+
+Events, of which the count-th kills: "chunk", "block" (of an evaluation) and "save" (while it is written). "term" sends
+SIGTERM at a chunk; "compare" finishes the run, trains another from nothing, and prints whether they are the same.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from piat_jax import checkpoint
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.cli import errors, train
+from piat_jax.evaluation import accuracy
+from piat_jax.training import metrics
+from piat_jax.training.progress import TrainingProgress
+
+OPTIONS = [
+    "--config=configs/embedded.py:pgd_at+cfa+swa+piat",
+    "--config.dataset.train_examples=40",
+    "--config.dataset.test_examples=20",
+    "--config.batch_size=8",
+    "--config.epochs=7",
+    "--config.model.options.width=2",
+    "--config.model.options.stage_sizes=1",
+    "--config.attack.steps=1",
+    "--config.average.start=0.3",
+    "--config.evaluation.every_epochs=1",
+    "--config.evaluation.attacks=clean,pgd1",
+    "--config.evaluation.select=pgd1",
+    "--config.evaluation.batch_size=8",
+    "--config.checkpoint.every_epochs=2",
+    "--config.log.steps_per_chunk=1",
+    "--noconfig.log.tensorboard",
+]
+folder, event, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+
+
+def end_at(place, name, number=signal.SIGKILL, *, seconds=None):
+    """Send the signal at the count-th call of `place.name`, or at most so many seconds after it has begun something."""
+    real, calls = getattr(place, name), []
+
+    def call(*arguments, **options):
+        calls.append(1)
+        if len(calls) == count and seconds:
+            real(*arguments, **options)
+            time.sleep(random.uniform(0, seconds))
+        if len(calls) == count:
+            os.kill(os.getpid(), number)
+        return real(*arguments, **options)
+
+    setattr(place, name, call)
+
+
+if event in ("chunk", "term"):
+    end_at(TrainingProgress, "chunk", signal.SIGKILL if event == "chunk" else signal.SIGTERM)
+elif event == "block":
+    end_at(accuracy, "_correct_block")
+elif event == "save":
+    end_at(checkpoint.ocp, "save_checkpointables_async", seconds=0.05)
+
+ended, real_fit = [], train.fit
+train.fit = lambda *arguments, **options: ended.append(real_fit(*arguments, **options))
+
+
+def run(where):
+    """The command's exit code."""
+    return errors.run(train.main, [*OPTIONS, f"--workdir={where}", "--resume"])
+
+
+code = run(folder)
+if event == "compare":
+    code += run(folder.with_name("whole"))
+    jax.tree.map(np.testing.assert_array_equal, *ended)
+    for name in ("best", "last"):
+        one, other = (Checkpoints(f / "checkpoints").info(name) for f in (folder, folder.with_name("whole")))
+        for record in (*one["metrics"], *other["metrics"]):
+            for timing in ("images_per_second", "train_seconds", "evaluate_seconds"):
+                del record[timing]
+        assert one == other
+    assert len(metrics.read_metrics(folder)) == 7
+    print("the same")
+sys.exit(code)

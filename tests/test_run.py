@@ -1,0 +1,240 @@
+import csv
+import importlib
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments import jobs, report, results, run
+from experiments.claims import Claim
+from experiments.items import Block, Item, Row, Setting, run_folder
+from piat_jax.cli import errors
+from piat_jax.cli.config import to_plain
+from piat_jax.cli.evaluate import settings_of
+from piat_jax.cli.train import read_config
+from piat_jax.core.checks import InputError
+
+ITEMS = {paper: importlib.import_module(f"experiments.{paper}.items").ITEMS for paper in run.PAPERS}
+SETTING = Setting(
+    "tiny", "Tiny", "configs/embedded_512.py", Block("CIFAR10", "resnet18"), {"epochs": "4"}, aa_examples=5
+)
+# Of each seed: PGD-AT's and PIAT's final PGD-20 accuracy.
+FINAL = {"pgd_at": (0.50, 0.52, 0.54), "pgd_at+piat": (0.56, 0.57, 0.61)}
+
+
+def fake(job):
+    """What piat-train and piat-evaluate leave, without training."""
+    config = read_config(job.config, dict(job.overrides))
+    seed = int(job.overrides["seed"])
+    final = FINAL.get(config.method, (0.4,) * 3)[seed]
+    job.folder.mkdir(parents=True)
+    about = {"devices": ["cpu"], "machine": "m", "versions": {"jax": "1"}, "commit": "abc", "command": ["secret"]}
+    epochs = [
+        {"epoch": n, "train_seconds": 9.0 - n, "test_clean": 0.7, "test_pgd20": final + 0.05 * (n == 3)}
+        for n in (2, 3, 4)
+    ]
+    accuracy = {"clean": 0.7, "pgd20": final, "cw20": 0.4, "aa": final - 0.1, "pgd10": 0.5, "pgd50": 0.5}
+    points = {
+        "best": {"epoch": 3, "accuracy": {**accuracy, "pgd20": final + 0.05}},
+        "final": {"epoch": config.epochs, "accuracy": accuracy},
+    }
+    evaluation = {"num_examples": 1000, "aa_examples": 5, "settings": settings_of(config), "checkpoints": points}
+    for name, content in (("config", to_plain(config)), ("run", about), ("evaluation", evaluation)):
+        (job.folder / f"{name}.json").write_text(json.dumps(content))
+    (job.folder / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands that would be called; runs appear as if they had been."""
+    called = []
+
+    def pretend(command, name, environment):
+        called.append(command[2:])
+        if command[2] == "piat_jax.cli.train":
+            fake(pretend.due.pop(0))
+
+    monkeypatch.setattr(jobs, "_run", pretend)
+    original = jobs.run_jobs
+
+    def remember(due, **options):
+        pretend.due = [job for job in due if not job.folder.exists()]
+        monkeypatch.setattr(jobs, "count_cores", lambda: 0)  # one after the other
+        return original(due, **options)
+
+    monkeypatch.setattr(jobs, "run_jobs", remember)
+    monkeypatch.setattr(jobs, "is_trained", lambda job: (job.folder / "config.json").exists())
+    return called
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A paper of one item."""
+    item = Item(
+        "table1",
+        "Table I",
+        (Row("PGD-AT", "pgd_at"), Row("PIAT", "piat"), Row("MART", note="quoted")),
+        {"small": (SETTING,)},
+        published="I",
+        extra=("diff", "nrr", "gap"),
+        claims=(
+            Claim("PIAT ends more robust", "PIAT", "PGD-AT", "final:pgd20", "higher"),
+            Claim("of what was not run", "PIAT", "MART", "final:pgd20", "higher"),
+        ),
+        draw=importlib.import_module("experiments.figures").curves,
+    )
+    monkeypatch.setattr(importlib.import_module("experiments.piat.items"), "ITEMS", (item,))
+    return item
+
+
+def call(*arguments):
+    return errors.run(run.main, [str(argument) for argument in arguments])
+
+
+def test_from_nothing_to_a_report_and_again(tmp_path, tiny, commands):
+    flags = ("--seeds=0,1,2", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
+    assert call("piat", "table1", *flags) == 0
+    folders = sorted(path.name for path in (tmp_path / "runs" / "tiny").iterdir())
+    assert folders == [f"{method}-seed{seed}" for method in ("pgd_at", "piat") for seed in range(3)]
+    train, evaluate = commands[:2]
+    assert train[1:] == [
+        "--config=configs/embedded_512.py:pgd_at", f"--workdir={tmp_path / 'runs/tiny/pgd_at-seed0'}",
+        "--config.epochs=4", "--config.seed=0", "--resume",
+    ]  # fmt: skip
+    assert evaluate[2:] == ["--aa_examples=5", "--attacks=clean,pgd20,cw20,aa", "--resume"]
+    assert len(commands) == 12
+
+    content = json.loads((tmp_path / "out" / "table1.json").read_text())
+    rows = {row["name"]: row for row in content["rows"]}
+    np.testing.assert_allclose(rows["PIAT"]["ours"]["final:pgd20"], [56, 57, 61])
+    np.testing.assert_allclose(rows["PGD-AT"]["ours"]["diff:pgd20"], [5, 5, 5])
+    np.testing.assert_allclose(rows["PGD-AT"]["ours"]["gap"], [5, 5, 5])
+    np.testing.assert_allclose(rows["PGD-AT"]["ours"]["nrr:final"][0], 2 * 70 * 40 / 110)
+    assert rows["PGD-AT"]["paper"]["final:pgd20"] == 45.86
+    assert rows["PGD-AT"]["paper"]["diff:pgd20"] == pytest.approx(4.43)
+    assert rows["MART"]["ours"] == {}
+    assert rows["MART"]["paper"]["best:aa"] == 47.45
+    (claim,) = content["claims"]
+    # Differences 6, 5, 7: mean 6, t(0.975, 2) = 4.303, deviation 1.
+    np.testing.assert_allclose(
+        [claim["mean"], claim["low"], claim["high"]], [6, 6 - 4.3027 / 3**0.5, 6 + 4.3027 / 3**0.5], rtol=1e-4
+    )
+    assert claim["verdict"] == "holds"
+
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert (
+        "| PIAT ends more robust | PIAT - PGD-AT, PGD-20 final | 6.00 [3.52, 8.48] | **holds** | tiny | table1 |"
+        in text
+    )
+    assert "| PGD-AT | 70.00 ± 0.00 / 84.28 |" in text.replace("**", "")
+    assert "MART: quoted" in text
+    assert "AutoAttack on the first 5" in text
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "secret" not in page + text
+    assert page.count("data:image/png;base64,") == text.count("![") == 1
+    assert page.count("<table") == page.count("</table>") == 2
+
+    commands.clear()
+    assert call("piat", "table1", *flags) == 0
+    assert commands == []
+    assert call("piat", "report", *flags) == 0
+    assert (tmp_path / "out" / "report.md").read_text() == text
+
+
+def test_dry_run_writes_nothing(tmp_path, tiny, capsys):
+    assert (
+        call("piat", "table1", "--dry_run", "--seeds=7", f"--workdir={tmp_path / 'r'}", f"--out={tmp_path / 'o'}") == 0
+    )
+    printed = capsys.readouterr().out
+    assert re.search(r"pgd_at-seed7  [\d.]+ TFLOP", printed)
+    assert "2 runs; training:" in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "which paper? piat, rpat, ecas"),
+        (("piatt",), "paper='piatt' is unknown; did you mean 'piat'?"),
+        (("piat", "tabel1"), "item='tabel1' is unknown; did you mean 'table1'?"),
+        (("piat", "table4"), "table4 has no --scale=small; give --scale=paper"),
+        (("piat", "table1", "--data=embeded_512"), "data='embeded_512' is unknown; did you mean 'embedded_512'?"),
+        (("piat", "table1", "--seeds=a"), "seeds: 'a' is not a whole number"),
+        (("piat", "table1", "--config.epoch=1"), "config.epoch is unknown; did you mean 'epochs'?"),
+        (("piat", "table1", "--scale=large"), "--scale"),
+        (("piat", "table1", "--dry_run", "--tflops=0"), "tflops=0"),
+    ],
+)
+def test_refused_before_anything_runs(arguments, message, tmp_path, commands, capsys):
+    folder = [f"--workdir={tmp_path / 'runs'}"] if arguments else []
+    assert call(*arguments, *folder) == 2
+    assert message in capsys.readouterr().err
+    assert commands == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_empty_report_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has no results of 'ecas'"):
+        report.write(tmp_path, "ecas")
+
+
+def test_a_failed_run_stops_with_its_last_line(tmp_path):
+    with pytest.raises(InputError, match=r"x failed with exit code 2: error: --config is missing"):
+        jobs._run([jobs.sys.executable, "-m", "piat_jax.cli.train"], "x", dict(jobs.os.environ))
+
+
+def test_a_list_of_everything(capsys):
+    for paper in run.PAPERS:
+        assert call(paper) == 0
+    listed = capsys.readouterr().out
+    for key in ("table1 ", "table4 ", "fig8 ", "fig4b "):
+        assert key in listed
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_every_run_of_every_item_has_a_config_that_is_right(scale, tmp_path):
+    seen, checked = {}, {}
+    for items in ITEMS.values():
+        for item in items:
+            for setting in item.settings.get(scale, ()):
+                for job in item.at(scale).jobs(setting, [0], tmp_path, {}):
+                    # One folder, one run.
+                    content = (job.config, *sorted(job.overrides.items()))
+                    assert seen.setdefault(job.folder, content) == content
+                    # Each method, each of its overrides and each config file at least once.
+                    file, _, method = job.config.partition(":")
+                    own = tuple(sorted(job.overrides.keys() - setting.overrides.keys()))
+                    if not jobs.is_taught(method) and not {file, (method, own)} <= checked.keys():
+                        checked |= {file: job, (method, own): job}
+    assert len(seen) > 60
+    jobs.check(list({job.folder: job for job in checked.values()}.values()))
+
+
+def test_every_published_number_stands_beside_a_row():
+    reached = set()
+    for paper, items in ITEMS.items():
+        for item in items:
+            for setting in item.settings.get("paper", ()):
+                assert setting.beside
+                for row in item.rows:
+                    for key in run.keys_of(item):
+                        if results.published(paper, item, setting.beside, row, key) is not None and ":" in key:
+                            checkpoint, attack = key.split(":")
+                            name = row.published or row.name
+                            metric = results.IN_TABLES.get(attack, attack)
+                            reached.add((paper.upper(), item.published, *setting.beside, name, checkpoint, metric))
+    with results.PAPER_TABLES.open(newline="") as file:
+        lines = list(csv.reader(file))[1:]
+    everything = {tuple(line[:-1]) for line in lines}
+    assert len(everything) == len(lines) == 799
+    assert everything - reached == set()
+
+
+def test_teachers_come_first_and_are_named(tmp_path):
+    setting = Setting("tiny", "", "configs/embedded_512.py")
+    item = Item("x", "", (Row("KD+SWA", "kd+swa"), Row("PGD-AT", "pgd_at")), {"small": (setting,)})
+    due = item.jobs(setting, [3], tmp_path, {"epochs": "2"})
+    assert [job.folder.name for job in due] == ["standard-seed3", "pgd_at-seed3", "kd+swa-seed3"]
+    assert due[2].overrides["kd.robust"] == str(run_folder(tmp_path, setting, item.rows[1], 3))
+    assert all(job.overrides["epochs"] == "2" for job in due)
