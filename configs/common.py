@@ -31,6 +31,11 @@ def get_config(method: str = "pgd_at") -> Config:
     config.dataset.crop_padding = 4  # pixels; 0 = no random crop
     config.dataset.padding_mode = "zeros"  # zeros, reflect
     config.dataset.flip = True  # never for digits
+    config.dataset.policy = ""  # autoaugment: its CIFAR policy; "" = none
+    config.dataset.cutout = 0  # pixels a side of a black square; 0 = none
+    config.dataset.extra = ""  # an .npz file with generated examples (image, label), mixed into every batch; "" = none
+    config.dataset.extra_fraction = 0.7  # of each batch; an epoch stays as long as it is without them
+    config.dataset.stream = False  # from the host in windows of steps: for data larger than the device's memory
 
     config.model = ConfigDict()
     config.model.name = "resnet18"

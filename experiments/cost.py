@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, errors
+from piat_jax.cli import arguments, build, datasets, errors
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.cli.run_folder import CHECKPOINTS, describe_run
 from piat_jax.core.checks import InputError
@@ -172,7 +172,7 @@ def measure(configs: dict[str, Config], repeats: int) -> dict[str, list[float]]:
     """Images per second of each method's epochs, all methods in turn, `repeats` rounds; compilation is not counted."""
     runs = {}
     for name, config in configs.items():
-        data, train, _ = build.dataset(config)
+        data, train, _ = datasets.dataset(config)
         objective = make_objective(config, build.model(config, data.num_classes), train.images.shape[1:])
         examples = Examples(jnp.asarray(train.images), jnp.asarray(train.labels))
         recipe = build.recipe(config, len(train.labels))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import build
+from piat_jax.cli import build, datasets
 from piat_jax.cli.config import Config
 from piat_jax.cli.run_folder import CHECKPOINTS, read_config
 from piat_jax.core.types import Variables
@@ -27,7 +27,7 @@ class Final(NamedTuple):
 def load_final(folder: Path) -> Final:
     """The final checkpoint of the run in `folder`, in float32."""
     config = read_config(folder)
-    data, _, _ = build.dataset(config)
+    data, _, _ = datasets.dataset(config)
     net = build.model(config, data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
     variables = Checkpoints(folder / CHECKPOINTS).load_variables("last", like)

@@ -76,7 +76,8 @@ def evaluated_batches(on_cpu: bool) -> int:
 def _train(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
     """Training steps in one compiled loop."""
     net = _model(case)
-    examples = Examples(*map(jnp.asarray, draw_data(case, 4)))
+    data = draw_data(case, 4)
+    examples = Examples(jnp.asarray(data.images), jnp.asarray(data.labels))
     recipe = Recipe(sgd(LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY), batch_size=case.batch)
     attack = bind(pgd, eps=EPS, step_size=STEP_SIZE, steps=case.steps)
     objective = jax.device_put(jax.tree.map(jnp.asarray, NMSE(model=net, attack=attack, mu=MU)))

@@ -25,6 +25,7 @@ from piat_jax.averaging import (
     recompute_batch_stats,
 )
 from piat_jax.checkpoint import Checkpoints
+from piat_jax.cli import datasets
 from piat_jax.cli.config import Config
 from piat_jax.cli.methods import parse_method
 from piat_jax.cli.run_folder import CHECKPOINTS
@@ -40,9 +41,9 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, EpochEnd, Model, Objective, TrainState, Variables
-from piat_jax.data import Dataset, Split, check_name, hold_out, load
-from piat_jax.data.augment import PADDING_MODES, check_augmentation, to_float
-from piat_jax.data.batching import check_batch_size, steps_per_epoch
+from piat_jax.data import Split
+from piat_jax.data.augment import to_float
+from piat_jax.data.batching import steps_per_epoch
 from piat_jax.evaluation import AutoAttack, correct_under_attack, worst_class
 from piat_jax.objectives import LAS, METHODS, WRAPPERS, AttackedObjective, Wrapper
 from piat_jax.training import Recipe, piecewise_linear, sgd
@@ -63,12 +64,9 @@ def problems(config: Config) -> list[str]:
     for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
         group, _, field = name.partition(".")
         attempt(check_at_least, name, config[group][field], 1)
-    attempt(check_name, config.dataset.name)
     attempt(check_choice, "nonfinite", config.nonfinite, ("stop", "skip"))
-    attempt(check_augmentation, config.dataset.name, config.dataset.flip)
-    attempt(check_choice, "dataset.padding_mode", config.dataset.padding_mode, PADDING_MODES)
-    for name in ("crop_padding", "train_examples", "test_examples", "validation_examples"):
-        attempt(check_at_least, f"dataset.{name}", config.dataset[name], 0)
+    datasets.problems(config, attempt)
+    attempt(_check_stream, config)
     for group in ("attack", "evaluation"):
         eps, norm = config[group].eps, config[group].norm
         if group == "attack" or eps != config.attack.eps:
@@ -94,25 +92,6 @@ def problems(config: Config) -> list[str]:
     if parse_method(config.method).average == "fawa" and not config.dataset.validation_examples:
         found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
     return list(dict.fromkeys(found))
-
-
-def dataset(config: Config) -> tuple[Dataset, Split, Split]:
-    """The data, what is trained on, and what is evaluated during training (held out of training, or the test set)."""
-    fields = config.dataset
-    data = load(
-        fields.name,
-        data_dir=fields.data_dir,
-        train_examples=fields.train_examples,
-        test_examples=fields.test_examples,
-    )
-    train, monitor = data.train, data.test
-    if fields.validation_examples:
-        train, monitor = hold_out(train, fields.validation_examples)
-    check_batch_size(config.batch_size, len(train.labels))
-    channels = train.images.shape[-1]
-    if config.model.mean and len(config.model.mean) != channels:
-        raise InputError(f"model.mean has {len(config.model.mean)} entries for images of {channels} channels")
-    return data, train, monitor
 
 
 def model(config: Config, num_classes: int, *, dtype: str = "") -> models.LinenModel:
@@ -258,10 +237,10 @@ def start(config: Config, state: TrainState) -> TrainState:
     return kept.start_average(state) if kept else state
 
 
-def epoch_end(config: Config, net: Model, images: Array, num_classes: int, monitor: Split) -> list[EpochEnd]:
+def epoch_end(config: Config, net: Model, images: Any, num_classes: int, monitor: Split) -> list[EpochEnd]:
     """The hooks after each epoch: PIAT, then the average, each followed by new statistics where they are asked for.
 
-    `images` are the training images on the device, uint8; `monitor` is what FAWA decides on.
+    `images` are the training images, uint8; `monitor` is what FAWA decides on.
     """
     hooks: list[EpochEnd] = []
     stack, kept = parse_method(config.method), average(config)
@@ -297,6 +276,19 @@ def _recomputed(
         return put(state, recompute_batch_stats(net, get(state), to_float(batches)))
 
     return lambda state, epoch: recompute(state, batches)
+
+
+def _check_stream(config: Config) -> None:
+    """Raise InputError where statistics are to be estimated anew on training images that stay on the host."""
+    kept = average(config)
+    anew = (parse_method(config.method).piat and config.piat.batch_stats == "recompute") or (
+        kept and kept.period == "epoch" and kept.batch_stats == "recompute"
+    )
+    if datasets.is_streamed(config) and anew:
+        raise InputError(
+            f"dataset.stream=True keeps the training images on the host, and {config.method} estimates BatchNorm "
+            "statistics on them anew; leave out swa or piat.batch_stats=recompute, or set dataset.stream=False"
+        )
 
 
 def _with_variables(state: TrainState, variables: Variables) -> TrainState:
@@ -340,9 +332,8 @@ def recipe(config: Config, num_train: int) -> Recipe:
         optimizer=sgd(learning_rate, **_sgd_options(config)),
         step_end=(kept.after_step,) if (kept := average(config)) and kept.period == "step" else (),
         batch_size=config.batch_size,
-        crop_padding=config.dataset.crop_padding,
-        padding_mode=config.dataset.padding_mode,
-        flip=config.dataset.flip,
+        **datasets.augmentation(config),
+        extra_per_batch=datasets.extra_per_batch(config),
         mesh=data_mesh(config.batch_size),
         skip_nonfinite=config.nonfinite == "skip",
     )

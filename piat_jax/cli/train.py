@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, errors, run_folder
+from piat_jax.cli import arguments, build, datasets, errors, run_folder
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_json
@@ -25,7 +25,6 @@ from piat_jax.interop import load_weights
 from piat_jax.models import LinenModel
 from piat_jax.training import (
     EpochRecord,
-    Examples,
     Position,
     StopSignals,
     StopTraining,
@@ -35,6 +34,7 @@ from piat_jax.training import (
 )
 from piat_jax.training.metrics import MetricsWriter, has_tensorboard, read_metrics
 from piat_jax.training.progress import TrainingProgress, duration
+from piat_jax.training.streaming import Stream
 
 
 def main(argv: Sequence[str]) -> None:
@@ -70,14 +70,14 @@ def read_config(text: str, overrides: dict[str, str]) -> Config:
 def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """Train the run that `config` describes in `folder`; everything is checked before anything is written."""
     run_folder.check_folder(folder, config, resume=resume, overwrite=overwrite)
-    data, training_split, monitor = build.dataset(config)
+    data, training_split, monitor = datasets.dataset(config)
     net = build.model(config, data.num_classes)
     objective = build.objective(config, net, build.attack(config), training_split.images.shape[1:])
     recipe = build.recipe(config, len(training_split.labels))
     key = jax.random.key(config.seed)
 
-    images = jnp.asarray(training_split.images)
-    examples = Examples(images, jnp.asarray(training_split.labels))
+    examples = datasets.place(config, training_split, data.num_classes)
+    images = training_split.images if isinstance(examples, Stream) else examples.images
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
     pretrained = None if resume and "last" in checkpoints else _pretrained(config, net, images.shape[1:])
     state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key, variables=pretrained)

@@ -12,7 +12,7 @@ from piat_jax.data.known import KNOWN
 
 # jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
-POLICIES = ("", "autoaugment")
+POLICIES = ("autoaugment", "")
 HIGH = np.float32(32897 / 2**23)
 LOW = np.float32(1 / 255 - 32897 / 2**23)
 

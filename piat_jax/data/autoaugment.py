@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +49,10 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 class Operation(NamedTuple):
     """One operation as numbers; arrays of these are looked up by what was drawn."""
 
-    branch: Array | np.ndarray  # of BRANCHES
-    matrix: Array | np.ndarray  # [6] int32, in 1/65536 of a pixel: where a pixel comes from
-    factor: Array | np.ndarray  # of a blend: 0 is all without, 1 the image
-    level: Array | np.ndarray  # int32: bits that stay, or the byte from which on values are inverted
+    branch: Any  # int32, of BRANCHES
+    matrix: Any  # [6] int32, in 1/65536 of a pixel: where a pixel comes from
+    factor: Any  # of a blend: 0 is all without, 1 the image
+    level: Any  # int32: bits that stay, or the byte from which on values are inverted
 
 
 def autoaugment(images: Array, keys: Array) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
 
 
@@ -41,6 +42,34 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 def epoch_permutation(key: Array, num_examples: int) -> Array:
     """The order of the examples in one epoch, `[num_examples]` int32; derive `key` from the epoch's number."""
     return jax.random.permutation(key, num_examples).astype(jnp.int32)
+
+
+def epoch_order(key: Array, num_examples: int, batch_size: int, num_extra: int = 0, extra_per_batch: int = 0) -> Array:
+    """The examples of all steps of one epoch, one batch after the other.
+
+    Args:
+      key: derive it from the epoch's number.
+      num_examples: N, of the training set.
+      batch_size: B.
+      num_extra: M, of a set of generated examples beside it.
+      extra_per_batch: E, how many of each batch are of these: its last ones.
+
+    Returns:
+      Indices, int32. Without extra examples the epoch's permutation. With them `[(N // B) B]`: each batch has B - E of
+      the N and E of the M, which count from N on. An epoch stays as long as it is without them, so it sees
+      `(N // B) (B - E)` of its own; neither repeats before all were seen, and the M begin anew where they end.
+
+    >>> order = epoch_order(jax.random.key(0), 8, 4, 100, 3).reshape(2, 4)
+    >>> (order < 8).sum(axis=1).tolist(), bool((order[:, 1:] >= 8).all())
+    ([1, 1], True)
+    """
+    own = epoch_permutation(key, num_examples)
+    if not extra_per_batch:
+        return own
+    steps = steps_per_epoch(num_examples, batch_size)
+    extra = epoch_permutation(named_key(key, "extra"), num_extra)[jnp.arange(steps * extra_per_batch) % num_extra]
+    own = own[: steps * (batch_size - extra_per_batch)].reshape(steps, -1)
+    return jnp.concatenate([own, num_examples + extra.reshape(steps, -1)], axis=1).reshape(-1)
 
 
 def take_batch(

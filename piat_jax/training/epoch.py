@@ -18,9 +18,10 @@ from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.sharding import keep_replicated, replicate, split_batch
 from piat_jax.core.types import Array, Batch, Objective, TrainState
 from piat_jax.data.augment import augment, to_float
-from piat_jax.data.batching import epoch_permutation, steps_per_epoch, take_batch
+from piat_jax.data.batching import epoch_order, steps_per_epoch, take_batch
 from piat_jax.training.step import FINITE, train_step
 from piat_jax.training.stopping import Position, StopTraining
+from piat_jax.training.streaming import Stream, Window
 
 StepEnd = Callable[[TrainState], TrainState]
 """`state -> state`, pure and hashable, run after each optimizer step."""
@@ -36,6 +37,9 @@ class Recipe(NamedTuple):
     flip: bool = False
     step_end: tuple[StepEnd, ...] = ()  # what follows each step, such as an average of the weights
     mesh: Mesh | None = None  # devices that share each batch (core/sharding.py); None for one
+    policy: str = ""
+    cutout: int = 0
+    extra_per_batch: int = 0  # how many of a batch are of `Examples.extra`
     skip_nonfinite: bool = False  # leave steps out whose loss or gradient is not finite, instead of stopping
 
 
@@ -44,6 +48,27 @@ class Examples(NamedTuple):
 
     images: Array  # [N, H, W, C] uint8
     labels: Array  # [N] int32
+    extra: tuple[Array, Array] | None = None  # generated images and labels beside them: data.batching.epoch_order
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.labels.shape[0]
+
+    @property
+    def extra_count(self) -> int:
+        """How many generated examples there are."""
+        return 0 if self.extra is None else self.extra[1].shape[0]
+
+    def take(self, order: Array, number: Array, batch_size: int, extra_per_batch: int) -> tuple[Array, Array, Array]:
+        """The batch of step `number`: images, labels and indices."""
+        if self.extra is None or not extra_per_batch:
+            return take_batch(self.images, self.labels, order, number, batch_size)
+        indices = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
+        own, extra = indices[:-extra_per_batch], indices[-extra_per_batch:] - self.count
+        parts = zip((self.images, self.labels), self.extra)
+        images, labels = (jnp.concatenate([mine[own], other[extra]]) for mine, other in parts)
+        return images, labels, indices
 
 
 class Steps(NamedTuple):
@@ -65,7 +90,7 @@ class TrainingDivergedError(InputError):
 def train_steps(
     state: TrainState,
     objective: Objective,
-    examples: Examples,
+    examples: Examples | Window,
     key: Array,
     start: Array,
     stop: Array,
@@ -79,15 +104,15 @@ def train_steps(
     leaves the state as it was and ends the loop, or with `skip_nonfinite` just counts. `start` and `stop` are traced:
     chunks of any length share one compilation.
     """
-    order = _order(key, state.epoch, examples)
+    order = _order(key, state.epoch, examples, recipe)
     augment_key = jax.random.fold_in(named_key(key, "augment"), state.epoch)
-    steps = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
+    steps = steps_per_epoch(examples.count, recipe.batch_size)
 
     def step(state: TrainState, number: Array) -> tuple[TrainState, dict[str, Array]]:
-        images, labels, indices = take_batch(*examples, order, number, recipe.batch_size)
+        images, labels, indices = examples.take(order, number, recipe.batch_size, recipe.extra_per_batch)
         if objective.views > 1:
             # An index of its own for each view of an example: all that is random derives from it.
-            views = [indices + view * examples.labels.shape[0] for view in range(objective.views)]
+            views = [indices + view * (examples.count + examples.extra_count) for view in range(objective.views)]
             images, labels, indices = (
                 jnp.concatenate([images] * len(views)),
                 jnp.tile(labels, len(views)),
@@ -99,6 +124,8 @@ def train_steps(
             crop_padding=recipe.crop_padding,
             padding_mode=recipe.padding_mode,
             flip=recipe.flip,
+            policy=recipe.policy,
+            cutout=recipe.cutout,
         )
         batch = split_batch(Batch(to_float(images), labels, indices), recipe.mesh)
         state, metrics = train_step(
@@ -133,7 +160,7 @@ def train_steps(
 def run_epoch(
     state: TrainState,
     objective: Objective,
-    examples: Examples,
+    examples: Examples | Stream,
     *,
     key: Array,
     recipe: Recipe,
@@ -149,7 +176,7 @@ def run_epoch(
     Args:
       state: donated.
       objective: the method.
-      examples: the training data.
+      examples: the training data, on the device, or a `Stream` from the host.
       key: the run's key.
       recipe: what is compiled in.
       epochs: how many the run has.
@@ -167,7 +194,7 @@ def run_epoch(
       TrainingDivergedError: the loss or the gradient of a step was not finite.
       StopTraining: `should_stop` said so.
     """
-    total = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
+    total = steps_per_epoch(examples.count, recipe.batch_size)
     at = position or Position(int(state.epoch) + 1)
     before, began = at.seconds, time.perf_counter()
     # Python numbers would go to the device anew at every call.
@@ -178,16 +205,17 @@ def run_epoch(
     length = steps_per_chunk if math.isinf(seconds_per_chunk) else 1
     while at.steps < total:
         chunk_began = time.perf_counter()
-        stop = min(at.steps + length, total)
+        part, end = examples.window(key, at.epoch - 1, at.steps) if isinstance(examples, Stream) else (examples, total)
+        stop = min(at.steps + length, end)
         numbers = replicate((jnp.int32(at.steps), jnp.int32(stop), jnp.int32(epochs)), recipe.mesh)
         with jax.transfer_guard("disallow"):
-            state, chunk = train_steps(state, objective, examples, key, *numbers, recipe=recipe)
+            state, chunk = train_steps(state, objective, part, key, *numbers, recipe=recipe)
         chunk = jax.device_get(chunk)
         start, at = at.steps, _count(at, chunk)
         at = at._replace(seconds=before + time.perf_counter() - began)
         whole = dataclasses.replace(state, anchor=anchor)
         if not recipe.skip_nonfinite and at.counted < at.steps:
-            raise _diverged(whole, at, chunk, total, _order(key, state.epoch, examples), recipe.batch_size)
+            raise _diverged(whole, at, chunk, total, _order(key, state.epoch, examples, recipe), recipe.batch_size)
         on_chunk(at.steps, total)
         if at.steps < total and should_stop():
             raise StopTraining(whole, at)
@@ -201,9 +229,11 @@ def run_epoch(
     return dataclasses.replace(state, anchor=anchor), {**means, **skipped}
 
 
-def _order(key: Array, epoch: Array, examples: Examples) -> Array:
-    """The epoch's permutation of the examples."""
-    return epoch_permutation(jax.random.fold_in(named_key(key, "shuffle"), epoch), examples.labels.shape[0])
+def _order(key: Array, epoch: Array, examples: Examples | Window | Stream, recipe: Recipe) -> Array:
+    """The order of the epoch's examples."""
+    shuffled = jax.random.fold_in(named_key(key, "shuffle"), epoch)
+    counts = (examples.count, recipe.batch_size, examples.extra_count, recipe.extra_per_batch)
+    return epoch_order(shuffled, *counts)
 
 
 def _count(at: Position, chunk: Steps) -> Position:

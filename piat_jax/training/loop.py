@@ -16,6 +16,7 @@ from piat_jax.core.types import Array, Context, EpochEnd, Objective, TrainState
 from piat_jax.data.batching import steps_per_epoch
 from piat_jax.training.epoch import Examples, Recipe, run_epoch
 from piat_jax.training.stopping import Interrupted, Position, StopTraining
+from piat_jax.training.streaming import Stream
 
 SECONDS_PER_CHUNK = 2.0
 """How long a request to stop has to wait, about, where a single step takes less."""
@@ -35,7 +36,7 @@ class EpochRecord(NamedTuple):
 def fit(
     state: TrainState,
     objective: Objective,
-    examples: Examples,
+    examples: Examples | Stream,
     *,
     key: Array,
     recipe: Recipe,
@@ -57,7 +58,7 @@ def fit(
     Args:
       state: donated; at the end of an epoch, as `on_epoch` got it.
       objective: the method.
-      examples: training data, uint8, on the device.
+      examples: training data, uint8, on the device, or a `Stream` from the host.
       key: the run's key: with the same one, a run that is stopped and resumed equals one that is not.
       recipe: optimizer, batch size and augmentation.
       epochs: the last epoch, 1-based.

@@ -107,6 +107,13 @@ def damage_text(folder):
     sole(folder, "test/2_up/*.png").write_bytes(b"<html>404</html>")
 
 
+def damage_checksum(folder):
+    path = sole(folder, "train/2_up/*.png")
+    data = bytearray(path.read_bytes())
+    data[-13] ^= 1  # of the pixels' checksum, before the last twelve bytes; Pillow decodes without looking at it
+    path.write_bytes(data)
+
+
 def damage_extra_class(folder):
     (folder / "test/zebra").mkdir()
 
@@ -125,6 +132,7 @@ def damage_nothing_but_one_class(folder):
         (damage_empty_class, "train/2_up holds no image; every class needs one"),
         (damage_alpha, r"train/2_up/\d+.png has mode RGBA; give 8 bits a channel"),
         (damage_text, r"test/2_up/\d+.png cannot be decoded as an image"),
+        (damage_checksum, r"train/2_up/\d+.png cannot be decoded as an image"),
         (damage_extra_class, "test/zebra is of a class that the training images do not have; remove it"),
         (damage_nothing_but_one_class, "train has 1 class folders; give one for each class, at least 2"),
     ],

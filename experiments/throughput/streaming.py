@@ -1,0 +1,84 @@
+r"""What streaming the training data costs: the PGD-10 step on data of the device and from the host, taking turns.
+
+    python -m experiments.throughput.streaming
+
+Writes streaming.jsonl beside this file, a line for each network, and prints their ratio. The images come from a mapped
+file on the disk. Windows are small, so that one is sent every few steps.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax import models
+from piat_jax.attacks import bind, pgd
+from piat_jax.cli.benchmark_ours import NETWORKS, _device
+from piat_jax.cli.run_folder import describe_run
+from piat_jax.data import Split
+from piat_jax.objectives import PGDAT
+from piat_jax.training import Examples, Recipe, init_state, run_epoch, sgd
+from piat_jax.training.streaming import Stream
+
+ROUNDS = 7
+# network, batch size, steps in an epoch, batches in a window
+CASES = (("small", 128, 16, 4), ("resnet18", 16, 4, 1))
+RESULTS = Path(__file__).with_name("streaming.jsonl")
+
+
+def measure(network: str, batch: int, steps: int, window: int, folder: Path) -> dict[str, object]:
+    """Images per second of an epoch either way, in turn."""
+    shape = NETWORKS[network].image_shape
+    rng = np.random.default_rng(0)
+    path = folder / f"{network}.npy"
+    np.save(path, rng.integers(0, 256, (batch * steps, *shape), np.uint8))
+    split = Split(np.load(path, mmap_mode="r"), rng.integers(0, 10, batch * steps).astype(np.int32))
+    model = models.create(NETWORKS[network].name, num_classes=10, **NETWORKS[network].options)
+    objective = PGDAT(model=model, attack=bind(pgd, eps=8 / 255, step_size=2 / 255, steps=10))
+    recipe = Recipe(sgd(1e-4), batch_size=batch, crop_padding=4, flip=True)
+    sources = {
+        "device": Examples(jnp.asarray(split.images), jnp.asarray(split.labels)),
+        "stream": Stream(split, batch_size=batch, window_bytes=window * batch * int(np.prod(shape))),
+    }
+    key = jax.random.key(0)
+    state = init_state(objective, recipe.optimizer, jnp.zeros((1, *shape)), key=key)
+    seconds: dict[str, list[float]] = {name: [] for name in sources}
+    for number in range(ROUNDS + 1):
+        for name, examples in sources.items():
+            began = time.perf_counter()
+            # Chunks of the same length either way.
+            state, _ = run_epoch(state, objective, examples, key=key, recipe=recipe, epochs=1, steps_per_chunk=window)
+            jax.block_until_ready(state)
+            if number:  # the first compiles
+                seconds[name].append(time.perf_counter() - began)
+    rates = {name: [round(batch * steps / x, 2) for x in values] for name, values in seconds.items()}
+    return {
+        "network": network,
+        "batch": batch,
+        "window_batches": window,
+        "images_per_second": {name: float(np.median(values)) for name, values in rates.items()},
+        "rounds": rates,
+        "stream_over_device": round(float(np.median(rates["stream"]) / np.median(rates["device"])), 3),
+    }
+
+
+def main() -> None:
+    """Measure every case and write the lines."""
+    about = describe_run()
+    about = {name: about[name] for name in ("started", "commit", "versions")} | {"device": _device()}
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in CASES:
+            lines.append({**about, **measure(*case, Path(folder))})
+            print(
+                {name: lines[-1][name] for name in ("network", "images_per_second", "stream_over_device")}, flush=True
+            )
+            RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()

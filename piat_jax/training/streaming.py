@@ -1,0 +1,157 @@
+"""Training data that does not fit on the device: windows of whole steps, sent while the one before is worked on."""
+
+import dataclasses
+import functools
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.rng import named_key
+from piat_jax.core.sharding import AXIS
+from piat_jax.core.types import Array
+from piat_jax.data.batching import epoch_order, steps_per_epoch
+from piat_jax.data.types import Split
+
+WINDOW_BYTES = 1 << 26
+"""Of images in a window. Two are on the device, one more is being filled on the host."""
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["images", "labels", "indices", "first"],
+    meta_fields=["count", "extra_count"],
+)
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The batches of some successive steps, on the device; `Stream.window` makes them."""
+
+    images: Array  # [W, B, H, W, C] uint8
+    labels: Array  # [W, B] int32
+    indices: Array  # [W, B] int32, as of `epoch_order`
+    first: Array  # int32, the first batch's step
+    count: int  # of the training set
+    extra_count: int
+
+    def take(self, order: Array, number: Array, batch_size: int, extra_per_batch: int) -> tuple[Array, Array, Array]:
+        """The batch of step `number`: images, labels and indices."""
+        images, labels, indices = (
+            jax.lax.dynamic_index_in_dim(part, number - self.first, keepdims=False)
+            for part in (self.images, self.labels, self.indices)
+        )
+        return images, labels, indices
+
+
+@jax.tree_util.register_static
+class Stream:
+    """Training data on the host, in place of `Examples` on the device; the same batches, so the same results.
+
+    A thread gathers the next window and sends it while the device works, at the end of an epoch the next one's first.
+
+    Args:
+      split: images (an array, a mapped file, or encoded files) and labels.
+      batch_size: B.
+      extra: generated examples beside it.
+      extra_per_batch: how many of each batch are of these.
+      window_bytes: of images in a window, at least one batch.
+      mesh: devices that share each batch.
+
+    Raises:
+      InputError: a batch larger than the data.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        extra: Split | None = None,
+        extra_per_batch: int = 0,
+        window_bytes: int = WINDOW_BYTES,
+        mesh: Mesh | None = None,
+    ):
+        check_at_least("window_bytes", window_bytes, 1)
+        self.labels = split.labels
+        self.count = len(split.labels)
+        self.steps = steps_per_epoch(self.count, batch_size)
+        self.batch_size, self.extra_per_batch, self.mesh = batch_size, extra_per_batch, mesh
+        self.extra_count = 0 if extra is None else len(extra.labels)
+        self._splits = [split] if extra is None else [split, extra]
+        image_bytes = int(np.prod(split.images.shape[1:]))
+        self.length = max(1, min(self.steps, window_bytes // (batch_size * image_bytes)))
+        self._thread = ThreadPoolExecutor(1, "stream")
+        # By (key, epoch, window): what is on the device or on its way; and the orders of their epochs.
+        self._windows: dict[Any, Future[Window]] = {}
+        self._orders: dict[Any, Array] = {}
+
+    def window(self, key: Array, epoch: int, step: int) -> tuple[Window, int]:
+        """The window with a step of an epoch, and the first step after it; the one that follows is sent meanwhile."""
+        key_data = tuple(np.asarray(jax.random.key_data(key)).ravel().tolist())
+        number = step // self.length
+        last = number == (self.steps - 1) // self.length
+        following = (epoch + 1, 0) if last else (epoch, number + 1)
+        wanted = [(key_data, epoch, number), (key_data, *following)]
+        counts = (self.count, self.batch_size, self.extra_count, self.extra_per_batch)
+        # Asked for here and not in the thread: the device takes it before the steps that the caller asks for next.
+        self._orders = {
+            name[:2]: self._orders[name[:2]] if name[:2] in self._orders else _order(key, name[1], *counts)
+            for name in wanted
+        }
+        self._windows = {
+            name: self._windows.get(name) or self._thread.submit(self._make, self._orders[name[:2]], name[2])
+            for name in wanted
+        }
+        return self._windows[wanted[0]].result(), min((number + 1) * self.length, self.steps)
+
+    def _make(self, order: Array, number: int) -> Window:
+        """Gather a window and send it."""
+        begin = number * self.length * self.batch_size
+        end = min(begin + self.length * self.batch_size, self.steps * self.batch_size)
+        indices = np.asarray(order)[begin:end]
+        rows = len(indices)
+        images = np.zeros((self.length * self.batch_size, *self._splits[0].images.shape[1:]), np.uint8)
+        labels = np.zeros(len(images), np.int32)
+        start = 0
+        for split in self._splits:
+            here = np.flatnonzero((indices >= start) & (indices < start + len(split.labels)))
+            images[here] = split.images[indices[here] - start]
+            labels[here] = split.labels[indices[here] - start]
+            start += len(split.labels)
+        # The last window is filled up, so that all have one shape; its steps end before.
+        indices = np.pad(indices, (0, len(images) - rows))
+        parts = [part.reshape(self.length, self.batch_size, *part.shape[1:]) for part in (images, labels, indices)]
+        if self.mesh is None:
+            parts = jax.device_put(parts)
+            first = jax.device_put(np.int32(number * self.length))
+        else:
+            parts = jax.device_put(parts, NamedSharding(self.mesh, PartitionSpec(None, AXIS)))
+            first = jax.device_put(np.int32(number * self.length), NamedSharding(self.mesh, PartitionSpec()))
+        images, labels, indices = jax.block_until_ready(parts)
+        return Window(images, labels, indices, first, self.count, self.extra_count)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _order(key: Array, epoch: int, count: int, batch_size: int, extra_count: int, extra_per_batch: int) -> Array:
+    shuffled = jax.random.fold_in(named_key(key, "shuffle"), epoch)
+    return epoch_order(shuffled, count, batch_size, extra_count, extra_per_batch)
+
+
+def check_extra(images: Any, extra: Split, batch_size: int, extra_per_batch: int) -> None:
+    """Raise InputError unless so many extra examples of each batch go with images of this shape.
+
+    >>> check_extra(np.zeros((1, 8, 8, 1)), Split(np.zeros((1, 8, 8, 3)), np.zeros(1)), 8, 4)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: extra images are (8, 8, 3), the training images (8, 8, 1); give one kind
+    """
+    if extra.images.shape[1:] != images.shape[1:]:
+        raise InputError(
+            f"extra images are {extra.images.shape[1:]}, the training images {images.shape[1:]}; give one kind"
+        )
+    if not 0 < extra_per_batch < batch_size:
+        raise InputError(
+            f"{extra_per_batch} of batch_size={batch_size} would be extra examples; "
+            "give an extra_fraction that leaves at least one of either kind"
+        )

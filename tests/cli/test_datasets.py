@@ -1,0 +1,84 @@
+import importlib
+
+import numpy as np
+import pytest
+
+from configs import common
+from piat_jax.cli import build, datasets
+from piat_jax.core.checks import InputError
+from piat_jax.data import KNOWN, Split
+from piat_jax.training.streaming import Stream
+
+IMAGES = np.arange(20 * 4 * 4, dtype=np.int32).reshape(20, 4, 4, 1).astype(np.uint8)
+TRAIN = Split(IMAGES, (np.arange(20) % 3).astype(np.int32))
+
+
+def config_with(**fields):
+    config = common.get_config("pgd_at")
+    config.batch_size = 10
+    config.dataset.update(fields)
+    return config
+
+
+def write_extra(path, shape=(4, 4, 1), label=2):
+    np.savez(path, image=np.zeros((5, *shape), np.uint8), label=np.array([0, 1, 2, 0, label]))
+    return str(path)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_generated_examples_are_placed_beside_the_others(tmp_path, stream):
+    config = config_with(extra=write_extra(tmp_path / "extra.npz"), stream=stream)
+    assert datasets.extra_per_batch(config) == build.recipe(config, 20).extra_per_batch == 7
+    placed = datasets.place(config, TRAIN, 3)
+    assert isinstance(placed, Stream) == stream
+    assert (placed.count, placed.extra_count) == (20, 5)
+
+
+@pytest.mark.parametrize(
+    ("extra", "fraction", "message"),
+    [
+        ({"label": 3}, 0.5, "dataset.extra='.*extra.npz' has label 3 for 3 classes"),
+        ({"shape": (4, 5, 1)}, 0.5, r"extra images are \(4, 5, 1\), the training images \(4, 4, 1\); give one kind"),
+        ({}, 0.01, "0 of batch_size=10 would be extra examples; give an extra_fraction that leaves at least one"),
+        ({}, 1.0, "10 of batch_size=10 would be extra examples"),
+    ],
+)
+def test_generated_examples_that_do_not_fit_are_named(tmp_path, extra, fraction, message):
+    config = config_with(extra=write_extra(tmp_path / "extra.npz", **extra), extra_fraction=fraction)
+    with pytest.raises(InputError, match=message):
+        datasets.place(config, TRAIN, 3)
+
+
+def test_problems_of_the_group_are_all_told():
+    config = config_with(name="cifar11", policy="autoaugmnt", cutout=-1, extra_fraction=1.5)
+    told = "\n".join(build.problems(config))
+    for message in (
+        "dataset='cifar11' is unknown; did you mean 'cifar10'",
+        "dataset.policy='autoaugmnt' is unknown; did you mean 'autoaugment'",
+        "dataset.cutout=-1 must be at least 0",
+        "dataset.extra_fraction=1.5 must be in (0, 1]",
+    ):
+        assert message in told
+
+
+@pytest.mark.parametrize("method", ["pgd_at+swa", "pgd_at+piat"])
+def test_streamed_images_are_not_there_to_estimate_statistics_on(method):
+    config = common.get_config(method)
+    config.dataset.stream, config.piat.batch_stats = True, "recompute"
+    assert any("dataset.stream=True keeps the training images on the host" in line for line in build.problems(config))
+
+
+def test_configs_of_older_runs_lack_newer_fields_and_still_work():
+    config = config_with()
+    for name in ("policy", "cutout", "extra", "extra_fraction", "stream"):
+        del config.dataset[name]
+    assert build.problems(config) == []
+    recipe = build.recipe(config, 20)
+    assert (recipe.crop_padding, recipe.policy, recipe.cutout, recipe.extra_per_batch) == (4, "", 0, 0)
+    assert datasets.place(config, TRAIN, 3).count == 20
+
+
+def test_the_configs_crop_and_flip_as_the_table_says():
+    for name in ("cifar10_resnet18", "cifar100_resnet18", "svhn_resnet18", "fashion_mnist"):
+        fields = importlib.import_module(f"configs.{name}").get_config().dataset
+        assert (fields.crop_padding, fields.flip) == (KNOWN[fields.name].crop_padding, KNOWN[fields.name].flip), name
