@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from piat_jax.cli.methods import AVERAGES
+from piat_jax.data import names
 from piat_jax.objectives import METHODS, WRAPPERS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -55,9 +56,9 @@ def test_the_autoattack_example(capsys, tmp_path):
     assert "robust accuracy 50.00%" in capsys.readouterr().out
 
 
-def test_every_method_and_config_is_listed():
+def test_every_method_source_and_config_is_listed():
     text = README.read_text()
-    for name in (*METHODS, *WRAPPERS, *AVERAGES):
+    for name in (*METHODS, *WRAPPERS, *AVERAGES, *names()):
         assert f"`{name}`" in text, name
     for path in (README.parent / "configs").glob("*.py"):
         if path.stem not in ("__init__", "common"):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.claims import interval
+from experiments.claims import Claim, interval, verdict
 from experiments.items import run_folder
 from experiments.results import Entry, Result
 from experiments.trained import load_final
@@ -25,7 +25,7 @@ ATTACK = "pgd20"
 
 
 def run(result: Result, folder: Path) -> dict[str, Any]:
-    """The grids of every run, and by how much the loss rises on average away from the weights."""
+    """The grids of every run, and by how much the loss fluctuates over them."""
     coordinates = np.linspace(-1, 1, POINTS)
     grids = {}
     for setting in result.settings:
@@ -72,37 +72,32 @@ def grid_of(rows: list[str]) -> np.ndarray:
     return np.array([row.split() for row in rows], float)
 
 
-def rises(grids: np.ndarray) -> np.ndarray:
-    """`mean(L) - L(theta)` of each grid `[S, G, G]`, G odd: how far the loss rises on average.
+def fluctuation(grids: np.ndarray) -> np.ndarray:
+    """The standard deviation of the loss over each grid `[S, G, G]`.
 
-    >>> float(rises(np.array([[[1.0, 1.0, 1.0], [1.0, 0.1, 1.0], [1.0, 1.0, 1.0]]]))[0].round(2))
-    0.8
+    >>> float(fluctuation(np.array([[[1.0, 3.0], [3.0, 1.0]]]))[0])
+    1.0
     """
-    middle = grids.shape[-1] // 2
-    return grids.mean(axis=(1, 2)) - grids[:, middle, middle]
+    return grids.std(axis=(1, 2))
 
 
 def _finding(result: Result, setting: str, grids: dict[str, Any]) -> str:
-    rise = {
-        name: rises(np.array([grid_of(rows) for rows in grids[f"{setting}/{name}"]])) for name in ("PGD-AT", "PIAT")
+    found = {
+        name: fluctuation(np.array([grid_of(rows) for rows in grids[f"{setting}/{name}"]]))
+        for name in ("PGD-AT", "PIAT")
     }
-    found = interval(rise["PIAT"] - rise["PGD-AT"])
-    word = (
-        "flatter: the claim holds"
-        if found.high < 0
-        else "steeper: the claim does not hold"
-        if found.low > 0
-        else ("not decided")
-    )
-    means = ", ".join(f"{name} {values.mean():.3f}" for name, values in rise.items())
+    difference = interval(found["PIAT"] - found["PGD-AT"])
+    claim = Claim("PIAT's landscape fluctuates less", "PIAT", "PGD-AT", "fluctuation", "lower")
+    means = ", ".join(f"{name} {values.mean():.4f}" for name, values in found.items())
     return (
-        f"{setting}: how far the loss rises on average over the square: {means}; PIAT minus PGD-AT {found.mean:.3f} "
-        f"[{found.low:.3f}, {found.high:.3f}] over {len(result.seeds)} seeds; PIAT is {word}."
+        f"{setting}: standard deviation of the loss over the square: {means}; PIAT minus PGD-AT {difference.mean:.4f} "
+        f"[{difference.low:.4f}, {difference.high:.4f}] over {len(result.seeds)} seeds. {claim.text}: "
+        f"{verdict(claim, difference)}."
     )
 
 
 def draw(result: Result) -> dict[str, "Figure"]:
-    """The surfaces of the first seed side by side, on one scale."""
+    """By how much the loss changes from that at the weights: the surfaces of the first seed, on one scale."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -111,6 +106,9 @@ def draw(result: Result) -> dict[str, "Figure"]:
     for setting in result.settings:
         entries: list[Entry] = [entry for entry in result.entries if entry.setting == setting]
         grids = [grid_of(result.study["grids"][f"{setting.name}/{entry.row.name}"][0]) for entry in entries]
+        middle = len(axis) // 2
+        at_weights = [grid[middle, middle] for grid in grids]
+        grids = [grid - value for grid, value in zip(grids, at_weights)]
         low, high = min(grid.min() for grid in grids), max(grid.max() for grid in grids)
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(2 * WIDTH, 2.9), layout="constrained")
@@ -122,9 +120,12 @@ def draw(result: Result) -> dict[str, "Figure"]:
                     m1, m2, grid, cmap="cividis", vmin=low, vmax=high, linewidth=0.2, edgecolor="#00000040"
                 )
                 axes.set_zlim(low, high)
-                axes.set_title(entry.row.name, fontsize=9)
+                axes.set_title(f"{entry.row.name}, {at_weights[index - 1]:.2f} at the weights", fontsize=8)
                 axes.set_xlabel("$m_1$", labelpad=-6)
                 axes.set_ylabel("$m_2$", labelpad=-6)
+                axes.set_zlabel("change of the loss", labelpad=-1, fontsize=7)
+                axes.set_xticks([-1, 0, 1])
+                axes.set_yticks([-1, 0, 1])
                 axes.tick_params(labelsize=6, pad=-2)
                 axes.view_init(elev=25, azim=-60)
         figures[f"{result.item.key}_{setting.name}"] = figure
