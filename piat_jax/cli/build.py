@@ -284,7 +284,7 @@ def _check_stream(config: Config) -> None:
     anew = (parse_method(config.method).piat and config.piat.batch_stats == "recompute") or (
         kept and kept.period == "epoch" and kept.batch_stats == "recompute"
     )
-    if datasets.is_streamed(config) and anew:
+    if config.dataset.stream and anew:
         raise InputError(
             f"dataset.stream=True keeps the training images on the host, and {config.method} estimates BatchNorm "
             "statistics on them anew; leave out swa or piat.batch_stats=recompute, or set dataset.stream=False"
@@ -321,7 +321,7 @@ def schedule(config: Config, steps: int) -> optax.Schedule:
 
 
 def _sgd_options(config: Config) -> dict[str, Any]:
-    """What `sgd` takes beside the learning rate; runs saved before it took something more keep its default."""
+    """What `sgd` takes beside the learning rate."""
     return {name: value for name, value in config.optimizer.items() if not name.startswith("lr_")}
 
 

@@ -25,29 +25,20 @@ def problems(config: Config, attempt: Callable[..., None]) -> None:
     attempt(check_name, fields.name)
     attempt(check_augmentation, fields.name, fields.flip)
     for name in ("crop_padding", "cutout", "train_examples", "test_examples", "validation_examples"):
-        if name in fields:
-            attempt(check_at_least, f"dataset.{name}", fields[name], 0)
+        attempt(check_at_least, f"dataset.{name}", fields[name], 0)
     attempt(check_choice, "dataset.padding_mode", fields.padding_mode, PADDING_MODES)
-    if "policy" in fields:
-        attempt(check_choice, "dataset.policy", fields.policy, POLICIES)
-    if "extra_fraction" in fields:
-        attempt(check_range, "dataset.extra_fraction", fields.extra_fraction, 0, 1, open_low=True)
+    attempt(check_choice, "dataset.policy", fields.policy, POLICIES)
+    attempt(check_range, "dataset.extra_fraction", fields.extra_fraction, 0, 1, open_low=True)
 
 
 def augmentation(config: Config) -> dict[str, Any]:
-    """What `augment` takes; runs saved before it took something more keep its default."""
-    return {name: config.dataset[name] for name in AUGMENTATION if name in config.dataset}
+    """What `augment` takes."""
+    return {name: config.dataset[name] for name in AUGMENTATION}
 
 
 def extra_per_batch(config: Config) -> int:
     """How many examples of a batch are generated ones."""
-    mixed = "extra" in config.dataset and config.dataset.extra
-    return round(config.dataset.extra_fraction * config.batch_size) if mixed else 0
-
-
-def is_streamed(config: Config) -> bool:
-    """Whether the training images stay on the host."""
-    return "stream" in config.dataset and config.dataset.stream
+    return round(config.dataset.extra_fraction * config.batch_size) if config.dataset.extra else 0
 
 
 def dataset(config: Config) -> tuple[Dataset, Split, Split]:
@@ -72,13 +63,13 @@ def dataset(config: Config) -> tuple[Dataset, Split, Split]:
 def place(config: Config, train: Split, num_classes: int) -> Examples | Stream:
     """The training examples, and generated ones beside them, on the device or to be streamed to it."""
     share, extra = extra_per_batch(config), None
-    if share or ("extra" in config.dataset and config.dataset.extra):
+    if config.dataset.extra:
         extra = read_examples(Path(config.dataset.extra).expanduser())
         check_extra(train.images, extra, config.batch_size, share)
         highest = int(extra.labels.max(initial=0))
         if highest >= num_classes:
             raise InputError(f"dataset.extra={config.dataset.extra!r} has label {highest} for {num_classes} classes")
-    if is_streamed(config):
+    if config.dataset.stream:
         options = {"batch_size": config.batch_size, "mesh": data_mesh(config.batch_size)}
         return Stream(train, extra=extra, extra_per_batch=share, **options)
     examples = Examples(jnp.asarray(train.images), jnp.asarray(train.labels))
