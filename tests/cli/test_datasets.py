@@ -68,16 +68,6 @@ def test_streamed_images_are_not_there_to_estimate_statistics_on(method):
     assert any("dataset.stream=True keeps the training images on the host" in line for line in build.problems(config))
 
 
-def test_configs_of_older_runs_lack_newer_fields_and_still_work():
-    config = config_with()
-    for name in ("policy", "cutout", "extra", "extra_fraction", "stream"):
-        del config.dataset[name]
-    assert build.problems(config) == []
-    recipe = build.recipe(config, 20)
-    assert (recipe.crop_padding, recipe.policy, recipe.cutout, recipe.extra_per_batch) == (4, "", 0, 0)
-    assert datasets.place(config, TRAIN, 3).count == 20
-
-
 def test_the_configs_crop_and_flip_as_the_table_says():
     for name in ("cifar10_resnet18", "cifar100_resnet18", "svhn_resnet18", "fashion_mnist"):
         fields = importlib.import_module(f"configs.{name}").get_config().dataset
