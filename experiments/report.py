@@ -108,7 +108,8 @@ def _item(item: Mapping[str, Any]) -> list[Piece]:
             examples += f", AutoAttack on the first {setting['aa_examples']}"
         fields = "".join(f" --config.{path}={value}" for path, value in setting["overrides"].items())
         seeds = ", ".join(map(str, item["seeds"]))
-        pieces.append(Text(f"{setting['config']}{fields}; seeds {seeds}; {examples}. {_beside(setting)}".strip()))
+        about = f"{setting['config']}{fields}; seeds {seeds}; {examples}; best chosen on {setting['chosen_on']}."
+        pieces.append(Text(f"{about} {_beside(setting)}".strip()))
         if item["as_table"]:
             pieces.append(table(rows, item["keys"]))
             notes = dict.fromkeys(f"{row['name']}: {row['note']}" for row in rows if row["note"])

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.claims import Claim, Interval, interval, verdict
 from experiments.items import Block, Item, Row, Setting, run_folder
 from piat_jax.analysis.runs import Run, load_run
-from piat_jax.analysis.tables import PGD, accuracy_of, oscillation
+from piat_jax.analysis.tables import PGD, accuracy_of, chosen_on, oscillation
 from piat_jax.cli.run_folder import read_json
 
 PAPER_TABLES = Path(__file__).parent / "paper_tables.csv"
@@ -203,6 +203,7 @@ def _about(setting: Setting, result: Result) -> dict[str, Any]:
         "beside": list(setting.beside) if setting.beside else None,
         "test_examples": max((run.num_examples for run in runs), default=0),
         "aa_examples": setting.aa_examples,
+        "chosen_on": " or ".join(sorted({chosen_on(run) for run in runs})),
     }
 
 

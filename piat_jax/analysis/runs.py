@@ -36,6 +36,8 @@ class Run:
     seed: int
     metrics: tuple[Mapping[str, float], ...]  # one entry per epoch, in order
     num_examples: int  # that the checkpoints were evaluated on
+    aa_examples: int  # the first of them, on which AutoAttack and its members were run
+    held_out: int  # training images that chose the best epoch; 0: the test images did, as in the papers
     checkpoints: Mapping[str, Checkpoint]  # of "best", "final" those that were evaluated
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +72,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     }
     if not checkpoints:
         raise InputError(f"{path} has no checkpoint best or final; run piat-evaluate --workdir={folder} again")
+    num_examples = _field(path, evaluation, "num_examples", int)
     path = folder / CONFIG
     return Run(
         folder,
@@ -79,7 +82,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         epochs=_field(path, config, "epochs", int),
         seed=_field(path, config, "seed", int),
         metrics=metrics,
-        num_examples=_field(folder / EVALUATION, evaluation, "num_examples", int),
+        num_examples=num_examples,
+        aa_examples=evaluation.get("aa_examples", num_examples),
+        held_out=config["dataset"].get("validation_examples", 0),
         checkpoints=checkpoints,
     )
 

@@ -105,8 +105,10 @@ def best_final_table(runs: Sequence[Run]) -> Table:
     counts = sorted({run.num_examples for run in runs})
     notes = [
         f"Accuracy (%) on {' or '.join(map(str, counts))} test examples; "
-        "best: the checkpoint that training kept as its best; Diff: |best - final|."
+        f"best: chosen on {' or '.join(sorted({chosen_on(run) for run in runs}))}; Diff: |best - final|."
     ]
+    if fewer := sorted({run.aa_examples for run in runs if run.aa_examples != run.num_examples}):
+        notes.append(f"AutoAttack and its members on the first {' or '.join(map(str, fewer))} of them.")
     if len(counts) > 1:
         notes.append("The runs were evaluated on different numbers of test examples: their rows do not compare.")
     for run in runs:
@@ -115,6 +117,11 @@ def best_final_table(runs: Sequence[Run]) -> Table:
                 f"{run.folder}: the final checkpoint is of epoch {run.checkpoints['final'].epoch}/{run.epochs}."
             )
     return _table(groups, columns, notes)
+
+
+def chosen_on(run: Run) -> str:
+    """The images that chose a run's best epoch."""
+    return f"{run.held_out} held-out training images" if run.held_out else "the test images, as in the papers"
 
 
 def attack_names(runs: Sequence[Run]) -> dict[str, str]:

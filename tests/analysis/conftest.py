@@ -10,7 +10,7 @@ def write_run(folder, method="pgd_at", *, seed=0, epochs=4, pgd=(0.4, 0.6, 0.5, 
     folder.mkdir(parents=True)
     config = {
         "method": method,
-        "dataset": {"name": changes.get("dataset", "cifar10")},
+        "dataset": {"name": changes.get("dataset", "cifar10"), "validation_examples": changes.get("held_out", 0)},
         "model": {"name": "resnet18"},
         "epochs": epochs,
         "seed": seed,
@@ -28,6 +28,7 @@ def write_run(folder, method="pgd_at", *, seed=0, epochs=4, pgd=(0.4, 0.6, 0.5, 
         "final": {"epoch": len(pgd) * every, "accuracy": changes.get("final", {"clean": 0.83, "pgd20": 0.55})},
     }
     evaluation = {"num_examples": changes.get("num_examples", 1000), "checkpoints": checkpoints}
+    evaluation |= {"aa_examples": changes["aa_examples"]} if "aa_examples" in changes else {}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     return folder
 

@@ -131,6 +131,14 @@ def test_what_does_not_compare_is_noted(run_at):
     assert f"{runs[1].folder}: trained for 4 of 9 epochs." in stability_table(runs).notes
 
 
+def test_what_was_chosen_and_attacked_on_what_is_noted(run_at):
+    runs = [load_run(run_at("1")), load_run(run_at("2", "alp", held_out=100, aa_examples=50))]
+    first, second = best_final_table(runs).notes[:2]
+    assert "best: chosen on 100 held-out training images or the test images, as in the papers;" in first
+    assert second == "AutoAttack and its members on the first 50 of them."
+    assert "first" not in "".join(best_final_table(runs[:1]).notes)
+
+
 def test_oscillation_is_of_the_second_half(run_at):
     # Epochs 2, 4, 6, 8, 10 of 10; from epoch 5 on: 60, 55, 58 -> (5 + 3) / 2.
     run = load_run(run_at("1", epochs=10, every=2, pgd=(0.1, 0.5, 0.60, 0.55, 0.58)))
