@@ -19,6 +19,8 @@ def get_config(method: str = "pgd_at") -> Config:
     config.epochs = 120
     config.batch_size = 128  # not stated; every public code's. The last partial batch of an epoch is dropped
 
+    config.fsdp = False  # each device keeps a part of weights, momentum and anchor, not all: memory for communication
+
     config.nonfinite = "stop"  # stop, skip: what to do at a step whose loss or gradient is not finite
 
     config.dataset = ConfigDict()

@@ -346,6 +346,7 @@ def recipe(config: Config, num_train: int) -> Recipe:
         padding_mode=config.dataset.padding_mode,
         flip=config.dataset.flip,
         mesh=data_mesh(config.batch_size),
+        split_state=config.fsdp,
         skip_nonfinite=config.nonfinite == "skip",
     )
 

@@ -1,7 +1,11 @@
 """How every command ends: 0, or one clear line on stderr and a code that says which kind."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+
+import jax
 
 from piat_jax.cli.arguments import HelpRequested
 from piat_jax.core.checks import InputError
@@ -35,4 +39,11 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        # The others wait for this process, and on its way out it would wait for them.
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
     return 0

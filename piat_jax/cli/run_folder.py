@@ -39,7 +39,7 @@ OWN_FILES = (
 )
 PACKAGES = ("piat_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
 # Changing these does not make it another run.
-FREE_FIELDS = ("epochs", "nonfinite", "evaluation.", "checkpoint.", "log.", "dataset.data_dir")
+FREE_FIELDS = ("epochs", "fsdp", "nonfinite", "evaluation.", "checkpoint.", "log.", "dataset.data_dir")
 
 
 def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:

@@ -1,0 +1,67 @@
+"""Starting as one of several processes that work together, on one machine or many."""
+
+import logging
+import os
+import sys
+
+import jax
+from absl import flags
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.hosts import is_first
+
+SECONDS = 60
+"""How long a process may be silent before the others give it up, or be the last to end."""
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags that say which process this is."""
+    flags.DEFINE_boolean(
+        "distributed",
+        False,
+        "Work together with the other processes of this Slurm or MPI job, Kubernetes job or TPU pod.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "Where there is no such job: the first process's HOST:PORT.", flag_values=values
+    )
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.", flag_values=values)
+
+
+def start(values: flags.FlagValues) -> None:
+    """Join the other processes, if the flags or JAX_COORDINATOR_ADDRESS say so; to be called before JAX is used.
+
+    Only the first process speaks on stdout.
+
+    Raises:
+      InputError: flags that do not fit together, no job that JAX knows, or processes that do not come.
+    """
+    if jax.distributed.is_initialized():
+        return
+    coordinator, count, number = (values[name].value for name in ("coordinator", "num_processes", "process_id"))
+    if coordinator:
+        if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdecimal():
+            raise InputError(f"coordinator={coordinator!r} must be HOST:PORT of the first process, as in node1:1234")
+        if count is None or number is None:
+            raise InputError("--coordinator needs --num_processes and --process_id")
+        if not 0 <= number < count:
+            raise InputError(f"process_id={number} must be in [0, {count}), for num_processes={count}")
+    elif count is not None or number is not None:
+        raise InputError("--num_processes and --process_id need --coordinator; in a Slurm job give --distributed")
+    elif not values["distributed"].value and "JAX_COORDINATOR_ADDRESS" not in os.environ:
+        return
+    try:
+        jax.distributed.initialize(
+            coordinator, count, number, heartbeat_timeout_seconds=SECONDS, shutdown_timeout_seconds=SECONDS
+        )
+    except ValueError as error:
+        raise InputError(
+            f"--distributed finds no job to join ({error}); give --coordinator, --num_processes and --process_id"
+        ) from error
+    except RuntimeError as error:
+        raise InputError(f"the processes do not come together: {str(error).partition(chr(10))[0]}") from error
+    # orbax says so of every description: only arrays are written by all.
+    logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
