@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 NAMES = ("best", "last")
 KEPT = {"best": 1, "last": 2}
+
+# orbax warns at every save that the description, a text, has no parts of arrays to be put together.
+logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
 
 
 class Restored(NamedTuple):

@@ -1,6 +1,5 @@
 """Starting as one of several processes that work together, on one machine or many."""
 
-import logging
 import os
 import sys
 
@@ -61,7 +60,5 @@ def start(values: flags.FlagValues) -> None:
         ) from error
     except RuntimeError as error:
         raise InputError(f"the processes do not come together: {str(error).partition(chr(10))[0]}") from error
-    # orbax says so of every description: only arrays are written by all.
-    logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
