@@ -1,16 +1,21 @@
 """Starting as one of several processes that work together, on one machine or many."""
 
 import os
+import signal
 import sys
+import threading
+from typing import NoReturn
 
 import jax
 from absl import flags
 
+from piat_jax.cli.errors import CRASHED, SAVED
 from piat_jax.core.checks import InputError
 from piat_jax.core.hosts import is_first
 
 SECONDS = 60
 """How long a process may be silent before the others give it up, or be the last to end."""
+SECONDS_AFTER_ERROR = 5
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -60,5 +65,24 @@ def start(values: flags.FlagValues) -> None:
         ) from error
     except RuntimeError as error:
         raise InputError(f"the processes do not come together: {str(error).partition(chr(10))[0]}") from error
+    # JAX keeps SIGTERM to itself from then on; what answers it here is `StopSignals`, and elsewhere it ends a process.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, and with a failure the others too.
+
+    They may wait for this one, which must not wait for them on its way out. Where they fail alike, they do so by
+    themselves within a few seconds.
+    """
+    if code not in (0, SAVED) and jax.distributed.is_initialized():
+        if code != CRASHED:
+            together = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+            together.start()
+            together.join(SECONDS_AFTER_ERROR)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

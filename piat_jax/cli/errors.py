@@ -1,6 +1,5 @@
 """How every command ends: 0, or one clear line on stderr and a code that says which kind."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +12,9 @@ from piat_jax.core.checks import InputError
 SAVED = 75
 """Exit code of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
 
+CRASHED = 1
+"""Exit code after an error that is nobody's input, as Python's own."""
+
 
 class SavedAndStopped(Exception):
     """A command was asked to stop and saved what it had done."""
@@ -23,7 +25,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
 
     Returns:
       0; 2 after an InputError, one line for each of its lines; 75 after SIGTERM or Ctrl-C where all was saved; 130
-      after Ctrl-C elsewhere.
+      after Ctrl-C elsewhere. 1 after any other exception where several processes work together; alone it is raised.
     """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
@@ -42,8 +44,6 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     except Exception:
         if not jax.distributed.is_initialized():
             raise
-        # The others wait for this process, and on its way out it would wait for them.
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
+        return CRASHED
     return 0

@@ -11,7 +11,6 @@ Several processes evaluate as one, as they train.
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -238,7 +237,7 @@ def _is_autoattack(name: str) -> bool:
 
 def entry() -> None:
     """Console entry point."""
-    sys.exit(errors.run(main))
+    distributed.leave(errors.run(main))
 
 
 if __name__ == "__main__":

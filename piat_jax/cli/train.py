@@ -254,7 +254,7 @@ def _announce(config: Config, folder: Path, num_train: int, begin: Begin, device
 
 def entry() -> None:
     """Console entry point."""
-    sys.exit(errors.run(main))
+    distributed.leave(errors.run(main))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from piat_jax.cli import errors, evaluate, train
+from piat_jax.cli import distributed, errors, evaluate, train
 from piat_jax.core.hosts import any_of_all
 from piat_jax.training.progress import TrainingProgress
 
@@ -73,7 +73,7 @@ def main(folder, port, number):
     if second:
         os.kill(os.getpid(), signal.SIGKILL)
     # The other one sees it at the next thing that they do together.
-    sys.exit(errors.run(lambda arguments: any_of_all(False), []))
+    distributed.leave(errors.run(lambda arguments: any_of_all(False), []))
 
 
 if __name__ == "__main__":
