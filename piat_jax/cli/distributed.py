@@ -23,7 +23,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "distributed",
         False,
-        "Work together with the other processes of this Slurm or MPI job, Kubernetes job or TPU pod.",
+        "Work together with the other processes of this job: Slurm and Open MPI (a process for each GPU), Kubernetes, TPU pods.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -34,7 +34,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def start(values: flags.FlagValues) -> None:
-    """Join the other processes, if the flags or JAX_COORDINATOR_ADDRESS say so; to be called before JAX is used.
+    """Join the other processes, if the flags say so; to be called before JAX is used.
 
     Only the first process speaks on stdout.
 
@@ -53,11 +53,17 @@ def start(values: flags.FlagValues) -> None:
             raise InputError(f"process_id={number} must be in [0, {count}), for num_processes={count}")
     elif count is not None or number is not None:
         raise InputError("--num_processes and --process_id need --coordinator; in a Slurm job give --distributed")
-    elif not values["distributed"].value and "JAX_COORDINATOR_ADDRESS" not in os.environ:
+    elif not values["distributed"].value:
         return
     try:
         jax.distributed.initialize(
-            coordinator, count, number, heartbeat_timeout_seconds=SECONDS, shutdown_timeout_seconds=SECONDS
+            coordinator,
+            count,
+            number,
+            # Within a Slurm job it would leave all GPUs but one.
+            cluster_detection_method="deactivate" if coordinator else None,
+            heartbeat_timeout_seconds=SECONDS,
+            shutdown_timeout_seconds=SECONDS,
         )
     except ValueError as error:
         raise InputError(

@@ -3,7 +3,7 @@
     piat-train --config=configs/cifar10_resnet18.py:nmse+piat --workdir=runs/x --config.attack.eps=8/255
 
 The method stands after the colon; --config.FIELD=VALUE overrides any field (configs/common.py lists them all).
-Several processes train as one, each on its own devices: under Slurm, MPI or Kubernetes and on TPU pods with
+Several processes train as one, each on its own devices: under Slurm, Open MPI or Kubernetes and on TPU pods with
 --distributed, elsewhere with --coordinator. They share the folder of the run.
 """
 
