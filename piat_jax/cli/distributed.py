@@ -23,7 +23,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "distributed",
         False,
-        "Work together with the other processes of this job: Slurm and Open MPI (a process for each GPU), Kubernetes, TPU pods.",
+        "Work together with the others of this job: Slurm, Open MPI (a process for each GPU), Kubernetes, TPU pod.",
         flag_values=values,
     )
     flags.DEFINE_string(
