@@ -19,6 +19,8 @@ def get_config(method: str = "pgd_at") -> Config:
     config.epochs = 120
     config.batch_size = 128  # not stated; every public code's. The last partial batch of an epoch is dropped
 
+    config.fsdp = False  # each device keeps a part of weights, momentum and anchor, not all: memory for communication
+
     config.nonfinite = "stop"  # stop, skip: what to do at a step whose loss or gradient is not finite
 
     config.dataset = ConfigDict()
@@ -42,6 +44,8 @@ def get_config(method: str = "pgd_at") -> Config:
     config.model.dtype = "float32"  # of activations: float32, bfloat16
     config.model.mean = ()  # input normalisation per channel, inside the model; () = none, "normalized into [0, 1]"
     config.model.std = ()
+    # Groups of the batch that each have BatchNorm statistics of their own: as many as the GPUs of a DataParallel run
+    config.model.bn_groups = 1
     config.model.weights = ""  # to start from: a file, a hub's folder or a run, as piat-convert takes them; "" = none
     config.model.options = ConfigDict()  # of this model only: width, stage_sizes, ...
 

@@ -2,23 +2,30 @@
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.hosts import is_first, on_first
+from piat_jax.core.sharding import data_mesh
 from piat_jax.core.trees import leaf_shapes
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 NAMES = ("best", "last")
 KEPT = {"best": 1, "last": 2}
+
+# orbax warns at every save that the description, a text, has no parts of arrays to be put together.
+logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
 
 
 class Restored(NamedTuple):
@@ -35,6 +42,9 @@ class Checkpoints:
     A save that is cut off leaves its predecessors as they were: orbax writes beside them and renames, and only then is
     the one before removed (of `last` the one before that: should the newest be damaged, a run goes on from its
     predecessor).
+
+    Several processes each call what follows, at the same time and for one folder that they share; orbax has each write
+    and read its own part of the arrays, and the first does what is left.
     """
 
     def __init__(self, folder: str | Path):
@@ -122,12 +132,13 @@ class Checkpoints:
                 state, info = self._read_state(path, like)
             except _UnreadableError as error:
                 aside = path.with_name(f"damaged-{path.name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
+                on_first(lambda path=path, aside=aside: _replace(path, aside))
                 damaged.append(f"{error}; set aside as {aside.name}")
                 continue
             if info.get("best") and path.parent.name == "last":
-                self._make_best(path)  # cut off after one and before the other
+                best = self.info("best")["epoch"] if "best" in self else None
+                if best != info["epoch"]:  # cut off after one and before the other
+                    on_first(lambda path=path: self._make_best(path))
             return Restored(state, info, tuple(damaged))
         if damaged:
             raise InputError("\n".join([*damaged, f"{self.folder} holds no checkpoint that can be read"]))
@@ -136,7 +147,7 @@ class Checkpoints:
     def discard(self, name: str) -> None:
         """Remove a checkpoint, if there is one."""
         self.wait()
-        shutil.rmtree(self.folder / name, ignore_errors=True)
+        on_first(lambda: shutil.rmtree(self.folder / name, ignore_errors=True))
 
     def __contains__(self, name: str) -> bool:
         return bool(self._numbers(name))
@@ -157,7 +168,7 @@ class Checkpoints:
         path = self.folder / name / str(max(self._numbers(name), default=-1) + 1)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for partial in path.parent.glob("*tmp*"):  # of a process that was killed
+            for partial in path.parent.glob("*tmp*") if is_first() else ():  # of a process that was killed
                 shutil.rmtree(partial)
             response = ocp.save_checkpointables_async(str(path), content)
         except OSError as error:
@@ -167,6 +178,8 @@ class Checkpoints:
     def _finish(self, response: ocp.AsyncResponse[None], path: Path, best: bool) -> None:
         try:
             response.result()
+            if not is_first():
+                return
             if best:
                 self._make_best(path)
             self._prune(path.parent.name)
@@ -176,10 +189,7 @@ class Checkpoints:
     def _make_best(self, path: Path) -> None:
         """The same files under another name: they never change, so links do."""
         # Nothing here may wait: it runs in the thread that is waited for.
-        numbers = self._numbers("best")
-        if numbers and self._info(self.folder / "best" / str(numbers[-1]))["epoch"] == self._info(path)["epoch"]:
-            return
-        target = self.folder / "best" / str(max(numbers, default=-1) + 1)
+        target = self.folder / "best" / str(max(self._numbers("best"), default=-1) + 1)
         partial = target.with_name(f"{target.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(path, partial, copy_function=_link)
@@ -200,9 +210,8 @@ class Checkpoints:
             raise InputError(f"{self.folder} has no checkpoint {name!r}; there is {', '.join(there)}")
         return self.folder / name / str(self._numbers(name)[-1])
 
-    def _candidates(self) -> Iterator[Path]:
-        for name in ("last", "best"):
-            yield from (self.folder / name / str(number) for number in reversed(self._numbers(name)))
+    def _candidates(self) -> list[Path]:
+        return [self.folder / name / str(number) for name in ("last", "best") for number in self._numbers(name)[::-1]]
 
     def _info(self, path: Path) -> dict[str, Any]:
         info = self._read(path, {"info": None})["info"]
@@ -256,6 +265,11 @@ def _is_apart(evaluated: Variables | None, state: TrainState) -> bool:
     return evaluated is not None and evaluated.params is not state.params
 
 
+def _replace(path: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    path.rename(target)
+
+
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
@@ -269,8 +283,12 @@ def _parts(state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
 
 
 def _abstract(tree: PyTree) -> PyTree:
+    # Where it is not said, on one device, or on one of each process.
+    mesh = data_mesh(jax.process_count())
+    default = NamedSharding(mesh, PartitionSpec()) if mesh else SingleDeviceSharding(jax.local_devices()[0])
+
     def abstract(leaf: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        sharding = getattr(leaf, "sharding", None) or default
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(abstract, tree)

@@ -79,6 +79,7 @@ def problems(config: Config) -> list[str]:
         found.append(f"config: evaluation.select={config.evaluation.select!r} is not evaluated during training{hint}")
     attempt(check_choice, "evaluation.precision", config.evaluation.precision, ("highest", "default"))
     attempt(model, config, 10)
+    attempt(_check_groups, config)
     attempt(piat, config)
     attempt(average, config)
     attempt(sgd, 0.1, **_sgd_options(config))
@@ -96,15 +97,16 @@ def problems(config: Config) -> list[str]:
 
 def model(config: Config, num_classes: int, *, dtype: str = "") -> models.LinenModel:
     """The model, for this many classes; `dtype` in place of the config's."""
-    fields = config.model
-    return models.create(
-        fields.name,
-        num_classes=num_classes,
-        dtype=dtype or fields.dtype,
-        mean=fields.mean,
-        std=fields.std,
-        **dict(fields.options.items()),
-    )
+    # Runs saved before a model took something more keep its default.
+    fields = {name: value for name, value in config.model.items() if name not in ("name", "weights", "options")}
+    fields |= dict(config.model.options.items()) | ({"dtype": dtype} if dtype else {})
+    return models.create(config.model.name, num_classes=num_classes, **fields)
+
+
+def _check_groups(config: Config) -> None:
+    groups = model(config, 10).bn_groups
+    if config.batch_size % groups:
+        raise InputError(f"model.bn_groups={groups} does not divide batch_size={config.batch_size}")
 
 
 def attack(config: Config) -> Bound:
@@ -335,6 +337,7 @@ def recipe(config: Config, num_train: int) -> Recipe:
         **datasets.augmentation(config),
         extra_per_batch=datasets.extra_per_batch(config),
         mesh=data_mesh(config.batch_size),
+        split_state=config.fsdp,
         skip_nonfinite=config.nonfinite == "skip",
     )
 

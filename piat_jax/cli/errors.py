@@ -1,13 +1,19 @@
 """How every command ends: 0, or one clear line on stderr and a code that says which kind."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+
+import jax
 
 from piat_jax.cli.arguments import HelpRequested
 from piat_jax.core.checks import InputError
 
 SAVED = 75
 """Exit code of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
+
+CRASHED = 1
+"""Exit code after an error that is nobody's input, as Python's own."""
 
 
 class SavedAndStopped(Exception):
@@ -19,7 +25,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
 
     Returns:
       0; 2 after an InputError, one line for each of its lines; 75 after SIGTERM or Ctrl-C where all was saved; 130
-      after Ctrl-C elsewhere.
+      after Ctrl-C elsewhere. 1 after any other exception where several processes work together; alone it is raised.
     """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
@@ -35,4 +41,9 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        return CRASHED
     return 0

@@ -7,10 +7,10 @@ mi_fgsm10. "aa" is AutoAttack's standard version, "aa-plus" its larger one; apgd
 square are its members alone, with AutoAttack's numbers unless one is given (apgd-ce20, square1000). What these find,
 example by example, is in the run's folder robustness; stopped, they go on with --resume, which also keeps the
 accuracies of attacks that were run before. Several folders may be given as arguments: piat-evaluate runs/*
+Several processes evaluate as one, as they train.
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from absl import flags
 
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, errors, run_folder
+from piat_jax.cli import arguments, build, distributed, errors, run_folder
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import Config, apply_overrides, split_overrides
 from piat_jax.cli.cores import use_one_device_a_core
@@ -30,6 +30,7 @@ from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.files import write_json
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.hosts import is_first, on_first
 from piat_jax.data import first, load
 from piat_jax.evaluation import AutoAttack
 from piat_jax.evaluation.journal import Journal
@@ -62,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
     )
     flags.DEFINE_boolean("resume", False, "Keep what was found, and go on with what was stopped.", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "Start again what was stopped.", flag_values=values)
+    distributed.define_flags(values)
     positional = arguments.parse(values, rest, __doc__, folders=True)
     folders = [Path(text) for text in ([values.workdir] if values.workdir else []) + positional]
     checkpoints = values.checkpoint
@@ -77,19 +79,14 @@ def main(argv: Sequence[str]) -> None:
         check_at_least(name, values[name].value, 0)
     if values.resume and values.overwrite:
         raise InputError("--resume and --overwrite exclude each other; give one")
+    distributed.start(values)
     configs = [_config(folder, values.config, overrides, values.attacks) for folder in folders]
-    for folder, config in zip(folders, configs):
-        for path in _robustness_folders(config, folder, checkpoints):
-            unfinished = Journal.read_settings(path) is not None and not (path / JSON).exists()
-            if unfinished and not values.resume and not values.overwrite:
-                raise InputError(
-                    f"{path} holds an evaluation that was stopped; "
-                    "give --resume to go on with it, or --overwrite to start again"
-                )
-    for folder, config in zip(folders, configs):
+    kept = [_robustness_folders(config, folder, checkpoints) for folder, config in zip(folders, configs)]
+    if not values.resume and not values.overwrite:
+        on_first(lambda: [_check_finished(path) for paths in kept for path in paths])
+    for folder, config, paths in zip(folders, configs, kept):
         if not values.resume:
-            for path in _robustness_folders(config, folder, checkpoints):
-                shutil.rmtree(path, ignore_errors=True)
+            on_first(lambda paths=paths: [shutil.rmtree(path, ignore_errors=True) for path in paths])
         evaluate_run(
             config,
             folder,
@@ -105,6 +102,14 @@ def _robustness_folders(config: Config, folder: Path, checkpoints: Sequence[str]
     attacks = config.evaluation.final_attacks
     long = [attack for attack in attacks if isinstance(build.evaluation_attack(config, attack), AutoAttack)]
     return [_robustness_folder(folder, name, attack) for name in checkpoints for attack in long]
+
+
+def _check_finished(path: Path) -> None:
+    if Journal.read_settings(path) is not None and not (path / JSON).exists():
+        raise InputError(
+            f"{path} holds an evaluation that was stopped; "
+            "give --resume to go on with it, or --overwrite to start again"
+        )
 
 
 def _robustness_folder(folder: Path, checkpoint: str, attack: str) -> Path:
@@ -182,7 +187,8 @@ def evaluate_run(
                 flush=True,
             )
             # After each attack: the next one may take hours.
-            write_json(folder / run_folder.EVALUATION, result)
+            if is_first():
+                write_json(folder / run_folder.EVALUATION, result)
 
 
 def is_evaluated(config: Config, folder: Path, *, aa_examples: int = 0) -> bool:
@@ -231,7 +237,7 @@ def _is_autoattack(name: str) -> bool:
 
 def entry() -> None:
     """Console entry point."""
-    sys.exit(errors.run(main))
+    distributed.leave(errors.run(main))
 
 
 if __name__ == "__main__":

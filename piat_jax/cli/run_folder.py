@@ -41,6 +41,8 @@ PACKAGES = ("piat_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "m
 # Fields that runs of earlier versions lack, with what they did; a group that a method has not is not added.
 LATER = {
     "nonfinite": "stop",
+    "fsdp": False,
+    "model.bn_groups": 1,
     "dataset.policy": "",
     "dataset.cutout": 0,
     "dataset.extra": "",
@@ -51,7 +53,16 @@ LATER = {
     "rpat.alpha_from": "fixed",
 }
 # Changing these does not make it another run.
-FREE_FIELDS = ("epochs", "nonfinite", "evaluation.", "checkpoint.", "log.", "dataset.data_dir")
+FREE_FIELDS = (
+    "epochs",
+    "fsdp",
+    "nonfinite",
+    "evaluation.",
+    "checkpoint.",
+    "log.",
+    "dataset.data_dir",
+    "dataset.stream",
+)
 
 
 def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:

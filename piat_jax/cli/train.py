@@ -3,8 +3,12 @@
     piat-train --config=configs/cifar10_resnet18.py:nmse+piat --workdir=runs/x --config.attack.eps=8/255
 
 The method stands after the colon; --config.FIELD=VALUE overrides any field (configs/common.py lists them all).
+Several processes train as one, each on its own devices: under Slurm, Open MPI or Kubernetes and on TPU pods with
+--distributed, elsewhere with --coordinator. They share the folder of the run.
 """
 
+import contextlib
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +19,12 @@ import jax.numpy as jnp
 from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, datasets, errors, run_folder
+from piat_jax.cli import arguments, build, datasets, distributed, errors, run_folder
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_json
+from piat_jax.core.hosts import on_first
+from piat_jax.core.sharding import put_state
 from piat_jax.core.types import Objective, TrainState, Variables
 from piat_jax.data.batching import steps_per_epoch
 from piat_jax.interop import load_weights
@@ -45,10 +51,12 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run; new, empty, or with --resume its own.", flag_values=values)
     flags.DEFINE_boolean("resume", False, "Go on from the last checkpoint in workdir.", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "Replace the run in workdir.", flag_values=values)
+    distributed.define_flags(values)
     arguments.parse(values, rest, __doc__)
     for flag in ("config", "workdir"):
         if not values[flag].value:
             raise InputError(f"--{flag} is missing; see --help")
+    distributed.start(values)
     config = read_config(values.config, overrides)
     train(config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
 
@@ -69,7 +77,8 @@ def read_config(text: str, overrides: dict[str, str]) -> Config:
 
 def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """Train the run that `config` describes in `folder`; everything is checked before anything is written."""
-    run_folder.check_folder(folder, config, resume=resume, overwrite=overwrite)
+    check = functools.partial(run_folder.check_folder, folder, config, resume=resume, overwrite=overwrite)
+    on_first(check)
     data, training_split, monitor = datasets.dataset(config)
     net = build.model(config, data.num_classes)
     objective = build.objective(config, net, build.attack(config), training_split.images.shape[1:])
@@ -81,14 +90,16 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
     pretrained = None if resume and "last" in checkpoints else _pretrained(config, net, images.shape[1:])
     state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key, variables=pretrained)
-    state = build.start(config, state)
+    state = put_state(build.start(config, state), recipe.mesh, split=recipe.split_state)
     steps = steps_per_epoch(len(examples.labels), config.batch_size)
     devices = 1 if recipe.mesh is None else recipe.mesh.size
 
-    with run_folder.locked(folder), StopSignals() as signals:
-        run_folder.check_folder(folder, config, resume=resume, overwrite=overwrite)  # nobody came in between
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: stack.enter_context(run_folder.locked(folder)))
+        on_first(check)  # nobody came in between
+        signals = stack.enter_context(StopSignals())
         begin = _resume(checkpoints, folder, state) if resume else Begin(state)
-        run_folder.open_folder(folder, config, overwrite=overwrite)
+        on_first(lambda: run_folder.open_folder(folder, config, overwrite=overwrite))
         writer = MetricsWriter(folder, records=begin.records, tensorboard=config.log.tensorboard)
         if config.log.tensorboard and not has_tensorboard():
             print("TensorBoard events are not written: pip install 'piat_jax[logging]'", file=sys.stderr)
@@ -115,7 +126,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
             checkpoints.wait()
         except TrainingDivergedError as error:
             record.stopped(error.state, error.position)
-            write_json(folder / run_folder.DIVERGED, error.report)
+            on_first(functools.partial(write_json, folder / run_folder.DIVERGED, error.report))
             raise InputError(
                 f"{error}. Saved as it was before that step; {run_folder.DIVERGED} in {str(folder)!r} has the images. "
                 "With --resume --config.nonfinite=skip it goes on and leaves such steps out"
@@ -243,7 +254,7 @@ def _announce(config: Config, folder: Path, num_train: int, begin: Begin, device
 
 def entry() -> None:
     """Console entry point."""
-    sys.exit(errors.run(main))
+    distributed.leave(errors.run(main))
 
 
 if __name__ == "__main__":

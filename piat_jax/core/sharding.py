@@ -1,16 +1,19 @@
 """Data parallelism: each batch is shared out among the devices, everything else is on all of them.
 
-`None` in place of a mesh is one device, whichever the arrays are on.
+With `split_state` the training state is shared out as well. The devices may be those of several processes, each of
+which holds the same data. `None` in place of a mesh is one device, whichever the arrays are on.
 """
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from piat_jax.core.checks import check_at_least
+from piat_jax.core.checks import InputError, check_at_least
 
 Tree = TypeVar("Tree")
 AXIS = "data"
@@ -21,31 +24,94 @@ def data_mesh(batch_size: int, devices: Sequence[Any] | None = None) -> Mesh | N
 
     Args:
       batch_size: examples in a batch.
-      devices: default all.
+      devices: default all, those of other processes too; of each process as many are taken.
+
+    Raises:
+      InputError: the batch cannot be shared among the processes.
 
     >>> data_mesh(7, jax.devices()[:1]) is None
     True
     """
     check_at_least("batch_size", batch_size, 1)
-    devices = jax.devices() if devices is None else devices
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return None if count == 1 else Mesh(np.array(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+    groups: dict[int, list[Any]] = {}
+    for device in jax.devices() if devices is None else devices:
+        groups.setdefault(device.process_index, []).append(device)
+    if batch_size % len(groups):
+        raise InputError(f"batch_size={batch_size} cannot be shared among {len(groups)} processes; give a multiple")
+    most = min(map(len, groups.values()))
+    count = max(n for n in range(1, most + 1) if batch_size % (n * len(groups)) == 0)
+    chosen = [device for group in groups.values() for device in group[:count]]
+    return None if len(chosen) == 1 else Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     """The tree on every device of the mesh; what is there already is not copied."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return tree if mesh is None else put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def put(tree: Tree, sharding: Any) -> Tree:
+    """`jax.device_put` of a tree that every process has; `sharding` is one, or a tree of them."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    if isinstance(sharding, NamedSharding):
+        sharding = jax.tree.map(lambda leaf: sharding, tree)
+    return jax.tree.map(_put_across, tree, sharding)
+
+
+def gather(tree: Tree) -> Tree:
+    """The tree as NumPy arrays, each whole in every process."""
+
+    def whole(leaf: jax.Array) -> np.ndarray:
+        here = leaf.is_fully_addressable or leaf.is_fully_replicated
+        return np.asarray(leaf) if here else multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(whole, tree)
 
 
 def split_batch(batch: Tree, mesh: Mesh | None) -> Tree:
     """Inside a jitted function: arrays `[B, ...]` shared out by their first axis."""
-    return _constrain(batch, mesh, PartitionSpec(AXIS))
+    return batch if mesh is None else jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
 def keep_replicated(tree: Tree, mesh: Mesh | None) -> Tree:
     """Inside a jitted function: the tree on every device, whatever XLA would choose."""
-    return _constrain(tree, mesh, PartitionSpec())
+    return keep_state(tree, mesh, split=False)
 
 
-def _constrain(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
+def put_state(state: Tree, mesh: Mesh | None, *, split: bool) -> Tree:
+    """A training state on the devices; with `split` shared out by the rule of `state_shardings`."""
+    return state if mesh is None else put(state, state_shardings(state, mesh, split=split))
+
+
+def keep_state(state: Tree, mesh: Mesh | None, *, split: bool) -> Tree:
+    """Inside a jitted function: what `put_state` does outside of one."""
+    return state if mesh is None else jax.lax.with_sharding_constraint(state, state_shardings(state, mesh, split=split))
+
+
+def state_shardings(tree: Any, mesh: Mesh, *, split: bool) -> Any:
+    """How each array of a state lies on the mesh: on every device, or with `split` in equal parts.
+
+    It is split along its largest axis of those that the number of devices divides. Vectors, and what has no such axis,
+    stay whole: they are small.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length and length % mesh.size == 0]
+        if not split or len(leaf.shape) < 2 or not axes:
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, PartitionSpec(*[None] * max(axes, key=lambda axis: leaf.shape[axis]), AXIS))
+
+    return jax.tree.map(sharding, tree)
+
+
+def _put_across(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, on devices of all; `device_put` would send it around to compare it."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if leaf.sharding.device_set == sharding.device_set:
+            return jax.device_put(leaf, sharding)
+        leaf = leaf.addressable_data(0) if leaf.is_fully_replicated else gather(leaf)
+    if not (isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)):
+        leaf = np.asarray(leaf)
+    places = sharding.addressable_devices_indices_map(leaf.shape)
+    parts = [jax.device_put(leaf[places[device]], device) for device in sharding.mesh.local_devices or ()]
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)

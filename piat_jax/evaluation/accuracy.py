@@ -11,7 +11,7 @@ from piat_jax import losses
 from piat_jax.core.checks import check_at_least
 from piat_jax.core.compiler import OuterJit
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.core.sharding import replicate, split_batch
+from piat_jax.core.sharding import gather, replicate, split_batch
 from piat_jax.core.types import Array, Attack, Model, Variables
 from piat_jax.data.augment import to_float
 
@@ -60,7 +60,7 @@ def correct_under_attack(
         indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
         results.append(_correct_block(model, variables, images, labels, indices, attack, key, mesh))
         jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
-    return np.concatenate(jax.device_get(results))[:count]
+    return np.concatenate(gather(results))[:count]
 
 
 def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_classes: int) -> Array:

@@ -135,14 +135,15 @@ class AutoAttack:
           folder: where every block is written down and at the end the result. Called again with the same arguments the
             evaluation goes on where it was stopped, be it killed; one that was finished is read.
           report: called after each block.
-          devices: over which blocks are split; default all of this process.
+          devices: over which blocks are split; default all. With those of several processes each of these makes the
+            same call, and the first writes to the folder, which they share.
 
         Raises:
           InputError: images outside [0, 1], labels out of range, wrong shapes, or a folder that holds something else.
         """
         images, labels = np.asarray(images), np.asarray(labels)
         sanity.check_data(images, labels)
-        return _Run(self, logits_fn, images, labels, devices or jax.local_devices()).run(folder, report)
+        return _Run(self, logits_fn, images, labels, devices or jax.devices()).run(folder, report)
 
 
 class _Run:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from piat_jax.attacks import Outcome
 from piat_jax.core.bound import Bound
 from piat_jax.core.compiler import OuterJit
-from piat_jax.core.sharding import replicate
+from piat_jax.core.sharding import gather, put, replicate
 from piat_jax.core.types import Array, LossFn
 
 ROWS = "rows"
@@ -34,6 +34,7 @@ class Blocks:
     """Calls of a `logits_fn` on blocks of `size` rows, split over the devices; shorter ones are padded.
 
     Each device runs a loop of its own over its share, so nobody waits for another, and no shape but one is compiled.
+    The devices may be those of several processes; each of these makes the same calls and gets all results.
     """
 
     def __init__(self, logits_fn: Callable[..., Array], size: int, devices: Sequence[Any], precision: str):
@@ -51,21 +52,21 @@ class Blocks:
         """`[R, K]` float32 for `images[R, H, W, C]`, R at most `size`; `keys[R]` for a randomised network."""
         with self._exactly():
             padded = self._put((images, keys), len(images))
-            return np.asarray(_logits(self.logits_fn, *padded, mesh=self.mesh))[: len(images)]
+            return gather(_logits(self.logits_fn, *padded, mesh=self.mesh))[: len(images)]
 
     def attack(self, attack: Bound, rows: Rows, key: Array, eps: float, norm: str) -> tuple[np.ndarray, np.ndarray]:
         """The images an attack leaves of `rows`, and the forwards it spent on each, 0 where it does not say."""
         with self._exactly():
             padded = self._put(rows, len(rows.labels))
             found = _attack(attack, self.logits_fn, padded, key, jnp.float32(eps), norm=norm, mesh=self.mesh)
-            images, queries = jax.device_get(found)
+            images, queries = gather(found)
             return images[: len(rows.labels)], queries[: len(rows.labels)]
 
     def gradients(self, fn: LossFn, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """`[R, H, W, C]`, the gradient of `fn(logits, labels)[R]` with respect to each image."""
         with self._exactly():
             padded = self._put((images, labels), len(labels))
-            return np.asarray(_gradients(self.logits_fn, *padded, fn=fn, mesh=self.mesh))[: len(labels)]
+            return gather(_gradients(self.logits_fn, *padded, fn=fn, mesh=self.mesh))[: len(labels)]
 
     def _put(self, tree: Any, count: int) -> Any:
         """Padded by copies of the first row, `active` false, and laid out over the devices."""
@@ -73,7 +74,7 @@ class Blocks:
         padded = jax.tree.map(lambda x: x[place], tree)
         if isinstance(padded, Rows):
             padded = padded._replace(active=padded.active & (np.arange(self.size) < count))
-        return jax.device_put(padded, NamedSharding(self.mesh, P(ROWS)))
+        return put(padded, NamedSharding(self.mesh, P(ROWS)))
 
     def _exactly(self) -> Any:
         return jax.default_matmul_precision(None if self.precision == "default" else self.precision)

@@ -12,6 +12,7 @@ import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_arrays, write_json
+from piat_jax.core.hosts import is_first, on_first
 from piat_jax.evaluation.robustness import JSON, Robustness
 
 SETTINGS = "settings.json"
@@ -36,25 +37,30 @@ class Record(NamedTuple):
 class Journal:
     """The folder of one evaluation: `settings.json`, a file for each block, and at the end the result in their place.
 
+    Of several processes that evaluate together the first writes: all of them know what a block found, and one journal
+    goes on with any number of processes. They read the same folder.
+
     Raises:
       InputError: the folder holds the evaluation of something else, or files that are none.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
         self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"folder={str(folder)!r} is a file; give a folder")
         self.settings = json.loads(json.dumps(settings))  # as they are read back
-        found = self.read_settings(folder)
+        on_first(self._open)
+
+    def _open(self) -> None:
+        folder = repr(str(self.folder))
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"folder={folder} is a file; give a folder")
+        found = self.read_settings(self.folder)
         if found is None:
             if self.folder.exists() and any(self.folder.iterdir()):
-                raise InputError(f"folder={str(folder)!r} holds files that are not of an evaluation; give a new one")
+                raise InputError(f"folder={folder} holds files that are not of an evaluation; give a new one")
             (self.folder / BLOCKS).mkdir(parents=True)
             write_json(self.folder / SETTINGS, self.settings)
         elif changed := _differences(found, self.settings):
-            raise InputError(
-                f"folder={str(folder)!r} holds another evaluation ({'; '.join(changed)}); give another folder"
-            )
+            raise InputError(f"folder={folder} holds another evaluation ({'; '.join(changed)}); give another folder")
 
     @staticmethod
     def read_settings(folder: str | Path) -> dict[str, Any] | None:
@@ -68,6 +74,9 @@ class Journal:
 
     def check_network(self, logits: np.ndarray) -> None:
         """Keep the clean logits `[N, K]`, or raise InputError if those kept are another network's."""
+        on_first(lambda: self._check_network(logits))
+
+    def _check_network(self, logits: np.ndarray) -> None:
         path = self.folder / CLEAN
         if not path.exists():
             write_arrays(path, {"logits": logits})
@@ -89,16 +98,22 @@ class Journal:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     found.append(Record(**{name: stored[name] for name in Record._fields}))
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-                path.unlink()
+                if is_first():
+                    path.unlink()
         return found
 
     def append(self, record: Record) -> None:
         """Keep what a block did."""
+        if not is_first():
+            return
         numbers = [int(path.stem) for path in (self.folder / BLOCKS).glob("*.npz")]
         write_arrays(self.folder / BLOCKS / f"{max(numbers, default=0) + 1:06d}.npz", record._asdict())
 
     def finish(self, result: Robustness) -> None:
         """Write the result, and drop the blocks it was made of."""
+        on_first(lambda: self._finish(result))
+
+    def _finish(self, result: Robustness) -> None:
         result.save(self.folder)
         (self.folder / CLEAN).unlink()
         shutil.rmtree(self.folder / BLOCKS)

@@ -193,7 +193,7 @@ def _with_normalization(
             f"{path} normalises by mean={found[0]}, std={found[1]} and the model by mean={given[0]}, std={given[1]}; "
             "make the model without mean and std"
         )
-    return LinenModel(model.module.clone(mean=found[0], std=found[1])), origin
+    return dataclasses.replace(model, module=model.module.clone(mean=found[0], std=found[1])), origin
 
 
 def _named(

@@ -74,16 +74,18 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
 }
 # What only a name decides.
 OF_NAMES = ("pre_activation", "raw_shortcut", "bottleneck")
+WITH_BATCH_NORM = (ResNet, WideResNet, SwishPreActResNet, SwishWideResNet)
 SMALL_RESNET = {"stage_sizes": (1, 1, 1), "width": 16, "stem_stride": 2}
 
 
-def create(name: str, *, num_classes: int, dtype: str = "float32", **options: Any) -> LinenModel:
+def create(name: str, *, num_classes: int, dtype: str = "float32", bn_groups: int = 1, **options: Any) -> LinenModel:
     """The model called `name`.
 
     Args:
       name: one of `MODELS`.
       num_classes: K, at least 2.
       dtype: of the activations, "float32" or "bfloat16".
+      bn_groups: groups of the batch, each with BatchNorm statistics of its own in training; 1 is the whole batch.
       **options: attributes of the module: mean, std; width, stage_sizes, stem_stride for small_resnet;
         blocks_per_group, widen_factor for wide_resnet and dm_wide_resnet; hidden for mlp; remat for all but mlp;
         patch_size for Vision Transformers, and width, depth, heads for vit and convit, local_depth for the latter.
@@ -98,11 +100,15 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", **options: An
     check_choice("model", name, MODELS)
     check_choice("dtype", dtype, DTYPES)
     check_at_least("num_classes", num_classes, 2)
+    check_at_least("bn_groups", bn_groups, 1)
     module, fixed = MODELS[name]
+    if bn_groups > 1 and module not in WITH_BATCH_NORM:
+        raise InputError(f"bn_groups={bn_groups}: model {name!r} has no BatchNorm; leave it at 1")
     defaults = SMALL_RESNET if name == "small_resnet" else {}
     known = set(module.__dataclass_fields__) - {"parent", "name", "num_classes", "dtype", *OF_NAMES, *fixed}  # type: ignore[attr-defined]
     for option in options:
         if option not in known:
             raise InputError(f"model {name!r} takes no option {option!r}{did_you_mean(option, known)}")
     check_normalization(options.get("mean", ()), options.get("std", ()))
-    return LinenModel(module(num_classes=num_classes, dtype=DTYPES[dtype], **{**defaults, **options, **fixed}))
+    built = module(num_classes=num_classes, dtype=DTYPES[dtype], **{**defaults, **options, **fixed})
+    return LinenModel(built, bn_groups)

@@ -1,5 +1,8 @@
 """BatchNorm whose sums over pixels are fast on a CPU, with PyTorch's constants."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -7,9 +10,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from piat_jax.core.checks import InputError
 from piat_jax.core.types import Array
 
 MOMENTUM, EPSILON = 0.1, 1e-5
+_groups = contextvars.ContextVar("groups", default=1)
+
+
+@contextlib.contextmanager
+def batch_groups(groups: int) -> Iterator[None]:
+    """Within this context every `BatchNorm` that trains takes its statistics from so many groups of the batch.
+
+    Read while a network is traced, and so part of whatever decides what is traced (`LinenModel.bn_groups`).
+    """
+    token = _groups.set(groups)
+    try:
+        yield
+    finally:
+        _groups.reset(token)
 
 
 class BatchNorm(nn.Module):
@@ -17,6 +35,11 @@ class BatchNorm(nn.Module):
 
     The parameters and statistics have the names of Flax's own. PyTorch's momentum 0.1 is 0.9 in Flax, whose default is
     0.99. The running variance is the biased one, PyTorch's the unbiased: n/(n-1) apart, n = batch x height x width.
+
+    With `batch_groups(G)` example i of B belongs to group `i G // B`, and each group is normalised by its own mean and
+    variance, as on G devices of PyTorch's DataParallel or DistributedDataParallel. The running statistics then go
+    towards the mean of the groups' statistics. PyTorch's go towards those of the first device, whose copy is the one
+    that is kept: the same in expectation, from a G-th of the images.
     """
 
     train: bool
@@ -29,14 +52,29 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-        mean, var = running_mean.value, running_var.value
-        if self.train:
-            mean, square = _moments(x)
-            var = jnp.maximum(square - mean**2, 0.0)
-            if not self.is_initializing():
-                running_mean.value += MOMENTUM * (mean - running_mean.value)
-                running_var.value += MOMENTUM * (var - running_var.value)
-        return _normalize(x, mean, scale * lax.rsqrt(var + EPSILON), bias).astype(self.dtype)
+        if not self.train:
+            mean, var = running_mean.value, running_var.value
+            return _normalize(x, mean, scale * lax.rsqrt(var + EPSILON), bias).astype(self.dtype)
+        groups = _groups.get()
+        if groups == 1:
+            y, mean, var = _by_batch(x, scale, bias)
+        else:
+            if x.shape[0] % groups:
+                raise InputError(f"bn_groups={groups} does not divide a batch of {x.shape[0]} images")
+            grouped = x.reshape(groups, -1, *x.shape[1:])
+            y, mean, var = jax.vmap(_by_batch, (0, None, None))(grouped, scale, bias)
+            y, mean, var = y.reshape(x.shape), mean.mean(axis=0), var.mean(axis=0)
+        if not self.is_initializing():
+            running_mean.value += MOMENTUM * (mean - running_mean.value)
+            running_var.value += MOMENTUM * (var - running_var.value)
+        return y.astype(self.dtype)
+
+
+def _by_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
+    """`x` normalised by its own mean and variance, and these."""
+    mean, square = _moments(x)
+    var = jnp.maximum(square - mean**2, 0.0)
+    return _normalize(x, mean, scale * lax.rsqrt(var + EPSILON), bias), mean, var
 
 
 @jax.custom_vjp

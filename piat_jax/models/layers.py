@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array, PyTree, Variables
+from piat_jax.models.batch_norm import batch_groups
 from piat_jax.models.conv import loop_safe_conv_general_dilated
 
 
@@ -102,9 +103,14 @@ class LinenModel:
 
     The module is called as `module(images, train=...)`. Its `params` collection becomes the weights and every other
     collection the model state.
+
+    Attributes:
+      module: of Flax.
+      bn_groups: how many groups of the batch have BatchNorm statistics of their own in training (`BatchNorm`).
     """
 
     module: nn.Module
+    bn_groups: int = 1
 
     @property
     def attention_blocks(self) -> int:
@@ -124,7 +130,8 @@ class LinenModel:
         rngs = None if key is None else {"dropout": key}
         if not train:
             return self.module.apply(variables, images, train=False, rngs=rngs).astype(jnp.float32), model_state  # type: ignore[union-attr]
-        logits, updated = self.module.apply(variables, images, train=True, rngs=rngs, mutable=list(model_state))
+        with batch_groups(self.bn_groups):
+            logits, updated = self.module.apply(variables, images, train=True, rngs=rngs, mutable=list(model_state))
         return logits.astype(jnp.float32), updated
 
 

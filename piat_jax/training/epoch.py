@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from piat_jax.core.checks import InputError
 from piat_jax.core.compiler import OuterJit
 from piat_jax.core.rng import example_keys, named_key
-from piat_jax.core.sharding import keep_replicated, replicate, split_batch
+from piat_jax.core.sharding import keep_replicated, keep_state, put_state, replicate, split_batch
 from piat_jax.core.types import Array, Batch, Objective, TrainState
 from piat_jax.data.augment import augment, to_float
 from piat_jax.data.batching import epoch_order, steps_per_epoch, take_batch
@@ -40,6 +40,7 @@ class Recipe(NamedTuple):
     policy: str = ""
     cutout: int = 0
     extra_per_batch: int = 0  # how many of a batch are of `Examples.extra`
+    split_state: bool = False  # share out the state as well: each device keeps a part of weights, momentum and anchor
     skip_nonfinite: bool = False  # leave steps out whose loss or gradient is not finite, instead of stopping
 
 
@@ -128,6 +129,10 @@ def train_steps(
             cutout=recipe.cutout,
         )
         batch = split_batch(Batch(to_float(images), labels, indices), recipe.mesh)
+        if recipe.split_state:
+            # Once a step: an attack takes the weights many times, and each time they would be sent around.
+            params, model_state = keep_replicated((state.params, state.model_state), recipe.mesh)
+            state = dataclasses.replace(state, params=params, model_state=model_state)
         state, metrics = train_step(
             objective, recipe.optimizer, state, batch, key=key, epochs=epochs, steps_per_epoch=steps
         )
@@ -149,12 +154,13 @@ def train_steps(
         if recipe.skip_nonfinite:
             state = dataclasses.replace(state, step=after.step)
         seen = {name: values.at[number].set(metrics[name]) for name, values in seen.items()}
-        return number + 1, finite | recipe.skip_nonfinite, keep_replicated(state, recipe.mesh), seen
+        state = keep_state(state, recipe.mesh, split=recipe.split_state)
+        return number + 1, finite | recipe.skip_nonfinite, state, seen
 
     shapes = {FINITE: jax.ShapeDtypeStruct((), bool), **jax.eval_shape(step, state, start)[1]}
     seen = {name: jnp.zeros((steps, *value.shape), value.dtype) for name, value in shapes.items()}
     number, _, state, seen = jax.lax.while_loop(unfinished, advance, (start, jnp.array(True), state, seen))
-    return state, Steps(number - start, seen)
+    return state, keep_replicated(Steps(number - start, seen), recipe.mesh)
 
 
 def run_epoch(
@@ -199,7 +205,8 @@ def run_epoch(
     before, began = at.seconds, time.perf_counter()
     # Python numbers would go to the device anew at every call.
     objective = jax.tree.map(jnp.asarray, objective)
-    objective, state, examples, key = replicate((objective, state, examples, key), recipe.mesh)
+    objective, examples, key = replicate((objective, examples, key), recipe.mesh)
+    state = put_state(state, recipe.mesh, split=recipe.split_state)
     # Only the epoch's end looks at the anchor: with and without PIAT the loop is the same program.
     anchor, state = state.anchor, dataclasses.replace(state, anchor=None)
     length = steps_per_chunk if math.isinf(seconds_per_chunk) else 1

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.rng import named_key
-from piat_jax.core.sharding import replicate
+from piat_jax.core.sharding import put_state, replicate
 from piat_jax.core.types import Array, Context, EpochEnd, Objective, TrainState
 from piat_jax.data.batching import steps_per_epoch
 from piat_jax.training.epoch import Examples, Recipe, run_epoch
@@ -77,7 +77,8 @@ def fit(
       StopTraining: training was asked to stop; holds the state, and the position to go on from.
       TrainingDivergedError: a loss or gradient that is not finite; holds the state before and its position.
     """
-    objective, state, examples, key = replicate((objective, state, examples, key), recipe.mesh)
+    objective, examples, key = replicate((objective, examples, key), recipe.mesh)
+    state = put_state(state, recipe.mesh, split=recipe.split_state)
     steps = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
     for epoch in range(position.epoch if position else int(state.epoch) + 1, epochs + 1):
         at = position if position and position.epoch == epoch else Position(epoch)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from piat_jax.core.files import unwritable, write_file
+from piat_jax.core.hosts import is_first
 
 METRICS = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends one record per epoch.
+    """Appends one record per epoch; of several processes the first writes, and all know the records.
 
     Args:
       folder: the run's.
@@ -29,6 +30,9 @@ class MetricsWriter:
         self.folder = Path(folder)
         self.records = [dict(record) for record in records]
         self.jsonl = self.folder / METRICS
+        self.tensorboard = None
+        if not is_first():
+            return
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
         write_file(self.jsonl, lambda file: file.write(lines.encode()))
         epochs_done = self.records[-1]["epoch"] if self.records else 0
@@ -41,6 +45,8 @@ class MetricsWriter:
           InputError: it cannot be written; what was there before still is.
         """
         self.records.append(dict(record))
+        if not is_first():
+            return
         try:
             with self.jsonl.open("a") as file:
                 file.write(json.dumps(record) + "\n")

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
+import jax
+
+from piat_jax.core.hosts import any_of_all
 from piat_jax.core.types import TrainState
 
 Result = TypeVar("Result")
@@ -38,8 +41,7 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """Within this context the first SIGTERM or Ctrl-C is a request to stop, and the second ends the process at once.
 
-    `requested` is for `fit`'s `should_stop`. Several processes that train together have to agree on when to stop:
-    `jax.experimental.multihost_utils.reached_preemption_sync_point` is a `should_stop` that does.
+    `requested` is for `fit`'s `should_stop`. Of several processes that train together a signal to one stops all.
     """
 
     def __init__(self) -> None:
@@ -48,16 +50,19 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self._received
+        """Whether a signal has come, to whichever of the processes; all have to ask."""
+        return any_of_all(self._received)
 
     def interruptible(self, run: Callable[..., Result]) -> Callable[..., Result]:
-        """The same function, left with `Interrupted` as soon as a signal comes."""
+        """The same function, left with `Interrupted` as soon as a signal comes.
+
+        Processes that work together only do not begin it: one that left would keep the others waiting.
+        """
 
         def call(*arguments: Any) -> Result:
-            self._interruptible = True
             try:
-                if self._received:
+                self._interruptible = jax.process_count() == 1
+                if self.requested():
                     raise Interrupted
                 return run(*arguments)
             finally:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.rng import named_key
-from piat_jax.core.sharding import AXIS
+from piat_jax.core.sharding import AXIS, put, replicate
 from piat_jax.core.types import Array
 from piat_jax.data.batching import epoch_order, steps_per_epoch
 from piat_jax.data.types import Split
@@ -123,12 +123,11 @@ class Stream:
         # The last window is filled up, so that all have one shape; its steps end before.
         indices = np.pad(indices, (0, len(images) - rows))
         parts = [part.reshape(self.length, self.batch_size, *part.shape[1:]) for part in (images, labels, indices)]
+        first = np.int32(number * self.length)
         if self.mesh is None:
-            parts = jax.device_put(parts)
-            first = jax.device_put(np.int32(number * self.length))
+            parts, first = jax.device_put((parts, first))
         else:
-            parts = jax.device_put(parts, NamedSharding(self.mesh, PartitionSpec(None, AXIS)))
-            first = jax.device_put(np.int32(number * self.length), NamedSharding(self.mesh, PartitionSpec()))
+            parts, first = put(parts, NamedSharding(self.mesh, PartitionSpec(None, AXIS))), replicate(first, self.mesh)
         images, labels, indices = jax.block_until_ready(parts)
         return Window(images, labels, indices, first, self.count, self.extra_count)
 

@@ -195,6 +195,7 @@ def test_every_problem_is_reported_at_once_with_the_nearest_name():
         ({"objective.attack_batch_norm": "evil"}, "did you mean 'eval'"),
         ({"piat.a": "2"}, "can leave"),
         ({"batch_size": "0"}, "batch_size=0 must be at least 1"),
+        ({"model.bn_groups": "3"}, "model.bn_groups=3 does not divide batch_size="),
         ({"dataset.name": "mnist", "dataset.flip": "true"}, "would mirror the digits"),
         ({"method": "trades"}, r"choose the method after the colon: --config=FILE:trades"),
         ({"piat.first_epoch": "-1"}, "first_epoch=-1 must be at least 0"),

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from piat_jax.models.batch_norm import BatchNorm
+from piat_jax.core.checks import InputError
+from piat_jax.models import create
+from piat_jax.models.batch_norm import BatchNorm, batch_groups
 
 
 def ours_and_flax(train, dtype):
@@ -76,3 +78,57 @@ def test_second_derivatives_and_vmap():
 
     ours, theirs = map(penalties, ours_and_flax(True, jnp.float32))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def groupwise(x, scale, bias, groups):
+    """The formula in float64, group by group; and the means over the groups of their mean and variance."""
+    parts = np.split(np.asarray(x, np.float64), groups)
+    moments = [(part.mean((0, 1, 2)), part.var((0, 1, 2))) for part in parts]
+    y = np.concatenate([(p - mean) / np.sqrt(var + 1e-5) * scale + bias for p, (mean, var) in zip(parts, moments)])
+    return y, *np.mean(moments, axis=0)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_groups_are_normalised_by_their_own_statistics(groups):
+    rng = np.random.default_rng(0)
+    given, weights = variables(rng), rng.normal(size=(8, 3, 2, 3))
+    # The groups lie far apart, so that no other division of the batch gives the same.
+    x = np.float32(rng.normal(size=(8, 3, 2, 3)) + np.arange(8).reshape(-1, 1, 1, 1))
+    scale, bias = (np.asarray(given["params"][name], np.float64) for name in ("scale", "bias"))
+
+    @jax.jit
+    def forward(x):
+        with batch_groups(groups):
+            y, updated = BatchNorm(True).apply(given, x, mutable=["batch_stats"])
+        return jnp.sum(y * weights), (y, updated["batch_stats"])
+
+    gradient, (y, running) = jax.grad(forward, has_aux=True)(x)
+    expected, mean, var = groupwise(x, scale, bias, groups)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    for name, batch in (("mean", mean), ("var", var)):
+        before = np.asarray(given["batch_stats"][name], np.float64)
+        np.testing.assert_allclose(running[name], 0.9 * before + 0.1 * batch, rtol=1e-5)
+    step = np.zeros_like(x, np.float64)
+    step[5, 1, 1, 2] = 1e-4
+    above, below = (np.sum(groupwise(x + sign * step, scale, bias, groups)[0] * weights) for sign in (1, -1))
+    np.testing.assert_allclose(gradient[5, 1, 1, 2], (above - below) / 2e-4, rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_with_groups():
+    options = {"num_classes": 3, "width": 2, "stage_sizes": (1,)}
+    plain, grouped = (create("small_resnet", bn_groups=groups, **options) for groups in (1, 2))
+    assert plain == create("small_resnet", **options) != grouped
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
+    variables = plain.init(jax.random.key(1), images)
+    apply = jax.jit(lambda model, images, train: model.apply(*variables, images, train=train), static_argnums=(0, 2))
+    together, halves = (
+        apply(grouped, images, True)[0],
+        [apply(plain, half, True)[0] for half in (images[:2], images[2:])],
+    )
+    np.testing.assert_allclose(together, np.concatenate(halves), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(together, apply(plain, images, True)[0], atol=1e-3)
+    np.testing.assert_array_equal(apply(grouped, images, False)[0], apply(plain, images, False)[0])
+    with pytest.raises(InputError, match="bn_groups=2 does not divide a batch of 3"):
+        grouped.apply(*variables, images[:3], train=True)
+    with pytest.raises(InputError, match="model 'vit' has no BatchNorm"):
+        create("vit", num_classes=3, bn_groups=2)

@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from piat_jax import models
 from piat_jax.averaging import PIAT
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.core.sharding import data_mesh, replicate
+from piat_jax.core.sharding import data_mesh, put_state, replicate
 from piat_jax.evaluation import correct_under_attack
-from piat_jax.training import fit
+from piat_jax.objectives import PGDAT
+from piat_jax.training import Examples, fit
 from piat_jax.training.epoch import train_steps
+
+PARTS = ("params", "model_state", "opt_state", "anchor")
 
 
 def train(problem, mesh, epochs, state=None):
@@ -33,7 +37,7 @@ def test_eight_devices_train_as_one(trained):
     one, eight = trained[1], trained[8]
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(eight)} == {8}
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(eight))
-    for name in ("params", "model_state", "opt_state", "anchor"):
+    for name in PARTS:
         close(getattr(eight, name), getattr(one, name))
 
 
@@ -73,6 +77,36 @@ def test_a_checkpoint_goes_on_on_other_devices(problem, trained, tmp_path, befor
     assert int(state.epoch) == 1
     ended = train(problem, data_mesh(8, jax.devices()[:after]), 2, state)
     close(ended.params, trained[1].params)
+
+
+def test_a_state_that_is_shared_out(problem, tmp_path):
+    net = models.create("vit", num_classes=8, width=16, depth=1, heads=2, patch_size=4)
+    problem = problem._replace(
+        objective=PGDAT(model=net, attack=problem.objective.attack),
+        examples=Examples(*(x[:9] for x in problem.examples)),
+    )
+    ended, checkpoints = {}, Checkpoints(tmp_path)
+    for split in (False, True):
+        recipe = problem.recipe._replace(mesh=data_mesh(8) if split else None, split_state=split)
+        options = {"key": problem.key, "recipe": recipe, "epoch_end": [problem.piat]}
+        state = fit(problem.state(), problem.objective, problem.examples, epochs=2, **options)
+        ended[split] = state = put_state(state, recipe.mesh, split=split)
+        checkpoints.save(("last", "best")[split], state, {"epoch": 2})
+    close(*({name: getattr(ended[split], name) for name in PARTS} for split in (True, False)))
+    for leaf in jax.tree.leaves((ended[True].params, ended[True].opt_state, ended[True].anchor)):
+        assert leaf.addressable_shards[0].data.size * (8 if leaf.ndim > 1 else 1) == leaf.size
+    # The largest axis that eight divides.
+    kernel = ended[True].params["blocks_0"]["attn"]["qkv"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (16, 6)
+    # Written in parts and read whole, and the other way round.
+    alone = checkpoints.load_state("best", problem.state())
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(alone)} == {1}
+    jax.tree.map(np.testing.assert_array_equal, alone, ended[True])
+    again = checkpoints.load_state("last", put_state(problem.state(), data_mesh(8), split=True))
+    assert jax.tree.map(lambda x: x.sharding.spec, again.params) == jax.tree.map(
+        lambda x: x.sharding.spec, ended[True].params
+    )
+    jax.tree.map(np.testing.assert_array_equal, again, ended[False])
 
 
 @pytest.mark.parametrize(
