@@ -123,7 +123,7 @@ class Stream:
         # The last window is filled up, so that all have one shape; its steps end before.
         indices = np.pad(indices, (0, len(images) - rows))
         parts = [part.reshape(self.length, self.batch_size, *part.shape[1:]) for part in (images, labels, indices)]
-        first = np.int32(number * self.length)
+        first: Any = np.int32(number * self.length)
         if self.mesh is None:
             parts, first = jax.device_put((parts, first))
         else:
