@@ -93,9 +93,10 @@ def _claims(claims: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Gr
         low, high = claim["low"], claim["high"]
         bounds = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else " (one seed)"
         pair = f"{claim['method']} - {claim['other']}, {measure_name(claim['measure'])}"
-        cells = (claim["text"], pair, f"{claim['mean']:.2f}{bounds}", claim["verdict"], claim["setting"], item["item"])
+        where = (claim["setting"], str(len(item["seeds"])), item["item"])
+        cells = (claim["text"], pair, f"{claim['mean']:.2f}{bounds}", claim["verdict"], *where)
         rows.append([(cell, "", index == 3) for index, cell in enumerate(cells)])
-    return Grid(("Claim", "Measured", "Difference", "Verdict", "Data", "Item"), rows)
+    return Grid(("Claim", "Measured", "Difference", "Verdict", "Data", "Seeds", "Item"), rows)
 
 
 def _item(item: Mapping[str, Any]) -> list[Piece]:

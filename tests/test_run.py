@@ -125,7 +125,7 @@ def test_from_nothing_to_a_report_and_again(tmp_path, tiny, commands):
 
     text = (tmp_path / "out" / "report.md").read_text()
     assert (
-        "| PIAT ends more robust | PIAT - PGD-AT, PGD-20 final | 6.00 [3.52, 8.48] | **holds** | tiny | table1 |"
+        "| PIAT ends more robust | PIAT - PGD-AT, PGD-20 final | 6.00 [3.52, 8.48] | **holds** | tiny | 3 | table1 |"
         in text
     )
     assert "| PGD-AT | 70.00 ± 0.00 / 84.28 |" in text.replace("**", "")

@@ -36,7 +36,7 @@ def measure(network: str, batch: int, steps: int, window: int, folder: Path) -> 
     rng = np.random.default_rng(0)
     path = folder / f"{network}.npy"
     np.save(path, rng.integers(0, 256, (batch * steps, *shape), np.uint8))
-    split = Split(np.load(path, mmap_mode="r"), rng.integers(0, 10, batch * steps).astype(np.int32))
+    split = Split(np.load(path, mmap_mode="r", allow_pickle=False), rng.integers(0, 10, batch * steps).astype(np.int32))
     model = models.create(NETWORKS[network].name, num_classes=10, **NETWORKS[network].options)
     objective = PGDAT(model=model, attack=bind(pgd, eps=8 / 255, step_size=2 / 255, steps=10))
     recipe = Recipe(sgd(1e-4), batch_size=batch, crop_padding=4, flip=True)

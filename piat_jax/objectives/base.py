@@ -104,7 +104,7 @@ class _Shared:
             logits.setdefault(kind, values)
         terms = self.terms(Outputs(logits, batch, start), objective_state, context)
         loss = jnp.mean(terms.adversarial + terms.other)
-        metrics = {"loss": loss, **terms.metrics}
+        metrics = {"loss": loss, **terms.metrics, **batch.extra.get("metrics", {})}
         for kind, values in logits.items():
             if kind in ("clean", "adversarial"):
                 metrics[f"{kind}_accuracy"] = accuracy(values, batch.clean.labels)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, static
+from piat_jax.objectives.base import Wrapper, objective, static
 from piat_jax.objectives.inside import attack_options, check_attack_takes, check_only_one_chooses, hold_to_radius
 
 SCHEDULERS = ("fixed", "linear", "cyclic_batch", "cyclic")
@@ -108,9 +108,9 @@ class ECAS(Wrapper):
             lower, raise_ = entropy > self.entropy_high, entropy < self.entropy_low
             radii = jnp.where(lower, levels[0], radii)
             radii = jnp.where(raise_, levels[-self.num_big :][which], radii)
-            adjusted = {"radius_lowered": lower}
+            adjusted = {"radius_lowered": jnp.mean(lower)}
             for number in range(self.num_big):
-                adjusted[f"radius_raised_{number + 1}"] = raise_ & (which == number)
+                adjusted[f"radius_raised_{number + 1}"] = jnp.mean(raise_ & (which == number))
         radii = radii * nominal
         steps = context.attack.get("steps", attack_options(self.inner).get("steps", 10))
         context = context.with_attack(eps=radii, step_size=self.reach / steps * cyclic * nominal)
@@ -120,15 +120,8 @@ class ECAS(Wrapper):
         if self.clip:
             adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
         # Statistics from inside are newer: they began with these.
-        return adversarial._replace(
-            extra={**prepared, **adversarial.extra, "ecas": {"radii": radii, "adjusted": adjusted}}
-        )
-
-    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Those inside; metrics say which share of the examples was set to the smallest level and to each big one."""
-        terms = super().terms(outputs, objective_state, context)
-        shares = {name: jnp.mean(which) for name, which in outputs.batch.extra["ecas"]["adjusted"].items()}
-        return terms._replace(metrics={**terms.metrics, **shares})
+        metrics = {**adversarial.extra.get("metrics", {}), **adjusted}
+        return adversarial._replace(extra={**prepared, **adversarial.extra, "ecas": radii, "metrics": metrics})
 
     def _scheduled(self, levels: Array, context: Context) -> Array:
         if self.scheduler == "fixed":

@@ -39,10 +39,9 @@ OPTIONS = [
     "--config.log.steps_per_chunk=1",
     "--noconfig.log.tensorboard",
 ]
-folder, event, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 
-def end_at(place, name, number=signal.SIGKILL, *, seconds=None):
+def end_at(place, name, count, number=signal.SIGKILL, *, seconds=None):
     """Send the signal at the count-th call of `place.name`, or at most so many seconds after it has begun something."""
     real, calls = getattr(place, name), []
 
@@ -58,32 +57,34 @@ def end_at(place, name, number=signal.SIGKILL, *, seconds=None):
     setattr(place, name, call)
 
 
-if event in ("chunk", "term"):
-    end_at(TrainingProgress, "chunk", signal.SIGKILL if event == "chunk" else signal.SIGTERM)
-elif event == "block":
-    end_at(accuracy, "_correct_block")
-elif event == "save":
-    end_at(checkpoint.ocp, "save_checkpointables_async", seconds=0.05)
-
-ended, real_fit = [], train.fit
-train.fit = lambda *arguments, **options: ended.append(real_fit(*arguments, **options))
-
-
 def run(where):
     """The command's exit code."""
     return errors.run(train.main, [*OPTIONS, f"--workdir={where}", "--resume"])
 
 
-code = run(folder)
-if event == "compare":
-    code += run(folder.with_name("whole"))
-    jax.tree.map(np.testing.assert_array_equal, *ended)
-    for name in ("best", "last"):
-        one, other = (Checkpoints(f / "checkpoints").info(name) for f in (folder, folder.with_name("whole")))
-        for record in (*one["metrics"], *other["metrics"]):
-            for timing in ("images_per_second", "train_seconds", "evaluate_seconds"):
-                del record[timing]
-        assert one == other
-    assert len(metrics.read_metrics(folder)) == 7
-    print("the same")
-sys.exit(code)
+def main(folder, event, count):
+    if event in ("chunk", "term"):
+        end_at(TrainingProgress, "chunk", count, signal.SIGKILL if event == "chunk" else signal.SIGTERM)
+    elif event == "block":
+        end_at(accuracy, "_correct_block", count)
+    elif event == "save":
+        end_at(checkpoint.ocp, "save_checkpointables_async", count, seconds=0.05)
+    ended, real_fit = [], train.fit
+    train.fit = lambda *arguments, **options: ended.append(real_fit(*arguments, **options))
+    code = run(folder)
+    if event == "compare":
+        code += run(folder.with_name("whole"))
+        jax.tree.map(np.testing.assert_array_equal, *ended)
+        for name in ("best", "last"):
+            one, other = (Checkpoints(f / "checkpoints").info(name) for f in (folder, folder.with_name("whole")))
+            for record in (*one["metrics"], *other["metrics"]):
+                for timing in ("images_per_second", "train_seconds", "evaluate_seconds"):
+                    del record[timing]
+            assert one == other
+        assert len(metrics.read_metrics(folder)) == 7
+        print("the same")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

@@ -59,6 +59,7 @@ def test_weights_become_a_run_that_is_evaluated(run, capsys):
         "dtype": "float32",
         "mean": [0.25],
         "std": [0.5],
+        "bn_groups": 1,
         "weights": "",
         "options": {"width": 2, "stage_sizes": [1]},
     }

@@ -126,7 +126,7 @@ def test_entropy_forward():
     for each in (objective, ECAS(AWP(make(PGDAT)))):
         np.testing.assert_allclose(value(each, batch=batch)[1].model_state["mean"], mean, rtol=1e-5)
     # So does the attack: it equals that of the method inside at those statistics and radii.
-    context = CONTEXT._replace(attack={"eps": batch.extra["ecas"]["radii"], "step_size": 2 / 3 * 3 / 255})
+    context = CONTEXT._replace(attack={"eps": batch.extra["ecas"], "step_size": 2 / 3 * 3 / 255})
     expected = run(make(PGDAT), state=batch.extra["model_state"], context=context).images
     np.testing.assert_allclose(batch.images, expected, atol=1e-6)
     for options in ({"entropy": False}, {"entropy_batch_norm": "eval"}):
@@ -180,7 +180,7 @@ def test_clipping_trains_on_the_projection(norm):
 def test_every_example_stays_in_its_ball():
     options = {"entropy_low": 0.5, "entropy_high": 0.6, "eps": 0.1}
     batch = run(ECAS(make(PGDAT), **options), context=at(epoch=5))
-    radii = np.asarray(batch.extra["ecas"]["radii"])
+    radii = np.asarray(batch.extra["ecas"])
     assert len(set(radii)) > 1
     assert np.all(np.abs(batch.images - IMAGES).max((1, 2, 3)) <= radii + 1e-6)
 

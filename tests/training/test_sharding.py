@@ -57,7 +57,8 @@ def test_the_flags_of_an_evaluation_are_the_same(problem, trained):
         correct_under_attack(
             problem.objective.model,
             trained[1].variables,
-            *problem.examples,
+            problem.examples.images,
+            problem.examples.labels,
             problem.objective.attack,
             key=problem.key,
             batch_size=10,
@@ -83,7 +84,7 @@ def test_a_state_that_is_shared_out(problem, tmp_path):
     net = models.create("vit", num_classes=8, width=16, depth=1, heads=2, patch_size=4)
     problem = problem._replace(
         objective=PGDAT(model=net, attack=problem.objective.attack),
-        examples=Examples(*(x[:9] for x in problem.examples)),
+        examples=Examples(problem.examples.images[:9], problem.examples.labels[:9]),
     )
     ended, checkpoints = {}, Checkpoints(tmp_path)
     for split in (False, True):
