@@ -77,7 +77,7 @@ class AdversarialBatch(NamedTuple):
 
     clean: Batch
     images: Array  # [B, H, W, C], already a constant
-    extra: Mapping[str, PyTree] = {}  # each wrapper's under a name of its own
+    extra: Mapping[str, PyTree] = {}  # each wrapper's under a name of its own; scalars to log under "metrics"
 
 
 class Aux(NamedTuple):
