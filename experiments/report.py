@@ -68,7 +68,10 @@ def write(folder: Path, paper: str) -> list[Path]:
     items = [item for item in items if item.get("paper") == paper]
     if not items:
         raise InputError(f"{folder} has no results of {paper!r}; experiments.run {paper} ITEM --out=... writes some")
-    pieces = compose(paper, items)
+    try:
+        pieces = compose(paper, items)
+    except KeyError as error:
+        raise InputError(f"{folder} has results of another version, without {error}; run their items again") from error
     paths = [folder / "report.md", folder / "report.html"]
     paths[0].write_text(to_markdown(pieces), encoding="utf-8")
     paths[1].write_text(to_html(f"{paper.upper()}: ours and theirs", pieces, folder), encoding="utf-8")
