@@ -19,7 +19,8 @@ NAMES = {"oscillation": "Oscillation", "gap": "Best - final in training", "secon
 NEAR = 0.005  # two decimals
 CELLS = (
     "Cells: ours, mean over seeds ± sample standard deviation, in percent; after the slash what the paper has for its "
-    "own data and network, where it has a number. Bold: the best of ours in a column."
+    "own data and network, where it has a number. In brackets: of how many seeds, where not of all. Bold: the best of "
+    "ours in a column."
 )
 VERDICTS = (
     "Difference: the first method minus the second, paired by seed, in points, with its 95 % t interval. Holds, does "
@@ -96,7 +97,7 @@ def _claims(claims: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Gr
         low, high = claim["low"], claim["high"]
         bounds = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else " (one seed)"
         pair = f"{claim['method']} - {claim['other']}, {measure_name(claim['measure'])}"
-        where = (claim["setting"], str(len(item["seeds"])), item["item"])
+        where = (claim["setting"], str(claim["seeds"]), item["item"])
         cells = (claim["text"], pair, f"{claim['mean']:.2f}{bounds}", claim["verdict"], *where)
         rows.append([(cell, "", index == 3) for index, cell in enumerate(cells)])
     return Grid(("Claim", "Measured", "Difference", "Verdict", "Data", "Seeds", "Item"), rows)
@@ -115,7 +116,7 @@ def _item(item: Mapping[str, Any]) -> list[Piece]:
         about = f"{setting['config']}{fields}; seeds {seeds}; {examples}; best chosen on {setting['chosen_on']}."
         pieces.append(Text(f"{about} {_beside(setting)}".strip()))
         if item["as_table"]:
-            pieces.append(table(rows, item["keys"]))
+            pieces.append(table(rows, item["keys"], len(item["seeds"])))
             notes = dict.fromkeys(f"{row['name']}: {row['note']}" for row in rows if row["note"])
             pieces += [Text(note) for note in notes]
         pieces += [Picture(name, caption) for name, caption in item["pictures"].get(setting["name"], ())]
@@ -129,7 +130,7 @@ def _beside(setting: Mapping[str, Any]) -> str:
     return said + setting["differs"]
 
 
-def table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Grid:
+def table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], seeds: int) -> Grid:
     """Rows of methods, columns of measures; those that neither side has are left out."""
     keys = [key for key in keys if any(key in row["ours"] or key in row["paper"] for row in rows)]
     means = {key: [float(np.mean(row["ours"][key])) if key in row["ours"] else None for row in rows] for key in keys}
@@ -152,6 +153,7 @@ def table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Grid:
             shown = abs(mean) if key.startswith("diff") else mean
             values = row["ours"][key]
             spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            spread += f" ({len(values)})" if len(values) < seeds else ""
             cells.append((f"{shown:.2f}{spread}", theirs, key in best and abs(shown - best[key]) < NEAR))
         lines.append(cells)
     return Grid(("Method", *map(measure_name, keys)), lines)

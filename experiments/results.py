@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.claims import Claim, Interval, interval, verdict
 from experiments.items import Block, Item, Row, Setting, run_folder
-from piat_jax.analysis.runs import Run, load_run
+from piat_jax.analysis.runs import EVALUATION, Run, load_run
 from piat_jax.analysis.tables import PGD, accuracy_of, chosen_on, oscillation
 from piat_jax.cli.run_folder import read_json
 
@@ -22,7 +22,7 @@ IN_TABLES = {"cw20": "cw", "cw30": "cw"}  # what the papers call an attack
 
 @dataclass(frozen=True)
 class Entry:
-    """A row on one data set: a run for each seed, none where only the published number is quoted."""
+    """A row on one data set: a run for each seed that is there, none where only the published number is quoted."""
 
     setting: Setting
     row: Row
@@ -51,11 +51,12 @@ class Result:
 
 
 def collect(item: Item, scale: str, settings: Sequence[Setting], seeds: Sequence[int], folder: Path) -> Result:
-    """Read the runs of an item."""
+    """Read the runs of an item; those that were not evaluated yet are left out."""
     entries = []
     for setting in settings:
         for row in item.rows:
-            runs = [load_run(run_folder(folder, setting, row, seed)) for seed in seeds] if row.method else []
+            folders = [run_folder(folder, setting, row, seed) for seed in seeds] if row.method else []
+            runs = [load_run(path) for path in folders if (path / EVALUATION).exists()]
             entries.append(Entry(setting, row, tuple(runs)))
     return Result(item, scale, tuple(seeds), tuple(entries))
 
@@ -130,15 +131,13 @@ def published(paper: str, item: Item, block: Block | None, row: Row, key: str) -
     return None
 
 
-def difference(result: Result, setting: Setting, claim: Claim) -> Interval | None:
-    """The paired difference over seeds that a claim is about; None where a row or a number is missing."""
+def difference(result: Result, setting: Setting, claim: Claim) -> tuple[Interval, int] | None:
+    """The paired difference, over the seeds that have both numbers, that a claim is about; None where none has."""
     pair = [result.entry(setting, name) for name in (claim.method, claim.other)]
-    if None in pair or any(not entry.runs for entry in pair if entry):
-        return None
-    values = [[measure(run, claim.measure) for run in entry.runs] for entry in pair if entry]
-    if any(value is None for side in values for value in side):
-        return None
-    return interval(np.subtract(*np.array(values, float)))
+    one, other = ({run.seed: measure(run, claim.measure) for run in entry.runs} if entry else {} for entry in pair)
+    found = [(one[seed], other[seed]) for seed in one.keys() & other.keys()]
+    known = [mine - theirs for mine, theirs in found if mine is not None and theirs is not None]
+    return (interval(np.array(known)), len(known)) if known else None
 
 
 def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
@@ -148,7 +147,8 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
     for entry in result.entries:
         block = entry.setting.beside
         theirs = {key: published(paper, item, block, entry.row, key) for key in keys}
-        ours = {key: [measure(run, key) for run in entry.runs] for key in keys}
+        values = {key: [measure(run, key) for run in entry.runs] for key in keys}
+        ours = {key: [value for value in found if value is not None] for key, found in values.items()}
         rows.append(
             {
                 "setting": entry.setting.name,
@@ -156,7 +156,7 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
                 "method": entry.row.method,
                 "overrides": dict(entry.row.overrides),
                 "note": entry.row.note,
-                "ours": {key: values for key, values in ours.items() if values and None not in values},
+                "ours": {key: found for key, found in ours.items() if found},
                 "paper": {key: value for key, value in theirs.items() if value is not None},
                 "during_training": [_series(run) for run in entry.runs],
             }
@@ -164,11 +164,11 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
     claims = []
     for setting in result.settings:
         for claim in item.claims:
-            found = difference(result, setting, claim)
-            if found is not None:
-                low, high = (value if np.isfinite(value) else None for value in found[1:])
-                about = {"setting": setting.name, **claim._asdict(), "mean": found.mean, "low": low, "high": high}
-                claims.append({**about, "verdict": verdict(claim, found)})
+            if found := difference(result, setting, claim):
+                shown, count = found
+                low, high = (value if np.isfinite(value) else None for value in shown[1:])
+                about = {"setting": setting.name, **claim._asdict(), "seeds": count, "mean": shown.mean}
+                claims.append({**about, "low": low, "high": high, "verdict": verdict(claim, shown)})
     runs = [run for entry in result.entries for run in entry.runs]
     return {
         "paper": paper,

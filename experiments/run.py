@@ -4,6 +4,7 @@
     python -m experiments.run piat table1 --dry_run        # which runs, and what they would cost
     python -m experiments.run piat table1 fig6             # small: 512 images that are in the package, on a CPU
     python -m experiments.run piat table1 --scale=paper --data=cifar10 --config.dataset.data_dir=~/data
+    python -m experiments.run piat table1 --collect        # what there is of it so far
     python -m experiments.run piat report                  # the report alone, from what is in --out
 
 Papers are piat, rpat and ecas. Runs that items have in common are trained once; a second call goes on where the first
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", "runs/papers", "Folder of the runs.", flag_values=values)
     flags.DEFINE_string("out", None, "Folder of the results; runs/papers/PAPER-SCALE by default.", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "Only say what would run.", flag_values=values)
+    flags.DEFINE_boolean("collect", False, "Run nothing; report what is there so far.", flag_values=values)
     flags.DEFINE_float("tflops", 0.05, "TFLOP/s that --dry_run reckons with.", flag_values=values)
     positional = arguments.parse(values, rest, __doc__, folders=True)
     if not positional:
@@ -76,7 +78,8 @@ def main(argv: Sequence[str]) -> None:
     if values.dry_run:
         print(estimate(list(due.values()), values.tflops))
         return
-    jobs.run_jobs(list(due.values()))
+    if not values.collect:
+        jobs.run_jobs(list(due.values()))
     for item, found in plan:
         print(f"{item.title}: {', '.join(map(str, save(paper, item, values.scale, found, seeds, folder, out)))}")
     for path in report.write(out, paper):
@@ -141,6 +144,8 @@ def save(
 ) -> list[Path]:
     """Collect an item's runs, study and draw them, and write what the report is made of."""
     result = collect(item, scale, found, seeds, folder)
+    if not any(entry.runs for entry in result.entries):
+        raise InputError(f"{item.key} has no evaluated run in {folder}; leave out --collect")
     if item.study:
         result = dataclasses.replace(result, study=item.study.run(result, folder))
     content = to_json(paper, result, keys_of(item))

@@ -143,6 +143,33 @@ def test_from_nothing_to_a_report_and_again(tmp_path, tiny, commands):
     assert (tmp_path / "out" / "report.md").read_text() == text
 
 
+def test_what_is_there_so_far(tmp_path, tiny, commands, capsys):
+    flags = ("--seeds=0,1,2", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
+    assert call("piat", "table1", "--collect", *flags) == 2
+    assert "table1 has no evaluated run" in capsys.readouterr().err
+    assert call("piat", "table1", *flags) == 0
+    commands.clear()
+    (tmp_path / "runs/tiny/piat-seed2/evaluation.json").unlink()
+    path = tmp_path / "runs/tiny/pgd_at-seed0/evaluation.json"
+    content = json.loads(path.read_text())
+    del content["checkpoints"]["best"]["accuracy"]["aa"]
+    path.write_text(json.dumps(content))
+    assert call("piat", "table1", "--collect", *flags) == 0
+    assert commands == []
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| 5.50 [-0.85, 11.85] | **not decided** | tiny | 2 | table1 |" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| PIAT | "))
+    assert row.replace("**", "").split(" | ")[1] == "70.00 ± 0.00 (2)"
+    (row,) = (line for line in text.splitlines() if line.startswith("| PGD-AT | "))
+    assert row.count("(2)") == 3  # AA best, AA diff, NRR best
+    assert call("piat", "report", *flags) == 0
+    path = tmp_path / "out" / "table1.json"
+    path.write_text(path.read_text().replace("chosen_on", "chosen_by"))
+    capsys.readouterr()
+    assert call("piat", "report", *flags) == 2
+    assert "has results of another version, without 'chosen_on'" in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(tmp_path, tiny, capsys):
     assert (
         call("piat", "table1", "--dry_run", "--seeds=7", f"--workdir={tmp_path / 'r'}", f"--out={tmp_path / 'o'}") == 0
