@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.claims import Interval, interval
+from experiments.claims import Claim, interval, verdict
 from experiments.items import run_folder
 from experiments.results import Result
 from experiments.trained import load_final
@@ -73,13 +73,13 @@ def split_by_success(clean: np.ndarray, perturbed: np.ndarray, labels: np.ndarra
 def _finding(result: Result, setting: str, found: dict[str, list[dict[str, float]]]) -> str:
     """The paper's claim: under PGD-AT images that fool the model move its logits less than others do."""
     runs = found[f"{setting}/PGD-AT"]
-    difference: Interval = interval(np.array([run["failure"] - run["success"] for run in runs]))
-    holds = "holds" if difference.high < 0 else "does not hold" if difference.low > 0 else "is not decided"
+    difference = interval(np.array([run["failure"] - run["success"] for run in runs]))
+    claim = Claim("they move less", "failure", "success", "perception", "lower")
     return (
         f"{setting}: under PGD-AT the logits of images that fool the model move by {difference.mean:.3f} "
         f"[{difference.low:.3f}, {difference.high:.3f}] more than those of others (mean square, {len(runs)} seeds); "
-        f"the paper's claim that they move less {holds}. First {IMAGES} test images, final checkpoints; uniform noise "
-        "for the first two models, PGD-20 for PGD-AT."
+        f"the paper's claim that {claim.text}: {verdict(claim, difference)}. First {IMAGES} test images, final "
+        "checkpoints; uniform noise for the first two models, PGD-20 for PGD-AT."
     )
 
 
