@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.items import Setting
 from experiments.results import Entry, Result, measure
 from piat_jax.analysis.curves import COLORS, MARKERS, STYLE, WIDTH, draw_groups
 from piat_jax.analysis.pairs import draw_pairs, find_pairs
@@ -27,69 +28,48 @@ def render(figure: "Figure", suffix: str) -> bytes:
     return content.getvalue()
 
 
-def curves(result: Result) -> dict[str, "Figure"]:
+def curves(result: Result, setting: Setting) -> "Figure":
     """PGD-20 accuracy over the epochs, a line for each row."""
-    return {
-        name: draw_groups(_groups(entries), _names(entries), key="test_pgd20") for name, entries in _by_setting(result)
-    }
+    entries = result.ran(setting)
+    groups = [Group(entry.runs[0].dataset, entry.runs[0].model, entry.runs[0].method, entry.runs) for entry in entries]
+    return draw_groups(groups, _names(entries), key="test_pgd20")
 
 
-def pairs(result: Result) -> dict[str, "Figure"]:
+def pairs(result: Result, setting: Setting) -> "Figure | None":
     """AutoAttack accuracy of each method without and with PIAT; PGD-20 where AutoAttack was not run."""
-    attack = "aa" if "aa" in result.item.attacks else "pgd20"
-    figures = {}
-    for name, entries in _by_setting(result):
-        if found := find_pairs([run for entry in entries for run in entry.runs]):
-            figures[name] = draw_pairs(found, attack)
-    return figures
+    found = find_pairs([run for entry in result.ran(setting) for run in entry.runs])
+    return draw_pairs(found, "aa" if "aa" in result.item.attacks else "pgd20") if found else None
 
 
-def variants(result: Result) -> dict[str, "Figure"]:
+def variants(result: Result, setting: Setting) -> "Figure":
     """Accuracies of the item's first checkpoint over its rows: one hyper-parameter's values, or one part's forms."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    checkpoint = result.item.checkpoints[0]
-    figures = {}
-    for name, entries in _by_setting(result):
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
-            axes = figure.subplots()
-            for index, attack in enumerate(result.item.attacks):
-                values = [[measure(run, f"{checkpoint}:{attack}") for run in entry.runs] for entry in entries]
-                known = [np.array(side, float) for side in values if None not in side]
-                if len(known) < len(entries):
-                    continue
-                spread = [side.std(ddof=1) if len(side) > 1 else 0.0 for side in known]
-                axes.errorbar(
-                    np.arange(len(known)) + 0.05 * (index - 1.5), [side.mean() for side in known], yerr=spread,
-                    fmt=f"{MARKERS[index]}-", color=COLORS[index], markersize=4, linewidth=1.0, elinewidth=0.7,
-                    capsize=2, label=ATTACKS.get(attack, attack),
-                )  # fmt: skip
-            axes.set_xticks(range(len(entries)), _names(entries))
-            axes.set_ylabel(f"Accuracy (%), {checkpoint}")
-            axes.grid(True, axis="y", color="#E0E0E0", linewidth=0.5)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.yaxis.set_major_locator(MaxNLocator(6))
-            figure.legend(loc="outside upper center", ncols=len(result.item.attacks), frameon=False, fontsize=7)
-        figures[name] = figure
-    return figures
-
-
-def _by_setting(result: Result) -> list[tuple[str, list[Entry]]]:
-    """The name of a figure and the rows that were run, for each data set."""
-    found = []
-    for setting in result.settings:
-        entries = [entry for entry in result.entries if entry.setting == setting and entry.runs]
-        if entries:
-            found.append((f"{result.item.key}_{setting.name}", entries))
-    return found
-
-
-def _groups(entries: Sequence[Entry]) -> list[Group]:
-    return [Group(entry.runs[0].dataset, entry.runs[0].model, entry.runs[0].method, entry.runs) for entry in entries]
+    checkpoint, entries = result.item.checkpoints[0], result.ran(setting)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+        axes = figure.subplots()
+        for index, attack in enumerate(result.item.attacks):
+            values = [[measure(run, f"{checkpoint}:{attack}") for run in entry.runs] for entry in entries]
+            known = [np.array(side, float) for side in values if None not in side]
+            if len(known) < len(entries):
+                continue
+            spread = [side.std(ddof=1) if len(side) > 1 else 0.0 for side in known]
+            axes.errorbar(
+                np.arange(len(known)) + 0.05 * (index - 1.5), [side.mean() for side in known], yerr=spread,
+                fmt=f"{MARKERS[index]}-", color=COLORS[index], markersize=4, linewidth=1.0, elinewidth=0.7,
+                capsize=2, label=ATTACKS.get(attack, attack),
+            )  # fmt: skip
+        axes.set_xticks(range(len(entries)), _names(entries))
+        axes.set_ylabel(f"Accuracy (%), {checkpoint}")
+        axes.grid(True, axis="y", color="#E0E0E0", linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        figure.legend(loc="outside upper center", ncols=len(result.item.attacks), frameon=False, fontsize=7)
+    return figure
 
 
 def _names(entries: Sequence[Entry]) -> list[str]:

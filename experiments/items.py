@@ -56,13 +56,6 @@ class Row:
         return ",".join([self.method, *(f"{path}={value}" for path, value in self.overrides.items())])
 
 
-class Study(NamedTuple):
-    """What is done with trained runs beyond evaluating them."""
-
-    run: Callable[["Result", Path], dict[str, Any]]  # the result and the runs' folder -> JSON
-    draw: Callable[["Result"], dict[str, "Figure"]]
-
-
 @dataclass(frozen=True)
 class Item:
     """A figure or table."""
@@ -76,8 +69,8 @@ class Item:
     published: str = ""  # the table's name in paper_tables.csv
     extra: tuple[str, ...] = ()  # columns: "diff", "nrr", "mean", "oscillation", "seconds"
     claims: tuple[Claim, ...] = ()
-    draw: Callable[["Result"], dict[str, "Figure"]] | None = None
-    study: Study | None = None
+    study: Callable[["Result"], dict[str, Any]] | None = None  # what else is found out about the runs, as JSON
+    draw: Callable[["Result", Setting], "Figure | None"] | None = None
     notes: tuple[str, ...] = ()
     as_table: bool = True
 

@@ -120,7 +120,6 @@ def _item(item: Mapping[str, Any]) -> list[Piece]:
             notes = dict.fromkeys(f"{row['name']}: {row['note']}" for row in rows if row["note"])
             pieces += [Text(note) for note in notes]
         pieces += [Picture(name, caption) for name, caption in item["pictures"].get(setting["name"], ())]
-    pieces += [Picture(name, caption) for name, caption in item["pictures"].get("", ())]
     pieces += [Text(note) for note in (*item["notes"], *item["study"].get("findings", ()))]
     return pieces
 

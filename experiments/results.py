@@ -44,9 +44,13 @@ class Result:
         found = [entry for entry in self.entries if entry.setting == setting and entry.row.name == name]
         return found[0] if found else None
 
+    def ran(self, setting: Setting) -> list[Entry]:
+        """The rows on a data set that have a run."""
+        return [entry for entry in self.entries if entry.setting == setting and entry.runs]
+
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """Those that were run, in order."""
+        """The data sets, in order."""
         return tuple({entry.setting.name: entry.setting for entry in self.entries}.values())
 
 

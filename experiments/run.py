@@ -24,7 +24,7 @@ from absl import flags
 from experiments import cost, jobs, report
 from experiments.figures import render
 from experiments.items import SCALES, Item, Setting
-from experiments.results import collect, to_json
+from experiments.results import Result, collect, to_json
 from piat_jax.cli import arguments, errors
 from piat_jax.cli.config import split_overrides
 from piat_jax.cli.train import read_config
@@ -147,15 +147,15 @@ def save(
     if not any(entry.runs for entry in result.entries):
         raise InputError(f"{item.key} has no evaluated run in {folder}; leave out --collect")
     if item.study:
-        result = dataclasses.replace(result, study=item.study.run(result, folder))
+        result = dataclasses.replace(result, study=item.study(result))
+    figures = draw(result)
     content = to_json(paper, result, keys_of(item))
-    figures = {**(item.draw(result) if item.draw else {}), **(item.study.draw(result) if item.study else {})}
-    content["pictures"] = _pictures(item, figures)
+    content["pictures"] = {setting: [[f"{_stem(item, setting)}.png", item.title]] for setting in figures}
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{item.key}.json"]
-    for name, figure in figures.items():
+    for setting, figure in figures.items():
         for suffix in SUFFIXES:
-            paths.append(out / f"{name}{suffix}")
+            paths.append(out / f"{_stem(item, setting)}{suffix}")
             data = render(figure, suffix)
             write_file(paths[-1], lambda file, data=data: file.write(data))
     # Last: a report may be made of whatever JSON is there.
@@ -175,14 +175,17 @@ def keys_of(item: Item) -> list[str]:
     return keys + [name for name in ("oscillation", "gap", "seconds") if name in item.extra]
 
 
-def _pictures(item: Item, figures: dict[str, "Figure"]) -> dict[str, list[list[str]]]:
-    """File names and captions by data set, which the name of the figure ends in; "" for those of none."""
-    names = [setting.name for found in item.settings.values() for setting in found]
-    placed: dict[str, list[list[str]]] = {}
-    for figure in figures:
-        of = max((name for name in names if figure.endswith(f"_{name}")), key=len, default="")
-        placed.setdefault(of, []).append([f"{figure}.png", item.title])
-    return placed
+def draw(result: Result) -> dict[str, "Figure"]:
+    """The item's figures, by the data set's name; none of what has no run."""
+    drawn = {}
+    for setting in result.settings:
+        if result.item.draw and result.ran(setting) and (figure := result.item.draw(result, setting)):
+            drawn[setting.name] = figure
+    return drawn
+
+
+def _stem(item: Item, setting: str) -> str:
+    return f"{item.key}_{setting}"
 
 
 if __name__ == "__main__":

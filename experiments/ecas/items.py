@@ -2,7 +2,7 @@
 
 from experiments.claims import Claim
 from experiments.ecas import radii
-from experiments.items import Block, Item, Row, Setting, Study
+from experiments.items import Block, Item, Row, Setting
 from experiments.settings import embedded, steps
 
 SHORT = {**steps((99, 104), 110, (0.1, 0.01, 0.001)), "optimizer.weight_decay": "5e-4"}
@@ -139,7 +139,8 @@ ITEMS = (
         SCHEDULERS[-1:],
         {"paper": on("wrn", "cifar10"), "small": (SMALL,)},
         attacks=SHORT_LADDER[:2],
-        study=Study(radii.run, radii.draw),
+        study=radii.run,
+        draw=radii.draw,
         as_table=False,
     ),
 )

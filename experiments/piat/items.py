@@ -2,7 +2,7 @@
 
 from experiments import figures
 from experiments.claims import Claim
-from experiments.items import Block, Item, Row, Setting, Study
+from experiments.items import Block, Item, Row, Setting
 from experiments.piat import landscape
 from experiments.settings import embedded
 
@@ -212,7 +212,8 @@ ITEMS = (
         (Row("PGD-AT", "pgd_at"), Row("PIAT", "piat")),
         {"paper": RESNET18[:1], "small": (ON_RESNET18,)},
         attacks=("clean", "pgd20"),
-        study=Study(landscape.run, landscape.draw),
+        study=landscape.run,
+        draw=landscape.draw,
         as_table=False,
     ),
     Item(

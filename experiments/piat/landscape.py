@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims import Claim, interval, verdict
-from experiments.items import run_folder
-from experiments.results import Entry, Result
+from experiments.items import Setting
+from experiments.results import Result
 from experiments.trained import load_final
 from piat_jax.analysis.curves import STYLE, WIDTH
 from piat_jax.analysis.landscape import loss_landscape, random_directions
@@ -24,19 +24,23 @@ POINTS, IMAGES = 15, 100  # of either coordinate; of the test set
 ATTACK = "pgd20"
 
 
-def run(result: Result, folder: Path) -> dict[str, Any]:
+def run(result: Result) -> dict[str, Any]:
     """The grids of every run, and by how much the loss fluctuates over them."""
     coordinates = np.linspace(-1, 1, POINTS)
-    grids = {}
+    kept, findings = {}, []
     for setting in result.settings:
-        for entry in result.entries:
-            if entry.setting == setting:
-                found = [_grid(run_folder(folder, setting, entry.row, seed), coordinates) for seed in result.seeds]
-                grids[f"{setting.name}/{entry.row.name}"] = [_rows(grid) for grid in found]
-    findings = [_finding(result, setting.name, grids) for setting in result.settings]
+        grids = {
+            entry.row.name: {run.seed: _grid(run.folder, coordinates) for run in entry.runs}
+            for entry in result.ran(setting)
+        }
+        kept |= {f"{setting.name}/{name}": [_rows(grid) for grid in found.values()] for name, found in grids.items()}
+        pgd_at, piat = (grids.get(name, {}) for name in ("PGD-AT", "PIAT"))
+        if both := sorted(pgd_at.keys() & piat.keys()):
+            deviations = (fluctuation(np.array([found[seed] for seed in both])) for found in (pgd_at, piat))
+            findings.append(_finding(setting.name, *deviations))
     return {
         "coordinates": coordinates.tolist(),
-        "grids": grids,
+        "grids": kept,
         "findings": [
             f"Final checkpoints; mean cross-entropy of the first {IMAGES} test images under {ATTACK}, run anew "
             f"at each of {POINTS} x {POINTS} points; directions are those of the seed, the same for both methods.",
@@ -81,52 +85,43 @@ def fluctuation(grids: np.ndarray) -> np.ndarray:
     return grids.std(axis=(1, 2))
 
 
-def _finding(result: Result, setting: str, grids: dict[str, Any]) -> str:
-    found = {
-        name: fluctuation(np.array([grid_of(rows) for rows in grids[f"{setting}/{name}"]]))
-        for name in ("PGD-AT", "PIAT")
-    }
-    difference = interval(found["PIAT"] - found["PGD-AT"])
+def _finding(setting: str, pgd_at: np.ndarray, piat: np.ndarray) -> str:
+    """The paper's claim, from the fluctuations of equal seeds."""
+    difference = interval(piat - pgd_at)
     claim = Claim("PIAT's landscape fluctuates less", "PIAT", "PGD-AT", "fluctuation", "lower")
-    means = ", ".join(f"{name} {values.mean():.4f}" for name, values in found.items())
     return (
-        f"{setting}: standard deviation of the loss over the square: {means}; PIAT minus PGD-AT {difference.mean:.4f} "
-        f"[{difference.low:.4f}, {difference.high:.4f}] over {len(result.seeds)} seeds. {claim.text}: "
+        f"{setting}: standard deviation of the loss over the square: PGD-AT {pgd_at.mean():.4f}, "
+        f"PIAT {piat.mean():.4f}; PIAT minus PGD-AT {difference.mean:.4f} "
+        f"[{difference.low:.4f}, {difference.high:.4f}] over {len(piat)} seeds. {claim.text}: "
         f"{verdict(claim, difference)}."
     )
 
 
-def draw(result: Result) -> dict[str, "Figure"]:
+def draw(result: Result, setting: Setting) -> "Figure":
     """By how much the loss changes from that at the weights: the surfaces of the first seed, on one scale."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    axis = np.array(result.study["coordinates"])
-    figures = {}
-    for setting in result.settings:
-        entries: list[Entry] = [entry for entry in result.entries if entry.setting == setting]
-        grids = [grid_of(result.study["grids"][f"{setting.name}/{entry.row.name}"][0]) for entry in entries]
-        middle = len(axis) // 2
-        at_weights = [grid[middle, middle] for grid in grids]
-        grids = [grid - value for grid, value in zip(grids, at_weights)]
-        low, high = min(grid.min() for grid in grids), max(grid.max() for grid in grids)
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(2 * WIDTH, 2.9), layout="constrained")
-            for index, (entry, grid) in enumerate(zip(entries, grids), 1):
-                axes: Any = figure.add_subplot(1, len(entries), index, projection="3d")
-                m1, m2 = np.meshgrid(axis, axis, indexing="ij")
-                # Lightness grows with height: legible in grey and to the colour-blind.
-                axes.plot_surface(
-                    m1, m2, grid, cmap="cividis", vmin=low, vmax=high, linewidth=0.2, edgecolor="#00000040"
-                )
-                axes.set_zlim(low, high)
-                axes.set_title(f"{entry.row.name}, {at_weights[index - 1]:.2f} at the weights", fontsize=8)
-                axes.set_xlabel("$m_1$", labelpad=-6)
-                axes.set_ylabel("$m_2$", labelpad=-6)
-                axes.set_zlabel("change of the loss", labelpad=-1, fontsize=7)
-                axes.set_xticks([-1, 0, 1])
-                axes.set_yticks([-1, 0, 1])
-                axes.tick_params(labelsize=6, pad=-2)
-                axes.view_init(elev=25, azim=-60)
-        figures[f"{result.item.key}_{setting.name}"] = figure
-    return figures
+    axis, entries = np.array(result.study["coordinates"]), result.ran(setting)
+    grids = [grid_of(result.study["grids"][f"{setting.name}/{entry.row.name}"][0]) for entry in entries]
+    middle = len(axis) // 2
+    at_weights = [grid[middle, middle] for grid in grids]
+    grids = [grid - value for grid, value in zip(grids, at_weights)]
+    low, high = min(grid.min() for grid in grids), max(grid.max() for grid in grids)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2 * WIDTH, 2.9), layout="constrained")
+        for index, (entry, grid) in enumerate(zip(entries, grids), 1):
+            axes: Any = figure.add_subplot(1, len(entries), index, projection="3d")
+            m1, m2 = np.meshgrid(axis, axis, indexing="ij")
+            # Lightness grows with height: legible in grey and to the colour-blind.
+            axes.plot_surface(m1, m2, grid, cmap="cividis", vmin=low, vmax=high, linewidth=0.2, edgecolor="#00000040")
+            axes.set_zlim(low, high)
+            axes.set_title(f"{entry.row.name}, {at_weights[index - 1]:.2f} at the weights", fontsize=8)
+            axes.set_xlabel("$m_1$", labelpad=-6)
+            axes.set_ylabel("$m_2$", labelpad=-6)
+            axes.set_zlabel("change of the loss", labelpad=-1, fontsize=7)
+            axes.set_xticks([-1, 0, 1])
+            axes.set_yticks([-1, 0, 1])
+            axes.tick_params(labelsize=6, pad=-2)
+            axes.view_init(elev=25, azim=-60)
+    return figure

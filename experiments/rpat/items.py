@@ -2,7 +2,7 @@
 
 from experiments import figures
 from experiments.claims import Claim
-from experiments.items import Block, Item, Row, Setting, Study
+from experiments.items import Block, Item, Row, Setting
 from experiments.rpat import perception
 from experiments.settings import embedded, steps
 
@@ -171,7 +171,8 @@ ITEMS = (
         ),
         {"paper": on_resnet18("linf")[:1], "small": (SMALL,)},
         attacks=("clean", "pgd20"),
-        study=Study(perception.run, perception.draw),
+        study=perception.run,
+        draw=perception.draw,
         as_table=False,
     ),
     Item(

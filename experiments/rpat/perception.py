@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims import Claim, interval, verdict
-from experiments.items import run_folder
+from experiments.items import Setting
 from experiments.results import Result
 from experiments.trained import load_final
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
@@ -26,15 +26,15 @@ IMAGES = 1000  # of the test set
 MEASURES = ("success", "failure", "clean", "perturbed")
 
 
-def run(result: Result, folder: Path) -> dict[str, Any]:
+def run(result: Result) -> dict[str, Any]:
     """Of each run the mean square of what the logits move, for both kinds of images, and both accuracies."""
     found = {
-        f"{entry.setting.name}/{entry.row.name}": [
-            _perception(run_folder(folder, entry.setting, entry.row, seed)) for seed in result.seeds
-        ]
-        for entry in result.entries
+        f"{setting.name}/{entry.row.name}": [_perception(run.folder) for run in entry.runs]
+        for setting in result.settings
+        for entry in result.ran(setting)
     }
-    return {"perception": found, "findings": [_finding(result, setting.name, found) for setting in result.settings]}
+    studied = [(setting.name, found.get(f"{setting.name}/PGD-AT")) for setting in result.settings]
+    return {"perception": found, "findings": [_finding(name, runs) for name, runs in studied if runs]}
 
 
 def _perception(folder: Path) -> dict[str, float]:
@@ -70,9 +70,8 @@ def split_by_success(clean: np.ndarray, perturbed: np.ndarray, labels: np.ndarra
     return dict(zip(MEASURES, (*means, 100 * float((clean.argmax(1) == labels).mean()), 100 * float(right.mean()))))
 
 
-def _finding(result: Result, setting: str, found: dict[str, list[dict[str, float]]]) -> str:
+def _finding(setting: str, runs: list[dict[str, float]]) -> str:
     """The paper's claim: under PGD-AT images that fool the model move its logits less than others do."""
-    runs = found[f"{setting}/PGD-AT"]
     difference = interval(np.array([run["failure"] - run["success"] for run in runs]))
     claim = Claim("they move less", "failure", "success", "perception", "lower")
     return (
@@ -83,37 +82,31 @@ def _finding(result: Result, setting: str, found: dict[str, list[dict[str, float
     )
 
 
-def draw(result: Result) -> dict[str, "Figure"]:
+def draw(result: Result, setting: Setting) -> "Figure":
     """Bars: how far logits move; points: accuracies."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    figures = {}
-    for setting in result.settings:
-        names = [entry.row.name for entry in result.entries if entry.setting == setting]
-        runs = {name: result.study["perception"][f"{setting.name}/{name}"] for name in names}
-        means = {key: [float(np.mean([run[key] for run in runs[name]])) for name in names] for key in MEASURES}
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
-            axes = figure.subplots()
-            places = np.arange(len(names))
-            for shift, key, color, hatch in ((-0.2, "success", COLORS[5], ""), (0.2, "failure", COLORS[1], "///")):
-                axes.bar(
-                    places + shift, means[key], 0.38, color=color, hatch=hatch, edgecolor="white", linewidth=0.4,
-                    label=f"MSE, {key}",
-                )  # fmt: skip
-            axes.set_ylabel("MSE of logits")
-            axes.set_xticks(places, names)
-            axes.spines[["top"]].set_visible(False)
-            right = axes.twinx()
-            for key, marker in (("clean", "o"), ("perturbed", "s")):
-                right.plot(
-                    places, means[key], f"{marker}-", color="black", markersize=4, linewidth=0.8, label=f"{key}, %"
-                )
-                right.lines[-1].set_linestyle("-" if key == "clean" else "--")
-            right.set_ylabel("Accuracy (%)")
-            right.set_ylim(0, 100)
-            right.spines[["top"]].set_visible(False)
-            figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=7)
-        figures[f"{result.item.key}_{setting.name}"] = figure
-    return figures
+    names = [entry.row.name for entry in result.ran(setting)]
+    runs = {name: result.study["perception"][f"{setting.name}/{name}"] for name in names}
+    means = {key: [float(np.mean([run[key] for run in runs[name]])) for name in names] for key in MEASURES}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+        axes = figure.subplots()
+        places = np.arange(len(names))
+        for shift, key, color, hatch in ((-0.2, "success", COLORS[5], ""), (0.2, "failure", COLORS[1], "///")):
+            axes.bar(
+                places + shift, means[key], 0.38, color=color, hatch=hatch, edgecolor="white", linewidth=0.4,
+                label=f"MSE, {key}",
+            )  # fmt: skip
+        axes.set_ylabel("MSE of logits")
+        axes.set_xticks(places, names)
+        axes.spines[["top"]].set_visible(False)
+        right = axes.twinx()
+        for key, style in (("clean", "o-"), ("perturbed", "s--")):
+            right.plot(places, means[key], style, color="black", markersize=4, linewidth=0.8, label=f"{key}, %")
+        right.set_ylabel("Accuracy (%)")
+        right.set_ylim(0, 100)
+        right.spines[["top"]].set_visible(False)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=7)
+    return figure

@@ -348,11 +348,15 @@ def monitor_name(config: Config) -> str:
 
 
 def monitor(
-    config: Config, objective: Objective, num_classes: int, split: Split
+    config: Config,
+    objective: Objective,
+    num_classes: int,
+    split: Split,
+    on_block: Callable[[], None] = lambda: None,
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Evaluation during training: accuracy of the state under each attack, in the epochs where it is due."""
     attacks = {name: evaluation_attack(config, name) for name in config.evaluation.attacks}
-    correct = evaluator(config, num_classes, split)
+    correct = evaluator(config, num_classes, split, on_block)
 
     def evaluate(state: TrainState, epoch: int) -> dict[str, float]:
         if epoch % config.evaluation.every_epochs and epoch != config.epochs:
@@ -365,7 +369,7 @@ def monitor(
 
 
 def evaluator(
-    config: Config, num_classes: int, split: Split
+    config: Config, num_classes: int, split: Split, on_block: Callable[[], None] = lambda: None
 ) -> Callable[[Variables, Attack | AutoAttack | None], np.ndarray]:
     """Which examples of `split` given weights classify under an attack: float32 activations, precise products."""
     net = model(config, num_classes, dtype="float32")
@@ -379,7 +383,15 @@ def evaluator(
             return attack.run(make_logits_fn(net, variables), images, labels).robust
         with jax.default_matmul_precision(precision):
             return correct_under_attack(
-                net, variables, images, labels, attack, key=key, batch_size=config.evaluation.batch_size, mesh=mesh
+                net,
+                variables,
+                images,
+                labels,
+                attack,
+                key=key,
+                batch_size=config.evaluation.batch_size,
+                mesh=mesh,
+                on_block=on_block,
             )
 
     return correct

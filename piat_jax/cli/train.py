@@ -107,6 +107,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
         progress = TrainingProgress(config.epochs, first_epoch=done + 1, images_per_epoch=steps * config.batch_size)
         _announce(config, folder, len(examples.labels), begin, devices)
         record = Recorder(config, objective, checkpoints, writer, progress, steps)
+        monitored = build.monitor(config, objective, data.num_classes, monitor, on_block=signals.check)
         try:
             fit(
                 begin.state,
@@ -116,7 +117,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
                 recipe=recipe,
                 epochs=config.epochs,
                 epoch_end=build.epoch_end(config, net, images, data.num_classes, monitor),
-                evaluate=signals.interruptible(build.monitor(config, objective, data.num_classes, monitor)),
+                evaluate=signals.interruptible(monitored),
                 on_epoch=record,
                 on_chunk=progress.chunk,
                 steps_per_chunk=config.log.steps_per_chunk,

@@ -1,6 +1,7 @@
 """Accuracy under attack, example by example."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ def correct_under_attack(
     key: Array,
     batch_size: int = 250,
     mesh: Mesh | None = None,
+    on_block: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Which examples are still classified correctly after the attack, BatchNorm in evaluation mode.
 
@@ -38,6 +40,7 @@ def correct_under_attack(
       key: randomness of example i derives from it and i, so the result does not depend on the batch size.
       batch_size: examples per compiled call; the last block is padded, so there is one compilation.
       mesh: devices that share each block (`core/sharding.py`); None for one.
+      on_block: called before each block; what it raises ends the evaluation.
 
     Returns:
       `[N]` bool.
@@ -56,6 +59,7 @@ def correct_under_attack(
     variables, images, labels, key = replicate((variables, images, labels, key), mesh)
     results = []
     for start in range(0, count, block):
+        on_block()
         # Past the end the last example is repeated; its copies are cut off below.
         indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
         results.append(_correct_block(model, variables, images, labels, indices, attack, key, mesh))

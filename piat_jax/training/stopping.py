@@ -56,7 +56,8 @@ class StopSignals:
     def interruptible(self, run: Callable[..., Result]) -> Callable[..., Result]:
         """The same function, left with `Interrupted` as soon as a signal comes.
 
-        Processes that work together only do not begin it: one that left would keep the others waiting.
+        Processes that work together do not begin it, and leave it together, where it calls `check`: one that left by
+        itself would keep the others waiting.
         """
 
         def call(*arguments: Any) -> Result:
@@ -69,6 +70,11 @@ class StopSignals:
                 self._interruptible = False
 
         return call
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come to one of several processes; alone, `interruptible` does it."""
+        if jax.process_count() > 1 and self.requested():
+            raise Interrupted
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python takes no handlers elsewhere

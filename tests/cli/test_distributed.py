@@ -62,6 +62,7 @@ def test_two_processes_are_as_one(tmp_path):
         for process in processes:
             process.kill()
     said = f"{out}\n{err}\n{other}"
+    assert "saved in epoch 1 after 5 of 5 steps" in err, said
     assert (err + other).count("all is well") == 2, said
     assert [process.returncode for process in processes] == [1, -signal.SIGKILL], said
     assert "robust accuracy" in out

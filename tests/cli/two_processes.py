@@ -1,6 +1,7 @@
 """One of two processes that work together, for test_distributed.py: `two_processes.py folder port number`.
 
-They train, are stopped by a signal to the second, go on, and evaluate. At the end the second is killed.
+They train, are stopped by a signal to the second, go on, are stopped again while they evaluate an epoch, go on, and
+evaluate the run. At the end the second is killed.
 """
 
 import os
@@ -12,6 +13,7 @@ import jax
 
 from piat_jax.cli import distributed, errors, evaluate, train
 from piat_jax.core.hosts import any_of_all
+from piat_jax.evaluation import accuracy
 from piat_jax.training.progress import TrainingProgress
 
 TRAIN = [
@@ -28,24 +30,25 @@ TRAIN = [
     "--config.evaluation.every_epochs=1",
     "--config.evaluation.attacks=clean,pgd1",
     "--config.evaluation.select=pgd1",
-    "--config.evaluation.batch_size=20",
+    "--config.evaluation.batch_size=8",
     "--config.log.steps_per_chunk=2",
     "--noconfig.log.tensorboard",
 ]
 EVALUATE = ["--attacks=clean,pgd1,square3"]
 
 
-def at_chunk(count, action):
-    """Do something at the count-th chunk of a training that is to come."""
-    real, calls = TrainingProgress.chunk, []
+def stop_at(place, name, count):
+    """Send SIGTERM at the count-th call of `place.name` that is to come; return the calls."""
+    real, calls = getattr(place, name), []
 
-    def chunk(*arguments):
+    def call(*arguments):
         calls.append(1)
         if len(calls) == count:
-            action()
-        real(*arguments)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
 
-    TrainingProgress.chunk = chunk
+    setattr(place, name, call)
+    return calls
 
 
 def main(folder, port, number):
@@ -60,9 +63,13 @@ def main(folder, port, number):
     join = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}"]
     run = folder / "run"
     if second:
-        at_chunk(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        stop_at(TrainingProgress, "chunk", 2)
     code = errors.run(train.main, [*TRAIN, *join, f"--workdir={run}"])
     assert code == errors.SAVED, code
+    # Of the six blocks of the first epoch's evaluation.
+    blocks = stop_at(accuracy, "_correct_block", 2 if second else None)
+    code = errors.run(train.main, [*TRAIN, f"--workdir={run}", "--resume"])
+    assert (code, len(blocks)) == (errors.SAVED, 2), (code, blocks)
     assert errors.run(train.main, [*TRAIN, f"--workdir={run}", "--resume"]) == 0
     assert errors.run(evaluate.main, [*EVALUATE, f"--workdir={run}"]) == 0
     # orbax has each process write its arrays; everything else is the first one's.

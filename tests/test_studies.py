@@ -1,0 +1,183 @@
+"""What the papers' figures find out about trained runs, on a run of one epoch and on made-up metrics."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import run as command
+from experiments.ecas import radii
+from experiments.items import Item, Row, Setting
+from experiments.piat import landscape
+from experiments.results import Entry, Result
+from experiments.rpat import perception
+from experiments.trained import load_final
+from piat_jax.analysis.runs import Run
+from piat_jax.attacks import bind, pgd
+from piat_jax.cli import errors, train
+from piat_jax.cli.config import to_plain
+from piat_jax.cli.train import read_config
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.rng import named_key
+
+SETTING = Setting("tiny", "Tiny", "configs/embedded.py")
+TINY = {
+    "dataset.train_examples": "32",
+    "dataset.test_examples": "24",
+    "batch_size": "16",
+    "epochs": "1",
+    "model.options.width": "2",
+    "model.options.stage_sizes": "1",
+    "attack.steps": "1",
+    "evaluation.every_epochs": "1",
+    "evaluation.attacks": "clean",
+    "evaluation.select": "clean",
+    "log.tensorboard": "false",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fields = [f"--config.{path}={value}" for path, value in TINY.items()]
+    assert errors.run(train.main, ["--config=configs/embedded.py:pgd_at", f"--workdir={folder}", *fields]) == 0
+    return folder
+
+
+def a_run(folder, seed=0, metrics=()):
+    return Run(folder, "", "", "", 1, seed, tuple(metrics), 24, 24, 0, {})
+
+
+def result_of(rows, **fields):
+    """Rows are names with their runs."""
+    entries = tuple(Entry(SETTING, Row(name, "pgd_at"), tuple(runs)) for name, runs in rows.items())
+    item = Item("fig", "Fig.", tuple(entry.row for entry in entries), {"small": (SETTING,)}, **fields)
+    return Result(item, "small", (0, 1, 2), entries)
+
+
+def pgd20(final, images, labels):
+    """The logits on PGD-20's images."""
+    fields = final.config.evaluation
+    attack = bind(pgd, eps=fields.eps, step_size=fields.step_size, steps=20)
+    logits_fn = make_logits_fn(final.model, final.variables)
+    key = named_key(jax.random.key(final.config.seed), "evaluate")
+    return np.asarray(logits_fn(attack(logits_fn, images, labels, key=key)), np.float64)
+
+
+def test_the_landscape_is_centred_on_the_loss_of_the_weights(trained, monkeypatch):
+    monkeypatch.setattr(landscape, "IMAGES", 8)
+    grid = landscape._grid(trained, np.array([-1.0, 0.0, 1.0]))
+    final = load_final(trained)
+    labels = final.test.labels[:8]
+    logits = pgd20(final, final.test.images[:8] / np.float32(255), labels)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(grid[1, 1], -log_p[np.arange(8), labels].mean(), rtol=1e-5)
+    assert len({*grid.ravel().tolist()}) == 9
+
+
+def test_the_landscapes_of_equal_seeds_are_compared(tmp_path, monkeypatch):
+    # Deviations: of a grid of +1 and -1 its scale.
+    scales = {"pgd_at-0": 3.0, "pgd_at-1": 9.0, "pgd_at-2": 3.2, "piat-2": 1.0, "piat-0": 1.0}
+    sign = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    monkeypatch.setattr(landscape, "POINTS", 2)
+    monkeypatch.setattr(landscape, "_grid", lambda folder, coordinates: 5 + scales[folder.name] * sign)
+    runs = {"PGD-AT": [a_run(tmp_path / f"pgd_at-{seed}", seed) for seed in (0, 1, 2)]}
+    alone = landscape.run(result_of(runs))
+    assert len(alone["findings"]) == 1  # what was measured, and no verdict
+    result = result_of({**runs, "PIAT": [a_run(tmp_path / f"piat-{seed}", seed) for seed in (2, 0)]})
+    study = landscape.run(result)
+    # Of seeds 0 and 2: -2.0 and -2.2; t(0.975, 1) = 12.706, times 0.1.
+    assert (
+        "PGD-AT 3.1000, PIAT 1.0000; PIAT minus PGD-AT -2.1000 [-3.3706, -0.8294] over 2 seeds" in study["findings"][1]
+    )
+    assert study["findings"][1].endswith("holds.")
+    np.testing.assert_allclose(landscape.grid_of(study["grids"]["tiny/PGD-AT"][1]), 5 + 9 * sign)
+    figure = landscape.draw(dataclasses.replace(result, study=json.loads(json.dumps(study))), SETTING)
+    left, right = figure.axes
+    assert left.get_zlim() == right.get_zlim()
+    assert left.get_title().startswith("PGD-AT, ")
+
+
+def test_how_far_logits_move(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(perception, "IMAGES", 16)
+    found = perception._perception(trained)
+    final = load_final(trained)
+    images, labels = final.test.images[:16] / np.float32(255), final.test.labels[:16]
+    clean = np.asarray(make_logits_fn(final.model, final.variables)(images))
+    expected = perception.split_by_success(clean, pgd20(final, images, labels), labels)
+    assert 0 < expected["perturbed"] < 100
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+
+    # What was not trained against an attack is looked at under uniform noise, within the same ball.
+    other = tmp_path / "standard"
+    shutil.copytree(trained, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "method": "standard"}))
+    noise = perception._perception(other)
+    assert noise["clean"] == found["clean"]
+    assert 0 < noise["success"] < found["success"]
+    assert noise["perturbed"] >= found["perturbed"]
+
+
+def test_whether_images_that_fool_move_less(tmp_path, monkeypatch):
+    moved = {"0": (1.0, 3.0), "1": (1.0, 3.5), "2": (1.0, 2.5)}
+    fixed = {"clean": 90.0, "perturbed": 60.0}
+    monkeypatch.setattr(
+        perception,
+        "_perception",
+        lambda folder: dict(zip(("success", "failure"), moved[folder.name])) | fixed,
+    )
+    result = result_of({"PGD-AT": [a_run(tmp_path / name) for name in moved]})
+    study = perception.run(result)
+    # 2.0, 2.5, 1.5: t(0.975, 2) = 4.3027 times 0.5 / 3 ** 0.5.
+    assert "move by 2.000 [0.758, 3.242] more" in study["findings"][0]
+    assert "they move less: does not hold." in study["findings"][0]
+    assert perception.run(result_of({"Clean": [a_run(tmp_path / "0")]}))["findings"] == []
+    bars, lines = perception.draw(dataclasses.replace(result, study=study), SETTING).axes
+    assert [bar.get_height() for bar in bars.patches] == [1.0, 3.0]
+    assert [line.get_ydata()[0] for line in lines.lines] == [90.0, 60.0]
+
+
+def test_the_radii_that_entropy_chose(tmp_path):
+    config = to_plain(read_config("configs/embedded.py:ecas", {}))
+    config["ecas"]["levels"] = [9.0, 3.0, 12.0]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def epoch(lowered, *raised):
+        numbered = {f"train_radius_raised_{number}": share for number, share in enumerate(raised, 1)}
+        return {"epoch": 1, **dict(reversed(numbered.items())), "train_radius_lowered": lowered}
+
+    one = a_run(tmp_path, metrics=[epoch(0.1, 0.2, 0.0), epoch(0.3, 0.0, 0.1)])
+    other = a_run(tmp_path, metrics=[epoch(0.3, 0.2, 0.0), epoch(0.1, 0.0, 0.3)])
+    result = result_of({"ECAS": [one, other]})
+    study = radii.run(result)
+    assert study["radii"]["tiny"] == {"levels": [3.0, 9.0, 12.0], "shares": ["0.2 0.2 0", "0.2 0 0.2"]}
+    assert study["findings"] == [
+        "tiny: entropy adjusts 40.0 % of the images in the first half of training and 40.0 % in the second; "
+        "20.0 % are lowered, 20.0 % raised, over all epochs. Mean of 2 seeds."
+    ]
+    axes = radii.draw(dataclasses.replace(result, study=study), SETTING).axes[0]
+    parts = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers[1:]}
+    assert parts == {"lowered to 3": [20, 20], "raised to 9": [20, 0], "raised to 12": [0, 20]}
+    np.testing.assert_allclose([bar.get_height() for bar in axes.containers[0]], 60)
+    # The radius of the scheduler is told by the color: another one each epoch.
+    assert len({bar.get_facecolor() for bar in axes.containers[0]}) == 2
+    assert radii.run(result_of({"ECAS": []})) == {"radii": {}, "findings": []}
+
+
+def test_big_radii_are_in_order_of_their_numbers(tmp_path):
+    metrics = {"train_radius_lowered": 0.0, **{f"train_radius_raised_{n}": n / 100 for n in (10, 9, 2, 1)}}
+    np.testing.assert_allclose(radii.shares_of(a_run(tmp_path, metrics=[metrics])), [[0, 0.01, 0.02, 0.09, 0.1]])
+
+
+def test_a_study_is_saved_and_drawn_for_each_data_set_that_ran(tmp_path, monkeypatch):
+    other = dataclasses.replace(SETTING, name="other")
+    row = Row("PGD-AT", "pgd_at")
+    drawn = []
+    item = Item("fig", "Fig.", (row,), {"small": (SETTING, other)}, draw=lambda result, setting: drawn.append(setting))
+    entries = (Entry(SETTING, row, (a_run(tmp_path),)), Entry(other, row))
+    assert command.draw(Result(item, "small", (0,), entries)) == {}  # there was nothing to draw
+    assert drawn == [SETTING]
