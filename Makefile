@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test parity lint clean
+.PHONY: help train smoke bench test parity lint audit clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -43,6 +43,11 @@ lint: $(READY)  ## Format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Asks pypi.org, about everything that is installed; what it does not know is listed and not audited.
+audit: $(READY)  ## Known vulnerabilities of the packages this runs with.
+	$(BIN)/python -m pip install --quiet -r requirements-audit.txt
+	$(BIN)/pip-audit --local --skip-editable --progress-spinner=off
 
 clean:  ## Remove the virtual environment and caches; runs/ stays.
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build *.egg-info
