@@ -14,8 +14,14 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+    def text(self, digits: int = 2) -> str:
+        """As it is printed.
+
+        >>> Interval(1.0, -0.5, 2.5).text(), Interval(1.0, -np.inf, np.inf).text(digits=1)
+        ('1.00 [-0.50, 2.50]', '1.0 (one seed)')
+        """
+        bounds = f"[{self.low:.{digits}f}, {self.high:.{digits}f}]" if np.isfinite(self.low) else "(one seed)"
+        return f"{self.mean:.{digits}f} {bounds}"
 
 
 class Claim(NamedTuple):
@@ -31,8 +37,8 @@ class Claim(NamedTuple):
 def interval(values: np.ndarray) -> Interval:
     """Student's t interval of the mean of `values[S]`, of paired differences where these are given; of one, unbounded.
 
-    >>> print(interval(np.array([1.0, 2.0, 3.0])))
-    2.00 [-0.48, 4.48]
+    >>> interval(np.array([1.0, 2.0, 3.0])).text()
+    '2.00 [-0.48, 4.48]'
     """
     from scipy.stats import t
 

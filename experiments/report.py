@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.claims import Interval
 from piat_jax.analysis.tables import ATTACKS
 from piat_jax.core.checks import InputError
 
@@ -94,11 +95,11 @@ def compose(paper: str, items: Sequence[Mapping[str, Any]]) -> list[Piece]:
 def _claims(claims: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Grid:
     rows = []
     for item, claim in claims:
-        low, high = claim["low"], claim["high"]
-        bounds = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else " (one seed)"
+        low, high = (np.inf if claim[side] is None else claim[side] for side in ("low", "high"))
+        difference = Interval(claim["mean"], low, high).text()
         pair = f"{claim['method']} - {claim['other']}, {measure_name(claim['measure'])}"
         where = (claim["setting"], str(claim["seeds"]), item["item"])
-        cells = (claim["text"], pair, f"{claim['mean']:.2f}{bounds}", claim["verdict"], *where)
+        cells = (claim["text"], pair, difference, claim["verdict"], *where)
         rows.append([(cell, "", index == 3) for index, cell in enumerate(cells)])
     return Grid(("Claim", "Measured", "Difference", "Verdict", "Data", "Seeds", "Item"), rows)
 

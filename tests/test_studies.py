@@ -135,6 +135,9 @@ def test_whether_images_that_fool_move_less(tmp_path, monkeypatch):
     # 2.0, 2.5, 1.5: t(0.975, 2) = 4.3027 times 0.5 / 3 ** 0.5.
     assert "move by 2.000 [0.758, 3.242] more" in study["findings"][0]
     assert "they move less: does not hold." in study["findings"][0]
+    (alone,) = perception.run(result_of({"PGD-AT": [a_run(tmp_path / "0")]}))["findings"]
+    assert "move by 2.000 (one seed) more" in alone
+    assert "not decided" in alone
     assert perception.run(result_of({"Clean": [a_run(tmp_path / "0")]}))["findings"] == []
     bars, lines = perception.draw(dataclasses.replace(result, study=study), SETTING).axes
     assert [bar.get_height() for bar in bars.patches] == [1.0, 3.0]

@@ -116,16 +116,17 @@ def summary(measures: dict[str, Measures], settings: Settings) -> str:
     """The methods, their differences and the verdicts as Markdown tables."""
     heads = ["", *NAMES.values()]
     methods = [
-        [METHODS[method], *(str(interval(getattr(found, key))) for key in NAMES)] for method, found in measures.items()
+        [METHODS[method], *(interval(getattr(found, key)).text() for key in NAMES)]
+        for method, found in measures.items()
     ]
     pairs = [
-        [f"{METHODS[a]} - {METHODS[b]}", *(str(_difference(measures, a, b, key)) for key in NAMES)] for a, b in PAIRS
+        [f"{METHODS[a]} - {METHODS[b]}", *(_difference(measures, a, b, key).text() for key in NAMES)] for a, b in PAIRS
     ]
     claims = []
     for claim in CLAIMS:
         found = _difference(measures, claim.method, claim.other, claim.measure)
         what = f"{METHODS[claim.method]} - {METHODS[claim.other]}, {NAMES[claim.measure].lower()}"
-        claims.append([claim.text, what, str(found), f"**{verdict(claim, found)}**"])
+        claims.append([claim.text, what, found.text(), f"**{verdict(claim, found)}**"])
     return "\n".join(
         [
             *_markdown(heads, methods),

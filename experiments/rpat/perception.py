@@ -75,8 +75,8 @@ def _finding(setting: str, runs: list[dict[str, float]]) -> str:
     difference = interval(np.array([run["failure"] - run["success"] for run in runs]))
     claim = Claim("they move less", "failure", "success", "perception", "lower")
     return (
-        f"{setting}: under PGD-AT the logits of images that fool the model move by {difference.mean:.3f} "
-        f"[{difference.low:.3f}, {difference.high:.3f}] more than those of others (mean square, {len(runs)} seeds); "
+        f"{setting}: under PGD-AT the logits of images that fool the model move by "
+        f"{difference.text(3)} more than those of others (mean square, {len(runs)} seeds); "
         f"the paper's claim that {claim.text}: {verdict(claim, difference)}. First {IMAGES} test images, final "
         "checkpoints; uniform noise for the first two models, PGD-20 for PGD-AT."
     )

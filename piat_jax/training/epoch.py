@@ -109,6 +109,8 @@ def train_steps(
     augment_key = jax.random.fold_in(named_key(key, "augment"), state.epoch)
     steps = steps_per_epoch(examples.count, recipe.batch_size)
 
+    # Traced once: for the shapes of its metrics and for the loop.
+    @functools.partial(jax.jit, inline=True)
     def step(state: TrainState, number: Array) -> tuple[TrainState, dict[str, Array]]:
         images, labels, indices = examples.take(order, number, recipe.batch_size, recipe.extra_per_batch)
         if objective.views > 1:
