@@ -108,10 +108,23 @@ class Checkpoints:
 
     def load_variables(self, name: str, like: Variables) -> Variables:
         """The weights and statistics to evaluate; `like` is a tree of the same shapes (`jax.eval_shape` of init)."""
-        path = self._newest(name)
-        info = self._check_same_model(path, like)
-        item = "evaluated" if info.get("separate") else "variables"
-        return Variables(**self._read(path, {item: _abstract(like._asdict())})[item])
+        return self.load_evaluated(name, like)[0]
+
+    def load_evaluated(self, name: str, like: Variables) -> tuple[Variables, dict[str, Any]]:
+        """What `load_variables` and `info` return, both of one save, whatever a training beside it replaces meanwhile.
+
+        Raises:
+          InputError: there is no such checkpoint, it cannot be read, or it is of another model.
+        """
+        while True:
+            path = self._newest(name)
+            try:
+                info = self._check_same_model(path, like)
+                item = "evaluated" if info.get("separate") else "variables"
+                return Variables(**self._read(path, {item: _abstract(like._asdict())})[item]), info
+            except _UnreadableError:
+                if self._newest(name) == path:
+                    raise
 
     def load_state(self, name: str, like: TrainState) -> TrainState:
         """The whole training state, to go on from."""

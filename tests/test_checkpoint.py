@@ -115,6 +115,24 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         Checkpoints(tmp_path).load_variables("last", make().variables)
 
 
+@pytest.mark.parametrize("read", [1, 2])  # of the description, of the weights
+def test_what_is_loaded_may_be_replaced_meanwhile(read, tmp_path, monkeypatch):
+    training, evaluation = Checkpoints(tmp_path), Checkpoints(tmp_path)
+    training.save("best", make(1.0), {"epoch": 1})
+    real, reads = evaluation._read, []
+
+    def replaced_first(*arguments):
+        reads.append(1)
+        if len(reads) == read:
+            training.save("best", make(2.0), {"epoch": 2})
+        return real(*arguments)
+
+    monkeypatch.setattr(evaluation, "_read", replaced_first)
+    variables, info = evaluation.load_evaluated("best", make().variables)
+    assert (float(variables.params["layer"]["kernel"][0, 0]), info["epoch"]) == (2, 2)
+    assert len(reads) == read + 2
+
+
 def test_a_save_that_was_cut_off_leaves_the_one_before(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save("last", make(1.0), {"epoch": 1})

@@ -163,8 +163,8 @@ def evaluate_run(
     }
     before = _comparable(folder / run_folder.EVALUATION, result)
     for name in checkpoints:
-        variables = saved.load_variables(CHECKPOINTS[name], like)
-        epoch = saved.info(CHECKPOINTS[name])["epoch"]
+        variables, info = saved.load_evaluated(CHECKPOINTS[name], like)
+        epoch = info["epoch"]
         kept = before.get(name, {})
         accuracy = dict(kept["accuracy"]) if kept.get("epoch") == epoch else {}
         result["checkpoints"] = {**before, **result["checkpoints"], name: {"epoch": epoch, "accuracy": accuracy}}
