@@ -91,7 +91,7 @@ def test_the_landscapes_of_equal_seeds_are_compared(tmp_path, monkeypatch):
     study = landscape.run(result)
     # Of seeds 0 and 2: -2.0 and -2.2; t(0.975, 1) = 12.706, times 0.1.
     assert (
-        "PGD-AT 3.1000, PIAT 1.0000; PIAT minus PGD-AT -2.1000 [-3.3706, -0.8294] over 2 seeds" in study["findings"][1]
+        "PGD-AT 3.1000, PIAT 1.0000; PIAT minus PGD-AT -2.1000 [-3.3706, -0.8294], seeds: 2" in study["findings"][1]
     )
     assert study["findings"][1].endswith("holds.")
     np.testing.assert_allclose(landscape.grid_of(study["grids"]["tiny/PGD-AT"][1]), 5 + 9 * sign)
@@ -160,7 +160,7 @@ def test_the_radii_that_entropy_chose(tmp_path):
     assert study["radii"]["tiny"] == {"levels": [3.0, 9.0, 12.0], "shares": ["0.2 0.2 0", "0.2 0 0.2"]}
     assert study["findings"] == [
         "tiny: entropy adjusts 40.0 % of the images in the first half of training and 40.0 % in the second; "
-        "20.0 % are lowered, 20.0 % raised, over all epochs. Mean of 2 seeds."
+        "20.0 % are lowered, 20.0 % raised, over all epochs. Seeds: 2."
     ]
     axes = radii.draw(dataclasses.replace(result, study=study), SETTING).axes[0]
     parts = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers[1:]}

@@ -36,7 +36,7 @@ def _finding(setting: str, shares: np.ndarray, seeds: int) -> str:
     return (
         f"{setting}: entropy adjusts {adjusted[:middle].mean():.1f} % of the images in the first half of training and "
         f"{adjusted[middle:].mean():.1f} % in the second; {shares[:, 0].mean():.1f} % are lowered, "
-        f"{shares[:, 1:].sum(1).mean():.1f} % raised, over all epochs. Mean of {seeds} seeds."
+        f"{shares[:, 1:].sum(1).mean():.1f} % raised, over all epochs. Seeds: {seeds}."
     )
 
 

@@ -91,8 +91,8 @@ def _finding(setting: str, pgd_at: np.ndarray, piat: np.ndarray) -> str:
     claim = Claim("PIAT's landscape fluctuates less", "PIAT", "PGD-AT", "fluctuation", "lower")
     return (
         f"{setting}: standard deviation of the loss over the square: PGD-AT {pgd_at.mean():.4f}, "
-        f"PIAT {piat.mean():.4f}; PIAT minus PGD-AT {difference.text(4)} "
-        f"over {len(piat)} seeds. {claim.text}: "
+        f"PIAT {piat.mean():.4f}; PIAT minus PGD-AT {difference.text(4)}, "
+        f"seeds: {len(piat)}. {claim.text}: "
         f"{verdict(claim, difference)}."
     )
 

@@ -76,7 +76,7 @@ def _finding(setting: str, runs: list[dict[str, float]]) -> str:
     claim = Claim("they move less", "failure", "success", "perception", "lower")
     return (
         f"{setting}: under PGD-AT the logits of images that fool the model move by "
-        f"{difference.text(3)} more than those of others (mean square, {len(runs)} seeds); "
+        f"{difference.text(3)} more than those of others (mean square; seeds: {len(runs)}); "
         f"the paper's claim that {claim.text}: {verdict(claim, difference)}. First {IMAGES} test images, final "
         "checkpoints; uniform noise for the first two models, PGD-20 for PGD-AT."
     )
