@@ -90,9 +90,7 @@ def test_the_landscapes_of_equal_seeds_are_compared(tmp_path, monkeypatch):
     result = result_of({**runs, "PIAT": [a_run(tmp_path / f"piat-{seed}", seed) for seed in (2, 0)]})
     study = landscape.run(result)
     # Of seeds 0 and 2: -2.0 and -2.2; t(0.975, 1) = 12.706, times 0.1.
-    assert (
-        "PGD-AT 3.1000, PIAT 1.0000; PIAT minus PGD-AT -2.1000 [-3.3706, -0.8294], seeds: 2" in study["findings"][1]
-    )
+    assert "PGD-AT 3.1000, PIAT 1.0000; PIAT minus PGD-AT -2.1000 [-3.3706, -0.8294], seeds: 2" in study["findings"][1]
     assert study["findings"][1].endswith("holds.")
     np.testing.assert_allclose(landscape.grid_of(study["grids"]["tiny/PGD-AT"][1]), 5 + 9 * sign)
     figure = landscape.draw(dataclasses.replace(result, study=json.loads(json.dumps(study))), SETTING)
