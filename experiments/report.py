@@ -60,14 +60,17 @@ class Picture(NamedTuple):
 Piece = Heading | Text | Grid | Picture
 
 
-def write(folder: Path, paper: str) -> list[Path]:
-    """Write report.md and report.html of the items whose JSON is in `folder`.
+def write(folder: Path, paper: str, order: Sequence[str] = ()) -> list[Path]:
+    """Write report.md and report.html of the items whose JSON is in `folder`, those of `order` first.
 
     Raises:
       InputError: there is none.
     """
     items = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    items = [item for item in items if item.get("paper") == paper]
+    place = {key: number for number, key in enumerate(order)}
+    items = sorted(
+        (item for item in items if item.get("paper") == paper), key=lambda item: place.get(item["item"], len(place))
+    )
     if not items:
         raise InputError(f"{folder} has no results of {paper!r}; experiments.run {paper} ITEM --out=... writes some")
     try:

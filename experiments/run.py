@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
         jobs.run_jobs(list(due.values()))
     for item, found in plan:
         print(f"{item.title}: {', '.join(map(str, save(paper, item, values.scale, found, seeds, folder, out)))}")
-    for path in report.write(out, paper):
+    for path in report.write(out, paper, list(items)):
         print(path)
 
 

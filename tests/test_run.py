@@ -202,6 +202,17 @@ def test_refused_before_anything_runs(arguments, message, tmp_path, commands, ca
     assert not (tmp_path / "runs").exists()
 
 
+def test_items_are_reported_in_the_papers_order(tmp_path, tiny, commands):
+    flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path}")
+    assert call("piat", "table1", *flags) == 0
+    first = json.loads((tmp_path / "table1.json").read_text())
+    for key in ("fig9", "fig10", "extra"):
+        (tmp_path / f"{key}.json").write_text(json.dumps({**first, "item": key, "title": key}))
+    (path, _) = report.write(tmp_path, "piat", ["fig9", "table1", "fig10"])
+    titles = re.findall(r"^## (.*)$", path.read_text(), re.MULTILINE)
+    assert titles[1:-1] == ["fig9", "Table I", "fig10", "extra"]
+
+
 def test_an_empty_report_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no results of 'ecas'"):
         report.write(tmp_path, "ecas")
