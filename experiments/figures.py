@@ -11,7 +11,7 @@ from experiments.results import Entry, Result, measure
 from piat_jax.analysis.curves import COLORS, MARKERS, STYLE, WIDTH, draw_groups
 from piat_jax.analysis.pairs import draw_pairs, find_pairs
 from piat_jax.analysis.runs import Group
-from piat_jax.analysis.tables import ATTACKS
+from piat_jax.analysis.tables import attack_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def variants(result: Result, setting: Setting) -> "Figure":
             axes.errorbar(
                 np.arange(len(known)) + 0.05 * (index - 1.5), [side.mean() for side in known], yerr=spread,
                 fmt=f"{MARKERS[index]}-", color=COLORS[index], markersize=4, linewidth=1.0, elinewidth=0.7,
-                capsize=2, label=ATTACKS.get(attack, attack),
+                capsize=2, label=attack_name(attack),
             )  # fmt: skip
         axes.set_xticks(range(len(entries)), _names(entries))
         axes.set_ylabel(f"Accuracy (%), {checkpoint}")

@@ -75,11 +75,13 @@ class Item:
     as_table: bool = True
 
     def at(self, scale: str) -> "Item":
-        """The item with the rows' overrides of this scale."""
-        rows = self.rows
+        """The item at a scale: with the rows' overrides at the paper's, without measures of time at the small one."""
         if scale == "paper":
-            rows = tuple(replace(row, overrides={**row.protocol, **row.overrides}) for row in rows)
-        return replace(self, rows=rows)
+            rows = tuple(replace(row, overrides={**row.protocol, **row.overrides}) for row in self.rows)
+            return replace(self, rows=rows)
+        # Small runs share a CPU's cores with others, so their seconds say nothing.
+        extra = tuple(name for name in self.extra if name != "seconds")
+        return replace(self, extra=extra, claims=tuple(claim for claim in self.claims if claim.measure != "seconds"))
 
     def jobs(self, setting: Setting, seeds: Sequence[int], folder: Path, overrides: Mapping[str, str]) -> list[Job]:
         """The runs, teachers first; equal ones of other items have the same folders."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.claims import Interval
-from piat_jax.analysis.tables import ATTACKS
+from piat_jax.analysis.tables import attack_name
 from piat_jax.core.checks import InputError
 
 NAMES = {"oscillation": "Oscillation", "gap": "Best - final in training", "seconds": "s per epoch"}
@@ -170,7 +170,7 @@ def measure_name(key: str) -> str:
     """
     kind, _, rest = key.partition(":")
     if kind in ("best", "final", "diff"):
-        return f"{ATTACKS.get(rest, rest.upper())} {kind}"
+        return f"{attack_name(rest)} {kind}"
     if kind in ("mean", "nrr"):
         return f"{'NRR' if kind == 'nrr' else 'Mean'} {rest}"
     return NAMES.get(kind, key)

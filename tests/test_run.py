@@ -278,6 +278,16 @@ def test_every_published_number_stands_beside_a_row():
     assert everything - reached == set()
 
 
+def test_time_is_compared_at_the_papers_scale_only():
+    item = next(item for item in ITEMS["ecas"] if item.key == "table3")
+    of_time = [claim for claim in item.claims if claim.measure == "seconds"]
+    assert of_time
+    assert "seconds" in run.keys_of(item.at("paper"))
+    small = item.at("small")
+    assert "seconds" not in run.keys_of(small)
+    assert len(small.claims) == len(item.claims) - len(of_time) > 0
+
+
 def test_teachers_come_first_and_are_named(tmp_path):
     setting = Setting("tiny", "", "configs/embedded_512.py")
     item = Item("x", "", (Row("KD+SWA", "kd+swa"), Row("PGD-AT", "pgd_at")), {"small": (setting,)})

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from piat_jax.analysis.runs import Group, Run, display_name, group_runs
 
-ATTACKS = {"clean": "Clean", "pgd20": "PGD-20", "cw20": "CW-20", "aa": "AA"}
-"""Names of the attacks, in the order of the columns; others follow in the order in which they appear."""
+ATTACKS = ("clean", "pgd20", "cw20", "aa")
+"""The order of the columns; other attacks follow in the order in which they appear."""
 MISSING = "\N{EN DASH}"
 PGD = "test_pgd20"
 
@@ -128,7 +129,16 @@ def attack_names(runs: Sequence[Run]) -> dict[str, str]:
     """The attacks that any run was evaluated under, in the order of the columns, and what the papers call them."""
     found = dict.fromkeys(attack for run in runs for point in run.checkpoints.values() for attack in point.accuracy)
     ordered = [*(name for name in ATTACKS if name in found), *(name for name in found if name not in ATTACKS)]
-    return {name: ATTACKS.get(name, name.upper().replace("_", "-")) for name in ordered}
+    return {name: attack_name(name) for name in ordered}
+
+
+def attack_name(attack: str) -> str:
+    """What the papers call an attack.
+
+    >>> [attack_name(attack) for attack in ("clean", "pgd20", "mi_fgsm10", "aa", "apgd-t")]
+    ['Clean', 'PGD-20', 'MI-FGSM-10', 'AA', 'APGD-T']
+    """
+    return "Clean" if attack == "clean" else re.sub(r"(?<=[A-Z])(\d+)$", r"-\1", attack.upper().replace("_", "-"))
 
 
 def runs_csv(runs: Sequence[Run]) -> str:

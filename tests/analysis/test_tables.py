@@ -79,7 +79,7 @@ def test_columns_of_attacks_and_missing_ones(run_at):
         load_run(run_at("3", "alp", seed=1, best={"clean": 0.7, "aa": 0.5}, final={"clean": 0.6})),
     ]
     header, _, *rows = cells(best_final_table(runs).to_markdown())
-    assert header[2::3] == ["Clean Best", "AA Best", "MI-FGSM10 Best"]
+    assert header[2::3] == ["Clean Best", "AA Best", "MI-FGSM-10 Best"]
     # One seed of ALP has AA, the other has not: no mean. A column with one value has no best.
     assert rows[0][5:] == ["40.00", MISSING, MISSING, "20.00", MISSING, MISSING]
     assert rows[1][5:] == [MISSING, MISSING, MISSING, MISSING, MISSING, MISSING]
