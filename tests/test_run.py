@@ -186,7 +186,7 @@ def test_dry_run_writes_nothing(tmp_path, tiny, capsys):
         ((), "which paper? piat, rpat, ecas"),
         (("piatt",), "paper='piatt' is unknown; did you mean 'piat'?"),
         (("piat", "tabel1"), "item='tabel1' is unknown; did you mean 'table1'?"),
-        (("piat", "table4"), "table4 has no --scale=small; give --scale=paper"),
+        (("piat", "table1_fashion", "--scale=paper"), "table1_fashion has no --scale=paper; give --scale=small"),
         (("piat", "table1", "--data=embeded_512"), "data='embeded_512' is unknown; did you mean 'embedded_512'?"),
         (("piat", "table1", "--seeds=a"), "seeds: 'a' is not a whole number"),
         (("piat", "table1", "--config.epoch=1"), "config.epoch is unknown; did you mean 'epochs'?"),

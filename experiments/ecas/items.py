@@ -111,7 +111,7 @@ ITEMS = (
         "table2",
         "Table 2: ECAS and LAS-AT, time and accuracy, WRN-34-10",
         FRAMEWORKS,
-        {"paper": on("wrn", "cifar10", "cifar100")},
+        {"paper": on("wrn", "cifar10", "cifar100"), "small": (SMALL,)},
         attacks=SHORT_LADDER,
         checkpoints=("best",),
         published="2",

@@ -28,6 +28,15 @@ VITS = tuple(
     )
     for name, title in (("convit_b", "ConViT-B"), ("vit_b", "ViT-B"), ("deit_s", "DeiT-S"))
 )
+SMALL_VIT = Setting(
+    "embedded_512_vit",
+    "512 embedded images of Fashion-MNIST, small ViT, L-inf 0.1",
+    "configs/embedded_512_vit.py",
+    Block("CIFAR10", "vit_b"),
+    {"evaluation.every_epochs": "5"},
+    "Ours starts from fresh weights, on 512 images of Fashion-MNIST: a ViT of four blocks of width 32.",
+    aa_examples=200,
+)
 ON_RESNET18 = embedded(Block("CIFAR10", "resnet18"))
 CLIPPED = embedded(
     Block("CIFAR10", "resnet18"),
@@ -173,7 +182,7 @@ ITEMS = (
             for name, method in (("PGD-AT", "pgd_at"), ("TRADES", "trades"), ("MART", "mart"))
             for suffix, parts in (("", ""), ("+A&P", "+ard_prm"), ("+A&P+PIAT", "+ard_prm+piat"))
         ),
-        {"paper": VITS},
+        {"paper": VITS, "small": (SMALL_VIT,)},
         attacks=("clean", "pgd20", "aa"),
         checkpoints=("final",),
         published="IV",
