@@ -11,12 +11,11 @@ from piat_jax.cli.config import Config
 
 
 def get_config(method: str = "ard_prm+piat") -> Config:
-    """Data, attack and length of embedded_512.py, the rest of the Vision Transformers' protocol, four blocks."""
+    """embedded_512.py with the Vision Transformers' optimizer and four blocks, as long as there."""
     small = embedded_512.get_config(method)
-    config = common.use_vit(common.get_config(method), "vit")
-    for group in ("dataset", "attack", "evaluation", "checkpoint"):
-        config[group] = small[group]
+    config = common.use_vit(embedded_512.get_config(method), "vit")
     config.model.mean = config.model.std = ()
+    del config.model.options.stage_sizes, config.model.options.stem_stride
     config.model.options.width = 32
     config.model.options.depth = 4
     config.model.options.heads = 2

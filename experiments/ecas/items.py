@@ -117,7 +117,7 @@ ITEMS = (
         published="2",
         extra=("seconds",),
         claims=FRAMEWORK_CLAIMS,
-        notes=(EXTRA_WRN,),
+        notes=(EXTRA_WRN, MEASURED),
     ),
     Item(
         "table3",
