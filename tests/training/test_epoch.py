@@ -9,7 +9,7 @@ from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import AdversarialBatch, Aux, Batch, Variables
 from piat_jax.data.augment import augment, to_float
 from piat_jax.data.batching import epoch_permutation
-from piat_jax.training import Examples, Recipe, TrainingDivergedError, run_epoch, sgd, train_step, train_steps
+from piat_jax.training import Examples, Recipe, TrainingDivergedError, epoch, run_epoch, sgd, train_step, train_steps
 
 SPE = 3  # 26 images in batches of 8
 
@@ -255,3 +255,11 @@ def test_the_data_stays_uint8_on_the_device(problem):
             epochs=9,
             steps_per_chunk=9,
         )
+
+
+def test_a_step_is_traced_once(problem, monkeypatch):
+    traced = []
+    monkeypatch.setattr(epoch, "train_step", lambda *args, **options: traced.append(1) or train_step(*args, **options))
+    # Of no other test, and so compiled anew.
+    run(problem, problem.state(), recipe=problem.recipe._replace(padding_mode="reflect"))
+    assert len(traced) == 1
