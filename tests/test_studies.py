@@ -114,10 +114,17 @@ def test_how_far_logits_move(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "method": "standard"}))
-    noise = perception._perception(other)
-    assert noise["clean"] == found["clean"]
-    assert 0 < noise["success"] < found["success"]
-    assert noise["perturbed"] >= found["perturbed"]
+    given, real = [], perception._logits
+    monkeypatch.setattr(perception, "_logits", lambda *arguments: given.append(arguments) or real(*arguments))
+    moved = perception._perception(other)
+    ((logits_fn, attack, _, _, key),) = given
+    noisy = np.asarray(attack(logits_fn, images, labels, key=key))
+    eps = final.config.evaluation.eps
+    noise = (noisy - images)[(images > eps) & (images < 1 - eps)]  # where the box cuts nothing off
+    assert np.abs(noisy - images).max() <= eps + 1e-6
+    np.testing.assert_allclose([np.abs(noise).mean(), noise.std()], [eps / 2, eps / 3**0.5], rtol=0.05)
+    expected = perception.split_by_success(clean, np.asarray(logits_fn(noisy)), labels)
+    np.testing.assert_allclose(list(moved.values()), list(expected.values()), rtol=1e-4)
 
 
 def test_whether_images_that_fool_move_less(tmp_path, monkeypatch):

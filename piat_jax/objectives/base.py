@@ -226,9 +226,11 @@ class Wrapper(_Shared):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_inner: ClassVar[str] = "pgd_at"
     needs_attack: ClassVar[bool] = True
-    # What keeps two wrappers apart: one multiplies the whole loss, one sets radius and step size of every example.
+    # What keeps two wrappers apart: one multiplies the whole loss, one sets radius and step size of every example, one
+    # makes other images of the batch's.
     rescales: ClassVar[bool] = False
     chooses_attack: ClassVar[bool] = False
+    changes_images: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.check_fields()

@@ -58,6 +58,14 @@ def check_only_one_chooses(wrapper: Wrapper) -> None:
             raise InputError(f"{names} both choose radius and step size of every example; leave one out")
 
 
+def check_sees_the_images(wrapper: Wrapper) -> None:
+    """Raise InputError where a wrapper inside makes other images of those that this one chooses by."""
+    for inside in layers(wrapper.inner)[:-1]:
+        if inside.changes_images:
+            name, other = type(wrapper).__name__, type(inside).__name__
+            raise InputError(f"{name} chooses by images that {other} then changes; leave {name} or {other} out")
+
+
 def hold_to_radius(batch: AdversarialBatch, eps: Any, norm: str) -> AdversarialBatch:
     """The batch with its perturbations projected onto the ball of radius `eps`; the box still holds, to the bit."""
     clean, images = batch.clean.images, batch.images

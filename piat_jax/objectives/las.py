@@ -18,6 +18,7 @@ from piat_jax.objectives.inside import (
     attack_options,
     check_attack_takes,
     check_only_one_chooses,
+    check_sees_the_images,
     hold_to_radius,
     innermost,
 )
@@ -123,6 +124,7 @@ class LAS(Wrapper):
         check_at_least("interval", self.interval, 1)
         check_attack_takes(self, "eps", "step_size", "steps", "start_eps", "step_budget")
         check_only_one_chooses(self)
+        check_sees_the_images(self)
         beta = getattr(innermost(self), "beta", 1.0)
         if self.betas and isinstance(beta, (int, float)) and beta != 1:
             raise InputError(f"betas multiply the divergence, whose own beta={beta} must then be 1")

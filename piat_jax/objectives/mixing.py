@@ -65,6 +65,7 @@ class Mix(Wrapper):
     needs_attack: ClassVar[bool] = False
     # The cross-entropy, which RAT takes a share of.
     rescales: ClassVar[bool] = True
+    changes_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,8 +86,6 @@ class Mix(Wrapper):
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """The mixed batch under the attack inside, which sees both labels; the second ones go along."""
-        if "step_budget" in context.attack:
-            raise InputError("LAS chooses by images that Mix then changes; leave LAS or Mix out")
         own, lam = draw(self, batch.images.shape[1:3], named_key(context.key, "mix"))
         images = own * batch.images + (1.0 - own) * batch.images[::-1]
         reverse, larger = batch.labels[::-1], lam >= 0.5

@@ -1,7 +1,7 @@
 """Train in `folder` and end as told, for test_killed.py: `killed_run.py folder event count`.
 
-Events, of which the count-th kills: "chunk", "block" (of an evaluation) and "save" (while it is written). "term" sends
-SIGTERM at a chunk; "compare" finishes the run, trains another from nothing, and prints whether they are the same.
+Events, of which the count-th kills: "chunk", "block" (of an evaluation) and "save" (while it is written). "compare"
+finishes the run, trains another from nothing, and prints whether they are the same.
 """
 
 import os
@@ -41,8 +41,8 @@ OPTIONS = [
 ]
 
 
-def end_at(place, name, count, number=signal.SIGKILL, *, seconds=None):
-    """Send the signal at the count-th call of `place.name`, or at most so many seconds after it has begun something."""
+def kill_at(place, name, count, *, seconds=None):
+    """Kill at the count-th call of `place.name`, or at most so many seconds after it has begun something."""
     real, calls = getattr(place, name), []
 
     def call(*arguments, **options):
@@ -51,7 +51,7 @@ def end_at(place, name, count, number=signal.SIGKILL, *, seconds=None):
             real(*arguments, **options)
             time.sleep(random.uniform(0, seconds))
         if len(calls) == count:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments, **options)
 
     setattr(place, name, call)
@@ -63,12 +63,12 @@ def run(where):
 
 
 def main(folder, event, count):
-    if event in ("chunk", "term"):
-        end_at(TrainingProgress, "chunk", count, signal.SIGKILL if event == "chunk" else signal.SIGTERM)
+    if event == "chunk":
+        kill_at(TrainingProgress, "chunk", count)
     elif event == "block":
-        end_at(accuracy, "_correct_block", count)
+        kill_at(accuracy, "_correct_block", count)
     elif event == "save":
-        end_at(checkpoint.ocp, "save_checkpointables_async", count, seconds=0.05)
+        kill_at(checkpoint.ocp, "save_checkpointables_async", count, seconds=0.05)
     ended, real_fit = [], train.fit
     train.fit = lambda *arguments, **options: ended.append(real_fit(*arguments, **options))
     code = run(folder)

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
-SAVED = 75
 # What ends the run, and how: three steps an epoch are two chunks, a block of 8 of 20 images comes six times.
 ENDS = [
     ("chunk 8", -signal.SIGKILL),
     ("block 9", -signal.SIGKILL),
     ("save 1", -signal.SIGKILL),
-    ("term 3", SAVED),
     ("compare 0", 0),
 ]
 
@@ -27,7 +25,4 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path):
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         if ended.returncode != code:
             pytest.fail(f"{event}: exit code {ended.returncode}\n{ended.stdout}\n{ended.stderr}")
-        if code == SAVED:
-            assert "saved in epoch" in ended.stderr
-            assert "with --resume goes on from there" in ended.stderr
     assert "the same" in ended.stdout

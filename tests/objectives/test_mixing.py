@@ -282,7 +282,7 @@ def test_from_the_config_line(method, classes):
         (lambda: RAT(Mix(make(TRADES))), "Mix scales the cross-entropy that RAT takes a share of"),
         (lambda: Mix(RAT(make(TRADES))), "RAT changes it; leave one out"),
         (
-            lambda: Mix(make(PGDAT)).perturb(VARIABLES, (), BATCH, CONTEXT.with_attack(step_budget=3)),
+            lambda: LAS(AWP(Mix(make(PGDAT))), strategy=MODEL),
             "LAS chooses by images that Mix then changes; leave LAS or Mix out",
         ),
         (lambda: Mix(make(PGDAT, attack=square)), "Mix sets the attack's 'loss', which this attack does not take"),
