@@ -266,8 +266,8 @@ def _write_run(target: Path, loaded: Loaded, about: About, config: Config) -> No
     state = TrainState(step=zero, epoch=zero, **loaded.variables._asdict(), opt_state={}, objective_state={})
     info = {"epoch": 0, "method": config.method, "scores": {}, "source": about.source}
     checkpoints = Checkpoints(partial / run_folder.CHECKPOINTS)
-    for name in CHECKPOINTS.values():
-        checkpoints.save(name, state, info)
+    checkpoints.save_async(state, info, best=True)
+    checkpoints.wait()
     partial.rename(target)
 
 

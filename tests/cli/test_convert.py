@@ -63,6 +63,11 @@ def test_weights_become_a_run_that_is_evaluated(run, capsys):
         "weights": "",
         "options": {"width": 2, "stage_sizes": [1]},
     }
+    # The weights are there once, under both names.
+    best, last = (
+        {p.stat().st_ino for p in (run / "checkpoints" / name).rglob("*") if p.is_file()} for name in ("best", "last")
+    )
+    assert best == last
 
 
 def test_a_run_becomes_safetensors_and_a_run_again(run, tmp_path, capsys):

@@ -81,7 +81,7 @@ def test_a_checkpoint_goes_on_on_other_devices(problem, trained, tmp_path, befor
 
 
 def test_a_state_that_is_shared_out(problem, tmp_path):
-    net = models.create("vit", num_classes=8, width=16, depth=1, heads=2, patch_size=4)
+    net = models.create("mlp", num_classes=8, hidden=(16, 24))
     problem = problem._replace(
         objective=PGDAT(model=net, attack=problem.objective.attack),
         examples=Examples(problem.examples.images[:9], problem.examples.labels[:9]),
@@ -97,8 +97,8 @@ def test_a_state_that_is_shared_out(problem, tmp_path):
     for leaf in jax.tree.leaves((ended[True].params, ended[True].opt_state, ended[True].anchor)):
         assert leaf.addressable_shards[0].data.size * (8 if leaf.ndim > 1 else 1) == leaf.size
     # The largest axis that eight divides.
-    kernel = ended[True].params["blocks_0"]["attn"]["qkv"]["kernel"]
-    assert kernel.sharding.shard_shape(kernel.shape) == (16, 6)
+    kernel = ended[True].params["hidden1"]["dense"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (16, 3)
     # Written in parts and read whole, and the other way round.
     alone = checkpoints.load_state("best", problem.state())
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(alone)} == {1}
