@@ -30,7 +30,7 @@ from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.files import write_json
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.core.hosts import is_first, on_first
+from piat_jax.core.hosts import any_of_all, is_first, on_first
 from piat_jax.data import first, load
 from piat_jax.evaluation import AutoAttack
 from piat_jax.evaluation.journal import Journal
@@ -144,6 +144,7 @@ def evaluate_run(
     """Evaluate checkpoints of the run in `folder` under `config.evaluation.final_attacks`; print and write them.
 
     With `resume` an accuracy that was found before, of the same weights on the same examples, is not found again.
+    Where the best checkpoint is the final one it is evaluated once.
     """
     data = load(
         config.dataset.name,
@@ -162,18 +163,24 @@ def evaluate_run(
         "checkpoints": {},
     }
     before = _comparable(folder / run_folder.EVALUATION, result)
+    valid = dict(before) if resume else {}
     for name in checkpoints:
         variables, info = saved.load_evaluated(CHECKPOINTS[name], like)
         epoch = info["epoch"]
-        kept = before.get(name, {})
-        accuracy = dict(kept["accuracy"]) if kept.get("epoch") == epoch else {}
-        result["checkpoints"] = {**before, **result["checkpoints"], name: {"epoch": epoch, "accuracy": accuracy}}
+        # Within an epoch a run that was stopped has taken so many steps more.
+        at = {"epoch": epoch, "steps": (info.get("position") or {}).get("steps", 0)}
+        accuracy = dict(before[name]["accuracy"]) if _is_at(before.get(name), at) else {}
+        twin = next((other for other, point in valid.items() if other != name and _is_at(point, at)), "")
+        valid[name] = {**at, "accuracy": accuracy}
+        result["checkpoints"] = {**before, **result["checkpoints"], name: valid[name]}
         for text in config.evaluation.final_attacks:
             if resume and text in accuracy:
                 continue
             began = time.perf_counter()
             attack = build.evaluation_attack(config, text)
-            if isinstance(attack, AutoAttack):
+            if twin and text in valid[twin]["accuracy"] and _take_over(folder, twin, name, text):
+                accuracy[text] = valid[twin]["accuracy"][text]
+            elif isinstance(attack, AutoAttack):
                 where = _robustness_folder(folder, name, text)
                 with AttackProgress(f"{folder}  {name}") as report:
                     found = attack.run(make_logits_fn(net, variables), *for_autoattack, folder=where, report=report)
@@ -189,6 +196,27 @@ def evaluate_run(
             # After each attack: the next one may take hours.
             if is_first():
                 write_json(folder / run_folder.EVALUATION, result)
+
+
+def _is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
+    """Whether these accuracies are of the weights that a run had there; without steps, as they were once kept, of 0."""
+    return point is not None and all(point.get(name, 0) == number for name, number in at.items())
+
+
+def _take_over(folder: Path, name: str, other: str, attack: str) -> bool:
+    """Give what one checkpoint's evaluation left to the other of the same weights; whether it was all there."""
+    if not _is_autoattack(attack):
+        return True
+    source, target = (_robustness_folder(folder, each, attack) for each in (name, other))
+    if not any_of_all(is_first() and (source / JSON).exists()):  # who writes it knows
+        return False
+
+    def copy() -> None:
+        shutil.rmtree(target, ignore_errors=True)  # what was stopped
+        shutil.copytree(source, target)
+
+    on_first(copy)
+    return True
 
 
 def is_evaluated(config: Config, folder: Path, *, aa_examples: int = 0) -> bool:

@@ -172,6 +172,48 @@ def test_a_resumed_evaluation_keeps_what_was_found(run, tmp_path):
     assert evaluated("--attacks=clean")["checkpoints"]["final"]["accuracy"]["clean"] != 0.123
 
 
+def test_a_best_checkpoint_that_is_the_final_one_is_evaluated_once(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "checkpoints" / "best")
+    shutil.copytree(folder / "checkpoints" / "last", folder / "checkpoints" / "best")
+    arguments = [f"--workdir={folder}", "--attacks=clean,square3"]
+    assert errors.run(evaluate.main, arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("robust accuracy") == 1
+    assert "final (epoch 2)  square3" in printed
+    best, final = json.loads((folder / "evaluation.json").read_text())["checkpoints"].values()
+    assert best == final
+    one, other = (Robustness.load(folder / "robustness" / f"{name}-square3") for name in ("best", "final"))
+    assert one.accuracy == best["accuracy"]["square3"]
+    assert one.seconds == other.seconds  # a copy
+    # The best one alone again, then the final one with what is known; not with what has been lost.
+    assert errors.run(evaluate.main, [*arguments, "--checkpoint=best"]) == 0
+    shutil.rmtree(folder / "robustness" / "final-square3")
+    (folder / "evaluation.json").write_text(json.dumps(_without_final(folder)))
+    capsys.readouterr()
+    assert errors.run(evaluate.main, [*arguments, "--checkpoint=final", "--resume"]) == 0
+    assert "robust accuracy" not in capsys.readouterr().out
+    shutil.rmtree(folder / "robustness")
+    (folder / "evaluation.json").write_text(json.dumps(_without_final(folder)))
+    assert errors.run(evaluate.main, [*arguments, "--checkpoint=final", "--resume"]) == 0
+    assert "robust accuracy" in capsys.readouterr().out
+
+
+def _without_final(folder):
+    content = json.loads((folder / "evaluation.json").read_text())
+    del content["checkpoints"]["final"]
+    return content
+
+
+def test_a_run_that_was_stopped_within_an_epoch_has_other_weights():
+    point = {"epoch": 2, "accuracy": {"clean": 0.5}}
+    assert evaluate._is_at(point, {"epoch": 2, "steps": 0})
+    assert not evaluate._is_at(point, {"epoch": 2, "steps": 1})
+    assert not evaluate._is_at({**point, "steps": 1}, {"epoch": 2, "steps": 0})
+    assert not evaluate._is_at(None, {"epoch": 2, "steps": 0})
+
+
 def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
