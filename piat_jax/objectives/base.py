@@ -227,7 +227,7 @@ class Wrapper(_Shared):
     default_inner: ClassVar[str] = "pgd_at"
     needs_attack: ClassVar[bool] = True
     # What keeps two wrappers apart: one multiplies the whole loss, one sets radius and step size of every example, one
-    # makes other images of the batch's.
+    # makes other images out of the batch.
     rescales: ClassVar[bool] = False
     chooses_attack: ClassVar[bool] = False
     changes_images: ClassVar[bool] = False
