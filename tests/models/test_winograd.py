@@ -35,10 +35,10 @@ def test_values_and_kernel_gradients(size):
 
 
 def test_the_points_leave_a_small_error():
-    # 1.5e-6 with jax 0.12; a direct convolution leaves 1e-7, and the points 0, 1, -1, 2, -2 twice as much as ours.
+    # 1.5e-6 with jax 0.12, 0.9e-6 with 0.10; the points 0, 1, -1, 2, -2 leave 3.4e-6 and 1.8e-6, a direct one 1e-7.
     single = [jnp.asarray(x, jnp.float32) for x in arrays(8, 8, 256, 16)[:2]]
     exact = direct(*(np.asarray(x, np.float64) for x in single))
-    assert np.std(winograd.convolve(*single) - exact) < 2e-6 * np.std(exact)
+    assert np.std(winograd.convolve(*single) - exact) < 1.7e-6 * np.std(exact)
 
 
 def products(fn, *arguments):
