@@ -38,7 +38,7 @@ def _values(coefficients: int) -> np.ndarray:
 
 
 # With the kernel's values divided by |p| those of a flipped kernel are the same ones in the order of 1/p.
-_SCALE = np.array([1, 2 / 3, 2 / 3, 3 / 2, 3 / 2, 1])[:, None]
+_SCALE = np.array([1, *(1 / abs(POINTS[1:])), 1])[:, None]
 G = _SCALE * _values(3)
 A_T = _values(TILE).T
 B_T = np.round(np.linalg.inv(_values(TILE + 2)).T / _SCALE, 12)  # zeros are to be zero

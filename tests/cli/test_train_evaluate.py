@@ -279,6 +279,10 @@ def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_as_an_uninterr
         assert command(stopped, "--config.log.steps_per_chunk=1") == errors.SAVED
     assert "saved in epoch 2 after 1 of 2 steps; the same command with --resume" in capsys.readouterr().err
     assert Checkpoints(stopped / "checkpoints").info("last")["position"]["steps"] == 1
+    # Its accuracies are not those of the end of an epoch.
+    assert errors.run(evaluate.main, [f"--workdir={stopped}", "--checkpoint=final", "--attacks=clean"]) == 0
+    evaluated = json.loads((stopped / "evaluation.json").read_text())["checkpoints"]["final"]
+    assert (evaluated["epoch"], evaluated["steps"]) == (1, 1)
     # Neither the metrics' file nor the newest checkpoint is needed, and how it is evaluated may change.
     (stopped / "metrics.jsonl").write_text('{"epo')
     newest = max((stopped / "checkpoints" / "last").iterdir())
