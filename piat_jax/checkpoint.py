@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.hosts import is_first, on_first
 from piat_jax.core.sharding import data_mesh
-from piat_jax.core.trees import leaf_shapes
+from piat_jax.core.trees import copied, leaf_shapes
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 NAMES = ("best", "last")
@@ -80,7 +79,7 @@ class Checkpoints:
           InputError: the save before could not be written.
         """
         # orbax would write from these very buffers, and on a CPU a step that is given them waits until it has.
-        state, evaluated = jax.tree.map(jnp.copy, (state, evaluated if _is_apart(evaluated, state) else None))
+        state, evaluated = copied((state, evaluated if _is_apart(evaluated, state) else None))
         self._start("last", state, {**info, "best": best}, evaluated, best=best)
 
     def wait(self) -> None:

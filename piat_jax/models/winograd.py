@@ -14,6 +14,7 @@ The three matrices take polynomials to their values at six points and back (Toom
 values.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -23,11 +24,15 @@ from jax import lax
 
 from piat_jax.core.types import Array
 
-CHANNELS, GRADIENT_CHANNELS = 128, 64
+CHANNELS, GRADIENT_CHANNELS = 64, 32
 """From so many on, in and out, it is faster: by images and forward, and by the kernel."""
 PADDING = ((1, 1), (1, 1))
 TILE = 4
 """Outputs that are computed together, in either direction."""
+PIECE = 1 << 19
+"""Numbers in as many images as are transformed at a time: with their transforms they stay in the cache."""
+LARGE = 1 << 16
+"""Kernels of more channels, in times out, are read again for each piece at a higher cost than that saves."""
 POINTS = np.array([0, 3 / 2, -3 / 2, 2 / 3, -2 / 3])  # and infinity
 INVERSE = [5, 3, 4, 1, 2, 0]  # where 1/p stands
 
@@ -60,11 +65,14 @@ def applies(
     )
 
 
+# Jitted, it is traced once for all layers of a shape; its hundreds of sums were half of what tracing a network took.
+@jax.jit
 def convolve(images: Array, kernel: Array) -> Array:
     """`[B, H, W, C]` and `[3, 3, C, O]` to `[B, H, W, O]`: stride 1, padding 1, H and W whole tiles."""
     return _convolve(images, kernel, B_T, A_T, contracted=2)
 
 
+@jax.jit
 def input_gradient(cotangent: Array, kernel: Array) -> Array:
     """The gradient of `sum(cotangent * convolve(images, kernel))` by the images, `[B, H, W, C]`."""
     # The flipped kernel has the same values in another order, so the transform of the forward serves here too.
@@ -72,22 +80,59 @@ def input_gradient(cotangent: Array, kernel: Array) -> Array:
 
 
 def _convolve(images: Array, kernel: Array, b_t: np.ndarray, a_t: np.ndarray, *, contracted: int) -> Array:
-    tiles = _input_tiles(images, b_t)  # [6, 6, B, H/4, W/4, C]: a tile's column, its row, ...
     rows = _combine(list(kernel), G, 0)
     places = _combine([rows[:, j] for j in range(3)], G, 0)  # [6, 6, C, O]
-    products = lax.dot_general(_flat(tiles), places, (((3,), (contracted,)), ((0, 1), (0, 1))))
-    columns = _combine(list(products.reshape(*tiles.shape[:-1], -1)), a_t, 4)  # [6, B, H/4, W/4, 4, O]
-    return _combine(list(columns), a_t, 2).reshape(*images.shape[:-1], -1)
+
+    def convolve(piece: Array) -> Array:
+        tiles = _input_tiles(piece, b_t)  # [6, 6, B, H/4, W/4, C]: a tile's column, its row, ...
+        products = lax.dot_general(_flat(tiles), places, (((3,), (contracted,)), ((0, 1), (0, 1))))
+        columns = _combine(list(products.reshape(*tiles.shape[:-1], -1)), a_t, 4)  # [6, B, H/4, W/4, 4, O]
+        return _combine(list(columns), a_t, 2).reshape(*piece.shape[:-1], -1)
+
+    pieces = _cut(images, _pieces(images, kernel.shape))
+
+    def advance(number: Array, outputs: Array) -> Array:
+        return lax.dynamic_update_index_in_dim(outputs, convolve(pieces[:, number]), number, 1)
+
+    features = kernel.shape[5 - contracted]
+    outputs = lax.fori_loop(0, pieces.shape[1], advance, jnp.zeros((*pieces.shape[:-1], features), images.dtype))
+    return outputs.reshape(*images.shape[:-1], features)
 
 
+@jax.jit
 def kernel_gradient(images: Array, cotangent: Array) -> Array:
     """The gradient of `sum(cotangent * convolve(images, kernel))` by the kernel, `[3, 3, C, O]`."""
-    batch, height, width, features = cotangent.shape
-    cut = lax.optimization_barrier(cotangent).reshape(batch, height // TILE, TILE, width // TILE, TILE, features)
-    rows = _combine([cut[:, :, i] for i in range(TILE)], A_T.T, 0)
-    outputs = _combine([rows[:, :, :, :, j] for j in range(TILE)], A_T.T, 0)
-    places = lax.dot_general(_flat(_input_tiles(images, B_T)), _flat(outputs), (((2,), (2,)), ((0, 1), (0, 1))))
+    shape = (3, 3, images.shape[-1], cotangent.shape[-1])
+    count = _pieces(images, shape)
+    seen, wanted = _cut(images, count), _cut(lax.optimization_barrier(cotangent), count)
+
+    def advance(number: Array, places: Array) -> Array:
+        inputs, outputs = _input_tiles(seen[:, number], B_T), _output_tiles(wanted[:, number])
+        return places + lax.dot_general(_flat(inputs), _flat(outputs), (((2,), (2,)), ((0, 1), (0, 1))))
+
+    places = lax.fori_loop(0, count, advance, jnp.zeros((TILE + 2, TILE + 2, *shape[2:]), images.dtype))
     return _combine(list(_combine(list(places), G.T, 1)), G.T, 0)
+
+
+def _pieces(images: Array, kernel: tuple[int, ...]) -> int:
+    """Into how many pieces the images are cut, equal ones."""
+    if math.prod(kernel[2:]) > LARGE:
+        return 1
+    batch = images.shape[0]
+    return max(n for n in range(1, batch + 1) if n == 1 or (batch % n == 0 and images.size >= n * PIECE))
+
+
+def _cut(images: Array, count: int) -> Array:
+    """`[B, ...]` as `[B / n, n, ...]`: each of n pieces has images from all over a batch that devices may share."""
+    return images.reshape(-1, count, *images.shape[1:])
+
+
+def _output_tiles(cotangent: Array) -> Array:
+    """`A d A^T` of every tile of the outputs."""
+    batch, height, width, features = cotangent.shape
+    cut = cotangent.reshape(batch, height // TILE, TILE, width // TILE, TILE, features)
+    rows = _combine([cut[:, :, i] for i in range(TILE)], A_T.T, 0)
+    return _combine([rows[:, :, :, :, j] for j in range(TILE)], A_T.T, 0)
 
 
 def _input_tiles(images: Array, b_t: np.ndarray) -> Array:

@@ -1,11 +1,15 @@
 """Winograd's convolution against a direct one in float64, and when it is chosen."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
+from piat_jax.core.sharding import data_mesh
 from piat_jax.models import winograd
 from piat_jax.models.conv import NHWC, loop_safe_conv_general_dilated
 
@@ -34,6 +38,42 @@ def test_values_and_kernel_gradients(size):
     np.testing.assert_allclose(jax.jit(winograd.kernel_gradient)(single[0], single[2]), gradient, atol=5e-5)
 
 
+def test_pieces_of_a_batch_make_the_same(monkeypatch):
+    monkeypatch.setattr(winograd, "PIECE", 2 * 8 * 4 * 6)  # two images, of six
+    rng = np.random.default_rng(1)
+    shapes = (6, 8, 4, 6), (3, 3, 6, 7), (6, 8, 4, 7)
+    images, kernel, cotangent = (rng.normal(size=shape) for shape in shapes)
+    single = [jnp.asarray(x, jnp.float32) for x in (images, kernel, cotangent)]
+    assert winograd._pieces(single[0], kernel.shape) == 3
+    np.testing.assert_allclose(winograd.convolve(*single[:2]), direct(images, kernel), atol=2e-5)
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    np.testing.assert_allclose(winograd.input_gradient(single[2], single[1]), direct(cotangent, flipped), atol=3e-5)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = [[padded[:, i : i + 8, j : j + 4] for j in range(3)] for i in range(3)]
+    gradient = np.array([[np.einsum("bhwc,bhwo->co", tap, cotangent) for tap in row] for row in taps])
+    np.testing.assert_allclose(winograd.kernel_gradient(single[0], single[2]), gradient, atol=5e-5)
+
+
+def test_devices_that_share_a_batch_keep_their_images(monkeypatch):
+    monkeypatch.setattr(winograd, "PIECE", 8 * 4 * 4 * 3)
+    split = NamedSharding(data_mesh(8), PartitionSpec("data"))
+    images = cotangent = jax.ShapeDtypeStruct((16, 4, 4, 3), jnp.float32, sharding=split)
+    assert winograd._pieces(images, (3, 3, 3, 3)) == 2
+    forward = jax.jit(winograd.convolve).lower(images, jnp.ones((3, 3, 3, 3))).compile().as_text()
+    assert not re.search("all-gather|all-reduce|all-to-all|collective-permute", forward)
+    backward = jax.jit(winograd.kernel_gradient).lower(images, cotangent).compile().as_text()
+    assert re.findall("all-gather|all-reduce(?=\\()|all-to-all|collective-permute", backward) == ["all-reduce"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "pieces"),
+    [((128, 32, 32, 64), 64, 16), ((64, 32, 32, 64), 128, 8), ((127, 32, 32, 64), 64, 1), ((128, 4, 4, 512), 512, 1)],
+)
+def test_into_how_many_pieces(shape, features, pieces):
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    assert winograd._pieces(images, (3, 3, shape[-1], features)) == pieces
+
+
 def test_the_points_leave_a_small_error():
     # 1.5e-6 with jax 0.12, 0.9e-6 with 0.10; the points 0, 1, -1, 2, -2 leave 3.4e-6 and 1.8e-6, a direct one 1e-7.
     single = [jnp.asarray(x, jnp.float32) for x in arrays(8, 8, 256, 16)[:2]]
@@ -56,7 +96,7 @@ def gradients(images, kernel):
 
 
 def test_many_channels_take_it_and_agree():
-    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(8, 4, 128, 128))
+    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(8, 4, 64, 64))
     assert products(convolution, images, kernel) == (1, 0)
     assert products(gradients, images, kernel) == (3, 0)
 
@@ -68,20 +108,20 @@ def test_many_channels_take_it_and_agree():
 
 
 def test_the_kernel_gradient_takes_it_earlier():
-    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(4, 4, 64, 64))
+    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(4, 4, 32, 32))
     assert products(gradients, images, kernel) == (1, 2)
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "options"),
     [
-        ((6, 4, 128, 128), jnp.float32, {}),  # rows, columns that are no tile
-        ((4, 6, 128, 128), jnp.float32, {}),
-        ((4, 4, 127, 128), jnp.float32, {}),
-        ((4, 4, 128, 127), jnp.float32, {}),
-        ((4, 4, 128, 128), jnp.bfloat16, {}),
-        ((4, 4, 128, 128), jnp.float32, {"stride": 2}),
-        ((4, 4, 128, 128), jnp.float32, {"precision": lax.Precision.HIGHEST}),
+        ((6, 4, 64, 64), jnp.float32, {}),  # rows, columns that are no tile
+        ((4, 6, 64, 64), jnp.float32, {}),
+        ((4, 4, 63, 64), jnp.float32, {}),
+        ((4, 4, 64, 63), jnp.float32, {}),
+        ((4, 4, 64, 64), jnp.bfloat16, {}),
+        ((4, 4, 64, 64), jnp.float32, {"stride": 2}),
+        ((4, 4, 64, 64), jnp.float32, {"precision": lax.Precision.HIGHEST}),
     ],
 )
 def test_anything_else_is_direct(shape, dtype, options):
@@ -90,6 +130,6 @@ def test_anything_else_is_direct(shape, dtype, options):
 
 
 def test_what_is_asked_to_be_precise_is_direct():
-    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(4, 4, 128, 128))
+    images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(4, 4, 64, 64))
     with jax.default_matmul_precision("highest"):
         assert products(convolution, images, kernel) == (0, 1)
