@@ -17,12 +17,15 @@ import jax
 
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import run_folder
+from piat_jax.cli.config import Config
 from piat_jax.cli.cores import count_cores
 from piat_jax.cli.evaluate import is_evaluated
 from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
 
+# Of a run that is taken for one that was asked for these may differ: where data lie, and what was looked at or kept.
+FREE_FIELDS = ("fsdp", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "evaluation.final_attacks")
 TEACHERS = {"standard": "standard", "robust": "pgd_at"}
 print_lock = threading.Lock()
 
@@ -67,10 +70,21 @@ def is_trained(job: Job) -> bool:
     """
     if not (job.folder / run_folder.CONFIG).exists() or (is_taught(job.method) and not _teachers_are_there(job)):
         return False
-    config = read_config(job.config, dict(job.overrides))
-    run_folder.check_folder(job.folder, config, resume=True, overwrite=False)
+    config = _config(job)
+    run_folder.check_folder(job.folder, config, resume=True, overwrite=False, free=FREE_FIELDS)
     checkpoints = Checkpoints(job.folder / run_folder.CHECKPOINTS)
-    return "last" in checkpoints and checkpoints.info("last")["epoch"] >= config.epochs
+    if "last" not in checkpoints:
+        return False
+    info = checkpoints.info("last")
+    # Stopped within an epoch, or in the evaluation behind it, a run has a position there.
+    return info["epoch"] == config.epochs and not info.get("position")
+
+
+def _config(job: Job) -> Config:
+    config = read_config(job.config, dict(job.overrides))
+    if job.attacks:
+        config.evaluation.final_attacks = job.attacks
+    return config
 
 
 def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False) -> None:
@@ -109,10 +123,7 @@ def _commands(job: Job, *, overwrite: bool) -> list[list[str]]:
         return [[*train, "--overwrite"], [*evaluate, "--overwrite"]]
     if not is_trained(job):
         return [[*train, "--resume"], [*evaluate, "--resume"]]
-    config = run_folder.read_config(job.folder)
-    if job.attacks:
-        config.evaluation.final_attacks = job.attacks
-    return [] if is_evaluated(config, job.folder, aa_examples=job.aa_examples) else [[*evaluate, "--resume"]]
+    return [] if is_evaluated(_config(job), job.folder, aa_examples=job.aa_examples) else [[*evaluate, "--resume"]]
 
 
 def _teachers_are_there(job: Job) -> bool:

@@ -23,13 +23,13 @@ def embedded(
 
 
 def steps(drops: tuple[int, ...], epochs: int, values: tuple[float, ...]) -> dict[str, str]:
-    """A learning rate that falls at once after `drops` epochs, as overrides.
+    """A learning rate that falls at once after `drops` epochs, as overrides: epoch 100 is the last before (100, ...).
 
     >>> fields = steps((100, 150), 200, (0.1, 0.01, 0.001))
     >>> fields["optimizer.lr_epochs"], fields["optimizer.lr_values"]
-    ('0,99,100,149,150,200', '0.1,0.1,0.01,0.01,0.001,0.001')
+    ('0,100,101,150,151,200', '0.1,0.1,0.01,0.01,0.001,0.001')
     """
-    knots = [0, *(knot for drop in drops for knot in (drop - 1, drop)), epochs]
+    knots = [0, *(knot for drop in drops for knot in (drop, drop + 1)), epochs]
     return {
         "epochs": str(epochs),
         "optimizer.lr_epochs": ",".join(map(str, knots)),

@@ -22,8 +22,8 @@ def recompute_batch_stats(
     Args:
       model: its state holds the running statistics under "batch_stats" (Flax's name). Other state is not touched.
       variables: the weights, and a state of which only the structure matters.
-      images: `[N, B, H, W, C]`, N batches as the network was trained on: adversarial ones for adversarial training,
-        if it is to be evaluated as it was trained.
+      images: `[N, B, H, W, C]`, N batches as the network was trained on, floats in [0, 1] or uint8: adversarial ones
+        for adversarial training, if it is to be evaluated as it was trained.
       momentum: the model's own, 0.9 for those of this library; another value scales all statistics wrongly.
       key: for models that draw at random in training mode.
 
@@ -31,7 +31,7 @@ def recompute_batch_stats(
       The same weights with the new statistics. Without any state (no BatchNorm) the variables as they are.
 
     Raises:
-      InputError: images that are not N >= 1 batches of floats, a momentum outside [0, 1), or a state without
+      InputError: images that are not N >= 1 batches of floats or uint8, a momentum outside [0, 1), or a state without
         "batch_stats".
 
     References:
@@ -49,8 +49,8 @@ def recompute_batch_stats(
     """
     if images.ndim != 5 or not images.shape[0]:
         raise InputError(f"images has shape {images.shape}; give N >= 1 batches [N, batch, height, width, channels]")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise InputError(f"images has dtype {images.dtype}; give floats in [0, 1] (uint8 / 255)")
+    if not jnp.issubdtype(images.dtype, jnp.floating) and images.dtype != jnp.uint8:
+        raise InputError(f"images has dtype {images.dtype}; give floats in [0, 1], or uint8")
     check_range("momentum", momentum, 0, 1)
     if momentum == 1:
         raise InputError("momentum=1 never updates the statistics; give the model's momentum, below 1")
@@ -63,6 +63,8 @@ def recompute_batch_stats(
 
     def add_batch(mean: PyTree, numbered: tuple[Array, Array]) -> tuple[PyTree, None]:
         n, batch = numbered
+        if batch.dtype == jnp.uint8:
+            batch = batch.astype(jnp.float32) / 255
         batch_key = None if key is None else jax.random.fold_in(key, n)
         _, updated = model.apply(params, {**state, "batch_stats": zeros}, batch, train=True, key=batch_key)
         stats = jax.tree.map(lambda s: s / (1 - momentum), updated["batch_stats"])

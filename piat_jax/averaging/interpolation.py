@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_at_least, check_range
 from piat_jax.core.types import Array, PyTree
 
 
@@ -64,8 +64,7 @@ PAPER_WEIGHT = RationalWeight()
 
 def check_weight(weight: object) -> None:
     """Raise InputError unless a concrete constant `weight` lies in [0, 1]; schedules and traced values pass."""
-    if isinstance(weight, (int, float, np.ndarray, np.generic)) and not np.all((weight >= 0) & (weight <= 1)):  # type: ignore[operator]
-        raise InputError(f"weight={weight} must be in [0, 1], or a schedule n -> weight")
+    check_range("weight", weight, 0, 1)
 
 
 def weight_at(weight: Weight, n: jax.typing.ArrayLike) -> jax.typing.ArrayLike:

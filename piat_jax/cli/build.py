@@ -42,7 +42,6 @@ from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, EpochEnd, Model, Objective, TrainState, Variables
 from piat_jax.data import Split
-from piat_jax.data.augment import to_float
 from piat_jax.data.batching import steps_per_epoch
 from piat_jax.evaluation import AutoAttack, correct_under_attack, worst_class
 from piat_jax.objectives import LAS, METHODS, WRAPPERS, AttackedObjective, Wrapper
@@ -271,13 +270,15 @@ def _recomputed(
 ) -> EpochEnd:
     """Estimates the statistics of some variables anew on the clean training images."""
     count = steps_per_epoch(len(images), config.batch_size)
-    batches = images[: count * config.batch_size].reshape(count, config.batch_size, *images.shape[1:])
+    # Mixed, as training mixes them: batches of data that lie class by class have other variances.
+    order = np.random.default_rng(config.seed).permutation(len(images))[: count * config.batch_size]
 
     @jax.jit
-    def recompute(state: TrainState, batches: Array) -> TrainState:
-        return put(state, recompute_batch_stats(net, get(state), to_float(batches)))
+    def recompute(state: TrainState, images: Array, order: Array) -> TrainState:
+        return put(state, recompute_batch_stats(net, get(state), images[order]))
 
-    return lambda state, epoch: recompute(state, batches)
+    batches = jnp.asarray(order.reshape(count, config.batch_size), jnp.int32)
+    return lambda state, epoch: recompute(state, images, batches)
 
 
 def _check_stream(config: Config) -> None:

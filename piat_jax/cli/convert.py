@@ -29,14 +29,13 @@ from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import TrainState
+from piat_jax.data.known import KNOWN
 from piat_jax.interop import About, Loaded, load_weights, save_safetensors, save_torch, write_exported, write_onnx
 from piat_jax.interop.names import HEADS
 from piat_jax.interop.weights import read_config as read_export
 
 FORMS = ("run", "safetensors", "torch", "onnx", "jax")
 ENDINGS = {".pt": "torch", ".pth": "torch", ".onnx": "onnx", ".jax": "jax"}
-# Height and width of what is not 32 x 32.
-SIZES = {"embedded": 28, "fashion_mnist": 28, "mnist": 28}
 
 
 class Source(NamedTuple):
@@ -124,7 +123,6 @@ def _of_run(folder: Path, values: Any) -> Source:
     kept = _on_disk(values.checkpoint)
     info = Checkpoints(folder / run_folder.CHECKPOINTS).info(kept)
     classes, channels = _sizes(info["shapes"])
-    size = SIZES.get(config.dataset.name, 32)
     written = folder / run_folder.EVALUATION
     results = run_folder.read_json(written) if written.exists() else {}
     name = next(name for name, on_disk in CHECKPOINTS.items() if on_disk == kept)
@@ -136,7 +134,7 @@ def _of_run(folder: Path, values: Any) -> Source:
     about = About(
         model=config.model.name,
         num_classes=classes,
-        image_shape=_shape(values) or (size, size, channels),
+        image_shape=_shape(values) or (*_size(config.dataset.name), channels),
         options=dict(config.model.options.items()),
         dataset=config.dataset.name,
         method=f"{config.method}, {config.epochs} epochs" if trained else "",
@@ -149,6 +147,17 @@ def _of_run(folder: Path, values: Any) -> Source:
         source=info.get("source", ""),
     )
     return Source(build.model(config, classes, dtype="float32"), about)
+
+
+def _size(dataset: str) -> tuple[int, int]:
+    """Height and width of the images of a data set that is known by name."""
+    dataset = "fashion_mnist" if dataset == "embedded" else dataset
+    if dataset not in KNOWN:
+        raise InputError(
+            f"--image_shape is missing: the run was trained on {dataset!r}, whose images are of no known size; "
+            "give height,width,channels, such as 32,32,3"
+        )
+    return KNOWN[dataset].image_shape[:2]
 
 
 def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:

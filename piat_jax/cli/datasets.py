@@ -50,6 +50,7 @@ def dataset(config: Config) -> tuple[Dataset, Split, Split]:
         train_examples=fields.train_examples,
         test_examples=fields.test_examples,
     )
+    check_augmentation(data.name, fields.flip)  # what lies under a path may have a name
     train, monitor = data.train, data.test
     if fields.validation_examples:
         train, monitor = hold_out(train, fields.validation_examples)

@@ -10,6 +10,7 @@ accuracies of attacks that were run before. Several folders may be given as argu
 Several processes evaluate as one, as they train.
 """
 
+import functools
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         "aa_examples", 0, "AutoAttack and its members: the first n of these; 0 = all.", flag_values=values
     )
     flags.DEFINE_boolean("resume", False, "Keep what was found, and go on with what was stopped.", flag_values=values)
-    flags.DEFINE_boolean("overwrite", False, "Start again what was stopped.", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "Evaluate again, in place of what was found.", flag_values=values)
     distributed.define_flags(values)
     positional = arguments.parse(values, rest, __doc__, folders=True)
     folders = [Path(text) for text in ([values.workdir] if values.workdir else []) + positional]
@@ -81,12 +82,10 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--resume and --overwrite exclude each other; give one")
     distributed.start(values)
     configs = [_config(folder, values.config, overrides, values.attacks) for folder in folders]
-    kept = [_robustness_folders(config, folder, checkpoints) for folder, config in zip(folders, configs)]
     if not values.resume and not values.overwrite:
-        on_first(lambda: [_check_finished(path) for paths in kept for path in paths])
-    for folder, config, paths in zip(folders, configs, kept):
-        if not values.resume:
-            on_first(lambda paths=paths: [shutil.rmtree(path, ignore_errors=True) for path in paths])
+        kept = [_robustness_folders(config, folder, checkpoints) for folder, config in zip(folders, configs)]
+        on_first(lambda: [_check_free(path) for paths in kept for path in paths])
+    for folder, config in zip(folders, configs):
         evaluate_run(
             config,
             folder,
@@ -94,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
             num_examples=values.num_examples,
             aa_examples=values.aa_examples,
             resume=values.resume,
+            overwrite=values.overwrite,
         )
 
 
@@ -104,12 +104,16 @@ def _robustness_folders(config: Config, folder: Path, checkpoints: Sequence[str]
     return [_robustness_folder(folder, name, attack) for name in checkpoints for attack in long]
 
 
-def _check_finished(path: Path) -> None:
-    if Journal.read_settings(path) is not None and not (path / JSON).exists():
+def _check_free(path: Path) -> None:
+    if Journal.read_settings(path) is None:
+        return
+    if (path / JSON).exists():
         raise InputError(
-            f"{path} holds an evaluation that was stopped; "
-            "give --resume to go on with it, or --overwrite to start again"
+            f"{path} holds a finished evaluation; give --resume to keep it, or --overwrite to evaluate again"
         )
+    raise InputError(
+        f"{path} holds an evaluation that was stopped; give --resume to go on with it, or --overwrite to start again"
+    )
 
 
 def _robustness_folder(folder: Path, checkpoint: str, attack: str) -> Path:
@@ -140,11 +144,15 @@ def evaluate_run(
     num_examples: int = 0,
     aa_examples: int = 0,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Evaluate checkpoints of the run in `folder` under `config.evaluation.final_attacks`; print and write them.
 
     With `resume` an accuracy that was found before, of the same weights on the same examples, is not found again.
     Where the best checkpoint is the final one it is evaluated once.
+
+    Raises:
+      InputError: the folder has accuracies on other examples or of other settings, and not `overwrite`.
     """
     data = load(
         config.dataset.name,
@@ -155,24 +163,35 @@ def evaluate_run(
     net = build.model(config, data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
     correct = build.evaluator(config, data.num_classes, data.test)
-    for_autoattack = first("aa_examples", aa_examples, config.dataset.name, data.test)
+    by_autoattack = any(map(_is_autoattack, config.evaluation.final_attacks))
+    for_autoattack = first("aa_examples", aa_examples if by_autoattack else 0, config.dataset.name, data.test)
     result = {
         "num_examples": len(data.test.labels),
         "aa_examples": len(for_autoattack.labels),
         "settings": settings_of(config),
         "checkpoints": {},
     }
-    before = _comparable(folder / run_folder.EVALUATION, result)
+    path = folder / run_folder.EVALUATION
+    before = _comparable(path, result, by_autoattack=by_autoattack, overwrite=overwrite)
     valid = dict(before) if resume else {}
+
+    def keep() -> None:
+        if is_first():
+            write_json(path, result)
+
     for name in checkpoints:
         variables, info = saved.load_evaluated(CHECKPOINTS[name], like)
         epoch = info["epoch"]
         # Within an epoch a run that was stopped has taken so many steps more.
         at = {"epoch": epoch, "steps": (info.get("position") or {}).get("steps", 0)}
-        accuracy = dict(before[name]["accuracy"]) if _is_at(before.get(name), at) else {}
+        stays = name not in before or _is_at(before[name], at)
+        accuracy = dict(before[name]["accuracy"]) if name in before and stays else {}
+        if not stays:  # the run was trained on
+            on_first(functools.partial(_drop_robustness, folder, name))
         twin = next((other for other, point in valid.items() if other != name and _is_at(point, at)), "")
         valid[name] = {**at, "accuracy": accuracy}
         result["checkpoints"] = {**before, **result["checkpoints"], name: valid[name]}
+        keep()  # of which weights the folders are that attacks begin now
         for text in config.evaluation.final_attacks:
             if resume and text in accuracy:
                 continue
@@ -182,6 +201,8 @@ def evaluate_run(
                 accuracy[text] = valid[twin]["accuracy"][text]
             elif isinstance(attack, AutoAttack):
                 where = _robustness_folder(folder, name, text)
+                if not resume:
+                    on_first(functools.partial(shutil.rmtree, where, ignore_errors=True))
                 with AttackProgress(f"{folder}  {name}") as report:
                     found = attack.run(make_logits_fn(net, variables), *for_autoattack, folder=where, report=report)
                 print(found, flush=True)
@@ -193,14 +214,18 @@ def evaluate_run(
                 f"{duration(time.perf_counter() - began)}",
                 flush=True,
             )
-            # After each attack: the next one may take hours.
-            if is_first():
-                write_json(folder / run_folder.EVALUATION, result)
+            keep()  # the next attack may take hours
 
 
 def _is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
     """Whether these accuracies are of the weights that a run had there; without steps, as they were once kept, of 0."""
     return point is not None and all(point.get(name, 0) == number for name, number in at.items())
+
+
+def _drop_robustness(folder: Path, checkpoint: str) -> None:
+    """Remove what attacks have found on a checkpoint that holds other weights now."""
+    for path in (folder / run_folder.ROBUSTNESS).glob(f"{checkpoint}-*"):
+        shutil.rmtree(path)
 
 
 def _take_over(folder: Path, name: str, other: str, attack: str) -> bool:
@@ -241,22 +266,31 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {"seed": config.seed, **{field: config.evaluation[field] for field in fields}}
 
 
-def _comparable(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(path: Path, result: dict[str, Any], *, by_autoattack: bool, overwrite: bool) -> dict[str, Any]:
     """What an evaluation of the same examples with the same settings has found before, by checkpoint.
 
-    Of AutoAttack on other examples nothing is kept.
+    Where AutoAttack is not asked for, the examples it had stay those of `result`.
+
+    Raises:
+      InputError: there is another one, and it is not to be overwritten.
     """
     if not path.exists():
         return {}
     before = run_folder.read_json(path)
-    if any(before.get(field) != result[field] for field in ("num_examples", "settings")):
-        return {}
     checkpoints = before["checkpoints"]
-    if before.get("aa_examples", before["num_examples"]) != result["aa_examples"]:
-        for point in checkpoints.values():
-            kept = {name: value for name, value in point["accuracy"].items() if not _is_autoattack(name)}
-            point["accuracy"] = kept
-    return checkpoints
+    if any(_is_autoattack(name) for point in checkpoints.values() for name in point["accuracy"]):
+        before.setdefault("aa_examples", before["num_examples"])
+        if not by_autoattack:
+            result["aa_examples"] = before["aa_examples"]
+    else:
+        before["aa_examples"] = result["aa_examples"]
+    there, here = ({**found, **found["settings"]} for found in (before, result))
+    compared = ("num_examples", "aa_examples", *result["settings"])
+    changed = [name for name in compared if there.get(name) != here[name]]
+    if changed and not overwrite:
+        told = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in changed)
+        raise InputError(f"{path} holds another evaluation ({told}); give --overwrite to replace it")
+    return {} if changed else checkpoints
 
 
 def _is_autoattack(name: str) -> bool:

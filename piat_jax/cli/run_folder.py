@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,13 @@ FREE_FIELDS = (
 )
 
 
-def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
+def check_folder(
+    folder: Path, config: Config, *, resume: bool, overwrite: bool, free: Sequence[str] = FREE_FIELDS
+) -> None:
     """Raise InputError unless a run of this config may be written to `folder`; writes nothing.
 
     A folder without a run must be empty or not exist. One that holds a run needs `resume` (the same config, up to how
-    long and how it is evaluated) or `overwrite`.
+    long and how it is evaluated: the fields that begin with one of `free`) or `overwrite`.
     """
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; give one")
@@ -93,7 +95,7 @@ def check_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool)
             f"workdir={str(folder)!r} holds this run with {done} of {config.epochs} epochs done; "
             "give --resume to go on, or --overwrite to start again"
         )
-    other = [line for line in changed if not line.startswith(FREE_FIELDS)]
+    other = [line for line in changed if not line.startswith(tuple(free))]
     if other:
         raise InputError(
             f"workdir={str(folder)!r} holds another run ({'; '.join(other)}) and cannot be resumed with this config; "

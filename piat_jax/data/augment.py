@@ -1,5 +1,7 @@
 """Random crop, flip, AutoAugment and cutout on the device: pure, jittable, keyed per example."""
 
+from pathlib import PurePath
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,8 @@ def check_augmentation(dataset_name: str, flip: bool) -> None:
     """Raise InputError if `flip` would change what the images of this data set mean.
 
     Args:
-      dataset_name: `Dataset.name`. TFDS names are judged by the "svhn" or "mnist" in them; data of your own may flip.
+      dataset_name: `Dataset.name`, or the name or path that it is loaded by. Where it is not known it is judged by an
+        "svhn" or "mnist" in its last two parts; data of your own may flip.
       flip: whether images are to be mirrored.
 
     >>> check_augmentation("cifar10", True)
@@ -31,7 +34,8 @@ def check_augmentation(dataset_name: str, flip: bool) -> None:
     """
     if not flip:
         return
-    digits = "svhn" in dataset_name or ("mnist" in dataset_name and "fashion" not in dataset_name)
+    name = "/".join(PurePath(dataset_name).parts[-2:]).lower()
+    digits = "svhn" in name or ("mnist" in name and "fashion" not in name)
     if not (KNOWN[dataset_name].flip if dataset_name in KNOWN else not digits):
         raise InputError(f"flip=True would mirror the digits of {dataset_name!r}; give flip=False")
 

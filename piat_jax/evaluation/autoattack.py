@@ -12,6 +12,7 @@ import numpy as np
 
 from piat_jax.attacks.ensemble import Member, ensemble
 from piat_jax.attacks.targets import ranked_others
+from piat_jax.core.bound import Bound
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
 from piat_jax.core.norms import ALL_NORMS
 from piat_jax.core.rng import example_keys, named_key
@@ -99,8 +100,8 @@ class AutoAttack:
 
     def members(self) -> tuple[Member, ...]:
         """The attacks, in order."""
-        if self.attacks and isinstance(self.attacks[0], Member):
-            return tuple(self.attacks)  # type: ignore[return-value]
+        if any(isinstance(attack, Member) for attack in self.attacks):
+            return _checked(self.attacks)
         return ensemble(
             self.version,
             attacks=self.attacks,  # type: ignore[arg-type]
@@ -146,6 +147,18 @@ class AutoAttack:
         return _Run(self, logits_fn, images, labels, devices or jax.devices()).run(folder, report)
 
 
+def _checked(members: Sequence[Any]) -> tuple[Member, ...]:
+    names = [member.name for member in members if isinstance(member, Member)]
+    if len(names) < len(members):
+        raise InputError("attacks mixes members with others; give names alone, or each as a Member")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"attacks has members of the same name {', '.join(twice)}; what they find is kept by name")
+    for member in members:
+        if not isinstance(member.attack, Bound):
+            raise InputError(f"attack of member {member.name!r} is {member.attack!r}; give a function through bind")
+    return tuple(members)
+
+
 class _Run:
     """One evaluation of one network on one data set."""
 
@@ -174,12 +187,12 @@ class _Run:
     def run(self, folder: str | Path | None, report: Callable[[Progress], None]) -> Robustness:
         """Everything: the clean images, the checks, the attacks."""
         journal = Journal(folder, self.identity()) if folder is not None else None
-        if journal and (result := journal.result()):
-            return result
         pixels, logits = self._clean()
         tally = Tally(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
         if journal:
             journal.check_network(logits)
+            if result := journal.result():
+                return result
             for record in journal.records():
                 tally.apply(record)
         findings = list(self._findings(logits))

@@ -60,7 +60,9 @@ class Journal:
             (self.folder / BLOCKS).mkdir(parents=True)
             write_json(self.folder / SETTINGS, self.settings)
         elif changed := _differences(found, self.settings):
-            raise InputError(f"folder={folder} holds another evaluation ({'; '.join(changed)}); give another folder")
+            raise InputError(
+                f"folder={folder} holds another evaluation ({'; '.join(changed)}); remove it, or give another folder"
+            )
 
     @staticmethod
     def read_settings(folder: str | Path) -> dict[str, Any] | None:
@@ -87,7 +89,8 @@ class Journal:
         scale = 1e-3 * np.abs(before[np.isfinite(before)]).max(initial=1e-3)
         if before.shape != logits.shape or not np.allclose(before, logits, rtol=0, atol=scale, equal_nan=True):
             raise InputError(
-                f"folder={str(self.folder)!r} holds the evaluation of another network; give another folder"
+                f"folder={str(self.folder)!r} holds the evaluation of another network; "
+                "remove it, or give another folder"
             )
 
     def records(self) -> list[Record]:
@@ -115,7 +118,6 @@ class Journal:
 
     def _finish(self, result: Robustness) -> None:
         result.save(self.folder)
-        (self.folder / CLEAN).unlink()
         shutil.rmtree(self.folder / BLOCKS)
 
 

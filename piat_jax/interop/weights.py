@@ -36,7 +36,7 @@ class Report:
     mapped: tuple[tuple[str, str, tuple[int, ...]], ...]  # key in the file, our path, shape there
     dropped: tuple[str, ...]  # of no use here: counters, copies that never run, optimizer state
     adapted: tuple[str, ...]  # what was done to weights that did not fit, in words
-    normalization: str  # where mean and std are from: "file", "model", or "none"
+    normalization: str  # where mean and std are from: "file", "run", "model", or "none"
 
     def __str__(self) -> str:
         adapted = "".join(f"; {line}" for line in self.adapted)
@@ -87,7 +87,8 @@ def load_weights(
     if (path / CHECKPOINTS).is_dir():
         variables = Checkpoints(path / CHECKPOINTS).load_variables(checkpoint, like)
         mapped = tuple((name, name, leaf.shape) for name, leaf in flatten(variables).items())
-        return Loaded(model, variables, Report(mapped, (), (), "model" if _normalization(model.module)[0] else "none"))
+        model, origin = _with_normalization(path, model, _of_run(path))
+        return Loaded(model, variables, Report(mapped, (), (), "run" if origin == "file" else origin))
     arrays, dropped = _read(path, unsafe_pickle)
     arrays = strip_prefixes(path, arrays)
     model, origin = _with_normalization(path, model, _found_normalization(path, arrays))
@@ -146,6 +147,12 @@ def _found_normalization(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[
     if {len(values) for values in found.values()} != {1}:
         raise InputError(f"{path} has no single mean and std: {found}; take them out of it and give them to the model")
     return found["mean"].pop(), found["std"].pop()
+
+
+def _of_run(path: Path) -> tuple[tuple[float, ...], ...] | None:
+    """(mean, std) that the network of a run was trained with."""
+    fields = read_config(path).get("model", {})
+    return (tuple(fields["mean"]), tuple(fields["std"])) if {"mean", "std"} <= set(fields) else None
 
 
 def _configured(path: Path) -> tuple[tuple[float, ...], ...] | None:

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from piat_jax.core.types import AdversarialBatch, Array, Context, PyTree
 from piat_jax.objectives.base import Wrapper, objective, reached
 
+TOKENS = ("cls_token", "pos_embed")
+"""Parameters of a Vision Transformer that are no kernels, though they have two axes and more."""
+
 
 @objective
 class AWP(Wrapper):
@@ -45,9 +48,19 @@ class AWP(Wrapper):
 
         def perturbed(params: PyTree) -> PyTree:
             gradient = jax.grad(self.loss, has_aux=True)(params, model_state, objective_state, batch, context)[0]
-            return jax.tree.map(lambda w, g: w + weight_perturbation(w, g, self.gamma), params, gradient)
+            return perturb_kernels(params, gradient, self.gamma)
 
         return jax.lax.cond(reached(self.start, context), perturbed, lambda params: params, params)
+
+
+def perturb_kernels(params: PyTree, gradient: PyTree, gamma: Array | float) -> PyTree:
+    """The weights with each kernel moved by its `weight_perturbation`."""
+
+    def moved(path: tuple[Any, ...], weight: Array, gradient: Array) -> Array:
+        is_token = jax.tree_util.keystr(path[-1:], simple=True) in TOKENS
+        return weight if is_token else weight + weight_perturbation(weight, gradient, gamma)
+
+    return jax.tree_util.tree_map_with_path(moved, params, gradient)
 
 
 def weight_perturbation(weight: Array, gradient: Array, gamma: Array | float) -> Array:

@@ -41,7 +41,8 @@ class ReBAT(Wrapper):
     Source: Wang et al. (2023), arXiv:2310.19360, and its code. There the average runs in training mode throughout epoch
     105, having been copied in that mode and first evaluated at its end; here it never does. The code leaves the term
     out where it is 1e10 or more, which only hides a run that diverges, and forwards the clean batch after each step,
-    for logging; neither is done here.
+    for logging; neither is done here. Its average takes in the first step of epoch 105 with the decay already; ours is
+    a copy up to that step, so that behind PIAT it begins at the interpolated weights.
     """
 
     beta: float = 1.0

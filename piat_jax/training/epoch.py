@@ -154,7 +154,13 @@ def train_steps(
         finite = metrics[FINITE] = metrics.get(FINITE, True) & jnp.isfinite(metrics["loss"])
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
         if recipe.skip_nonfinite:
-            state = dataclasses.replace(state, step=after.step)
+            # Schedules move on: what counts steps does so in whole numbers, here and in the optimizer's state.
+            counted = jax.tree.map(
+                lambda new, kept: new if jnp.issubdtype(new.dtype, jnp.integer) else kept,
+                after.opt_state,
+                state.opt_state,
+            )
+            state = dataclasses.replace(state, step=after.step, opt_state=counted)
         seen = {name: values.at[number].set(metrics[name]) for name, values in seen.items()}
         state = keep_state(state, recipe.mesh, split=recipe.split_state)
         return number + 1, finite | recipe.skip_nonfinite, state, seen
@@ -266,7 +272,7 @@ def _diverged(
     values = {name: float(value[number]) for name, value in chunk.metrics.items() if name != FINITE}
     bad = [f"{name} {value}" for name, value in values.items() if name != "loss" and not math.isfinite(value)]
     loss = values["loss"]
-    what = f"the gradient was not finite where the loss was {loss:.4g}"
+    what = f"the gradient or the state it led to was not finite where the loss was {loss:.4g}"
     if not math.isfinite(loss):
         what = f"the loss became {loss}" + (f" with {', '.join(bad)}" if bad else "")
     indices = [int(index) for index in order[number * batch_size : at.steps * batch_size]]

@@ -32,7 +32,7 @@ def init_state(
         epoch=jnp.zeros((), jnp.int32),
         params=variables.params,
         model_state=variables.model_state,
-        opt_state=optimizer.init(variables.params),
+        opt_state=jax.jit(optimizer.init)(variables.params),  # in one program, not one for each shape
         objective_state=objective.init(variables, images, key=named_key(key, "objective")),
     )
 
@@ -60,7 +60,7 @@ def train_step(
         they move once an epoch.
 
     Returns:
-      The next state, and the objective's metrics (scalars) with "finite": whether gradient and statistics are.
+      The next state, and the objective's metrics (scalars) with "finite": whether the gradient and the next state are.
     """
     context = Context(
         jax.random.fold_in(named_key(key, "step"), state.step),
@@ -85,7 +85,7 @@ def train_step(
         opt_state=opt_state,
         objective_state=objective.after_step(variables, state.objective_state, adversarial, aux, context),
     )
-    return state, {**aux.metrics, FINITE: _all_finite((gradient, aux.model_state))}
+    return state, {**aux.metrics, FINITE: _all_finite((gradient, state))}
 
 
 def _all_finite(tree: PyTree) -> Array:

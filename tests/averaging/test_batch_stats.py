@@ -111,6 +111,13 @@ def test_random_models_get_a_key_per_batch():
     assert np.all(np.abs(one - two) > 1e-3)
 
 
+def test_pixels_are_scaled_batch_by_batch():
+    pixels = (255 * IMAGES).astype(jnp.uint8)
+    model, variables = setup()
+    whole, ours = (recompute_batch_stats(model, variables, images) for images in (pixels / 255, pixels))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), ours, whole)
+
+
 def test_models_without_state_pass_through():
     variables = Variables({"w": jnp.ones(2)}, {})
     assert recompute_batch_stats(LinenModel(nn.Dense(2)), variables, IMAGES) is variables
@@ -121,7 +128,7 @@ def test_models_without_state_pass_through():
     [
         ({"images": IMAGES[0]}, "give N >= 1 batches"),
         ({"images": IMAGES[:0]}, "give N >= 1 batches"),
-        ({"images": jnp.zeros(IMAGES.shape, jnp.uint8)}, "dtype uint8; give floats"),
+        ({"images": jnp.zeros(IMAGES.shape, jnp.int32)}, "dtype int32; give floats"),
         ({"momentum": 1.0}, "momentum=1 never updates"),
         ({"momentum": -0.1}, "momentum=-0.1 must be in"),
         ({"variables": Variables({}, {"stats": jnp.ones(2)})}, 'no "batch_stats"'),

@@ -393,7 +393,8 @@ class TestEvalParams:
         ({"period": -3}, "period=-3 must be at least 1"),
         ({"period": 2.5}, "period=2.5 must be a whole number"),
         ({"first": -1}, "first=-1 must be at least 0"),
-        ({"weight": 1.5}, "weight=1.5 must be in [0, 1], or a schedule n -> weight"),
+        ({"weight": 1.5}, "weight=1.5 must be in [0, 1]"),
+        ({"weight": jnp.float32(1.5)}, "weight=1.5 must be in [0, 1]"),
         ({"weight": float("nan")}, "weight=nan must be in [0, 1]"),
     ],
 )

@@ -1,6 +1,7 @@
 """piat-convert as a user runs it: weights become a run, a run becomes weights, and everything done wrong."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def test_a_run_becomes_safetensors_and_a_run_again(run, tmp_path, capsys):
     assert command(run, tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert "params/layer1_0/bn1/scale  " in printed
-    assert "normalisation (from the model): mean (0.25,), std (0.5,)" in printed
+    assert "normalisation (from the run): mean (0.25,), std (0.5,)" in printed
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| Made from | net.safetensors |" in card
     assert "pgd_at" not in card
@@ -92,6 +93,19 @@ def test_a_function_of_jax(run, tmp_path):
     pytest.importorskip("flatbuffers")
     assert command(run, tmp_path / "net.jax", "--quiet") == 0
     assert read_exported(tmp_path / "net.jax")(jnp.zeros((3, *SHAPE))).shape == (3, 10)
+
+
+def test_the_size_of_the_images_is_known_or_asked_for(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    for name, size in (("tiny_imagenet", 64), ("embedded", 28), ("cifar10", 32)):
+        assert convert._size(name) == (size, size)
+    config["dataset"]["name"] = "./own.npz"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert command(tmp_path / "run", tmp_path / "out") == 2
+    assert "--image_shape is missing: the run was trained on './own.npz'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert command(tmp_path / "run", tmp_path / "out", "--image_shape=28,28,1", "--quiet") == 0
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,13 @@ def test_weights_that_cannot_be_started_from(run, tmp_path, capsys):
     write_safetensors(tmp_path / "net.safetensors", {**state_dict(normalised, variables), **buffers})
     assert command(tmp_path / "x", f"--config.model.weights={tmp_path / 'net.safetensors'}") == 2
     assert "normalise by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
+    # A run's own are found as well: its config says them.
+    shutil.copytree(run, tmp_path / "normalised")
+    config = json.loads((run / "config.json").read_text())
+    config["model"] |= {"mean": [0.25], "std": [0.5]}
+    (tmp_path / "normalised" / "config.json").write_text(json.dumps(config))
+    assert command(tmp_path / "x", f"--config.model.weights={tmp_path / 'normalised'}") == 2
+    assert "normalise by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
@@ -134,9 +141,15 @@ def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
     assert len(fields) == 68, "a new field: give runs without it what they did, in run_folder.LATER"
 
 
-def test_evaluate_options(run):
+def test_evaluate_options(run, capsys):
     arguments = [str(run), "--checkpoint=final", "--attacks=clean,fgsm", "--num_examples=7"]
-    assert errors.run(evaluate.main, [*arguments, "--config.evaluation.eps=1/255"]) == 0
+    before = files(run)
+    assert errors.run(evaluate.main, [*arguments, "--config.evaluation.eps=1/255", "--resume"]) == 2
+    told = capsys.readouterr().err
+    assert "holds another evaluation (num_examples 20 there, 7 here; eps 0.1 there, 0.00392" in told
+    assert "give --overwrite to replace it" in told
+    assert files(run) == before
+    assert errors.run(evaluate.main, [*arguments, "--config.evaluation.eps=1/255", "--overwrite"]) == 0
     result = json.loads((run / "evaluation.json").read_text())
     assert result["num_examples"] == 7
     assert set(result["checkpoints"]) == {"final"}
@@ -144,10 +157,11 @@ def test_evaluate_options(run):
     assert result["settings"]["eps"] == 1 / 255
 
 
-def test_a_resumed_evaluation_keeps_what_was_found(run, tmp_path):
+def test_a_resumed_evaluation_keeps_what_was_found(run, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     path = folder / "evaluation.json"
+    path.unlink(missing_ok=True)
 
     def evaluated(*more):
         assert errors.run(evaluate.main, [f"--workdir={folder}", *more]) == 0
@@ -166,15 +180,43 @@ def test_a_resumed_evaluation_keeps_what_was_found(run, tmp_path):
     assert len(Robustness.load(folder / "robustness" / "final-square2").robust) == content["aa_examples"] == 7
     assert evaluate.is_evaluated(config, folder, aa_examples=7)
     assert not evaluate.is_evaluated(config, folder)
-    # AutoAttack on other examples is another number; the rest stays.
+    # What comes later leaves AutoAttack's examples as they were; AutoAttack on others is another evaluation.
     content = evaluated("--attacks=clean,fgsm", "--resume")
-    assert list(content["checkpoints"]["final"]["accuracy"]) == ["clean", "fgsm"]
+    assert list(content["checkpoints"]["final"]["accuracy"]) == ["clean", "square2", "fgsm"]
+    assert content["aa_examples"] == 7
+    before = files(folder)
+    for flag in ("--resume", ""):
+        arguments = [f"--workdir={folder}", "--attacks=clean,square3", "--aa_examples=5", *filter(None, [flag])]
+        assert errors.run(evaluate.main, arguments) == 2
+        assert "(aa_examples 7 there, 5 here); give --overwrite" in capsys.readouterr().err
+    assert errors.run(evaluate.main, [f"--workdir={folder}", "--attacks=square2"]) == 2
+    assert "best-square2 holds a finished evaluation; give --resume to keep it" in capsys.readouterr().err
+    # What cannot be done takes nothing away.
+    arguments = [f"--workdir={folder}", "--attacks=square2", "--num_examples=100000", "--overwrite"]
+    assert errors.run(evaluate.main, arguments) == 2
+    assert files(folder) == before
     assert evaluated("--attacks=clean")["checkpoints"]["final"]["accuracy"]["clean"] != 0.123
+
+
+def test_a_run_that_was_trained_on_is_evaluated_anew(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "evaluation.json").unlink(missing_ok=True)
+    arguments = [f"--workdir={folder}", "--checkpoint=final", "--attacks=square3", "--resume"]
+    assert errors.run(evaluate.main, arguments) == 0
+    before = Robustness.load(folder / "robustness" / "final-square3")
+    assert command(folder, "--resume", "--config.epochs=3") == 0
+    assert errors.run(evaluate.main, arguments) == 0
+    after = Robustness.load(folder / "robustness" / "final-square3")
+    assert after.seconds != before.seconds
+    point = json.loads((folder / "evaluation.json").read_text())["checkpoints"]["final"]
+    assert (point["epoch"], point["accuracy"]["square3"]) == (3, after.accuracy)
 
 
 def test_a_best_checkpoint_that_is_the_final_one_is_evaluated_once(run, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
+    (folder / "evaluation.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints" / "best")
     shutil.copytree(folder / "checkpoints" / "last", folder / "checkpoints" / "best")
     arguments = [f"--workdir={folder}", "--attacks=clean,square3"]
@@ -188,7 +230,7 @@ def test_a_best_checkpoint_that_is_the_final_one_is_evaluated_once(run, tmp_path
     assert one.accuracy == best["accuracy"]["square3"]
     assert one.seconds == other.seconds  # a copy
     # The best one alone again, then the final one with what is known; not with what has been lost.
-    assert errors.run(evaluate.main, [*arguments, "--checkpoint=best"]) == 0
+    assert errors.run(evaluate.main, [*arguments, "--checkpoint=best", "--overwrite"]) == 0
     shutil.rmtree(folder / "robustness" / "final-square3")
     (folder / "evaluation.json").write_text(json.dumps(_without_final(folder)))
     capsys.readouterr()
@@ -217,6 +259,7 @@ def test_a_run_that_was_stopped_within_an_epoch_has_other_weights():
 def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
+    (folder / "evaluation.json").unlink(missing_ok=True)
     arguments = [f"--checkpoint={folder}/checkpoints/last", "--config.evaluation.batch_size=8"]
     assert errors.run(evaluate.main, [*arguments, "--attacks=clean"]) == 0
     result = json.loads((folder / "evaluation.json").read_text())
@@ -246,7 +289,7 @@ def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
         assert found[attack] == stored.accuracy
         assert stored.clean_accuracy == found["clean"]
     # Started again from nothing it finds the same.
-    assert errors.run(evaluate.main, [*arguments, "--attacks=apgd-ce2"]) == 0
+    assert errors.run(evaluate.main, [*arguments, "--attacks=apgd-ce2", "--overwrite"]) == 0
     again = Robustness.load(folder / "robustness" / "final-apgd-ce2")
     assert again.seconds != stored.seconds
     assert found == json.loads((folder / "evaluation.json").read_text())["checkpoints"]["final"]["accuracy"]
@@ -430,7 +473,7 @@ def test_a_diverged_run_keeps_its_last_good_state_and_can_leave_the_step_out(tmp
 
 
 def test_a_checkpoint_of_another_model_is_refused(run, capsys):
-    arguments = [f"--workdir={run}", "--config.model.options.width=4"]
+    arguments = [f"--workdir={run}", "--config.model.options.width=4", "--overwrite"]
     assert errors.run(evaluate.main, arguments) == 2
     told = capsys.readouterr().err
     assert "is of another model: " in told

@@ -282,6 +282,19 @@ def stop_after(blocks):
     return report
 
 
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ((Member("a", bind(pgd)), "square"), "attacks mixes members with others"),
+        ((Member("a", bind(pgd)), Member("a", bind(pgd, steps=3))), "attacks has members of the same name a"),
+        ((Member("a", pgd),), "attack of member 'a' is <function pgd"),
+    ],
+)
+def test_members_are_checked(members, message):
+    with pytest.raises(InputError, match=message):
+        AutoAttack(eps=0.1, attacks=members)
+
+
 class TestResume:
     @pytest.mark.parametrize("after", [1, 3, 6])
     def test_stopped_and_resumed_in_other_blocks(self, after, tmp_path):
@@ -293,7 +306,7 @@ class TestResume:
         assert seen  # there was something left
         assert seen[0].done > 0
         assert sorted(path.name for path in (tmp_path / "aa").iterdir()) == [
-            "result.json", "result.npz", "settings.json"]  # fmt: skip
+            "clean.npz", "result.json", "result.npz", "settings.json"]  # fmt: skip
         # A finished one is read, and nothing runs.
         again = evaluate(folder=tmp_path / "aa", report=stop_after(1))
         same(again, result, seconds=True)
@@ -330,6 +343,9 @@ class TestResume:
         with pytest.raises(InputError, match=r"holds another evaluation \(data"):
             evaluate(images=1 - IMAGES, folder=tmp_path / "a")
         with pytest.raises(InputError, match="another network"):
+            evaluate(logits_fn=Partial(network, weights(1)), folder=tmp_path / "a")
+        evaluate(folder=tmp_path / "a")
+        with pytest.raises(InputError, match="another network; remove it, or give another folder"):  # finished as well
             evaluate(logits_fn=Partial(network, weights(1)), folder=tmp_path / "a")
         with pytest.raises(InputError, match="holds files that are not of an evaluation"):
             evaluate(folder=tmp_path)

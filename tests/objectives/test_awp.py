@@ -9,6 +9,7 @@ import pytest
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import named_key
 from piat_jax.objectives import AWP, MART, PGDAT, RPAT, TRADES
+from piat_jax.objectives.awp import perturb_kernels
 from piat_jax.training import init_state, sgd, train_step
 from tests.objectives.stub import (
     CLEAN,
@@ -50,6 +51,15 @@ def test_a_gradient_of_zero_moves_nothing():
     objective = AWP(make(PGDAT))
     new = objective.perturb_weights(flat, STATE, state_of(objective), CURVED, CONTEXT)
     np.testing.assert_array_equal(new["w"], flat["w"])
+
+
+def test_tokens_and_positions_are_no_kernels():
+    leaf = jnp.ones((1, 2, 3))
+    params = {"block": {"kernel": leaf, "bias": leaf[0, 0]}, "cls_token": leaf, "pos_embed": leaf}
+    new = perturb_kernels(params, params, 0.1)
+    np.testing.assert_allclose(new["block"].pop("kernel"), 1.1 * leaf, rtol=1e-6)
+    del params["block"]["kernel"]
+    jax.tree.map(np.testing.assert_array_equal, new, params)
 
 
 def test_train_forwards_in_order():

@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from piat_jax.core.rng import example_keys, named_key
@@ -214,14 +215,18 @@ def test_a_loss_that_is_not_finite_stops_before_its_step_and_says_where(problem,
 
 
 def test_a_gradient_that_is_not_finite_stops_too(problem):
-    with pytest.raises(TrainingDivergedError, match=r"the gradient was not finite where the loss was .* step 3 of 3"):
+    with pytest.raises(
+        TrainingDivergedError,
+        match=r"the gradient or the state it led to was not finite where the loss was .* step 3 of 3",
+    ):
         run_counting(problem, Counting(blow_up_at=2, infinite=0.0))
 
 
 @pytest.mark.parametrize("infinite", [np.nan, 0.0])
 def test_such_a_step_can_be_left_out_and_is_counted(problem, infinite):
-    recipe = problem.recipe._replace(skip_nonfinite=True)
-    state, metrics = run_counting(problem, Counting(blow_up_at=1, infinite=infinite), recipe=recipe)
+    recipe = problem.recipe._replace(skip_nonfinite=True, optimizer=sgd(optax.constant_schedule(0.1)))
+    problem = problem._replace(recipe=recipe)
+    state, metrics = run_counting(problem, Counting(blow_up_at=1, infinite=infinite))
     assert metrics.pop("skipped_steps") == 1
     assert all(np.isfinite(value) for value in metrics.values())
     # Two steps shaped the state, and three are counted: schedules and random numbers move on.
@@ -229,6 +234,8 @@ def test_such_a_step_can_be_left_out_and_is_counted(problem, infinite):
     assert np.asarray(state.model_state["seen"]).sum() == 16
     momentum = np.asarray(jax.tree.leaves(state.opt_state)[0])
     assert np.isfinite(momentum).all()
+    counts = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == jnp.int32]
+    assert [int(count) for count in counts] == [3]
 
 
 def test_a_learning_rate_that_is_too_high_diverges(problem):
