@@ -59,7 +59,12 @@ def check(jobs: Sequence[Job]) -> None:
     """Raise InputError for the first job whose config is wrong; piat-train checks those that wait for teachers."""
     for job in jobs:
         if not is_taught(job.method):
-            read_config(job.config, dict(job.overrides))
+            there = read_config(job.config, dict(job.overrides)).dataset.test_examples
+            if 0 < there < job.aa_examples:
+                raise InputError(
+                    f"dataset.test_examples={there} are fewer than the {job.aa_examples} that AutoAttack is to have in "
+                    f"{job.folder.name}; give at least these"
+                )
 
 
 def is_trained(job: Job) -> bool:

@@ -270,7 +270,8 @@ def _unwritten(path: Path, error: Exception) -> InputError:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return line if len(line) <= 200 else f"{line[:200]}..."
 
 
 def _is_apart(evaluated: Variables | None, state: TrainState) -> bool:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, check_labels, check_range
 from piat_jax.core.types import Array
 
 
@@ -27,6 +27,7 @@ def label_and_best_other(values: Array, labels: Array) -> tuple[Array, Array]:
     >>> [x.tolist() for x in label_and_best_other(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0]))]
     [[3.0], [2.0]]
     """
+    check_labels("labels", labels, values)
     values = values.astype(jnp.float32)
     is_label = jax.nn.one_hot(labels, values.shape[-1], dtype=bool)
     of_label = jnp.sum(jnp.where(is_label, values, 0.0), axis=-1)
@@ -39,6 +40,8 @@ def cross_entropy(logits: Array, labels: Array, *, smoothing: Array | float = 0.
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).tolist()
     [1.3862943649291992]
     """
+    check_labels("labels", labels, logits)
+    check_range("smoothing", smoothing, 0, 1)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     of_label = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
     if isinstance(smoothing, (int, float)) and smoothing == 0:
@@ -103,6 +106,8 @@ def targeted_margin(logits: Array, labels: Array, targets: Array) -> Array:
     >>> targeted_margin(jnp.array([[3.0, 1.0]]), jnp.array([0]), jnp.array([1])).tolist()
     [-2.0]
     """
+    check_labels("labels", labels, logits)
+    check_labels("targets", targets, logits)
     logits = logits.astype(jnp.float32)
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
     return jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - of_label
@@ -143,6 +148,7 @@ def kl_divergence(logits: Array, other_logits: Array) -> Array:
     >>> kl_divergence(jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 1.0]])).tolist()
     [0.0]
     """
+    _check_pair(logits, other_logits)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     log_q = jax.nn.log_softmax(other_logits.astype(jnp.float32))
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
@@ -167,6 +173,7 @@ def jensen_shannon(logits: Array, other_logits: Array, *, temperature: Array | f
     >>> round(jensen_shannon(jnp.array([[0.0, 200.0]]), jnp.array([[200.0, 0.0]])).item(), 4)
     0.6931
     """
+    _check_pair(logits, other_logits)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
     log_q = jax.nn.log_softmax(other_logits.astype(jnp.float32) / temperature)
     p, q = jnp.exp(log_p), jnp.exp(log_q)
@@ -182,6 +189,7 @@ def squared_distance(logits: Array, other_logits: Array) -> Array:
     >>> squared_distance(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]])).tolist()
     [5.0]
     """
+    _check_pair(logits, other_logits)
     return jnp.sum((logits.astype(jnp.float32) - other_logits.astype(jnp.float32)) ** 2, axis=-1)
 
 
@@ -191,6 +199,7 @@ def cosine_distance(logits: Array, other_logits: Array) -> Array:
     >>> cosine_distance(jnp.array([[3.0, 4.0]]), jnp.array([[-6.0, -8.0]])).round(4).tolist()
     [2.0]
     """
+    _check_pair(logits, other_logits)
     difference = _unit(logits.astype(jnp.float32)) - _unit(other_logits.astype(jnp.float32))
     return jnp.sum(difference**2, axis=-1) / 2
 
@@ -212,11 +221,18 @@ def normalized_mse(logits: Array, adversarial_logits: Array, labels: Array, *, w
     >>> normalized_mse(z, 10 * z, jnp.array([0])).round(6).tolist()
     [0.0]
     """
+    check_labels("labels", labels, logits)
+    _check_pair(logits, adversarial_logits)
     logits, adversarial_logits = logits.astype(jnp.float32), adversarial_logits.astype(jnp.float32)
     weight = 1.0 - jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0]
     if not weight_gradient:
         weight = jax.lax.stop_gradient(weight)
     return weight * jnp.sum((_unit(logits) - _unit(adversarial_logits)) ** 2, axis=-1)
+
+
+def _check_pair(logits: Array, other_logits: Array) -> None:
+    if logits.shape != other_logits.shape:
+        raise InputError(f"logits have shapes {logits.shape} and {other_logits.shape}; give two of the same images")
 
 
 def _unit(z: Array) -> Array:

@@ -261,3 +261,42 @@ class TestNormalizedMSE:
         zero = jnp.zeros((6, 4))
         gradients = jax.grad(lambda z, o: self.nmse(z, o).sum(), (0, 1))(zero, jnp.float32(OTHER))
         assert np.all(np.isfinite(jnp.stack(gradients)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.cross_entropy,
+        losses.margin,
+        losses.dlr,
+        losses.probability_margin,
+        losses.boosted_cross_entropy,
+        lambda z, y: losses.targeted_margin(z, y, TARGETS),
+        lambda z, y: losses.normalized_mse(z, z, y),
+    ],
+)
+def test_labels_are_checked(loss):
+    z = jnp.float32(Z)
+    with pytest.raises(InputError, match=f"labels range from .* with the {z.shape[1]} classes of the logits"):
+        loss(z, LABELS + z.shape[1])
+    with pytest.raises(InputError, match="labels range from -"):
+        loss(z, LABELS - z.shape[1])
+    with pytest.raises(InputError, match=r"labels have shape .*; give one for each of the"):
+        loss(z, LABELS[:1])
+    with pytest.raises(InputError, match="labels are float32; give an array of integers"):
+        loss(z, jnp.float32(LABELS))
+    with pytest.raises(InputError, match=r"logits are of shape .*; give \[B, K\]"):
+        loss(z[0], LABELS)
+    jax.jit(loss)(z, LABELS + z.shape[1])  # traced, they have no values yet
+
+
+@pytest.mark.parametrize("distance", [losses.kl_divergence, losses.jensen_shannon, losses.squared_distance])
+def test_pairs_of_logits_have_one_shape(distance):
+    z = jnp.float32(Z)
+    with pytest.raises(InputError, match="give two of the same images"):
+        distance(z, z[:1])
+
+
+def test_smoothing_is_a_share():
+    with pytest.raises(InputError, match=r"smoothing=3.0 must be in \[0, 1\]"):
+        losses.cross_entropy(jnp.float32(Z), LABELS, smoothing=3.0)

@@ -1,14 +1,19 @@
 """The README's code runs as printed, and its tables name what exists."""
 
+import json
 import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from piat_jax import losses
+from piat_jax.cli import errors, evaluate, train
 from piat_jax.cli.methods import AVERAGES
 from piat_jax.data import names
+from piat_jax.models import MODELS
 from piat_jax.objectives import METHODS, WRAPPERS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -54,6 +59,31 @@ def test_the_autoattack_example(capsys, tmp_path):
     exec(code.replace('version="standard"', 'version="standard", steps=5, queries=5'), names)
     assert names["result"].robust.tolist() == [False, False, True, True]
     assert "robust accuracy 50.00%" in capsys.readouterr().out
+
+
+def test_the_train_step_of_your_own():
+    names = {}
+    exec(block("import flax.linen as nn, jax"), names)
+    best, params = names["best"], names["params"]
+    # After 60 steps, three epochs of 20, training is at the interpolated weights.
+    jax.tree.map(np.testing.assert_array_equal, best, params)
+    logits = names["model"].apply(best, names["model_state"], names["images"], train=False)[0]
+    assert float(losses.cross_entropy(logits, names["labels"]).mean()) < np.log(10)
+
+
+def test_the_network_and_method_of_your_own(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text(block("# configs/mine.py"))
+    config = f"--config={tmp_path}/configs/mine.py:mine+awp+piat"
+    small = ["epochs=1", "batch_size=8", "attack.steps=1", "dataset.train_examples=16", "dataset.test_examples=8"]
+    fields = [f"--config.{field}" for field in (*small, "evaluation.attacks=clean", "evaluation.select=clean")]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    try:
+        assert errors.run(train.main, [config, workdir, *fields, "--config.objective.weight=0.2"]) == 0
+        assert errors.run(evaluate.main, [config, workdir, *fields, "--attacks=clean"]) == 0
+    finally:
+        MODELS.pop("net"), METHODS.pop("mine")
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["checkpoints"]["final"]["epoch"] == 1
 
 
 def test_every_method_source_and_config_is_listed():

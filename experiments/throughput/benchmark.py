@@ -16,7 +16,7 @@ from piat_jax.cli import arguments, benchmark, benchmark_ours, errors
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    values = benchmark.new_flags()
+    values = benchmark.new_flags("experiments/throughput")
     flags.DEFINE_boolean("ours_only", False, "Leave PyTorch out.", flag_values=values)
     arguments.parse(values, argv, __doc__)
     sides = {"ours": benchmark_ours.prepare}

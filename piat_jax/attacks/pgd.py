@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks.ascent import Ascent, Best, Box, Radius, Vary
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
+from piat_jax.core.checks import (
+    InputError,
+    check_at_least,
+    check_choice,
+    check_count,
+    check_images,
+    check_key,
+    check_radius,
+    check_range,
+)
 from piat_jax.core.norms import NORMS, divide
 from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys, fold_in
@@ -98,7 +107,8 @@ def pgd(
     >>> pgd(logits_fn, x, jnp.array([0]), key=jax.random.key(0), eps=0.25, step_size=0.25).ravel().tolist()
     [0.25, 0.75]
     """
-    _check(images, eps, step_size, steps, norm, start, restarts, keep)
+    _check(images, eps, step_size, steps, norm, start, restarts, keep, box)
+    check_key(key)
     check_radius("start_eps", eps if start_eps is None else start_eps, norm)
     check_at_least("noise", noise, 0)
     if step_budget is not None:
@@ -157,7 +167,7 @@ def fgsm(
     [0.25]
     """
     del key, indices  # an attack like any other, but it draws nothing
-    _check(images, eps, eps, 1, norm, "none", 1, "last")
+    _check(images, eps, eps, 1, norm, "none", 1, "last", box)
     ascent = Ascent(logits_fn, images, labels, eps, eps, norm, loss, box)
     return jax.lax.stop_gradient(ascent.run(images, 1))
 
@@ -188,9 +198,10 @@ def mi_fgsm(
     [0.25]
     """
     del key, indices
-    check_at_least("steps", steps, 1)
+    check_count("steps", steps, 1)
+    check_radius("eps", eps, norm)
     step_size = eps / steps if step_size is None else step_size
-    _check(images, eps, step_size, steps, norm, "none", 1, "last")
+    _check(images, eps, step_size, steps, norm, "none", 1, "last", box)
     check_at_least("decay", decay, 0)
     ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
 
@@ -216,13 +227,21 @@ def _indices(images: Array, indices: Array | None) -> Array:
 
 
 def _check(
-    images: Array, eps: Radius, step_size: Radius, steps: int, order: str, start: str, restarts: int, keep: str
+    images: Array,
+    eps: Radius,
+    step_size: Radius,
+    steps: int,
+    order: str,
+    start: str,
+    restarts: int,
+    keep: str,
+    box: Box,
 ) -> None:
-    check_images("images", images)
+    check_images("images", images, box)
     check_choice("norm", order, NORMS)
     check_choice("start", start, STARTS)
     check_choice("keep", keep, KEEPS)
     check_radius("eps", eps, order)
     check_at_least("step_size", step_size, 0)
-    check_at_least("steps", steps, 1)
-    check_at_least("restarts", restarts, 1)
+    check_count("steps", steps, 1)
+    check_count("restarts", restarts, 1)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from piat_jax.core.checks import InputError, check_at_least, check_range
+from piat_jax.core.checks import InputError, check_count, check_range
 from piat_jax.core.types import Array, PyTree
 
 
@@ -195,8 +195,9 @@ def interpolate_params(
     """
     if isinstance(period, (float, np.floating)):
         raise InputError(f"period={period} must be a whole number of updates; did you mean {round(period)}?")
-    check_at_least("period", period, 1)
-    check_at_least("first", first, 0)
+    if period is not None:
+        check_count("period", period, 1)
+    check_count("first", first, 0)
     check_weight(weight)
 
     def init(params: optax.Params) -> InterpolateParamsState:
@@ -247,6 +248,8 @@ def interpolated(
 
     >>> optimizer = interpolated(optax.sgd(0.1, momentum=0.9), period=391)
     """
+    if not isinstance(inner, optax.GradientTransformation):
+        raise InputError(f"inner={inner!r} is no optimizer; give one of optax, such as optax.sgd(0.1)")
     return optax.chain(inner, interpolate_params(period, weight=weight, first=first))
 
 

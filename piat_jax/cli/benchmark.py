@@ -40,8 +40,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def new_flags() -> flags.FlagValues:
-    """The flags of the command."""
+def new_flags(out: str = "throughput") -> flags.FlagValues:
+    """The flags of the command; `out` is where it writes if not told."""
     values = arguments.new_flags()
     flags.DEFINE_list("models", ["small", "resnet18"], "small, resnet18, wrn_32_10.", flag_values=values)
     flags.DEFINE_list("batches", ["64", "128"], "Images at once.", flag_values=values)
@@ -49,10 +49,10 @@ def new_flags() -> flags.FlagValues:
     flags.DEFINE_list("what", ["train", "evaluate", "autoattack"], "What is measured.", flag_values=values)
     flags.DEFINE_integer("steps", 10, "Of the attack in training and of AutoAttack's, Square's queries among them; "
                          "the evaluation takes twice as many.", flag_values=values)  # fmt: skip
-    flags.DEFINE_integer("rounds", 5, "Of each side, in turn.", flag_values=values)
+    flags.DEFINE_integer("rounds", 5, "Of each side, in turn; at least 5.", flag_values=values)
     flags.DEFINE_float("seconds", 1.0, "Of a round, at least: short work is repeated.", flag_values=values)
     flags.DEFINE_float("minutes", math.inf, "Begin no further case after so long.", flag_values=values)
-    flags.DEFINE_string("out", "experiments/throughput", "Folder to write to.", flag_values=values)
+    flags.DEFINE_string("out", out, "Folder to write to.", flag_values=values)
     return values
 
 

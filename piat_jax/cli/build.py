@@ -83,6 +83,7 @@ def problems(config: Config) -> list[str]:
     attempt(average, config)
     attempt(sgd, 0.1, **_sgd_options(config))
     attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1)
+    attempt(check_range, "optimizer.momentum", config.optimizer.momentum, 0, 1)
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         try:
             training_attack = attack(config)

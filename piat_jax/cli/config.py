@@ -3,6 +3,7 @@
 import ast
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -33,11 +34,28 @@ def load_config(text: str) -> Config:
     root = str(path.resolve().parent.parent)
     if root not in sys.path:
         sys.path.insert(0, root)
-    module = runpy.run_path(str(path), run_name=f"piat_config_{path.stem}")
-    if "get_config" not in module:
-        raise InputError(f"config={path_text!r} defines no function get_config(method)")
-    config = module["get_config"](method) if method else module["get_config"]()
+    try:
+        module = runpy.run_path(str(path), run_name=f"piat_config_{path.stem}")
+        if "get_config" not in module:
+            raise InputError(f"config={path_text!r} defines no function get_config(method)")
+        config = module["get_config"](method) if method else module["get_config"]()
+    except InputError:
+        raise
+    except Exception as error:  # whatever is wrong in a file of the user's own
+        raise InputError(f"config={path_text!r}: {_place(error, path)}{type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"config={path_text!r}: get_config returned {type(config).__name__}; return a ConfigDict, such as that of "
+            "configs.common.get_config(method) with fields changed"
+        )
     return config.lock()
+
+
+def _place(error: Exception, path: Path) -> str:
+    """Where in a file an error comes from."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+    return f"line {line}: " if line else ""
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -76,13 +94,15 @@ def apply_overrides(config: Config, overrides: Mapping[str, str]) -> list[str]:
             problems.append(f"config.{path} is a group of fields; set one of them: {', '.join(inside)}")
             continue
         if path not in fields:
-            part = path.partition(".")[0]
+            part, group = path.partition(".")[0], path.rpartition(".")[0]
             if part in WRAPPERS and part not in config:
                 problems.append(
                     f"config.{path}: {config.method} has no {part}; write --config=FILE:{config.method}+{part}"
                 )
             else:
-                problems.append(f"config.{path} is unknown{did_you_mean(path, fields)}")
+                inside = [name for name in fields if group in groups and name.startswith(f"{group}.")]
+                of = f": {config.method} has no such" if group == "objective" else " is unknown"
+                problems.append(f"config.{path}{of}{did_you_mean(path, inside or fields)}")
             continue
         try:
             value = parse_value(text, fields[path])

@@ -32,9 +32,12 @@ from piat_jax.core.types import TrainState
 from piat_jax.data.known import KNOWN
 from piat_jax.interop import About, Loaded, load_weights, save_safetensors, save_torch, write_exported, write_onnx
 from piat_jax.interop.names import HEADS
+from piat_jax.interop.tensors import import_torch
 from piat_jax.interop.weights import read_config as read_export
 
 FORMS = ("run", "safetensors", "torch", "onnx", "jax")
+# Endings of files that hold weights, and that none of these forms is.
+OTHERS = (".safetensors", ".st", ".bin", ".ckpt", ".npz", ".h5", ".msgpack")
 ENDINGS = {".pt": "torch", ".pth": "torch", ".onnx": "onnx", ".jax": "jax"}
 
 
@@ -56,11 +59,20 @@ def main(argv: Sequence[str]) -> None:
     is_run = (source / run_folder.CHECKPOINTS).is_dir()
     form = values.to or ENDINGS.get(target.suffix) or ("safetensors" if is_run else "run")
     check_choice("to", form, FORMS)
+    if target.suffix in OTHERS:
+        raise InputError(
+            f"{target}: nothing is written with this ending; safetensors and runs are folders: give a name without, "
+            f"or with one of {', '.join(ENDINGS)}"
+        )
     if target.exists():
         raise InputError(f"{target} exists; give a name that is free")
+    if not source.exists():
+        raise InputError(f"{source} is no file and no folder; give weights or a run")
     check_choice("checkpoint", values.checkpoint, (*CHECKPOINTS, "last"))
     if form != "run" and (overrides or values.config):
         raise InputError(f"--config says what a run is evaluated on; it does not go with --to={form}")
+    if form == "torch":
+        import_torch(f"writing {target.name}")
     config = _target_config(values, overrides) if form == "run" else None
     found = _of_run(source, values) if is_run else _of_file(source, values)
     loaded = load_weights(
@@ -178,7 +190,7 @@ def _of_file(source: Path, values: Any) -> Source:
         raise InputError("--model is missing: weights do not say which network they are of; see --help")
     if not classes:
         raise InputError("--num_classes is missing; give the number of classes, such as 10")
-    options: dict[str, Any] = ours.get("options", {})
+    options: dict[str, Any] = ours.get("options", {}) if name == ours.get("model") else {}
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     options |= dict(_option(text) for text in values.option)
     mean, std = _numbers("mean", values.mean), _numbers("std", values.std)
@@ -224,7 +236,7 @@ def _shape(values: Any) -> tuple[int, int, int] | None:
 def _print(loaded: Loaded, *, quiet: bool) -> None:
     """What went where."""
     report = loaded.report
-    if not quiet:
+    if not quiet and any(key != path for key, path, _ in report.mapped):  # a run's names are ours
         width = [max(len(row[column]) for row in report.mapped) for column in (0, 1)]
         for key, path, shape in report.mapped:
             print(f"{key:{width[0]}}  {path:{width[1]}}  {shape}")

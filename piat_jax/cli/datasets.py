@@ -55,7 +55,9 @@ def dataset(config: Config) -> tuple[Dataset, Split, Split]:
     if fields.validation_examples:
         train, monitor = hold_out(train, fields.validation_examples)
     check_batch_size(config.batch_size, len(train.labels))
-    channels = train.images.shape[-1]
+    height, width, channels = train.images.shape[1:]
+    check_range("dataset.crop_padding", fields.crop_padding, 0, min(height, width) - 1)
+    check_range("dataset.cutout", fields.cutout, 0, min(height, width))
     if config.model.mean and len(config.model.mean) != channels:
         raise InputError(f"model.mean has {len(config.model.mean)} entries for images of {channels} channels")
     return data, train, monitor

@@ -76,6 +76,10 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--workdir is missing; see --help")
     for name in checkpoints:
         check_choice("checkpoint", name, CHECKPOINTS)
+    if values["attacks"].present and not values.attacks:
+        raise InputError(
+            "--attacks is empty; name some, such as --attacks=clean,pgd20, or leave it out for the config's"
+        )
     for name in ("num_examples", "aa_examples"):
         check_at_least(name, values[name].value, 0)
     if values.resume and values.overwrite:

@@ -99,6 +99,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
         on_first(check)  # nobody came in between
         signals = stack.enter_context(StopSignals())
         begin = _resume(checkpoints, folder, state) if resume else Begin(state)
+        on_first(functools.partial(_notice, config, folder, resume=resume))
         on_first(lambda: run_folder.open_folder(folder, config, overwrite=overwrite))
         writer = MetricsWriter(folder, records=begin.records, tensorboard=config.log.tensorboard)
         if config.log.tensorboard and not has_tensorboard():
@@ -150,6 +151,27 @@ class Begin(NamedTuple):
     state: TrainState
     position: Position | None = None  # within an epoch; None between two
     records: Sequence[Mapping[str, Any]] = ()  # of the epochs that are done
+
+
+def _notice(config: Config, folder: Path, *, resume: bool) -> None:
+    """Say what may not be meant."""
+    last = config.optimizer.lr_epochs[-1]
+    if last != config.epochs:
+        print(
+            f"note: the learning rate is set up to epoch {last:g} and the run has {config.epochs} epochs; "
+            "--config.optimizer.lr_epochs and lr_values move its knots",
+            file=sys.stderr,
+        )
+    if not resume:
+        return
+    if not (folder / run_folder.CONFIG).exists():
+        print(f"note: {folder} holds no run to resume; one begins", file=sys.stderr)
+    elif (before := run_folder.read_config(folder).epochs) != config.epochs:
+        print(
+            f"note: the run had {before} epochs and has {config.epochs} now; what a method does by share of the run "
+            "(a start, a ramp) follows these from here on",
+            file=sys.stderr,
+        )
 
 
 def _resume(checkpoints: Checkpoints, folder: Path, fresh: TrainState) -> Begin:

@@ -49,6 +49,7 @@ def check_range(argument: str, value: object, low: float, high: float, *, open_l
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: eps=8 must be in (0, 1]; did you mean 8/255?
     """
+    _check_number(argument, value)
     if not _is_concrete(value):
         return
     above = np.greater(value, low) if open_low else np.greater_equal(value, low)
@@ -78,8 +79,23 @@ def check_at_least(argument: str, value: object, low: float) -> None:
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: steps=0 must be at least 1
     """
+    _check_number(argument, value)
     if _is_concrete(value) and not np.all(np.greater_equal(value, low)):
         raise InputError(f"{argument}={value} must be at least {low:g}")
+
+
+def check_count(argument: str, value: object, low: int) -> None:
+    """Raise InputError unless `value` is a whole number, and if concrete of at least `low`.
+
+    >>> check_count("steps", 2.5, 1)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: steps=2.5 must be a whole number of at least 1
+    """
+    if isinstance(value, bool) or not (
+        isinstance(value, int) or np.issubdtype(getattr(value, "dtype", str), np.integer)
+    ):
+        raise InputError(f"{argument}={value!r} must be a whole number of at least {low}")
+    check_at_least(argument, value, low)
 
 
 def check_radius(argument: str, value: object, norm: str) -> None:
@@ -95,6 +111,11 @@ def check_radius(argument: str, value: object, norm: str) -> None:
         check_at_least(argument, value, 0)
 
 
+def _check_number(argument: str, value: object) -> None:
+    if isinstance(value, str):
+        raise InputError(f"{argument}={value!r} is text; give a number")
+
+
 def _is_concrete(value: object) -> TypeGuard[float]:
     """Whether `value` is a number or an array of numbers that is there to look at; a traced one is not."""
     if isinstance(value, jax.Array):
@@ -106,13 +127,74 @@ def _is_concrete(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.ndarray, np.generic))
 
 
-def check_images(argument: str, images: object) -> None:
-    """Raise InputError unless `images` has four axes and is of floating point."""
+def check_images(argument: str, images: object, box: tuple[float, float] | None = (0.0, 1.0)) -> None:
+    """Raise InputError unless `images` has four axes and is of floating point, with concrete pixels in `box`.
+
+    >>> check_images("images", np.full((1, 2, 2, 3), 128.0))
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: images range from 128 to 128; give pixels in [0, 1] and normalise inside logits_fn
+    """
     ndim = getattr(images, "ndim", None)
     if ndim != 4:
         raise InputError(f"{argument} has {ndim} axes; give images as [batch, height, width, channels]")
     if not np.issubdtype(images.dtype, np.floating) and str(images.dtype) != "bfloat16":  # type: ignore[attr-defined]
         raise InputError(f"{argument} has dtype {images.dtype}; give floats in [0, 1] (uint8 / 255)")  # type: ignore[attr-defined]
+    if box is not None and _is_concrete(images) and np.size(images):
+        check_pixels(argument, images, *box)
+
+
+def check_pixels(argument: str, images: object, low: float = 0.0, high: float = 1.0) -> None:
+    """Raise InputError unless all of some concrete images lies in [low, high]."""
+    pixels = np.asarray(images)  # of an array that a jitted function closes over, jnp's minimum is traced
+    least, most = float(pixels.min()), float(pixels.max())
+    if not low <= least <= most <= high:
+        raise InputError(
+            f"{argument} range from {least:.4g} to {most:.4g}; "
+            f"give pixels in [{low:g}, {high:g}] and normalise inside logits_fn"
+        )
+
+
+def check_labels(argument: str, labels: object, logits: object) -> None:
+    """Raise InputError unless `labels` are integers `[B]` for `logits[B, K]`, concrete ones in [0, K).
+
+    >>> check_labels("labels", np.array([3, 10]), np.zeros((2, 10)))
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: labels range from 3 to 10; with the 10 classes of the logits they must be in [0, 9]
+    """
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2:
+        raise InputError(f"logits are {'of shape ' + str(shape) if shape else type(logits).__name__}; give [B, K]")
+    dtype, given = getattr(labels, "dtype", None), getattr(labels, "shape", None)
+    if dtype is None or not np.issubdtype(dtype, np.integer):
+        raise InputError(
+            f"{argument} are {dtype or type(labels).__name__}; give an array of integers, one class index each"
+        )
+    if given != shape[:1]:
+        raise InputError(f"{argument} have shape {given}; give one for each of the {shape[0]} rows of logits, [B]")
+    if _is_concrete(labels) and shape[0]:
+        check_classes(argument, labels, shape[1])
+
+
+def check_classes(argument: str, labels: object, classes: int) -> None:
+    """Raise InputError unless all of some concrete labels are in [0, classes)."""
+    given = np.asarray(labels)
+    low, high = int(given.min()), int(given.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"{argument} range from {low} to {high}; with the {classes} classes of the logits they must be in "
+            f"[0, {classes - 1}]"
+        )
+
+
+def check_key(key: object) -> None:
+    """Raise InputError unless `key` is a typed key of jax.random.
+
+    >>> check_key(0)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: key=0 is no key; give jax.random.key(0)
+    """
+    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise InputError(f"key={key!r} is no key; give jax.random.key({key if isinstance(key, int) else 0})")
 
 
 def check_patches(images: object, patch_size: int) -> None:

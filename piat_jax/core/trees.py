@@ -8,7 +8,9 @@ from piat_jax.core.types import PyTree
 
 def copied(tree: PyTree) -> PyTree:
     """The tree with buffers of its own: a training step that donates its state gives each of them away once."""
-    return jax.device_put(tree, may_alias=False)  # unlike jnp.copy it compiles nothing for each shape
+    if jax.process_count() > 1:  # device_put takes only what lies in this process
+        return jax.tree.map(jnp.copy, tree)
+    return jax.device_put(tree, may_alias=False)  # compiles nothing for each shape
 
 
 def leaf_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -66,7 +66,8 @@ def classes(found: Found) -> tuple[int, tuple[str, ...]]:
     if found.class_names:
         return len(found.class_names), found.class_names
     labels = found.train[1]
-    counts = np.bincount(labels) if labels.ndim == 1 and labels.size else np.ones(2, int)
+    fits = labels.ndim == 1 and 0 < labels.size == len(found.train[0])  # else `Split` says what is wrong
+    counts = np.bincount(labels) if fits else np.ones(2, int)
     if not counts.all():
         empty = int(np.argmin(counts))
         fix = "labels seem to count from 1: subtract 1" if empty == 0 else "renumber the labels from 0 without gaps"

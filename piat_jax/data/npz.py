@@ -19,6 +19,8 @@ PAIR_KEYS = ("image", "label")
 MAX_CLASSES = 100_000
 """A label beyond this is an identifier, not a class."""
 BLOCK = 1 << 22
+CHANNELS = (1, 3, 4)
+"""Of images: gray, colour, colour with an alpha channel."""
 
 
 def read_npz(path: Path) -> Found:
@@ -72,7 +74,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except Exception as error:  # Damaged zip files and array headers raise nearly anything.
-        raise InputError(f"{path} cannot be read as .npz without pickle ({error}); write plain arrays") from error
+        raise InputError(
+            f"{path} cannot be read as .npz without pickle ({error}); copy it again, or write plain arrays"
+        ) from error
 
 
 def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
@@ -152,6 +156,10 @@ def to_split(path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_
     for label in (labels.min(initial=0), labels.max(initial=0)):
         if not 0 <= label < MAX_CLASSES:
             raise InputError(f"{path}: {labels_key} has label {label}; give class indices in [0, {MAX_CLASSES})")
+    if images.ndim == 4 and images.shape[3] not in CHANNELS and images.shape[1] in CHANNELS:
+        raise InputError(
+            f"{path}: {images_key} has shape {images.shape}, channels first; give [N, H, W, C]: x.transpose(0, 2, 3, 1)"
+        )
     return Split(images[..., None] if images.ndim == 3 else images, np.array(labels, np.int32))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from piat_jax.attacks.ensemble import Member, ensemble
 from piat_jax.attacks.targets import ranked_others
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_classes, check_range
 from piat_jax.core.norms import ALL_NORMS
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array
@@ -181,7 +181,7 @@ class _Run:
         logits = jax.eval_shape(self.blocks.logits_fn, *self.arguments)
         sanity.check_logits(logits, self.blocks.size)
         self.classes = logits.shape[1]
-        sanity.check_labels(labels, self.classes)
+        check_classes("labels", labels, self.classes)
         self.runs = [member.runs * max(min(member.targets, self.classes - 1), 1) for member in self.members]
 
     def run(self, folder: str | Path | None, report: Callable[[Progress], None]) -> Robustness:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_arrays, write_json
+from piat_jax.core.files import unwritable, write_arrays, write_json
 from piat_jax.core.hosts import is_first, on_first
 from piat_jax.evaluation.robustness import JSON, Robustness
 
@@ -57,7 +57,10 @@ class Journal:
         if found is None:
             if self.folder.exists() and any(self.folder.iterdir()):
                 raise InputError(f"folder={folder} holds files that are not of an evaluation; give a new one")
-            (self.folder / BLOCKS).mkdir(parents=True)
+            try:
+                (self.folder / BLOCKS).mkdir(parents=True)
+            except OSError as error:
+                raise unwritable(self.folder, error) from error
             write_json(self.folder / SETTINGS, self.settings)
         elif changed := _differences(found, self.settings):
             raise InputError(

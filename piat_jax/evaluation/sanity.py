@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from piat_jax import losses
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, check_pixels
 from piat_jax.core.jaxprs import inner_jaxprs
 from piat_jax.core.types import Array
 from piat_jax.evaluation.blocks import Blocks
@@ -33,11 +33,7 @@ def check_data(images: np.ndarray, labels: np.ndarray) -> None:
     if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"images has dtype {images.dtype}; give uint8, or floats in [0, 1]")
     if images.dtype != np.uint8:
-        low, high = float(images.min()), float(images.max())
-        if not (low >= 0 and high <= 1):
-            raise InputError(
-                f"images range from {low:.4g} to {high:.4g}; give pixels in [0, 1] and normalise inside logits_fn"
-            )
+        check_pixels("images", images)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels are {labels.dtype}{list(labels.shape)}; give {len(images)} integers, one an image")
 
@@ -47,16 +43,6 @@ def check_logits(logits: jax.ShapeDtypeStruct, rows: int) -> None:
     if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
         raise InputError(
             f"logits_fn gives logits of shape {logits.shape} for {rows} images; they must be [{rows}, K] with K >= 2"
-        )
-
-
-def check_labels(labels: np.ndarray, classes: int) -> None:
-    """Raise InputError unless all labels are in [0, classes)."""
-    low, high = labels.min(), labels.max()
-    if not 0 <= low <= high < classes:
-        raise InputError(
-            f"labels range from {low} to {high}; with the {classes} classes of logits_fn they must be in "
-            f"[0, {classes - 1}]"
         )
 
 

@@ -109,6 +109,17 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", bn_groups: in
     for option in options:
         if option not in known:
             raise InputError(f"model {name!r} takes no option {option!r}{did_you_mean(option, known)}")
+    for option in options.keys() - {"mean", "std"}:
+        _check_size(option, options[option])
     check_normalization(options.get("mean", ()), options.get("std", ()))
     built = module(num_classes=num_classes, dtype=DTYPES[dtype], **{**defaults, **options, **fixed})
     return LinenModel(built, bn_groups)
+
+
+def _check_size(option: str, value: object) -> None:
+    """Raise InputError for a width, depth, stride or the like that is below 1."""
+    if option == "stage_sizes" and not value:
+        raise InputError("stage_sizes is empty; give the blocks of each stage, such as (1, 1, 1)")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int) and not isinstance(number, bool):
+            check_at_least(option, number, 0 if option == "local_depth" else 1)

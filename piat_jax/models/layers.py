@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -111,6 +112,16 @@ class LinenModel:
 
     module: nn.Module
     bn_groups: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.module, nn.Module):
+            raise InputError(f"module={self.module!r} is no Flax Linen module; give an instance of one, such as Net()")
+        taken = inspect.signature(type(self.module).__call__).parameters.values()
+        if not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in taken):
+            name = type(self.module).__name__
+            raise InputError(
+                f"{name} takes no argument 'train'; write def __call__(self, images, *, train): True in training"
+            )
 
     @property
     def attention_blocks(self) -> int:

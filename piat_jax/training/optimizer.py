@@ -1,6 +1,7 @@
 """SGD as the papers use it: momentum, coupled weight decay, and learning rates constant within an epoch."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -39,6 +40,9 @@ def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per
         raise InputError(f"lr_epochs has {len(epochs)} entries and lr_values {len(values)}; give one value per knot")
     if any(late <= early for early, late in itertools.pairwise(epochs)):
         raise InputError(f"lr_epochs={tuple(epochs)} must increase")
+    for value in values:
+        if not 0 <= value < math.inf:
+            raise InputError(f"lr_values={tuple(values)} must be finite and at least 0")
     check_at_least("steps_per_epoch", steps_per_epoch, 1)
     knots, heights = jnp.asarray(epochs, jnp.float32), jnp.asarray(values, jnp.float32)
 

@@ -365,6 +365,15 @@ def test_cw_is_pgd_on_the_margin():
         (mi_fgsm, {"steps": 0}, "steps=0 must be at least 1"),
         (mi_fgsm, {"decay": -1.0}, "decay=-1.0 must be at least 0"),
         (pgd, {"restarts": 0}, "restarts=0 must be at least 1"),
+        (pgd, {"steps": 2.5}, "steps=2.5 must be a whole number of at least 1"),
+        (mi_fgsm, {"steps": 2.5}, "steps=2.5 must be a whole number of at least 1"),
+        (pgd, {"eps": "8/255"}, "eps='8/255' is text; give a number"),
+        (pgd, {"key": 0}, "key=0 is no key; give jax.random.key(0)"),
+        (pgd, {"images": 255 * IMAGES}, "give pixels in [0, 1] and normalise inside logits_fn"),
+        (fgsm, {"images": IMAGES * jnp.nan}, "images range from nan to nan"),
+        (pgd, {"labels": LABELS - 1}, "labels range from -1 to"),
+        (pgd, {"labels": LABELS[:, None]}, "labels have shape (6, 1); give one for each of the 6 rows of logits"),
+        (pgd, {"labels": LABELS.astype(float)}, "labels are float32; give an array of integers"),
         (pgd, {"norm": "l1"}, "norm='l1' is unknown"),
         (pgd, {"start": "unifrom"}, "start='unifrom' is unknown; did you mean 'uniform'?"),
         (pgd, {"keep": "first"}, "keep='first' is unknown"),
@@ -374,8 +383,9 @@ def test_cw_is_pgd_on_the_margin():
 )
 def test_bad_arguments_are_refused(attack, options, message):
     options = dict(options)
+    images, labels, key = (options.pop(*pair) for pair in (("images", IMAGES), ("labels", LABELS), ("key", KEY)))
     with pytest.raises(InputError, match=re.escape(message)):
-        attack(network(WEIGHTS), options.pop("images", IMAGES), LABELS, key=KEY, **options)
+        attack(network(WEIGHTS), images, labels, key=key, **options)
 
 
 def test_a_varied_step_moves_only_examples_that_take_it():

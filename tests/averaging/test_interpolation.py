@@ -392,6 +392,8 @@ class TestEvalParams:
         ({"period": 0}, "period=0 must be at least 1"),
         ({"period": -3}, "period=-3 must be at least 1"),
         ({"period": 2.5}, "period=2.5 must be a whole number"),
+        ({"period": "4"}, "period='4' must be a whole number"),
+        ({"period": True}, "period=True must be a whole number"),
         ({"first": -1}, "first=-1 must be at least 0"),
         ({"weight": 1.5}, "weight=1.5 must be in [0, 1]"),
         ({"weight": jnp.float32(1.5)}, "weight=1.5 must be in [0, 1]"),

@@ -191,6 +191,9 @@ def test_every_problem_is_reported_at_once_with_the_nearest_name():
         ({"model.name": "resnet81"}, "did you mean 'resnet18'"),
         ({"model.options.width": "8", "model.name": "resnet18"}, "takes no option 'stage_sizes'"),
         ({"model.mean": "0.5", "model.std": "0"}, "std > 0"),
+        ({"optimizer.momentum": "1.5"}, r"optimizer.momentum=1.5 must be in \[0, 1\]"),
+        ({"optimizer.lr_values": "0.2,-0.2,0,0"}, "lr_values=.* must be finite and at least 0"),
+        ({"optimizer.lr_values": "inf,0.2,0,0"}, "lr_values=.* must be finite"),
         ({"objective.mu": "-1"}, "mu=-1.0 must be at least 0"),
         ({"objective.attack_batch_norm": "evil"}, "did you mean 'eval'"),
         ({"piat.a": "2"}, "can leave"),
@@ -225,8 +228,31 @@ def test_bad_config_files(text, message):
 
 
 @pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def get_config(", "line 1: SyntaxError: "),
+        ("import piat_jaxx", "line 1: ModuleNotFoundError: No module named 'piat_jaxx'"),
+        ("def get_config(): return None", "TypeError: get_config"),
+        ("def get_config(method): return {}", "get_config returned dict; return a ConfigDict"),
+        ("def get_config(method):\n    return 1 / 0", "line 2: ZeroDivisionError"),
+        ("x = 1", "defines no function get_config"),
+    ],
+)
+def test_what_is_wrong_in_a_config_file_of_ones_own_is_one_line(tmp_path, code, message):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(InputError, match=message):
+        load_config(f"{tmp_path}/mine.py:pgd_at")
+
+
+@pytest.mark.parametrize(
     ("method", "overrides", "message"),
     [
+        (
+            "pgd_at",
+            {"objective.mu": "5"},
+            "config.objective.mu: pgd_at has no such; choose one of objective.attack_batch_norm",
+        ),
+        ("trades", {"attack.stepsize": "1"}, "config.attack.stepsize is unknown; did you mean 'attack.step_size'"),
         ("trades", {"awp.gamma": "1"}, r"trades has no awp; write --config=FILE:trades\+awp"),
         ("cfa+rebat+mail", {"rebat.start": "3"}, "config: rebat.start=3.0 must be a share of the run"),
         ("mail", {"mail.start": "76"}, "mail.start=76.0 must be a share of the run"),

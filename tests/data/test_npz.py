@@ -59,9 +59,14 @@ def test_a_column_of_labels_is_flattened(tmp_path):
     [
         ({"x_train": TRAIN / 255}, r"x_train has dtype float64; give uint8 .*np.rint\(255 \* x\).astype\(np.uint8\)"),
         ({"y_train": np.array([0.0, 1.0, 2.0])}, "y_train has dtype float64; give integers"),
+        (
+            {"x_train": np.zeros((3, 3, 16, 16), np.uint8)},
+            r"has shape \(3, 3, 16, 16\), channels first; give \[N, H, W, C\]",
+        ),
         ({"y_test": np.array([-1, 2])}, r"y_test has label -1; give class indices in \[0, "),
         ({"y_train": np.array([0, 1, 2**32])}, r"y_train has label 4294967296; give class indices in \[0, "),
         ({"y_train": np.array([0, 1], np.int32)}, "npz train has 3 images but 2 labels"),
+        ({"y_train": np.array([0, 2], np.int32)}, "npz train has 3 images but 2 labels"),
         ({"y_train": np.eye(3, dtype=np.int32)}, r"npz train labels have shape \(3, 3\)"),
         ({"x_train": TRAIN[:0], "y_train": np.zeros(0, int)}, "npz train is empty"),
     ],

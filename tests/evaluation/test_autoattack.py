@@ -413,7 +413,7 @@ def test_bad_settings_are_refused(options, message):
         (IMAGES[:0], LABELS[:0], "images is empty"),
         (IMAGES, LABELS[:3], "labels are int32[3]; give 60 integers"),
         (IMAGES, LABELS.astype(float), "labels are float64[60]"),
-        (IMAGES, LABELS + 1, "labels range from 1 to 4; with the 4 classes of logits_fn they must be in [0, 3]"),
+        (IMAGES, LABELS + 1, "labels range from 1 to 4; with the 4 classes of the logits they must be in [0, 3]"),
     ],
 )
 def test_bad_data_are_refused(images, labels, message):

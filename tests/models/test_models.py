@@ -1,6 +1,7 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -248,6 +249,10 @@ def test_bfloat16_activations_keep_float32_weights():
         ("resnet18", {"stage_sizes": (1,)}, "model 'resnet18' takes no option 'stage_sizes'"),
         ("wide_resnet", {"widen_facto": 2}, "takes no option 'widen_facto'; did you mean 'widen_factor'?"),
         ("wrn_34_10", {"widen_factor": 2}, "model 'wrn_34_10' takes no option 'widen_factor'"),
+        ("small_resnet", {"width": 0}, "width=0 must be at least 1"),
+        ("small_resnet", {"stem_stride": 0}, "stem_stride=0 must be at least 1"),
+        ("small_resnet", {"stage_sizes": ()}, "stage_sizes is empty"),
+        ("small_resnet", {"stage_sizes": (1, 0)}, "stage_sizes=0 must be at least 1"),
         ("mlp", {"width": 2}, "model 'mlp' takes no option 'width'"),
         ("mlp", {"parent": None}, "takes no option 'parent'"),
         ("mlp", {"mean": (0.5,)}, "must have one entry per channel each"),
@@ -258,3 +263,12 @@ def test_bfloat16_activations_keep_float32_weights():
 def test_bad_arguments_are_refused(name, options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         create(name, **{"num_classes": 10, **options})
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [(ResNet, "is no Flax Linen module; give an instance"), (nn.Dense(3), "Dense takes no argument 'train'; write")],
+)
+def test_a_module_of_ones_own_is_checked(module, message):
+    with pytest.raises(InputError, match=message):
+        LinenModel(module)

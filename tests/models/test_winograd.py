@@ -9,8 +9,9 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from piat_jax.core.forward import forward_flop
 from piat_jax.core.sharding import data_mesh
-from piat_jax.models import winograd
+from piat_jax.models import create, winograd
 from piat_jax.models.conv import NHWC, loop_safe_conv_general_dilated
 
 
@@ -127,6 +128,13 @@ def test_the_kernel_gradient_takes_it_earlier():
 def test_anything_else_is_direct(shape, dtype, options):
     images, kernel, _ = (jnp.asarray(x, dtype) for x in arrays(*shape))
     assert products(lambda x, k: convolution(x, k, **options), images, kernel) == (0, 1)
+
+
+def test_operations_are_counted_as_those_of_direct_convolutions():
+    model = create("small_resnet", num_classes=10, width=64, stage_sizes=(1,), stem_stride=1)
+    taps = (3 * 8 - 2) ** 2  # of all pixels of an axis of eight, without those in the padding
+    multiplications = taps * (64 + 2 * 64 * 64) + 64 * 10
+    assert forward_flop(model, (8, 8, 1)) == pytest.approx(2 * multiplications, rel=0.05)
 
 
 def test_what_is_asked_to_be_precise_is_direct():
