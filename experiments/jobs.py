@@ -19,7 +19,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import run_folder
 from piat_jax.cli.config import Config
 from piat_jax.cli.cores import count_cores
-from piat_jax.cli.evaluate import is_evaluated
+from piat_jax.cli.evaluate import is_autoattack, is_evaluated
 from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
@@ -59,8 +59,9 @@ def check(jobs: Sequence[Job]) -> None:
     """Raise InputError for the first job whose config is wrong; piat-train checks those that wait for teachers."""
     for job in jobs:
         if not is_taught(job.method):
-            there = read_config(job.config, dict(job.overrides)).dataset.test_examples
-            if 0 < there < job.aa_examples:
+            config = _config(job)
+            there = config.dataset.test_examples
+            if any(map(is_autoattack, config.evaluation.final_attacks)) and 0 < there < job.aa_examples:
                 raise InputError(
                     f"dataset.test_examples={there} are fewer than the {job.aa_examples} that AutoAttack is to have in "
                     f"{job.folder.name}; give at least these"

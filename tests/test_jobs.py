@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from experiments.jobs import Job, _commands, is_trained
+from experiments.jobs import Job, _commands, check, is_trained
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import run_folder
 from piat_jax.cli.evaluate import settings_of
@@ -59,6 +59,15 @@ def test_a_run_of_other_settings_is_not_taken_for_it(job, field):
     with pytest.raises(InputError, match=f"holds another run .*{field}"):
         is_trained(other)
     assert is_trained(job._replace(overrides={**OVERRIDES, "log.steps_per_chunk": "7", "checkpoint.every_epochs": "1"}))
+
+
+def test_what_could_not_be_evaluated_is_not_trained(job):
+    few = job._replace(overrides={**OVERRIDES, "dataset.test_examples": "4"})
+    with pytest.raises(
+        InputError, match=r"dataset\.test_examples=4 are fewer than the 5 that AutoAttack is to have in run"
+    ):
+        check([few])
+    check([few._replace(attacks=("clean",)), few._replace(aa_examples=4), job])
 
 
 def test_what_was_evaluated_is_left_alone(job):

@@ -167,7 +167,7 @@ def evaluate_run(
     net = build.model(config, data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
     correct = build.evaluator(config, data.num_classes, data.test)
-    by_autoattack = any(map(_is_autoattack, config.evaluation.final_attacks))
+    by_autoattack = any(map(is_autoattack, config.evaluation.final_attacks))
     for_autoattack = first("aa_examples", aa_examples if by_autoattack else 0, config.dataset.name, data.test)
     result = {
         "num_examples": len(data.test.labels),
@@ -234,7 +234,7 @@ def _drop_robustness(folder: Path, checkpoint: str) -> None:
 
 def _take_over(folder: Path, name: str, other: str, attack: str) -> bool:
     """Give what one checkpoint's evaluation left to the other of the same weights; whether it was all there."""
-    if not _is_autoattack(attack):
+    if not is_autoattack(attack):
         return True
     source, target = (_robustness_folder(folder, each, attack) for each in (name, other))
     if not any_of_all(is_first() and (source / JSON).exists()):  # who writes it knows
@@ -260,7 +260,7 @@ def is_evaluated(config: Config, folder: Path, *, aa_examples: int = 0) -> bool:
         found["settings"] == settings_of(config)
         and points[-1]["epoch"] == config.epochs
         and all(attack in point["accuracy"] for point in points for attack in config.evaluation.final_attacks)
-        and (not any(map(_is_autoattack, config.evaluation.final_attacks)) or found.get("aa_examples") == examples)
+        and (not any(map(is_autoattack, config.evaluation.final_attacks)) or found.get("aa_examples") == examples)
     )
 
 
@@ -282,7 +282,7 @@ def _comparable(path: Path, result: dict[str, Any], *, by_autoattack: bool, over
         return {}
     before = run_folder.read_json(path)
     checkpoints = before["checkpoints"]
-    if any(_is_autoattack(name) for point in checkpoints.values() for name in point["accuracy"]):
+    if any(is_autoattack(name) for point in checkpoints.values() for name in point["accuracy"]):
         before.setdefault("aa_examples", before["num_examples"])
         if not by_autoattack:
             result["aa_examples"] = before["aa_examples"]
@@ -297,7 +297,8 @@ def _comparable(path: Path, result: dict[str, Any], *, by_autoattack: bool, over
     return {} if changed else checkpoints
 
 
-def _is_autoattack(name: str) -> bool:
+def is_autoattack(name: str) -> bool:
+    """Whether an attack of this name is AutoAttack or a member of it, which has examples and a folder of its own."""
     return name.startswith("aa") or name.rstrip("0123456789") in MEMBERS
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TypeGuard
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -193,7 +194,7 @@ def check_key(key: object) -> None:
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: key=0 is no key; give jax.random.key(0)
     """
-    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise InputError(f"key={key!r} is no key; give jax.random.key({key if isinstance(key, int) else 0})")
 
 

@@ -17,8 +17,8 @@ class AWP(Wrapper):
     """AWP around any method: its gradient, and the optimizer's step, are taken at the weights `w + v`.
 
     `v_l = gamma |w_l| g_l / |g_l|` for each convolution and dense kernel l, with g the gradient at w of the loss of
-    `inner` on the same adversarial batch; biases and BatchNorm's parameters are not perturbed. The step leads from w to
-    `w + update`, so v never stays in the weights; weight decay sees w + v, as in the original.
+    `inner` on the same adversarial batch; biases, BatchNorm's parameters, tokens and positions are not perturbed. The
+    step leads from w to `w + update`, so v never stays in the weights; weight decay sees w + v, as in the original.
 
     Train-mode forwards: those inside, at w + v. The forwards at w that g needs leave no statistics behind.
 
