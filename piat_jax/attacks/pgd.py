@@ -242,6 +242,6 @@ def _check(
     check_choice("start", start, STARTS)
     check_choice("keep", keep, KEEPS)
     check_radius("eps", eps, order)
-    check_at_least("step_size", step_size, 0)
+    check_radius("step_size", step_size, order)
     check_count("steps", steps, 1)
     check_count("restarts", restarts, 1)

@@ -57,7 +57,7 @@ def check_range(argument: str, value: object, low: float, high: float, *, open_l
     if np.all(above & np.less_equal(value, high)):
         return
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}]"
-    pixels = argument.rpartition(".")[2] in ("eps", "start_eps") and high == 1
+    pixels = argument.rpartition(".")[2] in ("eps", "start_eps", "step_size") and high == 1
     radius = pixels and isinstance(value, (int, float)) and 1 < value <= 255
     raise InputError(f"{argument}={value} must be in {interval}" + (f"; did you mean {value:g}/255?" if radius else ""))
 
