@@ -6,20 +6,23 @@ import shutil
 import signal
 import sys
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import compare
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import errors, evaluate, run_folder, train
+from piat_jax.cli import build, errors, evaluate, run_folder, train
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import leaves, to_plain
 from piat_jax.cli.train import read_config
 from piat_jax.evaluation import Robustness
 from piat_jax.interop import state_dict
 from piat_jax.interop.tensors import write_safetensors
-from piat_jax.models import create
+from piat_jax.models import LinenModel, create
+from piat_jax.models.batch_norm import BatchNorm
 from piat_jax.training import epoch as epoch_module
 from piat_jax.training.progress import TrainingProgress
 
@@ -379,6 +382,21 @@ def test_recomputed_batch_statistics_and_validation_examples(tmp_path):
     assert command(folder, *more) == 0
     assert "validation_pgd2" in metrics(folder)[0]
     assert "test_pgd2" not in metrics(folder)[0]
+
+
+def test_statistics_are_estimated_anew_on_mixed_images():
+    class Normalised(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            return BatchNorm(train)(images).mean((1, 2))
+
+    images = jnp.repeat(jnp.array([0, 255], jnp.uint8), 8).reshape(16, 1, 1, 1)  # class by class
+    config = read_config("configs/embedded.py:piat", {"batch_size": "4"})
+    model = LinenModel(Normalised())
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))
+    hook = build._recomputed(config, model, images, lambda state: state, lambda state, new: new)
+    (statistics,) = hook(variables, 1).model_state["batch_stats"].values()
+    assert 0.1 < float(statistics["var"][0]) <= 0.25  # 0 in the order they lie in
 
 
 def refused(tmp_path, capsys, *arguments, **options):
