@@ -52,11 +52,13 @@ def problems(config: Config) -> list[str]:
     """Everything that is wrong with a config's values, one line each; touches neither data nor device."""
     found = []
 
-    def attempt(check: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    def attempt(check: Callable[..., Any], *arguments: Any, group: str = "", **options: Any) -> None:
         try:
             check(*arguments, **options)
         except InputError as error:
-            found.append(f"config: {error}")
+            # A field that is named without its group: momentum=... is PIAT's or the optimizer's.
+            inside = f"{group}." if group and re.match(r"\w+=", str(error)) else ""
+            found.append(f"config: {inside}{error}")
 
     for name in ("epochs", "batch_size"):
         attempt(check_at_least, name, config[name], 1)
@@ -70,7 +72,7 @@ def problems(config: Config) -> list[str]:
         eps, norm = config[group].eps, config[group].norm
         if group == "attack" or eps != config.attack.eps:
             attempt(check_range, f"{group}.eps", eps, 0, 1 if norm == "linf" else float("inf"), open_low=True)
-    attempt(attack, config)
+    attempt(attack, config, group="attack")
     for name in dict.fromkeys((*config.evaluation.attacks, *config.evaluation.final_attacks)):
         attempt(evaluation_attack, config, name)
     if config.evaluation.select not in config.evaluation.attacks:
@@ -79,11 +81,11 @@ def problems(config: Config) -> list[str]:
     attempt(check_choice, "evaluation.precision", config.evaluation.precision, ("highest", "default"))
     attempt(model, config, 10)
     attempt(_check_groups, config)
-    attempt(piat, config)
-    attempt(average, config)
-    attempt(sgd, 0.1, **_sgd_options(config))
-    attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1)
-    attempt(check_range, "optimizer.momentum", config.optimizer.momentum, 0, 1)
+    attempt(piat, config, group="piat")
+    attempt(average, config, group="average")
+    attempt(sgd, 0.1, **_sgd_options(config), group="optimizer")
+    attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1, group="optimizer")
+    attempt(check_range, "momentum", config.optimizer.momentum, 0, 1, group="optimizer")
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         try:
             training_attack = attack(config)

@@ -146,6 +146,8 @@ def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
 
 def test_evaluate_options(run, capsys):
     arguments = [str(run), "--checkpoint=final", "--attacks=clean,fgsm", "--num_examples=7"]
+    assert errors.run(evaluate.main, [str(run), "--attacks=clean", "--overwrite"]) == 0
+    capsys.readouterr()
     before = files(run)
     assert errors.run(evaluate.main, [*arguments, "--config.evaluation.eps=1/255", "--resume"]) == 2
     told = capsys.readouterr().err
