@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from piat_jax.averaging.interpolation import interpolate
 from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.pixels import to_float
 from piat_jax.core.types import Array, Model, PyTree, Variables
 
 
@@ -64,7 +65,7 @@ def recompute_batch_stats(
     def add_batch(mean: PyTree, numbered: tuple[Array, Array]) -> tuple[PyTree, None]:
         n, batch = numbered
         if batch.dtype == jnp.uint8:
-            batch = batch.astype(jnp.float32) / 255
+            batch = to_float(batch)
         batch_key = None if key is None else jax.random.fold_in(key, n)
         _, updated = model.apply(params, {**state, "batch_stats": zeros}, batch, train=True, key=batch_key)
         stats = jax.tree.map(lambda s: s / (1 - momentum), updated["batch_stats"])

@@ -85,7 +85,6 @@ def problems(config: Config) -> list[str]:
     attempt(average, config, group="average")
     attempt(sgd, 0.1, **_sgd_options(config), group="optimizer")
     attempt(piecewise_linear, config.optimizer.lr_epochs, config.optimizer.lr_values, 1, group="optimizer")
-    attempt(check_range, "momentum", config.optimizer.momentum, 0, 1, group="optimizer")
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         try:
             training_attack = attack(config)

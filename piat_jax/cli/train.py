@@ -106,7 +106,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
             print("TensorBoard events are not written: pip install 'piat_jax[logging]'", file=sys.stderr)
         done = len(begin.records)
         progress = TrainingProgress(config.epochs, first_epoch=done + 1, images_per_epoch=steps * config.batch_size)
-        _announce(config, folder, len(examples.labels), begin, devices)
+        _announce(config, folder, len(examples.labels), begin, devices, resume=resume)
         record = Recorder(config, objective, checkpoints, writer, progress, steps)
         monitored = build.monitor(config, objective, data.num_classes, monitor, on_block=signals.check)
         try:
@@ -162,11 +162,9 @@ def _notice(config: Config, folder: Path, *, resume: bool) -> None:
             "--config.optimizer.lr_epochs and lr_values move its knots",
             file=sys.stderr,
         )
-    if not resume:
+    if not resume or not (folder / run_folder.CONFIG).exists():
         return
-    if not (folder / run_folder.CONFIG).exists():
-        print(f"note: {folder} holds no run to resume; one begins", file=sys.stderr)
-    elif (before := run_folder.read_config(folder).epochs) != config.epochs:
+    if (before := run_folder.read_config(folder).epochs) != config.epochs:
         print(
             f"note: the run had {before} epochs and has {config.epochs} now; what a method does by share of the run "
             "(a start, a ramp) follows these from here on",
@@ -262,7 +260,7 @@ class Recorder:
         return {"epoch": epoch, "method": self.config.method, "scores": dict(scores), "metrics": self.writer.records}
 
 
-def _announce(config: Config, folder: Path, num_train: int, begin: Begin, devices: int) -> None:
+def _announce(config: Config, folder: Path, num_train: int, begin: Begin, devices: int, *, resume: bool) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(begin.state.params))
     device = jax.devices()[0]
     at = begin.position or Position(int(begin.state.epoch) + 1)
@@ -270,7 +268,7 @@ def _announce(config: Config, folder: Path, num_train: int, begin: Begin, device
     print(
         f"{config.method}: {config.model.name} ({parameters:,} parameters) on {config.dataset.name} ({num_train:,} "
         f"images), {config.epochs} epochs, eps {config.attack.eps:.4g} = {255 * config.attack.eps:.3g}/255, "
-        f"{devices} x {device.device_kind}, in {folder}" + (where if at != Position(1) else ""),
+        f"{devices} x {device.device_kind}, in {folder}" + (where if resume or at != Position(1) else ""),
         flush=True,
     )
 

@@ -4,9 +4,9 @@ from pathlib import PurePath
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.pixels import to_float as to_float
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
 from piat_jax.data.autoaugment import autoaugment
@@ -15,8 +15,6 @@ from piat_jax.data.known import KNOWN
 # jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
 POLICIES = ("autoaugment", "")
-HIGH = np.float32(32897 / 2**23)
-LOW = np.float32(1 / 255 - 32897 / 2**23)
 
 
 def check_augmentation(dataset_name: str, flip: bool) -> None:
@@ -143,20 +141,3 @@ def cutout_centres(keys: Array, height: int, width: int) -> Array:
     """The middle `[B, 2]` (row, column) of each example's cutout, uniform over its pixels."""
     end = jnp.array([height, width], jnp.int32)
     return jax.vmap(lambda key: jax.random.randint(named_key(key, "cutout"), (2,), 0, end, jnp.int32))(keys)
-
-
-def to_float(images: Array) -> Array:
-    """uint8 pixels as float32 in [0, 1]: x / 255, the only place where pixels are scaled.
-
-    Raises:
-      InputError: `images` are not uint8; floats may have been scaled already.
-
-    >>> to_float(jnp.array([0, 51, 255], jnp.uint8)).tolist()
-    [0.0, 0.20000000298023224, 1.0]
-    """
-    if images.dtype != jnp.uint8:
-        raise InputError(f"images has dtype {images.dtype}; give uint8 in [0, 255]")
-    # XLA would turn a division by 255 into a product that is an ulp off for half the values. HIGH has so few bits that
-    # its product with a byte is exact, and the sum rounds to what NumPy's and PyTorch's x / 255 give.
-    x = images.astype(jnp.float32)
-    return x * HIGH + x * LOW

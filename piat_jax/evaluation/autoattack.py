@@ -188,13 +188,13 @@ class _Run:
         """Everything: the clean images, the checks, the attacks."""
         journal = Journal(folder, self.identity()) if folder is not None else None
         pixels, logits = self._clean()
-        tally = Tally(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
         if journal:
             journal.check_network(logits)
             if result := journal.result():
                 return result
-            for record in journal.records():
-                tally.apply(record)
+        tally = Tally(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
+        for record in journal.records() if journal else ():
+            tally.apply(record)
         findings = list(self._findings(logits))
         self.ranked = np.asarray(ranked_others(jnp.asarray(logits), jnp.asarray(self.labels)))
         pace = _Pace(self.members)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_at_least, check_range
 from piat_jax.core.types import Array
 
 
@@ -72,7 +72,7 @@ def sgd(
     >>> optimizer.update(1.0, optimizer.init(2.0), 2.0)[0].item()
     -0.12000000476837158
     """
-    check_at_least("momentum", momentum, 0)
+    check_range("momentum", momentum, 0, 1)
     check_at_least("weight_decay", weight_decay, 0)
     check_at_least("max_norm", max_norm, 0)
     clip = (optax.clip_by_global_norm(max_norm),) if max_norm else ()
