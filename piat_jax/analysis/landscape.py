@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from piat_jax import losses
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.compiler import OuterJit
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import Array, Attack, Model, PyTree, Variables
@@ -92,7 +92,7 @@ def loss_landscape(
     >>> grid.shape
     (3, 3)
     """
-    check_at_least("points_per_call", points_per_call, 1)
+    check_count("points_per_call", points_per_call, 1)
     if not len(coordinates):
         raise InputError("coordinates is empty; give some, such as np.linspace(-1, 1, 21)")
     count = len(coordinates) ** 2

@@ -12,7 +12,15 @@ from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
 from piat_jax.attacks.ascent import Radius, select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
+from piat_jax.core.checks import (
+    InputError,
+    check_choice,
+    check_count,
+    check_images,
+    check_network,
+    check_radius,
+    check_range,
+)
 from piat_jax.core.norms import ALL_NORMS
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array
@@ -88,7 +96,7 @@ def apgd(
     >>> bool(out.fooled[0]), bool(0.25 <= out.images[0, 0, 0, 0] < 0.4)
     (True, True)
     """
-    _check(images, eps, norm, steps, restarts, loss, targets, eot, rho, start)
+    _check(logits_fn, images, eps, norm, steps, restarts, loss, targets, eot, rho, start)
     batch = images.shape[0]
     images = images.astype(jnp.float32)
     radius = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (batch,))
@@ -200,6 +208,7 @@ def run(
 
 
 def _check(
+    logits_fn: object,
     images: Array,
     eps: Radius,
     norm: str,
@@ -211,13 +220,14 @@ def _check(
     rho: Array | float,
     start: str | Array,
 ) -> None:
+    check_network(logits_fn)
     check_images("images", images)
     check_choice("norm", norm, ALL_NORMS)
     check_choice("loss", loss, LOSSES)
     check_radius("eps", eps, norm)
-    check_at_least("steps", steps, 3 if norm == "l1" else 1)
-    check_at_least("restarts", restarts, 1)
-    check_at_least("eot", eot, 1)
+    check_count("steps", steps, 3 if norm == "l1" else 1)
+    check_count("restarts", restarts, 1)
+    check_count("eot", eot, 1)
     check_range("rho", rho, 0, 1)
     if targets is not None:
         check_targets(targets, images.shape[0])

@@ -7,7 +7,7 @@ from piat_jax.attacks.apgd import apgd
 from piat_jax.attacks.fab import fab
 from piat_jax.attacks.square import square
 from piat_jax.core.bound import Bound, bind
-from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.checks import InputError, check_choice, check_count
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -74,7 +74,7 @@ def ensemble(
         raise InputError(f"attacks={','.join(names)} names one twice; restarts= runs it several times")
     numbers = {"steps": steps, "restarts": restarts, "targets": targets, "queries": queries, "eot": eot}
     for argument, value in numbers.items():
-        check_at_least(argument, 1 if value is None else value, 1)
+        check_count(argument, 1 if value is None else value, 1)
     eot = eot or (20 if version == "rand" else 1)
     five_if_plus = restarts or (5 if version == "plus" else 1)
 

@@ -11,7 +11,16 @@ from piat_jax.attacks.ascent import select
 from piat_jax.attacks.hyperplane import DUAL, step_to_hyperplane
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_images, check_radius, check_range
+from piat_jax.core.checks import (
+    InputError,
+    check_at_least,
+    check_choice,
+    check_count,
+    check_images,
+    check_network,
+    check_radius,
+    check_range,
+)
 from piat_jax.core.norms import ALL_NORMS, per_example
 from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys, fold_in
@@ -138,11 +147,12 @@ def fab_distances(
     >>> 0.125 < fab_distances(logits_fn, x, jnp.array([0]), key=jax.random.key(0), steps=30).distances.item() < 0.127
     True
     """
+    check_network(logits_fn)
     check_images("images", images)
     check_choice("norm", norm, ALL_NORMS)
     check_radius("eps", eps, norm)
-    check_at_least("steps", steps, 1)
-    check_at_least("restarts", restarts, 1)
+    check_count("steps", steps, 1)
+    check_count("restarts", restarts, 1)
     if targets is not None:
         check_targets(targets, images.shape[0])
     check_range("alpha_max", alpha_max, 0, 1)

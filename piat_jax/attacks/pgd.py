@@ -20,6 +20,7 @@ from piat_jax.core.checks import (
     check_count,
     check_images,
     check_key,
+    check_network,
     check_radius,
     check_range,
 )
@@ -107,7 +108,7 @@ def pgd(
     >>> pgd(logits_fn, x, jnp.array([0]), key=jax.random.key(0), eps=0.25, step_size=0.25).ravel().tolist()
     [0.25, 0.75]
     """
-    _check(images, eps, step_size, steps, norm, start, restarts, keep, box)
+    _check(logits_fn, images, eps, step_size, steps, norm, start, restarts, keep, box)
     check_key(key)
     check_radius("start_eps", eps if start_eps is None else start_eps, norm)
     check_at_least("noise", noise, 0)
@@ -167,7 +168,7 @@ def fgsm(
     [0.25]
     """
     del key, indices  # an attack like any other, but it draws nothing
-    _check(images, eps, eps, 1, norm, "none", 1, "last", box)
+    _check(logits_fn, images, eps, eps, 1, norm, "none", 1, "last", box)
     ascent = Ascent(logits_fn, images, labels, eps, eps, norm, loss, box)
     return jax.lax.stop_gradient(ascent.run(images, 1))
 
@@ -201,7 +202,7 @@ def mi_fgsm(
     check_count("steps", steps, 1)
     check_radius("eps", eps, norm)
     step_size = eps / steps if step_size is None else step_size
-    _check(images, eps, step_size, steps, norm, "none", 1, "last", box)
+    _check(logits_fn, images, eps, step_size, steps, norm, "none", 1, "last", box)
     check_at_least("decay", decay, 0)
     ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
 
@@ -227,6 +228,7 @@ def _indices(images: Array, indices: Array | None) -> Array:
 
 
 def _check(
+    logits_fn: object,
     images: Array,
     eps: Radius,
     step_size: Radius,
@@ -237,6 +239,7 @@ def _check(
     keep: str,
     box: Box,
 ) -> None:
+    check_network(logits_fn)
     check_images("images", images, box)
     check_choice("norm", order, NORMS)
     check_choice("start", start, STARTS)

@@ -9,7 +9,7 @@ from piat_jax import losses
 from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
-from piat_jax.core.checks import check_at_least, check_choice, check_images, check_radius, check_range
+from piat_jax.core.checks import check_choice, check_count, check_images, check_network, check_radius, check_range
 from piat_jax.core.norms import ALL_NORMS, per_example
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
@@ -82,12 +82,13 @@ def square(
     >>> bool(outcome.fooled[0]), float(outcome.images.mean()) < 0.45
     (True, True)
     """
+    check_network(logits_fn)
     check_images("images", images)
     check_choice("norm", norm, ALL_NORMS)
     check_radius("eps", eps, norm)
-    check_at_least("queries", queries, 0)
+    check_count("queries", queries, 0)
     check_range("p_init", p_init, 0, 1, open_low=True)
-    check_at_least("restarts", restarts, 1)
+    check_count("restarts", restarts, 1)
     size, shape = images.shape[0], tuple(images.shape[1:])
     clean = jax.lax.stop_gradient(images.astype(jnp.float32))
     radius = jnp.broadcast_to(per_example(jax.lax.stop_gradient(jnp.asarray(eps)), clean), (size, 1, 1, 1))

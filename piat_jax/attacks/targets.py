@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.types import Array
 
 
@@ -21,7 +21,7 @@ def ranked_others(logits: Array, labels: Array) -> Array:
 def check_targets(targets: Array | int, batch: int) -> None:
     """Raise InputError unless `targets` is a number of at least 1, or a class for each of `batch` examples."""
     if jnp.ndim(targets) == 0:
-        check_at_least("targets", targets, 1)
+        check_count("targets", targets, 1)
     elif jnp.shape(targets) != (batch,):
         raise InputError(
             f"targets has shape {jnp.shape(targets)}; give a number, or one class for each of {batch} examples"

@@ -14,7 +14,7 @@ from piat_jax.averaging.interpolation import (
     interpolate,
     weight_at,
 )
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_share
+from piat_jax.core.checks import InputError, check_choice, check_count, check_range, check_share
 from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, EpochEnd, TrainState, Variables, WeightAverage
 
@@ -101,7 +101,7 @@ class Average:
         check_share("start", self.start)
         check_choice("batch_stats", self.batch_stats, BATCH_STATS)
         if self.epochs is not None:
-            check_at_least("epochs", self.epochs, 1)
+            check_count("epochs", self.epochs, 1)
         elif self.start > 0:
             raise InputError(f"start={self.start} is a share of the run; give its epochs as well")
 

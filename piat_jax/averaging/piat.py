@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.averaging.interpolation import PAPER_WEIGHT, Weight, check_weight, interpolate, weight_at
-from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.checks import InputError, check_choice, check_count
 from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
@@ -51,7 +51,7 @@ class PIAT:
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
-        check_at_least("first_epoch", self.first_epoch, 0)
+        check_count("first_epoch", self.first_epoch, 0)
         check_choice("batch_stats", self.batch_stats, BATCH_STATS)
         check_choice("momentum", self.momentum, MOMENTUM)
 

@@ -23,7 +23,7 @@ from absl import flags
 from piat_jax.attacks.ensemble import VERSIONS
 from piat_jax.cli import arguments, benchmark_ours, errors
 from piat_jax.cli.rounds import Case, Measured, Prepare, measure
-from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count
 from piat_jax.models import DTYPES
 
 AUTOATTACK = VERSIONS["standard"]
@@ -104,7 +104,7 @@ def _cases(values: flags.FlagValues) -> list[Case]:
     for text in values.batches:
         if not text.isdecimal() or int(text) < 2:
             raise InputError(f"batches={text!r} must be whole numbers from 2 on, such as 64,128")
-    check_at_least("steps", values.steps, 1)
+    check_count("steps", values.steps, 1)
     check_at_least("rounds", values.rounds, 5)
     check_at_least("seconds", values.seconds, 0)
     expanded = [name for what in values.what for name in (AUTOATTACK if what == "autoattack" else (what,))]

@@ -128,6 +128,22 @@ def _is_concrete(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.ndarray, np.generic))
 
 
+def check_network(logits_fn: object) -> None:
+    """Raise InputError unless `logits_fn` can be called, and is no module of PyTorch, which JAX cannot trace.
+
+    >>> check_network("resnet18")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: logits_fn='resnet18' cannot be called; give a function of images, to logits
+    """
+    if any(kind.__module__.partition(".")[0] == "torch" for kind in type(logits_fn).__mro__):
+        raise InputError(
+            f"logits_fn is a {type(logits_fn).__name__} of PyTorch, which JAX cannot differentiate; "
+            "give piat_jax.interop.torch_logits_fn(module.eval())"
+        )
+    if not callable(logits_fn):
+        raise InputError(f"logits_fn={logits_fn!r} cannot be called; give a function of images, to logits")
+
+
 def check_images(argument: str, images: object, box: tuple[float, float] | None = (0.0, 1.0)) -> None:
     """Raise InputError unless `images` has four axes and is of floating point, with concrete pixels in `box`.
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_count
 
 Tree = TypeVar("Tree")
 AXIS = "data"
@@ -32,7 +32,7 @@ def data_mesh(batch_size: int, devices: Sequence[Any] | None = None) -> Mesh | N
     >>> data_mesh(7, jax.devices()[:1]) is None
     True
     """
-    check_at_least("batch_size", batch_size, 1)
+    check_count("batch_size", batch_size, 1)
     groups: dict[int, list[Any]] = {}
     for device in jax.devices() if devices is None else devices:
         groups.setdefault(device.process_index, []).append(device)

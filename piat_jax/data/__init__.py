@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_count
 from piat_jax.data.known import KNOWN, Known, check_published
 from piat_jax.data.sources import check_name, find, names
 from piat_jax.data.types import Dataset, Found, Split
@@ -37,8 +37,8 @@ def load(
     >>> load("embedded", train_examples=100).train.images.shape
     (100, 28, 28, 1)
     """
-    check_at_least("train_examples", train_examples, 0)
-    check_at_least("test_examples", test_examples, 0)
+    check_count("train_examples", train_examples, 0)
+    check_count("test_examples", test_examples, 0)
     dataset = open_dataset(name, data_dir=data_dir)
     train = first("train_examples", train_examples, name, dataset.train)
     test = first("test_examples", test_examples, name, dataset.test)

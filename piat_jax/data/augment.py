@@ -5,7 +5,7 @@ from pathlib import PurePath
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.checks import InputError, check_choice, check_count
 from piat_jax.core.pixels import to_float as to_float
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
@@ -74,10 +74,10 @@ def augment(
     >>> augment(images, jax.random.key(0)[None], crop_padding=0, padding_mode="zeros", flip=False) is images
     True
     """
-    check_at_least("crop_padding", crop_padding, 0)
+    check_count("crop_padding", crop_padding, 0)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     check_choice("policy", policy, POLICIES)
-    check_at_least("cutout", cutout, 0)
+    check_count("cutout", cutout, 0)
     if images.ndim != 4:
         raise InputError(f"images has {images.ndim} axes; give images as [batch, height, width, channels]")
     if keys.shape != images.shape[:1]:

@@ -7,7 +7,7 @@ statistics. Each epoch has a fresh permutation, so other examples are dropped ea
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
 
@@ -19,7 +19,7 @@ def check_batch_size(batch_size: int, num_examples: int) -> None:
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: batch_size=128 is more than the 100 examples; give at most 100
     """
-    check_at_least("batch_size", batch_size, 1)
+    check_count("batch_size", batch_size, 1)
     if batch_size > num_examples:
         raise InputError(
             f"batch_size={batch_size} is more than the {num_examples} examples; give at most {num_examples}"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_count
 
 
 class Split(NamedTuple):
@@ -49,7 +49,7 @@ class Dataset:
     where: str = ""
 
     def __post_init__(self) -> None:
-        check_at_least("num_classes", self.num_classes, 2)
+        check_count("num_classes", self.num_classes, 2)
         if not self.class_names:
             object.__setattr__(self, "class_names", tuple(str(label) for label in range(self.num_classes)))
         if len(self.class_names) != self.num_classes:

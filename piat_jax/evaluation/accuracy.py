@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from piat_jax import losses
-from piat_jax.core.checks import check_at_least
+from piat_jax.core.checks import check_count
 from piat_jax.core.compiler import OuterJit
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.sharding import gather, replicate, split_batch
@@ -52,7 +52,7 @@ def correct_under_attack(
     >>> correct_under_attack(model, variables, images, jnp.zeros(3, int), None, key=jax.random.key(0)).shape
     (3,)
     """
-    check_at_least("batch_size", batch_size, 1)
+    check_count("batch_size", batch_size, 1)
     count = len(labels)
     shares = 1 if mesh is None else mesh.size
     block = -(-min(batch_size, count) // shares) * shares

@@ -13,7 +13,7 @@ import numpy as np
 from piat_jax.attacks.ensemble import Member, ensemble
 from piat_jax.attacks.targets import ranked_others
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_classes, check_range
+from piat_jax.core.checks import InputError, check_choice, check_classes, check_count, check_network, check_range
 from piat_jax.core.norms import ALL_NORMS
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array
@@ -91,7 +91,7 @@ class AutoAttack:
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, ALL_NORMS)
         check_range("eps", self.eps, 0, 1 if self.norm == "linf" else float("inf"), open_low=True)
-        check_at_least("block_size", self.block_size, 1)
+        check_count("block_size", self.block_size, 1)
         check_choice("precision", self.precision, PRECISIONS)
         members = self.members()
         without = ", ".join(member.name for member in members if not _averages(member))
@@ -142,6 +142,7 @@ class AutoAttack:
         Raises:
           InputError: images outside [0, 1], labels out of range, wrong shapes, or a folder that holds something else.
         """
+        check_network(logits_fn)
         images, labels = np.asarray(images), np.asarray(labels)
         sanity.check_data(images, labels)
         return _Run(self, logits_fn, images, labels, devices or jax.devices()).run(folder, report)
@@ -178,7 +179,10 @@ class _Run:
         self.arguments = [jax.ShapeDtypeStruct((self.blocks.size, *images.shape[1:]), np.float32)]
         if self.keyed:
             self.arguments.append(jax.eval_shape(lambda: jax.random.split(self.key, self.blocks.size)))
-        logits = jax.eval_shape(self.blocks.logits_fn, *self.arguments)
+        try:
+            logits = jax.eval_shape(self.blocks.logits_fn, *self.arguments)
+        except jax.errors.TracerArrayConversionError as error:
+            raise InputError("logits_fn computes with NumPy, which JAX cannot differentiate; use jax.numpy") from error
         sanity.check_logits(logits, self.blocks.size)
         self.classes = logits.shape[1]
         check_classes("labels", labels, self.classes)

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least, check_choice, did_you_mean
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count, did_you_mean
 from piat_jax.models.conv import loop_safe_conv_general_dilated
 from piat_jax.models.convit import ConViT
 from piat_jax.models.deepmind import SwishPreActResNet, SwishWideResNet
@@ -99,8 +99,8 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", bn_groups: in
     """
     check_choice("model", name, MODELS)
     check_choice("dtype", dtype, DTYPES)
-    check_at_least("num_classes", num_classes, 2)
-    check_at_least("bn_groups", bn_groups, 1)
+    check_count("num_classes", num_classes, 2)
+    check_count("bn_groups", bn_groups, 1)
     module, fixed = MODELS[name]
     if bn_groups > 1 and module not in WITH_BATCH_NORM:
         raise InputError(f"bn_groups={bn_groups}: model {name!r} has no BatchNorm; leave it at 1")

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least, check_patches
+from piat_jax.core.checks import InputError, check_count, check_patches
 from piat_jax.core.forward import ATTENTION_GATES
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
@@ -52,7 +52,7 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        check_at_least("patch_size", self.patch_size, 1)
+        check_count("patch_size", self.patch_size, 1)
         check_patches(x, self.patch_size)
         return PatchProjection(self.features, self.patch_size, self.dtype, name="proj")(x)
 
@@ -158,8 +158,8 @@ def position_embedding(module: nn.Module, tokens: int, width: int) -> Array:
 
 def check_heads(width: int, heads: int, depth: int) -> None:
     """Raise InputError unless there is a block and the width can be shared out among the heads."""
-    check_at_least("depth", depth, 1)
-    check_at_least("heads", heads, 1)
+    check_count("depth", depth, 1)
+    check_count("heads", heads, 1)
     if width % heads:
         raise InputError(f"width={width} cannot be divided among heads={heads}")
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least, check_patches, check_share
+from piat_jax.core.checks import InputError, check_count, check_patches, check_share
 from piat_jax.core.forward import with_attention_gates
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, LogitsFn, PyTree, Variables
@@ -49,7 +49,7 @@ class ARDPRM(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("ramp", self.ramp)
-        check_at_least("patch_size", self.patch_size, 1)
+        check_count("patch_size", self.patch_size, 1)
         check_attack_takes(self, "vary")
         if self.ard and not _attention_blocks(self):
             raise InputError(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.attacks import pgd
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_at_least, check_count
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import example_keys, flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
@@ -121,7 +121,7 @@ class LAS(Wrapper):
                 check_at_least(name, choice, 1 if name == "step_counts" else 0)
         if not all(isinstance(count, int) for count in self.step_counts):
             raise InputError(f"step_counts={self.step_counts} must be whole numbers, such as (3, 4, 5)")
-        check_at_least("interval", self.interval, 1)
+        check_count("interval", self.interval, 1)
         check_attack_takes(self, "eps", "step_size", "steps", "start_eps", "step_budget")
         check_only_one_chooses(self)
         check_sees_the_images(self)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from piat_jax.core.checks import InputError, check_at_least, check_range
+from piat_jax.core.checks import InputError, check_at_least, check_count, check_range
 from piat_jax.core.types import Array
 
 
@@ -43,7 +43,7 @@ def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per
     for value in values:
         if not 0 <= value < math.inf:
             raise InputError(f"lr_values={tuple(values)} must be finite and at least 0")
-    check_at_least("steps_per_epoch", steps_per_epoch, 1)
+    check_count("steps_per_epoch", steps_per_epoch, 1)
     knots, heights = jnp.asarray(epochs, jnp.float32), jnp.asarray(values, jnp.float32)
 
     def schedule(step: jax.typing.ArrayLike) -> Array:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import AXIS, put, replicate
 from piat_jax.core.types import Array
@@ -73,7 +73,7 @@ class Stream:
         window_bytes: int = WINDOW_BYTES,
         mesh: Mesh | None = None,
     ):
-        check_at_least("window_bytes", window_bytes, 1)
+        check_count("window_bytes", window_bytes, 1)
         self.labels = split.labels
         self.count = len(split.labels)
         self.steps = steps_per_epoch(self.count, batch_size)

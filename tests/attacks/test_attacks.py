@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from piat_jax import losses
-from piat_jax.attacks import ATTACKS, cw, fgsm, mi_fgsm, pgd
+from piat_jax.attacks import ATTACKS, apgd, cw, fab, fgsm, mi_fgsm, pgd, square
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 
@@ -388,6 +388,12 @@ def test_bad_arguments_are_refused(attack, options, message):
     images, labels, key = (options.pop(*pair) for pair in (("images", IMAGES), ("labels", LABELS), ("key", KEY)))
     with pytest.raises(InputError, match=re.escape(message)):
         attack(network(WEIGHTS), images, labels, key=key, **options)
+
+
+@pytest.mark.parametrize("attack", [pgd, fgsm, mi_fgsm, apgd, fab, square])
+def test_what_cannot_be_called_is_refused(attack):
+    with pytest.raises(InputError, match="logits_fn='resnet18' cannot be called; give a function of images"):
+        attack("resnet18", IMAGES, LABELS, key=KEY, eps=0.1)
 
 
 def test_a_varied_step_moves_only_examples_that_take_it():

@@ -392,6 +392,7 @@ def test_progress_goes_down_to_nothing():
         ({"attacks": ("apgd_ce",)}, "attack='apgd_ce' is unknown; did you mean 'apgd-ce'?"),
         ({"attacks": ("square", "square")}, "attacks=square,square names one twice"),
         ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"steps": 5.5}, "steps=5.5 must be a whole number of at least 1"),
         ({"targets": 0}, "targets=0 must be at least 1"),
         ({"block_size": 0}, "block_size=0 must be at least 1"),
         ({"eot": 20}, "eot=20: fab-t, square cannot attack a randomised network"),
@@ -422,5 +423,9 @@ def test_bad_data_are_refused(images, labels, message):
 
 
 def test_bad_networks_are_refused():
+    with pytest.raises(InputError, match="logits_fn computes with NumPy"):
+        evaluate(logits_fn=lambda x: np.asarray(x).mean((1, 2)))
+    with pytest.raises(InputError, match="logits_fn='resnet18' cannot be called"):
+        evaluate(logits_fn="resnet18")
     with pytest.raises(InputError, match=re.escape("shape (16, 1) for 16 images; they must be [16, K] with K >= 2")):
         evaluate(logits_fn=lambda x: x.mean((1, 2)))

@@ -75,3 +75,11 @@ def test_bad_modules_are_refused():
         torch_logits_fn(Theirs())
     with pytest.raises(InputError, match="gives shape"):
         torch_logits_fn(torch.nn.Identity().eval())(IMAGES)
+
+
+def test_attacks_name_the_adapter_where_a_module_is_given_as_it_is():
+    message = r"logits_fn is a Theirs of PyTorch.* give piat_jax.interop.torch_logits_fn\(module.eval\(\)\)"
+    with pytest.raises(InputError, match=message):
+        pgd(Theirs(), IMAGES, LABELS, key=jax.random.key(0))
+    with pytest.raises(InputError, match=message):
+        AutoAttack().run(Theirs(), IMAGES, LABELS)
