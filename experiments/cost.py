@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, datasets, errors
+from piat_jax.cli import arguments, build, datasets, errors, hooks
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.cli.run_folder import CHECKPOINTS, describe_run
 from piat_jax.core.checks import InputError
@@ -98,7 +98,7 @@ def count_passes(config: Config) -> dict[str, tuple[float, float]]:
     size = BATCH * objective.views
 
     def step(key: Array) -> Any:
-        state = build.start(config, init_state(objective, recipe.optimizer, images, key=key))
+        state = hooks.start(config, init_state(objective, recipe.optimizer, images, key=key))
         batch = Batch(jnp.full((size, *FEATURES), 0.5), jnp.arange(size) % CLASSES, jnp.arange(size))
         return train_step(objective, recipe.optimizer, state, batch, key=key, epochs=10)
 
@@ -179,7 +179,7 @@ def measure(configs: dict[str, Config], repeats: int) -> dict[str, list[float]]:
         key = jax.random.key(0)
         state = init_state(objective, recipe.optimizer, jnp.zeros((1, *train.images.shape[1:])), key=key)
         # In the last epoch: what begins late in training has begun.
-        state = dataclasses.replace(build.start(config, state), epoch=jnp.int32(config.epochs - 1))
+        state = dataclasses.replace(hooks.start(config, state), epoch=jnp.int32(config.epochs - 1))
         arguments = {"key": key, "recipe": recipe, "epochs": config.epochs, "steps_per_chunk": 10**6}
         runs[name] = [run_epoch(state, objective, examples, **arguments)[0], objective, examples, arguments]
         print(f"compiled {name}", file=sys.stderr)

@@ -121,9 +121,10 @@ class Checkpoints:
                 info = self._check_same_model(path, like)
                 item = "evaluated" if info.get("separate") else "variables"
                 return Variables(**self._read(path, {item: _abstract(like._asdict())})[item]), info
-            except _UnreadableError:
+            except _UnreadableError as error:
                 if self._newest(name) == path:
-                    raise
+                    others = [f"{other!r} is there too" for other in NAMES if other != name and other in self]
+                    raise _UnreadableError(f"{error}; {', '.join(others) or 'nothing else was saved'}") from error
 
     def load_state(self, name: str, like: TrainState) -> TrainState:
         """The whole training state, to go on from."""

@@ -111,7 +111,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     for path in (tmp_path / "last" / "0" / "variables").rglob("*"):
         if path.is_file():
             path.write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"checkpoint .*last/0 cannot be read: "):
+    with pytest.raises(InputError, match=r"checkpoint .*last/0 cannot be read: .*; nothing else was saved"):
+        Checkpoints(tmp_path).load_variables("last", make().variables)
+    Checkpoints(tmp_path).save("best", make(), {"epoch": 1})
+    with pytest.raises(InputError, match=r"checkpoint .*last/0 cannot be read: .*; 'best' is there too"):
         Checkpoints(tmp_path).load_variables("last", make().variables)
 
 

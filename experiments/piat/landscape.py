@@ -13,7 +13,7 @@ from experiments.results import Result
 from experiments.trained import load_final
 from piat_jax.analysis.curves import STYLE, WIDTH
 from piat_jax.analysis.landscape import loss_landscape, random_directions
-from piat_jax.cli import build
+from piat_jax.cli import evaluators
 from piat_jax.core.rng import named_key
 from piat_jax.data.augment import to_float
 
@@ -61,7 +61,7 @@ def _grid(folder: Path, coordinates: np.ndarray) -> np.ndarray:
         jnp.asarray(test.labels[:IMAGES]),
         directions=random_directions(named_key(key, "landscape"), variables.params),
         coordinates=coordinates,
-        attack=build.evaluation_attack(config, ATTACK),  # type: ignore[arg-type]
+        attack=evaluators.evaluation_attack(config, ATTACK),  # type: ignore[arg-type]
         key=named_key(key, "evaluate"),
     )
 

@@ -13,7 +13,7 @@ from experiments.results import Result
 from experiments.trained import load_final
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
 from piat_jax.attacks import bind, pgd
-from piat_jax.cli import build
+from piat_jax.cli import evaluators
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array, Attack, LogitsFn
@@ -42,7 +42,7 @@ def _perception(folder: Path) -> dict[str, float]:
     robust = config.attack.step_size > 0 and config.method != "standard"
     fields = config.evaluation
     attack: Any = (
-        build.evaluation_attack(config, "pgd20")
+        evaluators.evaluation_attack(config, "pgd20")
         if robust
         else bind(pgd, eps=fields.eps, norm=fields.norm, step_size=0.0, steps=1)
     )

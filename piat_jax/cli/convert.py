@@ -25,6 +25,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, errors, run_folder
 from piat_jax.cli.config import Config, parse_value, split_overrides
 from piat_jax.cli.evaluate import CHECKPOINTS
+from piat_jax.cli.problems import problems
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.forward import make_logits_fn
@@ -277,7 +278,7 @@ def _write_run(target: Path, loaded: Loaded, about: About, config: Config) -> No
         config.model.mean = tuple(getattr(loaded.model.module, "mean", ()))
         config.model.std = tuple(getattr(loaded.model.module, "std", ()))
         config.model.options = ConfigDict(dict(about.options))
-    if found := build.problems(config):
+    if found := problems(config):
         raise InputError("\n".join(found))
     # Beside it first: a run without its weights would be one that was stopped.
     partial = target.with_name(target.name + ".partial")

@@ -23,10 +23,11 @@ from absl import flags
 
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, distributed, errors, run_folder
+from piat_jax.cli import arguments, build, distributed, errors, evaluators, run_folder
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import Config, apply_overrides, split_overrides
 from piat_jax.cli.cores import use_one_device_a_core
+from piat_jax.cli.problems import problems
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.files import write_json
@@ -104,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
 def _robustness_folders(config: Config, folder: Path, checkpoints: Sequence[str]) -> list[Path]:
     """Where AutoAttack and its members keep what they do."""
     attacks = config.evaluation.final_attacks
-    long = [attack for attack in attacks if isinstance(build.evaluation_attack(config, attack), AutoAttack)]
+    long = [attack for attack in attacks if isinstance(evaluators.evaluation_attack(config, attack), AutoAttack)]
     return [_robustness_folder(folder, name, attack) for name in checkpoints for attack in long]
 
 
@@ -134,7 +135,7 @@ def _config(folder: Path, text: str | None, overrides: dict[str, str], attacks: 
         found = apply_overrides(config, overrides)
     if attacks:
         config.evaluation.final_attacks = tuple(attacks)
-    found += build.problems(config)
+    found += problems(config)
     if found:
         raise InputError("\n".join(found))
     return config
@@ -166,7 +167,7 @@ def evaluate_run(
     saved = Checkpoints(folder / run_folder.CHECKPOINTS)
     net = build.model(config, data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
-    correct = build.evaluator(config, data.num_classes, data.test)
+    correct = evaluators.evaluator(config, data.num_classes, data.test)
     by_autoattack = any(map(is_autoattack, config.evaluation.final_attacks))
     for_autoattack = first("aa_examples", aa_examples if by_autoattack else 0, config.dataset.name, data.test)
     result = {
@@ -199,7 +200,7 @@ def evaluate_run(
             if resume and text in accuracy:
                 continue
             began = time.perf_counter()
-            attack = build.evaluation_attack(config, text)
+            attack = evaluators.evaluation_attack(config, text)
             if twin and text in valid[twin]["accuracy"] and _take_over(folder, twin, name, text):
                 accuracy[text] = valid[twin]["accuracy"][text]
             elif isinstance(attack, AutoAttack):

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, datasets, distributed, errors, run_folder
+from piat_jax.cli import arguments, build, datasets, distributed, errors, evaluators, hooks, run_folder
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
+from piat_jax.cli.problems import problems
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_json
 from piat_jax.core.hosts import on_first
@@ -69,7 +70,7 @@ def read_config(text: str, overrides: dict[str, str]) -> Config:
         method = overrides.pop("method")
         found.append(f"config.method cannot be set; choose the method after the colon: --config=FILE:{method}")
     found += apply_overrides(config, overrides)
-    found += build.problems(config)
+    found += problems(config)
     if found:
         raise InputError("\n".join(found))
     return config
@@ -90,7 +91,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
     pretrained = None if resume and "last" in checkpoints else _pretrained(config, net, images.shape[1:])
     state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key, variables=pretrained)
-    state = put_state(build.start(config, state), recipe.mesh, split=recipe.split_state)
+    state = put_state(hooks.start(config, state), recipe.mesh, split=recipe.split_state)
     steps = steps_per_epoch(len(examples.labels), config.batch_size)
     devices = 1 if recipe.mesh is None else recipe.mesh.size
 
@@ -108,7 +109,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
         progress = TrainingProgress(config.epochs, first_epoch=done + 1, images_per_epoch=steps * config.batch_size)
         _announce(config, folder, len(examples.labels), begin, devices, resume=resume)
         record = Recorder(config, objective, checkpoints, writer, progress, steps)
-        monitored = build.monitor(config, objective, data.num_classes, monitor, on_block=signals.check)
+        monitored = evaluators.monitor(config, objective, data.num_classes, monitor, on_block=signals.check)
         try:
             fit(
                 begin.state,
@@ -117,7 +118,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
                 key=key,
                 recipe=recipe,
                 epochs=config.epochs,
-                epoch_end=build.epoch_end(config, net, images, data.num_classes, monitor),
+                epoch_end=hooks.epoch_end(config, net, images, data.num_classes, monitor),
                 evaluate=signals.interruptible(monitored),
                 on_epoch=record,
                 on_chunk=progress.chunk,
@@ -222,7 +223,7 @@ class Recorder:
     ):
         self.config, self.objective, self.checkpoints = config, objective, checkpoints
         self.writer, self.progress = writer, progress
-        self.score_name = f"{build.monitor_name(config)}_{config.evaluation.select}"
+        self.score_name = f"{evaluators.monitor_name(config)}_{config.evaluation.select}"
         self.schedule = build.schedule(config, steps)
 
     def __call__(self, state: TrainState, epoch: EpochRecord) -> None:
@@ -246,7 +247,7 @@ class Recorder:
         best = epoch.scores.get(self.score_name, -1.0) > max(scores, default=-1.0)
         if best or epoch.epoch % self.config.checkpoint.every_epochs == 0 or epoch.epoch == self.config.epochs:
             info = self._info(epoch.epoch, epoch.scores)
-            self.checkpoints.save_async(state, info, build.evaluated(self.objective, state), best=best)
+            self.checkpoints.save_async(state, info, evaluators.evaluated(self.objective, state), best=best)
         on_training_data = epoch.train.get("adversarial_accuracy", epoch.train.get("clean_accuracy", 0.0))
         shown = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
         self.progress.epoch(epoch.epoch, shown, epoch.images_per_second)
@@ -254,7 +255,7 @@ class Recorder:
     def stopped(self, state: TrainState, position: Position) -> None:
         """Save a state from within an epoch."""
         info = {**self._info(int(state.epoch), {}), "position": position._asdict()}
-        self.checkpoints.save("last", state, info, build.evaluated(self.objective, state))
+        self.checkpoints.save("last", state, info, evaluators.evaluated(self.objective, state))
 
     def _info(self, epoch: int, scores: Mapping[str, float]) -> dict[str, Any]:
         return {"epoch": epoch, "method": self.config.method, "scores": dict(scores), "metrics": self.writer.records}

@@ -1,6 +1,7 @@
 """What XLA is asked for when a whole program is compiled."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,8 @@ class OuterJit:
 
     From jax 0.12 on XLA:CPU can call oneDNN, whose kernels take two thirds of the time of its own on convolutions
     (experiments/throughput/NOTES.md); older versions know the option and do nothing. It is not the default there, and
-    options can be given to the outermost jit only, so this is for what is never nested. What a jitted function has
-    beside the call (`lower`, `clear_cache`) this has too.
+    options can be given to the outermost jit only, so this is for what is never nested. Nothing is asked for where
+    XLA_FLAGS names the option. What a jitted function has beside the call (`lower`, `clear_cache`) this has too.
     """
 
     def __init__(self, fn: Callable[..., Any], **options: Any):
@@ -40,7 +41,8 @@ class OuterJit:
 
 @functools.cache
 def _compiler_options() -> dict[str, Any] | None:
-    if jax.default_backend() != "cpu":
+    # A flag that the user has set decides: without oneDNN, XLA's cache can keep the programs.
+    if jax.default_backend() != "cpu" or "xla_cpu_experimental_onednn_custom_call" in os.environ.get("XLA_FLAGS", ""):
         return None
 
     def convolve(x: jax.Array) -> jax.Array:

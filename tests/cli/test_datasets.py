@@ -5,6 +5,7 @@ import pytest
 
 from configs import common
 from piat_jax.cli import build, datasets
+from piat_jax.cli.problems import problems
 from piat_jax.core.checks import InputError
 from piat_jax.data import KNOWN, Split
 from piat_jax.training.streaming import Stream
@@ -51,7 +52,7 @@ def test_generated_examples_that_do_not_fit_are_named(tmp_path, extra, fraction,
 
 def test_problems_of_the_group_are_all_told():
     config = config_with(name="cifar11", policy="autoaugmnt", cutout=-1, extra_fraction=1.5)
-    told = "\n".join(build.problems(config))
+    told = "\n".join(problems(config))
     for message in (
         "dataset='cifar11' is unknown; did you mean 'cifar10'",
         "dataset.policy='autoaugmnt' is unknown; did you mean 'autoaugment'",
@@ -65,7 +66,7 @@ def test_problems_of_the_group_are_all_told():
 def test_streamed_images_are_not_there_to_estimate_statistics_on(method):
     config = common.get_config(method)
     config.dataset.stream, config.piat.batch_stats = True, "recompute"
-    assert any("dataset.stream=True keeps the training images on the host" in line for line in build.problems(config))
+    assert any("dataset.stream=True keeps the training images on the host" in line for line in problems(config))
 
 
 def test_the_configs_crop_and_flip_as_the_table_says():

@@ -14,7 +14,7 @@ import pytest
 
 from experiments import compare
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import build, errors, evaluate, run_folder, train
+from piat_jax.cli import errors, evaluate, hooks, run_folder, train
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import leaves, to_plain
 from piat_jax.cli.train import read_config
@@ -396,7 +396,7 @@ def test_statistics_are_estimated_anew_on_mixed_images():
     config = read_config("configs/embedded.py:piat", {"batch_size": "4"})
     model = LinenModel(Normalised())
     variables = model.init(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))
-    hook = build._recomputed(config, model, images, lambda state: state, lambda state, new: new)
+    hook = hooks._recomputed(config, model, images, lambda state: state, lambda state, new: new)
     (statistics,) = hook(variables, 1).model_state["batch_stats"].values()
     assert 0.1 < float(statistics["var"][0]) <= 0.25  # 0 in the order they lie in
 

@@ -62,3 +62,12 @@ def test_otherwise_the_defaults_stay(monkeypatch, options):
     monkeypatch.setattr(compiler, "ONEDNN", options)
     assert compiler._compiler_options() is None
     assert OuterJit(lambda x: x + 1)(1) == 2
+
+
+@pytest.mark.usefixtures("forget")
+def test_a_flag_of_the_user_decides(monkeypatch):
+    probed = []
+    monkeypatch.setattr(jax, "jit", lambda fn, **options: probed.append(fn))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_onednn_custom_call=false")
+    assert compiler._compiler_options() is None
+    assert not probed

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from piat_jax.attacks import fgsm, pgd
-from piat_jax.cli import build
+from piat_jax.cli import build, hooks
 from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.bound import bind
@@ -152,7 +152,7 @@ def test_every_crafting_method_takes_it(method):
     objective = build.objective(config, MODEL, build.attack(config))
     batch = jax.tree.map(lambda x: jnp.concatenate([x] * objective.views), CLEAN)
     optimizer = build.recipe(config, 640).optimizer
-    start = jax.eval_shape(lambda: build.start(config, init_state(objective, optimizer, IMAGES[:1], key=KEY)))
+    start = jax.eval_shape(lambda: hooks.start(config, init_state(objective, optimizer, IMAGES[:1], key=KEY)))
 
     def step(state):
         return train_step(objective, optimizer, state, batch, key=KEY, epochs=40, steps_per_epoch=10)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import build
+from piat_jax.cli import build, evaluators, hooks
 from piat_jax.cli.methods import AVERAGES, CATALOG, TEXT_FIELDS, method_groups, parse_method
 from piat_jax.cli.run_folder import CHECKPOINTS
 from piat_jax.cli.train import read_config
@@ -78,12 +78,12 @@ def test_trains_alone_and_with_piat_resumes_and_compiles_once(method, teacher, t
         objective = build.objective(config, net, build.attack(config), (4, 4, 1))
         # One optimizer object, as equal ones would not share a compilation.
         recipe = recipe or build.recipe(config, 16)
-        hooks = build.epoch_end(config, net, jnp.asarray(TRAIN.images), 3, TRAIN)
+        epoch_end = hooks.epoch_end(config, net, jnp.asarray(TRAIN.images), 3, TRAIN)
         checkpoints = Checkpoints(tmp_path / name)
 
         def start():
             state = init_state(objective, recipe.optimizer, jnp.zeros((1, 4, 4, 1)), key=KEY)  # noqa: B023
-            return build.start(config, state)  # noqa: B023
+            return hooks.start(config, state)  # noqa: B023
 
         def save(state, record):
             if record.epoch == 1:
@@ -98,14 +98,14 @@ def test_trains_alone_and_with_piat_resumes_and_compiles_once(method, teacher, t
             key=KEY,
             recipe=recipe,
             epochs=2,
-            epoch_end=hooks,
+            epoch_end=epoch_end,
         )
         first = jax.tree.map(np.asarray, start().params)
         whole = train(start(), on_epoch=save)
         same(whole_leaves := jax.tree.leaves(_data(whole)), jax.tree.leaves(_data(train(_load(checkpoints, start())))))
         assert all(np.all(np.isfinite(leaf)) for leaf in whole_leaves)
         assert not np.array_equal(first["linear"]["dense"]["kernel"], whole.params["linear"]["dense"]["kernel"])
-        variables = build.evaluated(objective, whole)
+        variables = evaluators.evaluated(objective, whole)
         assert jax.tree.structure(variables) == jax.tree.structure(whole.variables)
     assert train_steps._cache_size() == compiled + 1
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from piat_jax.attacks import square
-from piat_jax.cli import build
+from piat_jax.cli import build, hooks
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import named_key
@@ -262,7 +262,7 @@ def test_from_the_config_line(method, classes):
     optimizer = build.recipe(config, 640).optimizer
 
     def two_steps():
-        state = build.start(config, init_state(objective, optimizer, images[:1], key=KEYS[0]))
+        state = hooks.start(config, init_state(objective, optimizer, images[:1], key=KEYS[0]))
         end, metrics = train_step(objective, optimizer, state, batch, key=KEYS[0], epochs=40)
         return state, end, metrics
 
