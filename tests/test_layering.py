@@ -121,7 +121,7 @@ def test_a_violation_is_seen(module, source):
     [
         ("attacks.pgd", "from piat_jax import losses\nfrom piat_jax.core.norms import norm\nfrom . import fab"),
         ("models.layers", "import flax.linen as nn\nfrom piat_jax.models.conv import conv"),
-        ("evaluation.accuracy", "from piat_jax.data.augment import to_float\nfrom piat_jax.attacks import pgd"),
+        ("evaluation.accuracy", "from piat_jax.data.batching import batches\nfrom piat_jax.attacks import pgd"),
         ("cli.train", "from absl import flags\nfrom piat_jax.cli import build"),
         ("analysis.plot", "def f():\n    import matplotlib.pyplot as plt"),
         ("analysis.plot", "if TYPE_CHECKING:\n    from matplotlib.figure import Figure"),

@@ -14,8 +14,8 @@ from experiments.trained import load_final
 from piat_jax.analysis.curves import STYLE, WIDTH
 from piat_jax.analysis.landscape import loss_landscape, random_directions
 from piat_jax.cli import evaluators
+from piat_jax.core.pixels import to_float
 from piat_jax.core.rng import named_key
-from piat_jax.data.augment import to_float
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

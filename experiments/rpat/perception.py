@@ -15,9 +15,9 @@ from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
 from piat_jax.attacks import bind, pgd
 from piat_jax.cli import evaluators
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.pixels import to_float
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array, Attack, LogitsFn
-from piat_jax.data.augment import to_float
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

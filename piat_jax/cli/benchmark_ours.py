@@ -18,9 +18,9 @@ from piat_jax.cli.cores import count_cores, use_one_device_a_core
 from piat_jax.cli.rounds import Case, Work
 from piat_jax.cli.run_folder import describe_run
 from piat_jax.core.forward import forward_flop, make_logits_fn
+from piat_jax.core.pixels import to_float
 from piat_jax.core.types import Variables
 from piat_jax.data import Split
-from piat_jax.data.augment import to_float
 from piat_jax.evaluation import correct_under_attack
 from piat_jax.evaluation.blocks import Blocks, Rows
 from piat_jax.objectives import NMSE

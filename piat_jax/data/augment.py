@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_choice, check_count
-from piat_jax.core.pixels import to_float as to_float
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
 from piat_jax.data.autoaugment import autoaugment

@@ -12,9 +12,9 @@ from piat_jax import losses
 from piat_jax.core.checks import check_count
 from piat_jax.core.compiler import OuterJit
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.pixels import to_float
 from piat_jax.core.sharding import gather, replicate, split_batch
 from piat_jax.core.types import Array, Attack, Model, Variables
-from piat_jax.data.augment import to_float
 
 
 def correct_under_attack(

@@ -5,7 +5,7 @@ import pytest
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import example_keys
-from piat_jax.data.augment import augment, check_augmentation, crop_offsets, flip_mask, to_float
+from piat_jax.data.augment import augment, check_augmentation, crop_offsets, flip_mask
 
 KEYS = example_keys(jax.random.key(0), jnp.arange(24))
 IMAGES = np.random.RandomState(0).randint(1, 256, (24, 6, 5, 3)).astype(np.uint8)
@@ -115,19 +115,6 @@ def test_wrong_arguments_are_named(change, message):
     options |= change
     with pytest.raises(InputError, match=message):
         augment(options.pop("images"), options.pop("keys"), **options)
-
-
-def test_to_float_is_the_exactly_rounded_quotient():
-    pixels = np.arange(256, dtype=np.uint8)
-    expected = pixels.astype(np.float32) / np.float32(255)
-    np.testing.assert_array_equal(to_float(jnp.asarray(pixels)), expected, strict=True)
-    np.testing.assert_array_equal(jax.jit(to_float)(pixels), expected, strict=True)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])
-def test_to_float_refuses_what_may_be_scaled_already(dtype):
-    with pytest.raises(InputError, match=f"images has dtype {jnp.dtype(dtype)}; give uint8"):
-        to_float(jnp.zeros((2, 2), dtype))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from piat_jax.attacks import pgd
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.data.augment import to_float
+from piat_jax.core.pixels import to_float
 from piat_jax.evaluation import correct_under_attack
 from piat_jax.evaluation.accuracy import _correct_block, worst_class
 

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from piat_jax.core.pixels import to_float
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import AdversarialBatch, Aux, Batch, Variables
-from piat_jax.data.augment import augment, to_float
+from piat_jax.data.augment import augment
 from piat_jax.data.batching import epoch_permutation
 from piat_jax.training import Examples, Recipe, TrainingDivergedError, epoch, run_epoch, sgd, train_step, train_steps
 
