@@ -9,13 +9,7 @@ from piat_jax.cli import build, datasets, evaluators, hooks
 from piat_jax.cli.config import Config
 from piat_jax.cli.methods import parse_method
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import (
-    InputError,
-    check_at_least,
-    check_choice,
-    check_range,
-    did_you_mean,
-)
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, did_you_mean
 from piat_jax.training import piecewise_linear, sgd
 
 

@@ -269,7 +269,7 @@ def _announce(config: Config, folder: Path, num_train: int, begin: Begin, device
     print(
         f"{config.method}: {config.model.name} ({parameters:,} parameters) on {config.dataset.name} ({num_train:,} "
         f"images), {config.epochs} epochs, eps {config.attack.eps:.4g} = {255 * config.attack.eps:.3g}/255, "
-        f"{devices} x {device.device_kind}, in {folder}" + (where if resume or at != Position(1) else ""),
+        f"{devices} x {device.device_kind}, in {folder}" + (where if resume else ""),
         flush=True,
     )
 

@@ -324,8 +324,11 @@ def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_as_an_uninterr
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingProgress, "chunk", interrupt)
-        assert command(stopped, "--config.log.steps_per_chunk=1") == errors.SAVED
-    assert "saved in epoch 2 after 1 of 2 steps; the same command with --resume" in capsys.readouterr().err
+        # There is nothing to resume yet, so a run begins.
+        assert command(stopped, "--resume", "--config.log.steps_per_chunk=1") == errors.SAVED
+    told = capsys.readouterr()
+    assert f"in {stopped}, from epoch 1\n" in told.out
+    assert "saved in epoch 2 after 1 of 2 steps; the same command with --resume" in told.err
     assert Checkpoints(stopped / "checkpoints").info("last")["position"]["steps"] == 1
     # Its accuracies are not those of the end of an epoch.
     assert errors.run(evaluate.main, [f"--workdir={stopped}", "--checkpoint=final", "--attacks=clean"]) == 0
@@ -336,7 +339,9 @@ def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_as_an_uninterr
     newest = max((stopped / "checkpoints" / "last").iterdir())
     shutil.rmtree(newest / "training")
     assert command(stopped, "--resume", "--config.checkpoint.every_epochs=2") == 0
-    assert f"checkpoint {newest} cannot be read" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert f"checkpoint {newest} cannot be read" in told.err
+    assert f"in {stopped}, from epoch 2\n" in told.out
     assert metrics(stopped) == [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]
     timing = ("images_per_second", "train_seconds", "evaluate_seconds")
     for one, other in zip(metrics(run), metrics(stopped), strict=True):
