@@ -189,8 +189,10 @@ def evaluate_run(
         epoch = info["epoch"]
         # Within an epoch a run that was stopped has taken so many steps more.
         at = {"epoch": epoch, "steps": (info.get("position") or {}).get("steps", 0)}
-        accuracy = dict(before[name]["accuracy"]) if _is_at(before.get(name), at) else {}
-        if name in before and not _is_at(before[name], at):  # the run was trained on
+        accuracy: dict[str, float] = {}
+        if _is_at(before.get(name), at):
+            accuracy = dict(before[name]["accuracy"])
+        elif name in before:  # the run was trained on
             on_first(functools.partial(_drop_robustness, folder, name))
         twin = next((other for other, point in valid.items() if other != name and _is_at(point, at)), "")
         valid[name] = {**at, "accuracy": accuracy}

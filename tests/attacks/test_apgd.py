@@ -95,10 +95,14 @@ class TestGolden:
             # What is already fooled climbs on, chaotically under DLR, and stops with the block.
             np.testing.assert_allclose(best.loss[robust], np.array(expected["best_loss"])[robust], atol=6e-6)
             halvings = np.log2(2 * float(eps) / memory.step)
-            # At a maximum steps tie, and rounding decides which one of them was an increase (jax 0.11.2 once).
-            off = np.abs(halvings - expected["halvings"])[robust]
-            assert np.sum(off > 1e-3) <= 1
-            assert np.max(off, initial=0) < 1.001
+            expected_halvings = np.array(expected["halvings"])[robust]
+            if jax.__version__ == "0.11.2" and (loss, norm) == ("dlr", "l2"):
+                # At a maximum two steps tie: its rounding takes the other one for an increase, once.
+                off = np.abs(halvings[robust] - expected_halvings)
+                assert np.sum(off > 1e-3) <= 1
+                assert np.max(off) < 1.001
+            else:
+                np.testing.assert_allclose(halvings[robust], expected_halvings, atol=1e-3)
             if loss == "ce" and robust.any():
                 np.testing.assert_allclose(best.loss, expected["best_loss"], atol=6e-6)
         assert seen == {("ce", "linf"): 3, ("ce", "l2"): 3, ("targeted", "linf"): 3, ("dlr", "linf"): 2}.get(
