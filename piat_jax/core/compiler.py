@@ -8,17 +8,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_experimental_ynn_fusion_type": ""}
-"""YNNPACK is switched off because it takes the larger convolutions before oneDNN is asked."""
+NO_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""jax 0.10's is slower than what XLA has without it (Eigen's), and a cached program of many such calls loads slowly."""
+ONEDNN = NO_YNNPACK | {"xla_cpu_experimental_onednn_custom_call": True}
+"""YNNPACK would take the larger convolutions before oneDNN is asked."""
 
 
 class OuterJit:
-    """`jax.jit` of a whole program, with oneDNN's convolutions and matrix products on a CPU where XLA has them.
+    """`jax.jit` of a whole program, on a CPU with the fastest convolutions and matrix products that XLA has there.
 
-    From jax 0.12 on XLA:CPU can call oneDNN, whose kernels take two thirds of the time of its own on convolutions
-    (experiments/throughput/NOTES.md); older versions know the option and do nothing. It is not the default there, and
-    options can be given to the outermost jit only, so this is for what is never nested. Nothing is asked for where
-    XLA_FLAGS names the option. What a jitted function has beside the call (`lower`, `clear_cache`) this has too.
+    From jax 0.11 on XLA:CPU can call oneDNN, whose kernels take two thirds of the time of its own on convolutions;
+    jax 0.10 knows the option and does nothing, but is faster without YNNPACK (experiments/throughput/NOTES.md has both).
+    Neither is the default, and options can be given to the outermost jit only, so this is for what is never nested.
+    Nothing is asked for where XLA_FLAGS names one of them. What a jitted function has beside the call (`lower`,
+    `clear_cache`) this has too.
     """
 
     def __init__(self, fn: Callable[..., Any], **options: Any):
@@ -41,8 +44,8 @@ class OuterJit:
 
 @functools.cache
 def _compiler_options() -> dict[str, Any] | None:
-    # A flag that the user has set decides: without oneDNN, XLA's cache can keep the programs.
-    if jax.default_backend() != "cpu" or "xla_cpu_experimental_onednn_custom_call" in os.environ.get("XLA_FLAGS", ""):
+    # A flag that the user has set decides: without oneDNN, XLA's cache can keep the programs of later versions.
+    if jax.default_backend() != "cpu" or any(name in os.environ.get("XLA_FLAGS", "") for name in ONEDNN):
         return None
 
     def convolve(x: jax.Array) -> jax.Array:
@@ -52,5 +55,6 @@ def _compiler_options() -> dict[str, Any] | None:
         program = jax.jit(convolve, compiler_options=ONEDNN).lower(jnp.zeros((4, 4, 4, 4))).compile()
     except Exception:  # a version of XLA that has no such option says so in an error of its own
         return None
-    # Without oneDNN nothing may be switched off.
-    return ONEDNN if "__onednn" in (program.as_text() or "") else None
+    if "__onednn" in (program.as_text() or ""):
+        return ONEDNN
+    return NO_YNNPACK if jax.__version_info__ < (0, 11) else None

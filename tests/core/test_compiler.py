@@ -41,33 +41,45 @@ def forget():
     compiler._compiler_options.cache_clear()
 
 
-def uses_onednn(options, channels):
+def compiled_text(options, channels):
     fn = jax.jit(convolved.fn, static_argnames="power", compiler_options=options)
     shapes = jnp.zeros((2, 6, 6, channels)), jnp.zeros((3, 3, channels, channels))
-    return "__onednn" in fn.lower(*shapes, power=2).compile().as_text()
+    return fn.lower(*shapes, power=2).compile().as_text()
 
 
 @pytest.mark.usefixtures("forget")
-def test_onednn_is_asked_for_where_it_answers():
+def test_onednn_is_asked_for_where_it_answers_and_otherwise_not_ynnpack_of_an_old_version():
     options = compiler._compiler_options()
-    assert options in (None, compiler.ONEDNN)
+    answers = options == compiler.ONEDNN
+    assert answers or options == (compiler.NO_YNNPACK if jax.__version_info__ < (0, 11) else None)
     for channels in (8, 64):  # without the second option YNNPACK would take the larger one
-        assert uses_onednn(compiler.ONEDNN, channels) == (options is not None)
-    assert not uses_onednn(None, 64)
+        assert ("__onednn" in compiled_text(compiler.ONEDNN, channels)) == answers
+    assert "__onednn" not in compiled_text(None, 64)
+    if options:
+        assert "__ynn" in compiled_text(None, 64)
+        assert "__ynn" not in compiled_text(options, 64)
 
 
 @pytest.mark.usefixtures("forget")
-@pytest.mark.parametrize("options", [{"xla_cpu_no_such_option": True}, {}], ids=["unknown", "without effect"])
-def test_otherwise_the_defaults_stay(monkeypatch, options):
-    monkeypatch.setattr(compiler, "ONEDNN", options)
+def test_an_option_that_xla_does_not_know_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(compiler, "ONEDNN", {"xla_cpu_no_such_option": True})
     assert compiler._compiler_options() is None
     assert OuterJit(lambda x: x + 1)(1) == 2
 
 
 @pytest.mark.usefixtures("forget")
-def test_a_flag_of_the_user_decides(monkeypatch):
+@pytest.mark.parametrize(("version", "options"), [((0, 10, 2), compiler.NO_YNNPACK), ((0, 11, 0), None)])
+def test_where_onednn_does_not_answer_the_version_decides(monkeypatch, version, options):
+    monkeypatch.setattr(compiler, "ONEDNN", compiler.NO_YNNPACK)  # asks for nothing that could answer
+    monkeypatch.setattr(jax, "__version_info__", version)
+    assert compiler._compiler_options() == options
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize("name", list(compiler.ONEDNN))
+def test_a_flag_of_the_user_decides(monkeypatch, name):
     probed = []
     monkeypatch.setattr(jax, "jit", lambda fn, **options: probed.append(fn))
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_onednn_custom_call=false")
+    monkeypatch.setenv("XLA_FLAGS", f"--{name}=")
     assert compiler._compiler_options() is None
     assert not probed
