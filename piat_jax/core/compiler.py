@@ -51,9 +51,10 @@ def _compiler_options() -> dict[str, Any] | None:
     def convolve(x: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, x, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
+    shape = jax.ShapeDtypeStruct((4, 4, 4, 4), jnp.float32)  # no array: training asks where nothing may be transferred
     try:
-        program = jax.jit(convolve, compiler_options=ONEDNN).lower(jnp.zeros((4, 4, 4, 4))).compile()
-    except Exception:  # a version of XLA that has no such option says so in an error of its own
+        program = jax.jit(convolve, compiler_options=ONEDNN).lower(shape).compile()
+    except jax.errors.JaxRuntimeError:  # what XLA says of an option that it does not know
         return None
     if "__onednn" in (program.as_text() or ""):
         return ONEDNN

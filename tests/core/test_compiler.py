@@ -61,6 +61,14 @@ def test_onednn_is_asked_for_where_it_answers_and_otherwise_not_ynnpack_of_an_ol
 
 
 @pytest.mark.usefixtures("forget")
+def test_the_answer_is_the_same_where_nothing_may_be_transferred():
+    options = compiler._compiler_options()
+    compiler._compiler_options.cache_clear()
+    with jax.transfer_guard("disallow"):  # as around every chunk of training
+        assert compiler._compiler_options() == options
+
+
+@pytest.mark.usefixtures("forget")
 def test_an_option_that_xla_does_not_know_is_not_asked_for(monkeypatch):
     monkeypatch.setattr(compiler, "ONEDNN", {"xla_cpu_no_such_option": True})
     assert compiler._compiler_options() is None
