@@ -206,7 +206,13 @@ def fake_measure(sides, case, **timing):
     """Ours at 10 to 14 images a second, the others at half of that; no model of batch 128 works."""
     if case.batch == 128:
         return {}
-    about = {"device": "H100", "started": "2030-01-02T03:04:05", "commit": "abc", "versions": {}, "forward_flops": 5.0}
+    about = {
+        "device": "H100",
+        "started": "2030-01-02T03:04:05",
+        "commit": "abc",
+        "versions": {"jax": "1.2"},
+        "forward_flops": 5.0,
+    }
     rates = [14.0, 10.0, 12.0, 13.0, 11.0]
     return {
         name: Measured([rate / (1 if name == "ours" else 2) for rate in rates], 3.0, 5 * 2**20, about) for name in sides
@@ -238,7 +244,7 @@ def test_rows_are_appended_and_the_table_has_all(faked, capsys):
     assert rows[0]["sides"]["pytorch"]["ours_over_this"] == 2
     table = (out / "results.md").read_text().splitlines()
     cells = "bfloat16 | 10 | pytorch | 6 | 5..7 | 5 | 2.00 | 3.0 | 5 | 7.8e-10 | 6500.0% |"
-    assert table[3] == f"| H100 | 2030-01-02 | train | resnet18 | 512 | {cells}"
+    assert table[3] == f"| H100 | 2030-01-02 | 1.2 | train | resnet18 | 512 | {cells}"
     assert {line.count("|") for line in table} == {len(command.COLUMNS) + 1}
     # What no accelerator has measured yet is there, empty.
     assert len(table) == 2 + 2 * len(rows) + len(command.PLANNED) - 1

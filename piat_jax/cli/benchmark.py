@@ -35,8 +35,8 @@ PLANNED = [
     for what, steps in (("train", 10), ("evaluate", 20))
 ]
 COLUMNS = (
-    "device", "date", "what", "model", "batch", "dtype", "steps", "side", "img/s", "min..max", "n", "ours / side",
-    "compile s", "peak MiB", "TFLOP/s", "of matmul",
+    "device", "date", "jax", "what", "model", "batch", "dtype", "steps", "side", "img/s", "min..max", "n",
+    "ours / side", "compile s", "peak MiB", "TFLOP/s", "of matmul",
 )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for case in PLANNED:
         known = tuple(getattr(case, name) for name in names)
         if known not in done:
-            cells = ["GPU", "", *map(str, known)]
+            cells = ["GPU", "", "", *map(str, known)]
             lines.append(f"| {' | '.join(cells)} |{' |' * (len(COLUMNS) - len(cells))}")
     return "\n".join(lines) + "\n"
 
@@ -196,6 +196,7 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         cells = [
             result["device"],
             result["started"][:10],
+            result["versions"]["jax"],
             *(str(result[field]) for field in ("what", "model", "batch", "dtype", "steps")),
             name,
             f"{rate['median']:.4g}",

@@ -19,6 +19,7 @@ from piat_jax.cli.rounds import Case, Work
 from piat_jax.cli.run_folder import describe_run
 from piat_jax.core.forward import forward_flop, make_logits_fn
 from piat_jax.core.pixels import to_float
+from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Variables
 from piat_jax.data import Split
 from piat_jax.evaluation import correct_under_attack
@@ -96,6 +97,8 @@ def _train(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
 
 def _evaluate(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
     """Accuracy under PGD."""
+    use_one_device_a_core()
+    mesh = data_mesh(jax.device_count())
     net, variables = _initialised(case)
     images, labels = map(jnp.asarray, draw_data(case, evaluated_batches(jax.default_backend() == "cpu")))
     attack = bind(pgd, eps=EPS, step_size=STEP_SIZE, steps=case.steps)
@@ -104,7 +107,7 @@ def _evaluate(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]
     def run(times: int) -> None:
         with jax.default_matmul_precision(_precision(case)):
             for _ in range(times):
-                correct_under_attack(net, variables, images, labels, attack, key=key, batch_size=case.batch)
+                correct_under_attack(net, variables, images, labels, attack, key=key, batch_size=case.batch, mesh=mesh)
 
     return run, len(labels), {"forward_flops": forward_flop(_model(case), NETWORKS[case.model].image_shape)}
 
