@@ -12,7 +12,7 @@ import pytest
 from experiments.throughput import benchmark
 from piat_jax.attacks import bind, pgd
 from piat_jax.cli import benchmark as command
-from piat_jax.cli import errors
+from piat_jax.cli import benchmark_ours, errors
 from piat_jax.cli.benchmark_ours import NETWORKS, Network
 from piat_jax.cli.rounds import Case, Measured, Work, measure
 from piat_jax.core.forward import make_logits_fn
@@ -200,6 +200,17 @@ def test_the_command_alone(tmp_path, capsys, monkeypatch):
         assert side["fraction_of_matrix_rate"] == side["flops_per_second"] / row["matrix_flops_per_second"]
         assert f"| {row['what']} | small | 8 | float32 | {row['steps']} | ours | {rate['median']:.4g} |" in line
         assert line in (tmp_path / "results.md").read_text().splitlines()
+
+
+def test_the_evaluation_is_shared_by_a_device_for_each_core(monkeypatch):
+    tiny = {"width": 2, "stage_sizes": (1,), "stem_stride": 1}
+    monkeypatch.setitem(NETWORKS, "small", Network("small_resnet", (8, 8, 1), tiny))
+    asked, shared = [], []
+    monkeypatch.setattr(benchmark_ours, "use_one_device_a_core", lambda: asked.append(True))
+    monkeypatch.setattr(benchmark_ours, "correct_under_attack", lambda *_, mesh, **options: shared.append(mesh.size))
+    benchmark_ours.prepare(Case(what="evaluate", model="small", batch=8, steps=2)).run(2)
+    assert asked == [True]
+    assert shared == [jax.device_count()] * 2
 
 
 def fake_measure(sides, case, **timing):
