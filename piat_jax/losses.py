@@ -63,6 +63,18 @@ def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:
     return -jnp.maximum(of_label - best_other + kappa, 0.0)
 
 
+def margin_to_target(logits: Array, targets: Array, *, kappa: float = 50.0) -> Array:
+    """The targeted CW margin loss `-max(max_{j != t} z_j - z_t + kappa, 0)`: its maximiser is `t` by kappa.
+
+    Source: Carlini & Wagner (2017), arXiv:1608.04644, f_6.
+
+    >>> margin_to_target(jnp.array([[3.0, 1.0, 0.0]]), jnp.array([1]), kappa=0.0).tolist()
+    [-2.0]
+    """
+    of_target, best_other = label_and_best_other(logits, targets)
+    return -jnp.maximum(best_other - of_target + kappa, 0.0)
+
+
 def dlr(logits: Array, labels: Array) -> Array:
     """The difference of logits ratio `-(z_y - max_{j != y} z_j) / (z_(1) - z_(3) + 1e-12)`, `z_(1) >= z_(2) >= ...`.
 

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
-from piat_jax.attacks.ascent import Ascent, Best, Box, Radius, Vary
+from piat_jax.attacks.ascent import Ascent, Best, Vary
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import (
     InputError,
     check_at_least,
+    check_box,
     check_choice,
     check_count,
     check_images,
@@ -24,7 +25,7 @@ from piat_jax.core.checks import (
     check_radius,
     check_range,
 )
-from piat_jax.core.norms import NORMS, divide
+from piat_jax.core.norms import L2_RULES, NORMS, Box, Radius, cap_radius, divide, finite_entries, norm_name
 from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn, LossFn
@@ -40,6 +41,7 @@ def pgd(
     *,
     key: Array,
     indices: Array | None = None,
+    targets: Array | None = None,
     eps: Radius = 8 / 255,
     step_size: Radius = 2 / 255,
     steps: int = 10,
@@ -55,6 +57,7 @@ def pgd(
     patience: Array | int | None = None,
     count_correct: bool = False,
     vary: Vary | None = None,
+    l2_rule: str = "exact",
 ) -> Any:
     """PGD: `x <- box(ball(x + step_size * u))`, `u` the steepest ascent direction of the loss, `steps` times.
 
@@ -62,11 +65,15 @@ def pgd(
 
     Args:
       logits_fn: images to logits `[B, K]`; closes over weights, normalisation and BatchNorm mode.
-      images: `[B, H, W, C]` floats in the box.
+      images: `[B, H, W, C]` floats in the box. The attack computes in float32, or in float64 where they are that.
       labels: `[B]` integers; what `loss` takes as its second argument.
       key: typed key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
       indices: `[B]` each example's index in its data set; default `0..B-1`.
-      eps: radius in pixel units (1 = the whole range), a scalar or `[B]`.
+      targets: `[B]` classes that the examples are to become. Success is then to be classified as the target, for
+        `keep`, `restarts`, `patience` and `count_correct` too, and `-loss(logits, targets)` is maximised (of
+        `losses.margin`, `losses.margin_to_target`); `labels` play no part. Default: to be misclassified.
+      eps: radius in the unit of the pixels (8/255 where they are in [0, 1]), a scalar or `[B]`. A ball that holds the
+        whole box is no bound.
       step_size: in the same unit, a scalar or `[B]`.
       steps: gradient steps, at least 1.
       norm: "linf" or "l2".
@@ -74,8 +81,8 @@ def pgd(
         scaled by eps nor clipped (TRADES, MART: the KL has no gradient at `x` itself); "none", `x` (the PIAT paper's
         Algorithm 1 as printed).
       restarts: independent runs; the best counts, by the rule of `keep="best"`.
-      keep: the "last" iterate, or the "best" one: misclassified before correct, then by higher loss. "best" costs one
-        more forward a run.
+      keep: the "last" iterate, or the "best" one: a success before none, then by higher loss. "best" costs one more
+        forward a run.
       loss: `(logits, labels) -> [B]`, maximised.
       box: bounds of valid pixels, or None.
       start_eps: radius of the "uniform" start where it is not `eps` (LAS-AT, ECAS-AWP); the first step projects onto
@@ -91,10 +98,16 @@ def pgd(
       vary: `(logits_fn, images, x, index) -> (logits_fn, x)`, called at the beginning of each step of number `index`,
         0-based: the model that the step's gradient is taken of, and the point it is taken at and the step starts from,
         which must be in the ball (A&P). Examples that take no step stay where they are.
+      l2_rule: how L2 steps are taken, one of `L2_RULES` (core/norms.py). "exact" is `g / |g|`, the ball before the box,
+        and a start of uniform length in the ball. "trades" and "awp" add 1e-8 and 1e-10 to `|g|`. "advertorch" takes
+        `|g|` as at least 1e-6, the box before the ball, and its uniform start is a uniform image of the box, projected
+        onto the ball. Each training method's default is its code's. It changes nothing under "linf".
 
     Returns:
-      `[B, H, W, C]`, inside ball and box; no gradient flows through it. With `count_correct` also two
-      int32 `[B]`: how many iterates were correct, and of how many.
+      `[B, H, W, C]` in the dtype of the images, inside ball and box; no gradient flows through it. With `count_correct`
+      also two int32 `[B]`: how many iterates were correct, and of how many.
+
+    Entries of the gradient that are NaN count 0, and logits that are not finite are no success.
 
     Raises:
       InputError: an unknown choice, an argument out of range, or two that exclude each other.
@@ -108,9 +121,10 @@ def pgd(
     >>> pgd(logits_fn, x, jnp.array([0]), key=jax.random.key(0), eps=0.25, step_size=0.25).ravel().tolist()
     [0.25, 0.75]
     """
-    _check(logits_fn, images, eps, step_size, steps, norm, start, restarts, keep, box)
+    norm = _check(logits_fn, images, eps, step_size, steps, norm, start, restarts, keep, box)
     check_key(key)
-    check_radius("start_eps", eps if start_eps is None else start_eps, norm)
+    check_radius("start_eps", eps if start_eps is None else start_eps, norm, box)
+    check_choice("l2_rule", l2_rule, L2_RULES)
     check_at_least("noise", noise, 0)
     if step_budget is not None:
         check_range("step_budget", step_budget, 1, steps)
@@ -121,6 +135,7 @@ def pgd(
         name = "count_correct" if patience is None else "patience"
         raise InputError(f"{name} follows one run to its end: restarts={restarts}, keep={keep!r} must be 1, 'last'")
     options: dict[str, Any] = {"start_eps": start_eps, "step_budget": step_budget, "noise": noise, "vary": vary}
+    options |= {"targets": targets, "rule": L2_RULES[l2_rule]}
     ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box, **options)
     keys = example_keys(key, _indices(images, indices))
     if watched:
@@ -129,11 +144,11 @@ def pgd(
             x, counts = ascent.run_watched(x, steps, keys, patience=steps)
         else:
             x, counts = ascent.run_watched(ascent.inside(x), steps, keys, patience)
-        x = jax.lax.stop_gradient(x)
+        x = ascent.result(jax.lax.stop_gradient(x))
         taken = jnp.broadcast_to(jnp.asarray(steps if step_budget is None else step_budget, jnp.int32), labels.shape)
         return (x, counts, taken) if count_correct else x
     if restarts == 1 and keep == "last":
-        return jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps, keys))
+        return ascent.result(jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps, keys)))
 
     def restart(run: Any, best: Best) -> Best:
         # The first run is the one of `restarts=1`, so that more of them are never worse.
@@ -143,8 +158,8 @@ def pgd(
             return ascent.run_keeping_best(x, steps, own, best)
         return ascent.better(best, ascent.run(x, steps, own))
 
-    first: Best = (images, jnp.full(labels.shape, False), jnp.full(labels.shape, -jnp.inf))
-    return jax.lax.stop_gradient(jax.lax.fori_loop(0, restarts, restart, first)[0])
+    first: Best = (ascent.images, jnp.full(labels.shape, False), jnp.full(labels.shape, -jnp.inf))
+    return ascent.result(jax.lax.stop_gradient(jax.lax.fori_loop(0, restarts, restart, first)[0]))
 
 
 def fgsm(
@@ -154,6 +169,7 @@ def fgsm(
     *,
     key: Array | None = None,
     indices: Array | None = None,
+    targets: Array | None = None,
     eps: Radius = 8 / 255,
     norm: str = "linf",
     loss: LossFn = losses.cross_entropy,
@@ -168,9 +184,9 @@ def fgsm(
     [0.25]
     """
     del key, indices  # an attack like any other, but it draws nothing
-    _check(logits_fn, images, eps, eps, 1, norm, "none", 1, "last", box)
-    ascent = Ascent(logits_fn, images, labels, eps, eps, norm, loss, box)
-    return jax.lax.stop_gradient(ascent.run(images, 1))
+    norm = _check(logits_fn, images, eps, eps, 1, norm, "none", 1, "last", box)
+    ascent = Ascent(logits_fn, images, labels, eps, eps, norm, loss, box, targets=targets)
+    return ascent.result(jax.lax.stop_gradient(ascent.run(ascent.images, 1)))
 
 
 def mi_fgsm(
@@ -180,6 +196,7 @@ def mi_fgsm(
     *,
     key: Array | None = None,
     indices: Array | None = None,
+    targets: Array | None = None,
     eps: Radius = 8 / 255,
     step_size: Radius | None = None,
     steps: int = 10,
@@ -199,20 +216,19 @@ def mi_fgsm(
     [0.25]
     """
     del key, indices
-    check_count("steps", steps, 1)
-    check_radius("eps", eps, norm)
-    step_size = eps / steps if step_size is None else step_size
-    _check(logits_fn, images, eps, step_size, steps, norm, "none", 1, "last", box)
+    norm = _check(logits_fn, images, eps, 0.0 if step_size is None else step_size, steps, norm, "none", 1, "last", box)
     check_at_least("decay", decay, 0)
-    ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box)
+    step_size = cap_radius(eps, images.shape[1:], norm, box) / steps if step_size is None else step_size
+    ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box, targets=targets)
 
     def move(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         x, momentum = carry
-        gradient, _, _ = ascent.gradient(x)
+        gradient = finite_entries(ascent.gradient(x)[0])
         momentum = decay * momentum + divide(gradient, length(gradient, "l1"))
         return ascent.move(x, momentum), momentum
 
-    return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, move, (images, jnp.zeros_like(images)))[0])
+    x, _ = jax.lax.fori_loop(0, steps, move, (ascent.images, jnp.zeros_like(ascent.images)))
+    return ascent.result(jax.lax.stop_gradient(x))
 
 
 cw = bind(pgd, loss=bind(losses.margin, kappa=50.0), steps=20)
@@ -238,13 +254,16 @@ def _check(
     restarts: int,
     keep: str,
     box: Box,
-) -> None:
+) -> str:
+    """The name of the norm, after all checks."""
     check_network(logits_fn)
+    check_box(box)
     check_images("images", images, box)
-    check_choice("norm", order, NORMS)
+    order = norm_name(order, NORMS)
     check_choice("start", start, STARTS)
     check_choice("keep", keep, KEEPS)
-    check_radius("eps", eps, order)
-    check_radius("step_size", step_size, order)
+    check_radius("eps", eps, order, box)
+    check_radius("step_size", step_size, order, box)
     check_count("steps", steps, 1)
     check_count("restarts", restarts, 1)
+    return order

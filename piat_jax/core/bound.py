@@ -28,6 +28,13 @@ class Bound:
         """Call the function; what is given here wins over what was bound."""
         return self.fn(*args, **{**dict(self.static), **self.traced, **kwargs})
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """All keyword arguments of the function that have a value: what was bound, and the defaults of the rest."""
+        parameters = inspect.signature(self.fn).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        return {**defaults, **dict(self.static), **self.traced}
+
     def __repr__(self) -> str:
         bound = {**dict(self.static), **self.traced}
         inner = ", ".join(f"{name}={value!r}" for name, value in sorted(bound.items()))

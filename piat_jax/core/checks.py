@@ -1,8 +1,9 @@
 """Argument checks: one voice, and every message names the argument, the value and the fix."""
 
 import difflib
+import inspect
 from collections.abc import Iterable
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -99,17 +100,37 @@ def check_count(argument: str, value: object, low: int) -> None:
     check_at_least(argument, value, low)
 
 
-def check_radius(argument: str, value: object, norm: str) -> None:
-    """Raise InputError unless a concrete `value` is a radius in pixel units: in [0, 1] for "linf", else at least 0.
+def check_radius(argument: str, value: object, norm: str, box: tuple[float, float] | None = (0.0, 1.0)) -> None:
+    """Raise InputError unless a concrete `value` is a radius in the unit of the pixels.
+
+    Under "linf" it is at most the width of the box. Elsewhere it may be anything from 0 on: no ball is larger than the
+    box. Without a box it is at most 1e15, whose square is still a float32.
 
     >>> check_radius("eps", 8, "linf")
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: eps=8 must be in [0, 1]; did you mean 8/255?
+    >>> check_radius("eps", 8, "linf", (0.0, 255.0))
     """
-    if norm == "linf":
-        check_range(argument, value, 0, 1)
+    if box is None:
+        check_range(argument, value, 0, 1e15)
+    elif norm == "linf":
+        check_range(argument, value, 0, box[1] - box[0])
     else:
         check_at_least(argument, value, 0)
+
+
+def check_box(box: object) -> None:
+    """Raise InputError unless `box` is None or two numbers, the lower one first.
+
+    >>> check_box((1.0, 0.0))
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: box=(1.0, 0.0) must be None or (low, high) with low < high; pixels are in (0, 1)
+    """
+    if box is None:
+        return
+    ends = np.asarray(box)
+    if ends.shape != (2,) or not np.issubdtype(ends.dtype, np.number) or not -np.inf < ends[0] < ends[1] < np.inf:
+        raise InputError(f"box={box} must be None or (low, high) with low < high; pixels are in (0, 1)")
 
 
 def _check_number(argument: str, value: object) -> None:
@@ -161,14 +182,62 @@ def check_images(argument: str, images: object, box: tuple[float, float] | None 
 
 
 def check_pixels(argument: str, images: object, low: float = 0.0, high: float = 1.0) -> None:
-    """Raise InputError unless all of some concrete images lies in [low, high]."""
+    """Raise InputError unless all of some concrete images lies in [low, high].
+
+    >>> check_pixels("images", np.float32([0.0, 1.0000001]))
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: images range from 0 to 1.00000012; rounding left [0, 1]: give images.clip(0, 1)
+    """
     pixels = np.asarray(images)  # of an array that a jitted function closes over, jnp's minimum is traced
     least, most = float(pixels.min()), float(pixels.max())
-    if not low <= least <= most <= high:
+    if low <= least <= most <= high:
+        return
+    slack = 1e-3 * (high - low)
+    if low - slack <= least <= most <= high + slack:
+        fix = f"rounding left [{low:g}, {high:g}]: give {argument}.clip({low:g}, {high:g})"
+    else:
+        fix = f"give pixels in [{low:g}, {high:g}] and normalise inside logits_fn"
+    raise InputError(f"{argument} range from {least:.9g} to {most:.9g}; {fix}")
+
+
+def check_logits(logits: Any, rows: int) -> None:
+    """Raise InputError unless what a network returned are logits `[rows, K]`, K at least 2.
+
+    >>> check_logits((np.zeros((4, 10)), {}), 4)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: logits_fn returns a tuple; give logits alone: lambda images: network(images)[0]
+    """
+    if isinstance(logits, (tuple, list)):
         raise InputError(
-            f"{argument} range from {least:.4g} to {most:.4g}; "
-            f"give pixels in [{low:g}, {high:g}] and normalise inside logits_fn"
+            f"logits_fn returns a {type(logits).__name__}; give logits alone: lambda images: network(images)[0]"
         )
+    shape = getattr(logits, "shape", None)
+    if shape is None:
+        raise InputError(f"logits_fn returns {type(logits).__name__}; it must return an array of logits [{rows}, K]")
+    if len(shape) != 2 or shape[0] != rows or shape[1] < 2:
+        raise InputError(
+            f"logits_fn gives logits of shape {shape} for {rows} images; they must be [{rows}, K] with K >= 2"
+        )
+
+
+def check_takes_keys(logits_fn: Any, why: str) -> None:
+    """Raise InputError if a network of one argument would be called as `logits_fn(images, keys)`.
+
+    >>> check_takes_keys(lambda images: images, "eot=20")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: eot=20 calls logits_fn(images, keys), but it takes images alone; add the argument \
+    keys, one for each image, and draw from it
+    """
+    try:
+        signature = inspect.signature(logits_fn)
+    except (TypeError, ValueError):  # of a callable that does not tell
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise InputError(
+            f"{why} calls logits_fn(images, keys), which takes no keys; add the argument"
+        ) from error
 
 
 def check_labels(argument: str, labels: object, logits: object) -> None:

@@ -1,10 +1,18 @@
 """Threat models: per-example norms, projections, steepest-ascent directions and random points of a ball."""
 
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
+from piat_jax.core.checks import check_choice
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
+
+Radius = Array | float
+Box = tuple[float, float] | None
 
 # What models are trained under; the attacks of AutoAttack know one more.
 NORMS = ("linf", "l2")
@@ -13,7 +21,101 @@ ALL_NORMS = (*NORMS, "l1")
 BISECTIONS = 32
 
 
-def per_example(value: Array | float, like: Array) -> Array:
+class L2Rule(NamedTuple):
+    """How a training code takes an L2 step: `|g|` as `max(|g| + offset, floor)`, the order of projections, the start.
+
+    The gradient is that of the loss summed over the batch.
+    """
+
+    offset: float = 0.0
+    floor: float = 0.0
+    box_first: bool = False  # box, then ball; else ball, then box
+    start_in_box: bool = False  # "uniform" is a uniform image of the box projected onto the ball; else in the ball
+
+
+L2_RULES = {
+    "exact": L2Rule(),  # robust_overfitting, but for its offset, and the evaluations of all papers
+    "trades": L2Rule(offset=1e-8),  # TRADES and MART as RPAT's code has them
+    "awp": L2Rule(offset=1e-10),  # AWP and ReBAT
+    "advertorch": L2Rule(floor=1e-6, box_first=True, start_in_box=True),  # PGD-AT, Consistency and KD
+}
+
+
+def norm_name(norm: str, known: Iterable[str] = ALL_NORMS) -> str:
+    """The name of a norm as it is used here; RobustBench's spellings mean the same.
+
+    Raises:
+      InputError: it is none of `known`.
+
+    >>> norm_name("Linf"), norm_name("L2"), norm_name("l1")
+    ('linf', 'l2', 'l1')
+    """
+    given = norm.lower() if isinstance(norm, str) else norm
+    check_choice("norm", given, known)
+    return given
+
+
+def diameter(shape: tuple[int, ...], order: str, box: Box = (0.0, 1.0)) -> float:
+    """The distance of two opposite corners of the box: no point of the box is farther from another.
+
+    Args:
+      shape: of one image, `(H, W, C)`.
+      order: the norm.
+      box: bounds of valid pixels; without one nothing is bounded.
+
+    >>> [diameter((2, 2, 1), order) for order in ALL_NORMS]
+    [1.0, 2.0, 4.0]
+    """
+    order = norm_name(order)
+    if box is None:
+        return math.inf
+    pixels = math.prod(shape)
+    return (box[1] - box[0]) * {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[order]
+
+
+def cap_radius(radius: Radius, shape: tuple[int, ...], order: str, box: Box = (0.0, 1.0)) -> Radius:
+    """The radius, or the diameter of the box where that is less: squares of a radius of 1e20 overflow.
+
+    >>> cap_radius(1e30, (2, 2, 1), "l2")
+    2.0
+    """
+    most = diameter(shape, order, box)
+    return min(radius, most) if isinstance(radius, int | float) else jnp.minimum(radius, most)
+
+
+def projection_radius(radius: Radius, shape: tuple[int, ...], order: str, box: Box = (0.0, 1.0)) -> Radius:
+    """The radius, or infinity where the ball holds the whole box: projecting onto it must then change nothing.
+
+    A projection onto the ball and then the box would draw points of the box away from its corners.
+
+    >>> projection_radius(1.0, (2, 2, 1), "l2"), projection_radius(2.0, (2, 2, 1), "l2")
+    (1.0, inf)
+    """
+    most = diameter(shape, order, box)
+    if isinstance(radius, int | float):
+        return math.inf if radius >= most else radius
+    return jnp.where(radius >= most, jnp.inf, radius)
+
+
+def finite_entries(gradient: Array) -> Array:
+    """A gradient whose entries all are finite: NaN counts 0, infinity as the largest finite entry of its example.
+
+    So one pixel without a derivative spoils neither the sign of the others nor the norm of all; an infinite slope
+    keeps its sign. Where no finite entry differs from 0, infinity counts 1.
+
+    Args:
+      gradient: `[B, ...]`.
+
+    >>> finite_entries(jnp.array([[jnp.nan, -jnp.inf, 2.0]])).tolist()
+    [[0.0, -2.0, 2.0]]
+    """
+    known = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+    largest = norm(known, "linf")
+    steep = per_example(jnp.where(largest > 0, largest, 1.0), gradient)
+    return jnp.where(jnp.isinf(gradient), jnp.sign(gradient) * steep, known)
+
+
+def per_example(value: Radius, like: Array) -> Array:
     """A scalar or one value per example, shaped to broadcast against `like[B, ...]`, in its dtype."""
     value = jnp.asarray(value, like.dtype)
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
@@ -25,6 +127,7 @@ def norm(x: Array, order: str) -> Array:
     >>> [norm(jnp.array([[3.0, -4.0]]), order).item() for order in ALL_NORMS]
     [4.0, 5.0, 7.0]
     """
+    order = norm_name(order)
     flat = x.reshape(x.shape[0], -1)
     if order == "linf":
         return jnp.max(jnp.abs(flat), axis=1)
@@ -33,12 +136,13 @@ def norm(x: Array, order: str) -> Array:
     return jnp.sqrt(jnp.sum(flat * flat, axis=1))
 
 
-def project(delta: Array, eps: Array | float, order: str) -> Array:
+def project(delta: Array, eps: Radius, order: str) -> Array:
     """The nearest point of the ball of radius `eps` (scalar or `[B]`) to each perturbation `delta[B, ...]`.
 
     >>> project(jnp.array([[3.0, -4.0]]), 1.0, "l2").round(3).tolist()
     [[0.6000000238418579, -0.800000011920929]]
     """
+    order = norm_name(order, NORMS)
     eps = per_example(eps, delta)
     if order == "linf":
         return jnp.clip(delta, -eps, eps)
@@ -46,7 +150,7 @@ def project(delta: Array, eps: Array | float, order: str) -> Array:
     return delta * jnp.minimum(1.0, eps / jnp.maximum(length, 1e-12))
 
 
-def project_l1(delta: Array, eps: Array | float, images: Array) -> Array:
+def project_l1(delta: Array, eps: Radius, images: Array) -> Array:
     """The nearest (in L2) `z[B, ...]` to `delta` with `sum |z| <= eps` and `images + z` in [0, 1].
 
     `z_j = sign(delta_j) min(max(|delta_j| - lambda, 0), room_j)`, where `room_j` is how far pixel j may go that way and
@@ -85,13 +189,23 @@ def project_l1(delta: Array, eps: Array | float, images: Array) -> Array:
     return jnp.sign(delta) * kept(threshold)
 
 
-def ascent_direction(gradient: Array, order: str) -> Array:
+def ascent_direction(gradient: Array, order: str, rule: L2Rule = L2_RULES["exact"]) -> Array:
     """The unit step that increases a linear function most: `sign(g)` for "linf", `g / |g|` for "l2".
 
-    A zero gradient gives a zero step.
+    A zero gradient gives a zero step, and so does an entry that is NaN.
+
+    Args:
+      gradient: `[B, ...]`.
+      order: "linf" or "l2".
+      rule: how a code divides by `|g|` in L2; exactly unless given.
     """
+    order = norm_name(order, NORMS)
     if order == "linf":
-        return jnp.sign(gradient)
+        sign = jnp.sign(gradient)
+        return jnp.where(jnp.isnan(sign), 0.0, sign)
+    gradient = finite_entries(gradient)
+    if rule.offset or rule.floor:
+        return gradient / per_example(jnp.maximum(norm(gradient, "l2") + rule.offset, rule.floor), gradient)
     # Its largest entry is taken out first: saturated networks have tiny gradients, whose squares underflow.
     gradient = divide(gradient, norm(gradient, "linf"))
     return divide(gradient, norm(gradient, "l2"))
@@ -102,12 +216,13 @@ def divide(x: Array, length: Array) -> Array:
     return x / per_example(jnp.where(length > 0, length, 1.0), x)
 
 
-def random_in_ball(keys: Array, eps: Array | float, shape: tuple[int, ...], order: str, dtype: jnp.dtype) -> Array:
+def random_in_ball(keys: Array, eps: Radius, shape: tuple[int, ...], order: str, dtype: jnp.dtype) -> Array:
     """A random perturbation `[B, *shape]` for each of `keys[B]`.
 
     "linf" draws uniformly in the cube. "l2" draws a direction uniformly and a radius from U(0, eps), as the published
     adversarial-training codes do; that is denser at the centre than the uniform law of the ball.
     """
+    order = norm_name(order, NORMS)
     if order == "linf":
         unit = jax.vmap(lambda key: flat_draw(jax.random.uniform, key, shape, dtype, minval=-1.0, maxval=1.0))(keys)
         return unit * per_example(eps, unit)

@@ -1,6 +1,5 @@
 """What a wrapper asks about the attack of the method inside it, and the radius it may hold images to."""
 
-import inspect
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,11 +24,7 @@ def innermost(method: Any) -> Any:
 def attack_options(method: Any) -> dict[str, Any]:
     """The options of the innermost method's attack, its defaults included; none where it is not made by `bind`."""
     attack = getattr(innermost(method), "attack", None)
-    if not isinstance(attack, Bound):
-        return {}
-    parameters = inspect.signature(attack.fn).parameters.items()
-    defaults = {name: p.default for name, p in parameters if p.default is not p.empty}
-    return {**defaults, **dict(attack.static), **attack.traced}
+    return attack.options if isinstance(attack, Bound) else {}
 
 
 def check_attack_takes(wrapper: Wrapper, *options: str) -> None:
