@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks.apgd_l1 import SparseSteps
 from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
-from piat_jax.attacks.ascent import Radius, select
+from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import (
@@ -17,11 +17,15 @@ from piat_jax.core.checks import (
     check_choice,
     check_count,
     check_images,
+    check_key,
+    check_labels,
     check_network,
     check_radius,
     check_range,
+    check_takes_keys,
+    checked_logits,
 )
-from piat_jax.core.norms import ALL_NORMS
+from piat_jax.core.norms import Radius, finite_entries, norm_name
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array
 
@@ -68,9 +72,10 @@ def apgd(
       restarts: runs from new starts, per target with `loss="targeted"`; those fooled do not run again.
       loss: "ce"; "dlr", which is the margin where K = 2; or "targeted", the targeted DLR loss of one target after the
         other, which is `z_t - z_y` where K <= 3. Any wrong class counts as success, not only the target.
-      targets: how many targets, 9 unless given: the highest clean logits but the label's, from the highest down; at
-        most K - 1 of them. Or `[B]` integers, the one class that each example is aimed at. Only with
-        `loss="targeted"`.
+      targets: with `loss="targeted"` how many, 9 unless given: the highest clean logits but the label's, from the
+        highest down; at most K - 1 of them. Or `[B]` integers, the one class that each example is aimed at. With "ce"
+        or "dlr" `[B]` classes that the examples are to become: the loss of these is minimised, and nothing else counts
+        as success.
       eot: forwards and backwards a gradient is averaged over, for randomised networks. As in the reference code, the
         loss and the verdict at a point are those of the last one.
       rho: in [0, 1]; not used by "l1".
@@ -89,14 +94,15 @@ def apgd(
     differs from the paper, it is followed: checkpoints by floor (57 where the paper has 58), `<=` in the test of
     `rho`, the second test off at the first checkpoint, and the first comparison of losses with 0. Otherwise than
     there, the first misclassified point is returned, not the last, and the block stops once all are fooled; the
-    verdicts are the same. Logits that are not finite fool nobody, and gradient entries that are not a number count 0.
+    verdicts are the same. Logits that are not finite fool nobody; gradient entries
+    that are NaN count 0, and infinite ones as the largest finite one.
 
     >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.full((1, 1), 0.4)], axis=1)
     >>> out = apgd(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), key=jax.random.key(0), eps=0.25, steps=5)
     >>> bool(out.fooled[0]), bool(0.25 <= out.images[0, 0, 0, 0] < 0.4)
     (True, True)
     """
-    _check(logits_fn, images, eps, norm, steps, restarts, loss, targets, eot, rho, start)
+    norm = _check(logits_fn, images, key, eps, norm, steps, restarts, loss, targets, eot, rho, start)
     batch = images.shape[0]
     images = images.astype(jnp.float32)
     radius = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (batch,))
@@ -107,13 +113,14 @@ def apgd(
 
     # Task 0 is for the clean forward, the runs follow.
     ranked, tasks, queries = labels[:, None], restarts, jnp.zeros((batch,), jnp.int32)
+    goals = None if loss == "targeted" or targets is None else jnp.asarray(targets)
     if loss == "targeted":
         targets = jnp.asarray(9 if targets is None else targets)
         if targets.ndim:
             ranked = targets[:, None]
         else:
-            logits = logits_fn(images, fold_in(keys, 0)) if eot > 1 else logits_fn(images)
-            ranked, queries = ranked_others(logits, labels), queries + active
+            logits = checked_logits(logits_fn, images, *([fold_in(keys, 0)] if eot > 1 else []))
+            ranked, queries = ranked_others(logits, labels), queries + active.astype(jnp.int32)
             tasks = restarts * jnp.minimum(targets, ranked.shape[1])
 
     def attack(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
@@ -122,7 +129,7 @@ def apgd(
         x = images if isinstance(start, str) else start.astype(jnp.float32)
         if isinstance(start, str) and start == "random":
             x = images + rule.draw(fold_in(own, 0))
-        evaluate = Evaluate(logits_fn, labels, loss, target, eot, fold_in(own, 1))
+        evaluate = Evaluate(logits_fn, labels, loss, target, eot, fold_in(own, 1), goals)
         *_, outcome = run(rule, table, evaluate, rule.inside(x, table.factor[0]), active, outcome)
         return task + 1, outcome
 
@@ -137,37 +144,55 @@ def apgd(
 class Evaluate:
     """The one place of an attack where the network runs: loss, gradient and verdict at a point."""
 
-    def __init__(self, logits_fn: Callable[..., Array], labels: Array, loss: str, target: Array, eot: int, keys: Array):
+    def __init__(
+        self,
+        logits_fn: Callable[..., Array],
+        labels: Array,
+        loss: str,
+        target: Array,
+        eot: int,
+        keys: Array,
+        goals: Array | None = None,
+    ):
         self.logits_fn, self.labels, self.loss, self.target = logits_fn, labels, loss, target
-        self.eot, self.keys = eot, keys
+        self.eot, self.keys, self.goals = eot, keys, goals
 
     def value(self, logits: Array) -> Array:
         """The loss to ascend, `[B]`."""
-        classes = logits.shape[-1]
-        if self.loss == "ce":
-            return losses.cross_entropy(logits, self.labels)
         if self.loss == "targeted":
-            fn = losses.targeted_margin if classes <= 3 else losses.targeted_dlr
+            fn = losses.targeted_margin if logits.shape[-1] <= 3 else losses.targeted_dlr
             return fn(logits, self.labels, self.target)
-        if classes == 2:
-            return losses.targeted_margin(logits, self.labels, 1 - self.labels)
-        return losses.dlr(logits, self.labels)
+        if self.goals is None:
+            return self._loss(logits, self.labels)
+        check_labels("targets", self.goals, logits)
+        return -self._loss(logits, self.goals)
+
+    def _loss(self, logits: Array, labels: Array) -> Array:
+        if self.loss == "ce":
+            return losses.cross_entropy(logits, labels)
+        if logits.shape[-1] == 2:
+            return losses.targeted_margin(logits, labels, 1 - labels)
+        return losses.dlr(logits, labels)
+
+    def success(self, logits: Array) -> Array:
+        """Whether misclassified, or with goals classified as these, `[B]`."""
+        if self.goals is None:
+            return losses.misclassified(logits, self.labels)
+        return losses.correct(logits, self.goals)
 
     def __call__(self, x: Array, iteration: Array | int) -> tuple[Array, Array, Array]:
-        """Loss `[B]`, its gradient, and whether misclassified."""
+        """Loss `[B]`, its gradient, and whether the point is a success."""
 
         def total(x: Array, *keys: Array) -> tuple[Array, tuple[Array, Array]]:
-            logits = self.logits_fn(x, *keys).astype(jnp.float32)
-            if logits.ndim != 2 or logits.shape[1] < 2:
-                raise InputError(f"logits_fn gives logits of shape {logits.shape}; they must be [B, K] with K >= 2")
+            logits = checked_logits(self.logits_fn, x, *keys).astype(jnp.float32)
             value = self.value(logits)
             # The sum, so that nothing shrinks with the batch.
-            return jnp.sum(value), (value, losses.misclassified(logits, self.labels))
+            return jnp.sum(value), (value, self.success(logits))
 
         def once(*keys: Array) -> tuple[Array, Array, Array]:
             gradient, (value, wrong) = jax.grad(total, has_aux=True)(x, *keys)
             # Where there is no loss, any other point is better, and an entry that is no number must not spread.
-            return jnp.where(jnp.isnan(value), -jnp.inf, value), jnp.nan_to_num(gradient), wrong
+            return jnp.where(jnp.isnan(value), -jnp.inf, value), finite_entries(gradient), wrong
 
         if self.eot == 1:
             return once()
@@ -198,7 +223,11 @@ def run(
         )
         alive = active & ~outcome.fooled
         hit = alive & wrong & row.counts
-        outcome = Outcome(select(hit, x, outcome.images), outcome.fooled | hit, outcome.queries + evaluate.eot * alive)
+        outcome = Outcome(
+            select(hit, x, outcome.images),
+            outcome.fooled | hit,
+            outcome.queries + evaluate.eot * alive.astype(jnp.int32),
+        )
         x, memory = rule.next(row, x, gradient, value, best, memory)
         return number + 1, x, best, memory, outcome
 
@@ -210,6 +239,7 @@ def run(
 def _check(
     logits_fn: object,
     images: Array,
+    key: Array,
     eps: Radius,
     norm: str,
     steps: int,
@@ -219,10 +249,12 @@ def _check(
     eot: int,
     rho: Array | float,
     start: str | Array,
-) -> None:
+) -> str:
+    """The name of the norm, after all checks."""
     check_network(logits_fn)
     check_images("images", images)
-    check_choice("norm", norm, ALL_NORMS)
+    check_key(key)
+    norm = norm_name(norm)
     check_choice("loss", loss, LOSSES)
     check_radius("eps", eps, norm)
     check_count("steps", steps, 3 if norm == "l1" else 1)
@@ -231,11 +263,14 @@ def _check(
     check_range("rho", rho, 0, 1)
     if targets is not None:
         check_targets(targets, images.shape[0])
-        if loss != "targeted":
-            raise InputError(f"targets={targets} is for loss='targeted'; loss={loss!r} has none")
+        if loss != "targeted" and jnp.ndim(targets) == 0:
+            raise InputError(f"targets={targets} is for loss='targeted'; with loss={loss!r} give one class an example")
     if isinstance(start, str):
         check_choice("start", start, STARTS)
     elif start.shape != images.shape:
         raise InputError(f"start has shape {start.shape}; give images of shape {images.shape}, 'random' or 'none'")
     if restarts > 1 and eot == 1 and not (isinstance(start, str) and start == "random"):
         raise InputError(f"restarts={restarts} from one and the same start find the same; give restarts=1")
+    if eot > 1:
+        check_takes_keys(logits_fn, f"eot={eot}")
+    return norm

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from piat_jax.attacks.apgd_steps import Best, Row
 from piat_jax.attacks.ascent import select
-from piat_jax.core.norms import norm, per_example, project_l1
+from piat_jax.core.norms import cap_radius, norm, per_example, project_l1
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
 
@@ -43,7 +43,8 @@ class SparseSteps:
     """
 
     def __init__(self, images: Array, eps: Array):
-        self.images, self.eps, self.pixels = images, eps, math.prod(images.shape[1:])
+        self.images, self.pixels = images, math.prod(images.shape[1:])
+        self.eps = cap_radius(eps, images.shape[1:], "l1")
 
     def phases(self, steps: int) -> Sequence[tuple[float, int]]:
         """Multiples of eps and iterations of each phase."""
@@ -65,7 +66,7 @@ class SparseSteps:
 
     def memory(self) -> SparseMemory:
         """Placeholders: the first row of a phase sets them."""
-        return SparseMemory(self.eps, jnp.zeros_like(self.eps), jnp.zeros_like(self.eps))
+        return SparseMemory(*3 * (jnp.zeros(len(self.images), jnp.float32),))
 
     def next(
         self, row: Row, x: Array, gradient: Array, loss: Array, best: Best, memory: SparseMemory

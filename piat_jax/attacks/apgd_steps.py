@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.attacks.ascent import select
-from piat_jax.core.norms import ascent_direction, divide, per_example, project
+from piat_jax.core.norms import ascent_direction, cap_radius, divide, per_example, project, projection_radius
 from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
@@ -47,8 +47,10 @@ class Steps:
     """The rule of APGD in Linf and L2."""
 
     def __init__(self, images: Array, eps: Array, norm: str, rho: Array | float):
-        self.images, self.eps, self.norm, self.rho = images, eps, norm, rho
-        self.wide = per_example(eps, images)
+        self.images, self.norm, self.rho = images, norm, rho
+        self.eps = cap_radius(eps, images.shape[1:], norm)
+        self.ball = projection_radius(eps, images.shape[1:], norm)
+        self.wide = per_example(self.eps, images)
         self.low, self.high = jnp.maximum(images - self.wide, 0.0), jnp.minimum(images + self.wide, 1.0)
 
     def phases(self, steps: int) -> Sequence[tuple[float, int]]:
@@ -82,7 +84,7 @@ class Steps:
         del factor  # of one phase only
         if self.norm == "linf":
             return jnp.clip(x, self.low, self.high)
-        return jnp.clip(self.images + project(x - self.images, self.eps, "l2"), 0.0, 1.0)
+        return jnp.clip(self.images + project(x - self.images, self.ball, "l2"), 0.0, 1.0)
 
     def memory(self) -> Memory:
         """Placeholders: the first row sets them."""
@@ -95,12 +97,12 @@ class Steps:
         """The next point, and what to remember."""
         step = jnp.where(row.first, 2.0 * self.eps, memory.step)
         previous = jnp.where(row.first, x, memory.previous)
-        gains = jnp.where(row.first, 0, memory.gains + (loss > memory.last_loss))
+        gains = jnp.where(row.first, 0, memory.gains + (loss > memory.last_loss).astype(jnp.int32))
         check_loss = jnp.where(row.first, loss, memory.check_loss)
 
         checks = row.window > 0
         stands_still = ~(memory.halved | row.first) & (check_loss >= best.loss)
-        stalls = (gains <= self.rho * row.window) | stands_still
+        stalls = (gains.astype(jnp.float32) <= self.rho * row.window) | stands_still
         halve = checks & stalls
         # The reference compares the first loss after the start with 0, and the start counts as a halving.
         x, gradient = select(halve, best.x, x), select(halve, best.gradient, gradient)
@@ -127,5 +129,5 @@ def schedule(rule: Any, steps: int) -> Row:
         for done in range(iterations + 1):
             last = done == iterations
             rows.append([done == 0, last, windows.get(done, 0), factor, after if last else factor, factor == 1])
-    first, last, window, factor, next_factor, counts = (jnp.array(column) for column in zip(*rows))
-    return Row(first, last, window, factor, next_factor, counts)
+    dtypes = (bool, bool, jnp.float32, jnp.float32, jnp.float32, bool)
+    return Row(*(jnp.array(column, dtype) for column, dtype in zip(zip(*rows), dtypes)))

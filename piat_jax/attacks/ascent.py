@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import check_labels, check_logits
+from piat_jax.core.checks import check_labels, checked_logits
 from piat_jax.core.norms import (
     L2_RULES,
     Box,
@@ -102,8 +102,7 @@ class Ascent:
 
     def evaluate(self, x: Array) -> tuple[Array, Array]:
         """Loss, and whether the attack succeeds, of each example; logits that are not finite are no success."""
-        logits = self.logits_fn(x)
-        check_logits(logits, x.shape[0])
+        logits = checked_logits(self.logits_fn, x)
         if self.targets is None:
             return self.loss(logits, self.labels), losses.misclassified(logits, self.labels)
         check_labels("targets", self.targets, logits)
@@ -181,10 +180,10 @@ class Ascent:
             ascent, start = self.varied(index, x)
             x = start if self.vary is None else select(left >= 0, start, x)
             gradient, _, success = ascent.gradient(x)
-            left = left - success  # at -1 the example is emitted and never moves again
+            left = left - success.astype(jnp.int32)  # at -1 the example is emitted and never moves again
             moves = (left >= 0) & self.has_step(index)
             x = select(moves, self.step(index, x, gradient, keys), x)
-            return x, left, count + (moves & ~success)
+            return x, left, count + (moves & ~success).astype(jnp.int32)
 
         patience = jnp.broadcast_to(jnp.asarray(patience, jnp.int32), self.labels.shape)
         first = (x, patience, jnp.zeros(self.labels.shape, jnp.int32))

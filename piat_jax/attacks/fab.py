@@ -12,16 +12,16 @@ from piat_jax.attacks.hyperplane import DUAL, step_to_hyperplane
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import (
-    InputError,
     check_at_least,
-    check_choice,
     check_count,
     check_images,
+    check_key,
     check_network,
     check_radius,
     check_range,
+    checked_logits,
 )
-from piat_jax.core.norms import ALL_NORMS, per_example
+from piat_jax.core.norms import cap_radius, finite_entries, norm_name, per_example
 from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
@@ -149,7 +149,8 @@ def fab_distances(
     """
     check_network(logits_fn)
     check_images("images", images)
-    check_choice("norm", norm, ALL_NORMS)
+    check_key(key)
+    norm = norm_name(norm)
     check_radius("eps", eps, norm)
     check_count("steps", steps, 1)
     check_count("restarts", restarts, 1)
@@ -160,18 +161,16 @@ def fab_distances(
     check_range("beta", beta, 0, 1)
     batch, shape = labels.shape[0], images.shape
     images = jax.lax.stop_gradient(images.astype(jnp.float32))
-    x = images.reshape(batch, -1)
+    x, eps = images.reshape(batch, -1), cap_radius(eps, shape[1:], norm)
     enough = -1.0 if enough is None else enough
     active = jnp.full(labels.shape, True) if active is None else active
     keys = example_keys(key, jnp.arange(batch) if indices is None else indices)
 
     def forward(x: Array) -> Array:
-        return logits_fn(x.reshape(shape)).astype(jnp.float32)
+        return checked_logits(logits_fn, x.reshape(shape)).astype(jnp.float32)
 
     clean = forward(x)
     classes = clean.shape[1]
-    if classes < 2:
-        raise InputError(f"logits_fn gives {classes} logit(s) an example; FAB needs at least 2 classes")
     one_class = targets is not None and jnp.ndim(targets) > 0
     ranked = jnp.asarray(targets)[:, None] if one_class else ranked_others(clean, labels)
     ranks = 1 if targets is None or one_class else jnp.minimum(targets, classes - 1)
@@ -220,7 +219,7 @@ def _boundary(logits: Array, pullback: Pullback, labels: Array, target: Array) -
     classes, dtype = logits.shape[1], logits.dtype
     (normal,) = pullback(jax.nn.one_hot(target, classes, dtype=dtype) - jax.nn.one_hot(labels, classes, dtype=dtype))
     of_label, of_target = (jnp.take_along_axis(logits, c[:, None], axis=1)[:, 0] for c in (labels, target))
-    return of_label - of_target, normal
+    return of_label - of_target, finite_entries(normal)
 
 
 def _nearest_boundary(logits: Array, pullback: Pullback, labels: Array, norm: str) -> tuple[Array, Array]:

@@ -9,8 +9,16 @@ from piat_jax import losses
 from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
-from piat_jax.core.checks import check_choice, check_count, check_images, check_network, check_radius, check_range
-from piat_jax.core.norms import ALL_NORMS, per_example
+from piat_jax.core.checks import (
+    check_count,
+    check_images,
+    check_key,
+    check_network,
+    check_radius,
+    check_range,
+    checked_logits,
+)
+from piat_jax.core.norms import cap_radius, norm_name, per_example
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
 
@@ -84,14 +92,16 @@ def square(
     """
     check_network(logits_fn)
     check_images("images", images)
-    check_choice("norm", norm, ALL_NORMS)
+    check_key(key)
+    norm = norm_name(norm)
     check_radius("eps", eps, norm)
     check_count("queries", queries, 0)
     check_range("p_init", p_init, 0, 1, open_low=True)
     check_count("restarts", restarts, 1)
     size, shape = images.shape[0], tuple(images.shape[1:])
     clean = jax.lax.stop_gradient(images.astype(jnp.float32))
-    radius = jnp.broadcast_to(per_example(jax.lax.stop_gradient(jnp.asarray(eps)), clean), (size, 1, 1, 1))
+    eps = cap_radius(jax.lax.stop_gradient(jnp.asarray(eps)), shape, norm)
+    radius = jnp.broadcast_to(per_example(eps, clean), (size, 1, 1, 1))
     keys = example_keys(key, jnp.arange(size) if indices is None else indices)
     active = jnp.full(size, True) if active is None else active
     of_start, of_change = proposals.draws_for(shape, norm)
@@ -119,7 +129,7 @@ def square(
     def step(state: _State) -> _State:
         restart, turn = state.turn // (queries + 1), state.turn % (queries + 1)
         tried = jax.lax.cond(turn == 0, start, change, restart, turn, state.best)
-        margin, wrong = _judge(jax.lax.stop_gradient(logits_fn(tried)), labels)
+        margin, wrong = _judge(jax.lax.stop_gradient(checked_logits(logits_fn, tried)), labels)
         works = active & ~state.fooled
         take = works & ((turn == 0) | (margin < state.margin) | (margin <= 0))
         return _State(
@@ -127,7 +137,7 @@ def square(
             best=select(take, tried, state.best),
             margin=jnp.where(take, margin, state.margin),
             fooled=state.fooled | (take & wrong),
-            queries=state.queries + works,
+            queries=state.queries + works.astype(jnp.int32),
         )
 
     def goes_on(state: _State) -> Array:

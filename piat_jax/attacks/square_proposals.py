@@ -44,7 +44,7 @@ def window_side(share: Array, shape: tuple[int, ...], norm: str) -> Array:
     side = jnp.round(jnp.sqrt(share * (height * width))).astype(jnp.int32)
     if norm != "linf":
         side = jnp.maximum(side, 3)
-        side = side + (side % 2 == 0)
+        side = side + 1 - side % 2
     return jnp.clip(side, 1, min(height, width))
 
 
@@ -81,7 +81,7 @@ def stripes(draws: Array, shape: tuple[int, ...]) -> Array:
 def square(draws: Array, side: Array, shape: tuple[int, ...]) -> Array:
     """The "linf" change: -1 or 1 for each channel inside one window, 0 outside, from `draws[B, 2 + C]`."""
     inside = _window(*_corner(draws[:, 0], draws[:, 1], side, shape), side, shape)
-    return inside * _sign(draws[:, None, None, 2:])
+    return jnp.where(inside, _sign(draws[:, None, None, 2:]), 0.0)
 
 
 def tiling_side(shape: tuple[int, ...]) -> int:
@@ -136,9 +136,9 @@ def move_mass(draws: Array, delta: Array, eps: Array, side: Array, norm: str) ->
     place = jax.vmap(lambda turn, i, j: jax.lax.dynamic_slice(bumps, (turn, i, j), (1, height, width))[0])
     moved = place((draws[:, 4] < 0.5).astype(jnp.int32), height - top, width - left)[..., None]
 
-    inside = delta * first
+    inside = jnp.where(first, delta, 0.0)
     own = length(inside, norm, (1, 2))
-    union = length(delta * (first | second), norm, (1, 2))
+    union = length(jnp.where(first | second, delta, 0.0), norm, (1, 2))
     whole = length(delta, norm, (1, 2, 3))
     if norm == "l1":
         budget = jnp.maximum(eps - whole, 0.0) / channels + union
@@ -168,7 +168,8 @@ def draws_for(shape: tuple[int, ...], norm: str) -> tuple[int, int]:
 
 def _corner(row: Array, column: Array, side: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
     # As in the reference code the last place, H - side, is never drawn, unless it is the only one.
-    top, left = row * (shape[0] - side), column * (shape[1] - side)
+    room = (jnp.asarray(size - side).astype(row.dtype) for size in shape[:2])
+    top, left = (draw * size for draw, size in zip((row, column), room))
     return jnp.floor(top).astype(jnp.int32), jnp.floor(left).astype(jnp.int32)
 
 

@@ -100,6 +100,18 @@ def check_count(argument: str, value: object, low: int) -> None:
     check_at_least(argument, value, low)
 
 
+def check_seed(argument: str, value: object) -> None:
+    """Raise InputError unless `value` is a seed: a whole number of 32 bits, as more of them would be dropped.
+
+    >>> check_seed("seed", 2**32)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: seed=4294967296 must be in [0, 4294967295]; larger seeds repeat smaller ones
+    """
+    check_count(argument, value, 0)
+    if _is_concrete(value) and value >= 2**32:
+        raise InputError(f"{argument}={value} must be in [0, {2**32 - 1}]; larger seeds repeat smaller ones")
+
+
 def check_radius(argument: str, value: object, norm: str, box: tuple[float, float] | None = (0.0, 1.0)) -> None:
     """Raise InputError unless a concrete `value` is a radius in the unit of the pixels.
 
@@ -156,7 +168,7 @@ def check_network(logits_fn: object) -> None:
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: logits_fn='resnet18' cannot be called; give a function of images, to logits
     """
-    if any(kind.__module__.partition(".")[0] == "torch" for kind in type(logits_fn).__mro__):
+    if _is_of("torch", logits_fn):
         raise InputError(
             f"logits_fn is a {type(logits_fn).__name__} of PyTorch, which JAX cannot differentiate; "
             "give piat_jax.interop.torch_logits_fn(module.eval())"
@@ -220,6 +232,31 @@ def check_logits(logits: Any, rows: int) -> None:
         )
 
 
+def checked_logits(logits_fn: Any, images: Any, *keys: Any) -> Any:
+    """`logits_fn(images, *keys)`, with an error of our own where what came back, or never did, has a known cause.
+
+    Raises:
+      InputError: no logits `[B, K]`, a network that computes with NumPy, or an Equinox module, called on a batch.
+    """
+    try:
+        logits = logits_fn(images, *keys)
+    except jax.errors.TracerArrayConversionError as error:
+        raise InputError("logits_fn computes with NumPy, which JAX cannot differentiate; use jax.numpy") from error
+    except Exception as error:
+        if not _is_of("equinox", logits_fn):
+            raise
+        raise InputError(
+            f"logits_fn is a {type(logits_fn).__name__} of Equinox, which takes one example; give jax.vmap(module), "
+            "and eqx.nn.inference_mode(module) where it has BatchNorm or Dropout"
+        ) from error
+    check_logits(logits, images.shape[0])
+    return logits
+
+
+def _is_of(package: str, value: object) -> bool:
+    return any(kind.__module__.partition(".")[0] == package for kind in type(value).__mro__)
+
+
 def check_takes_keys(logits_fn: Any, why: str) -> None:
     """Raise InputError if a network of one argument would be called as `logits_fn(images, keys)`.
 
@@ -235,9 +272,7 @@ def check_takes_keys(logits_fn: Any, why: str) -> None:
     try:
         signature.bind(None, None)
     except TypeError as error:
-        raise InputError(
-            f"{why} calls logits_fn(images, keys), which takes no keys; add the argument"
-        ) from error
+        raise InputError(f"{why} calls logits_fn(images, keys), which takes no keys; add the argument") from error
 
 
 def check_labels(argument: str, labels: object, logits: object) -> None:

@@ -9,6 +9,8 @@ import jax
 
 from piat_jax.core.types import Array
 
+THREEFRY = "threefry2x32"
+
 
 def named_key(key: Array, name: str) -> Array:
     """The stream called `name` under `key`; other names give independent streams.
@@ -22,8 +24,23 @@ def named_key(key: Array, name: str) -> Array:
 
 
 def example_keys(key: Array, indices: Array) -> Array:
-    """One key per example, `[B]`, from each example's own index: the batch it is in plays no part."""
+    """One key per example, `[B]`, from each example's own index: the batch it is in plays no part.
+
+    The keys are threefry's whatever `key` is: under vmap the other generators of JAX draw the numbers of an example
+    from the whole batch.
+    """
+    key = _threefry(key)
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+
+def _threefry(key: Array) -> Array:
+    if jax.random.key_impl(key) == THREEFRY:
+        return key
+    data = jax.random.key_data(key)
+    key = jax.random.wrap_key_data(data[:2], impl=THREEFRY)
+    for word in data[2:]:
+        key = jax.random.fold_in(key, word)
+    return key
 
 
 def fold_in(keys: Array, *numbers: Array | int) -> Array:

@@ -15,6 +15,8 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.pixels import to_float
 from piat_jax.core.sharding import gather, replicate, split_batch
 from piat_jax.core.types import Array, Attack, Model, Variables
+from piat_jax.evaluation.robustness import Finding
+from piat_jax.evaluation.validity import measure, of_validity, threat_of
 
 
 def correct_under_attack(
@@ -28,6 +30,7 @@ def correct_under_attack(
     batch_size: int = 250,
     mesh: Mesh | None = None,
     on_block: Callable[[], None] = lambda: None,
+    on_finding: Callable[[Finding], None] = lambda finding: None,
 ) -> np.ndarray:
     """Which examples are still classified correctly after the attack, BatchNorm in evaluation mode.
 
@@ -41,9 +44,11 @@ def correct_under_attack(
       batch_size: examples per compiled call; the last block is padded, so there is one compilation.
       mesh: devices that share each block (`core/sharding.py`); None for one.
       on_block: called before each block; what it raises ends the evaluation.
+      on_finding: called with what makes the result doubtful, such as images that the attack should not have made.
 
     Returns:
-      `[N]` bool.
+      `[N]` bool. An adversarial image that is not finite, or outside the attack's ball or box, is no success of the
+      attack: the clean image is classified in its place. The ball is known of attacks made by `bind`.
 
     >>> from piat_jax.models import create
     >>> model = create("mlp", num_classes=2, hidden=(4,))
@@ -64,7 +69,10 @@ def correct_under_attack(
         indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
         results.append(_correct_block(model, variables, images, labels, indices, attack, key, mesh))
         jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
-    return np.concatenate(gather(results))[:count]
+    correct, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
+    for finding in of_validity(str(attack), valid):
+        on_finding(finding)
+    return correct
 
 
 def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_classes: int) -> Array:
@@ -93,9 +101,12 @@ def _correct_block(
     attack: Attack | None,
     key: Array,
     mesh: Mesh | None,
-) -> Array:
+) -> tuple[Array, Array]:
     logits_fn = make_logits_fn(model, variables)
     x, y, indices = split_batch((to_float(images[indices]), labels[indices], indices), mesh)
+    valid = jnp.full(y.shape, True)
     if attack is not None:
-        x = attack(logits_fn, x, y, key=key, indices=indices)
-    return losses.correct(logits_fn(x), y)
+        clean, x = x, attack(logits_fn, x, y, key=key, indices=indices)
+        valid = measure(x, clean, threat_of(attack))[1]
+        x = jnp.where(valid[:, None, None, None], x, clean)
+    return losses.correct(logits_fn(x), y), valid

@@ -1,6 +1,7 @@
 """AutoAttack: robust accuracy against an ensemble of attacks without a number to tune."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,18 @@ import numpy as np
 from piat_jax.attacks.ensemble import Member, ensemble
 from piat_jax.attacks.targets import ranked_others
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import InputError, check_choice, check_classes, check_count, check_network, check_range
-from piat_jax.core.norms import ALL_NORMS
+from piat_jax.core.checks import (
+    InputError,
+    check_choice,
+    check_classes,
+    check_count,
+    check_network,
+    check_range,
+    check_seed,
+    check_takes_keys,
+    checked_logits,
+)
+from piat_jax.core.norms import norm_name
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array
 from piat_jax.evaluation import sanity
@@ -22,6 +33,7 @@ from piat_jax.evaluation.blocks import Blocks, Rows
 from piat_jax.evaluation.journal import Journal, Record, digest
 from piat_jax.evaluation.robustness import Finding, Robustness
 from piat_jax.evaluation.tally import Tally
+from piat_jax.evaluation.validity import Threat, measure, of_validity
 
 PRECISIONS = ("highest", "default")
 
@@ -51,7 +63,7 @@ class AutoAttack:
 
     Attributes:
       eps: radius in pixel units (1 = the whole range), so 8/255 and not 8.
-      norm: "linf", "l2" or "l1".
+      norm: "linf", "l2" or "l1", or as RobustBench spells them.
       version: "standard", "plus" or "rand"; see `attacks.ensemble`.
       attacks: names to run instead of the version's, or `Member`s, your own among them.
       steps, restarts, targets, queries, eot: numbers of the attacks, in place of the version's; see `attacks.ensemble`.
@@ -89,9 +101,10 @@ class AutoAttack:
     precision: str = "highest"
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, ALL_NORMS)
+        object.__setattr__(self, "norm", norm_name(self.norm))
         check_range("eps", self.eps, 0, 1 if self.norm == "linf" else float("inf"), open_low=True)
         check_count("block_size", self.block_size, 1)
+        check_seed("seed", self.seed)
         check_choice("precision", self.precision, PRECISIONS)
         members = self.members()
         without = ", ".join(member.name for member in members if not _averages(member))
@@ -178,12 +191,9 @@ class _Run:
         self.keyed = any(map(_averages, self.members))
         self.arguments = [jax.ShapeDtypeStruct((self.blocks.size, *images.shape[1:]), np.float32)]
         if self.keyed:
+            check_takes_keys(logits_fn, "version='rand'" if settings.version == "rand" else f"eot={settings.eot}")
             self.arguments.append(jax.eval_shape(lambda: jax.random.split(self.key, self.blocks.size)))
-        try:
-            logits = jax.eval_shape(self.blocks.logits_fn, *self.arguments)
-        except jax.errors.TracerArrayConversionError as error:
-            raise InputError("logits_fn computes with NumPy, which JAX cannot differentiate; use jax.numpy") from error
-        sanity.check_logits(logits, self.blocks.size)
+        logits = jax.eval_shape(functools.partial(checked_logits, logits_fn), *self.arguments)
         self.classes = logits.shape[1]
         check_classes("labels", labels, self.classes)
         self.runs = [member.runs * max(min(member.targets, self.classes - 1), 1) for member in self.members]
@@ -193,7 +203,7 @@ class _Run:
         journal = Journal(folder, self.identity()) if folder is not None else None
         pixels, logits = self._clean()
         if journal:
-            journal.check_network(logits)
+            journal.check_network(logits, self.blocks.weights_digest())
             if result := journal.result():
                 return result
         tally = Tally(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
@@ -211,6 +221,8 @@ class _Run:
                 report(pace.progress(record, tally))
         white = [member.white_box for member in self.members]
         names = tuple(member.name for member in self.members)
+        for name, valid in zip(names, tally.valid):
+            findings += of_validity(name, np.concatenate([*valid, np.array([], bool)]))
         result = Robustness(
             attacks=names,
             labels=self.labels,
@@ -222,7 +234,7 @@ class _Run:
             predictions=tally.predictions,
             distances=tally.distances,
             seconds=dict(zip(names, tally.seconds.tolist())),
-            findings=(*findings, *sanity.of_attacks(names, white, tally.fooled)),
+            findings=(*findings, *sanity.of_attacks(names, white, tally.attempted, tally.fooled)),
             settings=self.identity(),
         )
         if journal:
@@ -273,8 +285,8 @@ class _Run:
         found, queries = self.blocks.attack(member.attack, rows, key, self.settings.eps, self.settings.norm)
         logits = self._logits(found, indices, f"judge {member.name}")
         predictions = logits.argmax(axis=1).astype(np.int32)
-        distances, inside = _measure(found, clean, self.settings.eps, self.settings.norm)
-        fell = inside & np.isfinite(logits).all(axis=1) & (predictions != labels)
+        distances, valid = measure(found, clean, Threat(self.settings.eps, self.settings.norm))
+        fell = valid & np.isfinite(logits).all(axis=1) & (predictions != labels)
         return Record(
             member=np.array(number, np.int32),
             examples=examples.astype(np.int32),
@@ -283,8 +295,9 @@ class _Run:
             queries=queries,
             images=found[fell],
             predictions=predictions[fell],
-            distances=distances[fell],
+            distances=distances[fell].astype(np.float32),
             seconds=np.array(time.perf_counter() - began),
+            valid=valid,
         )
 
     def _pixels(self, rows: np.ndarray | slice) -> np.ndarray:
@@ -323,15 +336,3 @@ class _Pace:
 def _averages(member: Member) -> bool:
     """Whether its gradients are means over draws of a randomised network, which then takes keys."""
     return dict(member.attack.static).get("eot", 1) > 1
-
-
-def _measure(images: np.ndarray, clean: np.ndarray, eps: float, norm: str) -> tuple[np.ndarray, np.ndarray]:
-    """How far each image is from the clean one, and whether it is in ball and box, up to rounding of float32."""
-    delta = (images.astype(np.float64) - clean).reshape(len(images), -1)
-    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
-    distances = np.linalg.norm(delta, order, axis=1)
-    # A pixel is off by up to half a unit in the last place of 1, and a norm of D pixels adds that up.
-    slack = 1e-5 * eps + 6e-8 * {"linf": 1.0, "l2": delta.shape[1] ** 0.5, "l1": float(delta.shape[1])}[norm]
-    flat = images.reshape(len(images), -1)
-    boxed = (flat.min(axis=1) >= 0) & (flat.max(axis=1) <= 1)
-    return distances.astype(np.float32), boxed & (distances <= eps + slack)

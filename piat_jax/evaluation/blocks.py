@@ -16,6 +16,7 @@ from piat_jax.core.bound import Bound
 from piat_jax.core.compiler import OuterJit
 from piat_jax.core.sharding import gather, put, replicate
 from piat_jax.core.types import Array, LossFn
+from piat_jax.evaluation.journal import digest
 
 ROWS = "rows"
 
@@ -44,9 +45,15 @@ class Blocks:
         self.size = -(-size // unit) * unit
         self.precision = precision
         # One that is a pytree of its weights brings them along; any other is a constant of the program.
-        if not all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(logits_fn)):
-            logits_fn = jax.tree_util.Partial(logits_fn)
+        self.weights = jax.tree.leaves(logits_fn)
+        if not all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in self.weights):
+            # Through a function of our own: a module that is no leaf may have no hash, as jit wants one.
+            self.weights, logits_fn = [], jax.tree_util.Partial(_caller(logits_fn))
         self.logits_fn = replicate(logits_fn, self.mesh)
+
+    def weights_digest(self) -> str:
+        """A fingerprint of the weights that the network brings along; empty where it closes over them."""
+        return digest(*map(_plain, self.weights)) if self.weights else ""
 
     def logits(self, images: np.ndarray, keys: Array | None = None) -> np.ndarray:
         """`[R, K]` float32 for `images[R, H, W, C]`, R at most `size`; `keys[R]` for a randomised network."""
@@ -78,6 +85,19 @@ class Blocks:
 
     def _exactly(self) -> Any:
         return jax.default_matmul_precision(None if self.precision == "default" else self.precision)
+
+
+def _caller(logits_fn: Callable[..., Array]) -> Callable[..., Array]:
+    try:
+        hash(logits_fn)
+    except TypeError:
+        return lambda *arguments: logits_fn(*arguments)
+    return logits_fn
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    keys = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if keys else leaf)
 
 
 @functools.partial(OuterJit, static_argnames="mesh")

@@ -32,6 +32,7 @@ class Record(NamedTuple):
     predictions: np.ndarray  # [M] int32
     distances: np.ndarray  # [M] float32
     seconds: np.ndarray  # [] float64
+    valid: np.ndarray = np.array([], bool)  # [R] bool, finite and in ball and box; empty in older folders
 
 
 class Journal:
@@ -77,20 +78,24 @@ class Journal:
         """The result, if the evaluation was finished."""
         return Robustness.load(self.folder) if (self.folder / JSON).exists() else None
 
-    def check_network(self, logits: np.ndarray) -> None:
-        """Keep the clean logits `[N, K]`, or raise InputError if those kept are another network's."""
-        on_first(lambda: self._check_network(logits))
+    def check_network(self, logits: np.ndarray, weights: str = "") -> None:
+        """Keep the clean logits `[N, K]` and a digest of the weights, or raise InputError if those kept are others.
 
-    def _check_network(self, logits: np.ndarray) -> None:
+        A function that closes over its weights has no digest, and logits alone tell.
+        """
+        on_first(lambda: self._check_network(logits, weights))
+
+    def _check_network(self, logits: np.ndarray, weights: str) -> None:
         path = self.folder / CLEAN
         if not path.exists():
-            write_arrays(path, {"logits": logits})
+            write_arrays(path, {"logits": logits, "weights": np.array(weights)})
             return
         with np.load(path, allow_pickle=False) as stored:
-            before = stored["logits"]
+            before, known = stored["logits"], str(stored["weights"]) if "weights" in stored else ""
         # Blocks of another size round differently.
         scale = 1e-3 * np.abs(before[np.isfinite(before)]).max(initial=1e-3)
-        if before.shape != logits.shape or not np.allclose(before, logits, rtol=0, atol=scale, equal_nan=True):
+        other = bool(known and weights) and known != weights
+        if other or before.shape != logits.shape or not np.allclose(before, logits, rtol=0, atol=scale, equal_nan=True):
             raise InputError(
                 f"folder={str(self.folder)!r} holds the evaluation of another network; "
                 "remove it, or give another folder"
@@ -102,7 +107,8 @@ class Journal:
         for path in sorted((self.folder / BLOCKS).glob("*.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    found.append(Record(**{name: stored[name] for name in Record._fields}))
+                    names = [name for name in Record._fields if name in stored or name not in Record._field_defaults]
+                    found.append(Record(**{name: stored[name] for name in names}))
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
                 if is_first():
                     path.unlink()

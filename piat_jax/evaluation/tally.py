@@ -25,6 +25,7 @@ class Tally:
         self.attempted, self.fooled = np.zeros((2, len(runs), count), bool)
         self.queries = np.zeros((len(runs), count), np.int64)
         self.seconds = np.zeros(len(runs))
+        self.valid: list[list[np.ndarray]] = [[] for _ in runs]
 
     @property
     def robust(self) -> np.ndarray:
@@ -43,6 +44,7 @@ class Tally:
         """Learn what a block found; of several successes at an example that of the first run counts."""
         attack = int(record.member)
         self.seconds[attack] += record.seconds
+        self.valid[attack].append(record.valid)
         place = np.cumsum(record.fell) - 1
         for row, (run, example) in enumerate(zip(record.tasks, record.examples)):
             self.done[attack][run, example] = True

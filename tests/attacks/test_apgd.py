@@ -509,7 +509,7 @@ class TestL1:
         ({"restarts": 0}, "restarts=0 must be at least 1"),
         ({"eot": 0}, "eot=0 must be at least 1"),
         ({"rho": 1.5}, "rho=1.5 must be in [0, 1]"),
-        ({"targets": 9}, "targets=9 is for loss='targeted'; loss='ce' has none"),
+        ({"targets": 9}, "targets=9 is for loss='targeted'; with loss='ce' give one class an example"),
         ({"targets": 0, "loss": "targeted"}, "targets=0 must be at least 1"),
         ({"images": IMAGES[0]}, "images has 3 axes"),
     ],
@@ -521,5 +521,7 @@ def test_bad_arguments_are_refused(options, message):
 
 
 def test_one_class_is_refused():
-    with pytest.raises(InputError, match=re.escape("logits of shape (8, 1); they must be [B, K] with K >= 2")):
+    with pytest.raises(
+        InputError, match=re.escape("logits of shape (8, 1) for 8 images; they must be [8, K] with K >= 2")
+    ):
         apgd(lambda x: network(x, 1), IMAGES, LABELS, key=KEY, steps=1)

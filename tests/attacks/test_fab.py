@@ -249,7 +249,7 @@ class TestContract:
         ({"eta": 0.9}, "eta=0.9 must be at least 1"),
         ({"beta": -0.1}, "beta=-0.1 must be in [0, 1]"),
         ({"images": IMAGES[0]}, "images has 3 axes"),
-        ({"logits_fn": lambda x: jnp.zeros((len(x), 1))}, "needs at least 2 classes"),
+        ({"logits_fn": lambda x: jnp.zeros((len(x), 1))}, "they must be [8, K] with K >= 2"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):

@@ -455,7 +455,7 @@ class TestTried:
     [
         ({"eps": 8}, "eps=8 must be in [0, 1]; did you mean 8/255?"),
         ({"eps": -0.1, "norm": "l2"}, "eps=-0.1 must be at least 0"),
-        ({"norm": "L2"}, "norm='L2' is unknown; choose one of l1, l2, linf"),
+        ({"norm": "l3"}, "norm='l3' is unknown; "),
         ({"queries": -1}, "queries=-1 must be at least 0"),
         ({"p_init": 0.0}, "p_init=0.0 must be in (0, 1]"),
         ({"restarts": 0}, "restarts=0 must be at least 1"),

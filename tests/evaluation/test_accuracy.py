@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from piat_jax import models
-from piat_jax.attacks import pgd
+from piat_jax.attacks import ATTACKS, pgd
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.pixels import to_float
 from piat_jax.evaluation import correct_under_attack
 from piat_jax.evaluation.accuracy import _correct_block, worst_class
+from piat_jax.evaluation.validity import Threat, measure, threat_of
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,50 @@ def test_worst_class_is_the_lowest_accuracy_of_a_class_that_occurs():
 def test_bad_batch_size(setup):
     with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
         correct_under_attack(*setup, None, key=jax.random.key(0), batch_size=0)
+
+
+def stray(logits_fn, images, labels, *, key, indices=None, kind="nan", eps=0.1, norm="linf", box=(0.0, 1.0)):
+    """Breaks what it promises at the even examples, where all becomes misclassified; keeps to it at the odd ones."""
+    far = {"nan": images * jnp.nan, "inf": images + jnp.inf, "ball": 1 - images, "box": images - 0.001 - images.max()}
+    return jnp.where(indices[:, None, None, None] % 2 == 0, far[kind], images)
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "ball", "box"])
+def test_an_image_outside_the_threat_model_is_no_success(setup, kind):
+    findings = []
+    attack = bind(stray, kind=kind, eps=0.1 if kind == "ball" else 1.0)
+    clean = correct_under_attack(*setup, None, key=jax.random.key(0))
+    flags = correct_under_attack(*setup, attack, key=jax.random.key(0), batch_size=5, on_finding=findings.append)
+    np.testing.assert_array_equal(flags, clean)
+    (finding,) = findings
+    assert finding.name == "invalid_images"
+    assert "7 of 13 images that are not finite, or outside ball or box; they count as attacks that failed" in str(
+        finding
+    )
+    assert "stray(" in finding.message
+
+
+def test_the_library_s_attacks_keep_to_their_threat_model(setup):
+    findings = []
+    for attack in ATTACKS.values():
+        for norm in ("linf", "L2"):
+            bound = bind(attack, eps=0.25, norm=norm)
+            correct_under_attack(*setup, bound, key=jax.random.key(0), on_finding=findings.append)
+    assert findings == []
+
+
+def test_measure():
+    rng = np.random.default_rng(0)
+    clean = rng.uniform(0.3, 0.7, (6, 4, 4, 3)).astype(np.float32)
+    step = rng.normal(size=clean.shape)
+    for norm, order in (("linf", np.inf), ("l2", 2), ("l1", 1)):
+        step /= np.linalg.norm(step.reshape(6, -1), order, axis=1).reshape(6, 1, 1, 1)
+        radii = 0.25 * np.array([0.5, 0.999, 1.0, 1.001, 1.5, 0.0])
+        images = (clean + step * radii.reshape(6, 1, 1, 1)).astype(np.float32)
+        for arrays in ((images, clean), (jnp.asarray(images), jnp.asarray(clean))):
+            distances, valid = measure(*arrays, Threat(0.25, norm, None))
+            np.testing.assert_allclose(distances, radii, atol=1e-6)
+            np.testing.assert_array_equal(valid, [True, True, True, False, False, True])
+    assert measure(clean - 0.4, clean, Threat())[1].tolist() == (clean.min((1, 2, 3)) >= 0.4).tolist()
+    assert threat_of(None) == threat_of(lambda *arguments: None) == Threat()
+    assert threat_of(bind(pgd, box=None)) == Threat(8 / 255, "linf", None)

@@ -262,10 +262,26 @@ class TestVersions:
         assert result.attacks == ("pgd", "far")
         assert result.fooled[0].any()
         assert not result.fooled[1].any()
+        (finding,) = [f for f in result.findings if f.name == "invalid_images"]
+        count = int(result.attempted[1].sum())
+        assert finding.message.startswith(f"far returned {count} of {count} images that are not finite, or outside")
+
+    def test_images_that_are_no_numbers_break_nothing(self, tmp_path):
+        members = (Member("nothing", bind(not_a_number)),)
+        with pytest.raises(Stopped):
+            evaluate(quick(attacks=members), folder=tmp_path, report=stop_after(1))
+        result = evaluate(quick(attacks=members), folder=tmp_path)
+        assert result.accuracy == result.clean_accuracy
+        count = int(result.clean.sum())  # those before the stop are told as well
+        assert f"nothing returned {count} of {count} images" in "".join(f.message for f in result.findings)
 
 
 def out_of_the_ball(logits_fn, images, labels, *, key, indices, eps, norm):
     return 1 - images
+
+
+def not_a_number(logits_fn, images, labels, *, key, indices, eps, norm):
+    return images * jnp.nan
 
 
 class Stopped(Exception):
@@ -344,6 +360,10 @@ class TestResume:
             evaluate(images=1 - IMAGES, folder=tmp_path / "a")
         with pytest.raises(InputError, match="another network"):
             evaluate(logits_fn=Partial(network, weights(1)), folder=tmp_path / "a")
+        near = weights()
+        near["first"] = near["first"] * jnp.float32(1 + 1e-5)  # logits within rounding, and yet another network
+        with pytest.raises(InputError, match="another network"):
+            evaluate(logits_fn=Partial(network, near), folder=tmp_path / "a")
         evaluate(folder=tmp_path / "a")
         with pytest.raises(InputError, match="another network; remove it, or give another folder"):  # finished as well
             evaluate(logits_fn=Partial(network, weights(1)), folder=tmp_path / "a")
@@ -397,6 +417,8 @@ def test_progress_goes_down_to_nothing():
         ({"block_size": 0}, "block_size=0 must be at least 1"),
         ({"eot": 20}, "eot=20: fab-t, square cannot attack a randomised network"),
         ({"precision": "high"}, "precision='high' is unknown"),
+        ({"seed": 2**32}, "seed=4294967296 must be in [0, 4294967295]"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused(options, message):
@@ -429,3 +451,49 @@ def test_bad_networks_are_refused():
         evaluate(logits_fn="resnet18")
     with pytest.raises(InputError, match=re.escape("shape (16, 1) for 16 images; they must be [16, K] with K >= 2")):
         evaluate(logits_fn=lambda x: x.mean((1, 2)))
+    with pytest.raises(InputError, match="logits_fn returns a tuple; give logits alone"):
+        evaluate(logits_fn=lambda x: (network(weights(), x), {}))
+    for settings, why in ((quick(version="rand"), "version='rand'"), (quick(attacks=("apgd-ce",), eot=2), "eot=2")):
+        with pytest.raises(InputError, match=re.escape(f"{why} calls logits_fn(images, keys), which takes no keys")):
+            evaluate(settings, logits_fn=lambda x: network(weights(), x))
+
+
+class TestNetworksAsUsersHaveThem:
+    quick = quick(attacks=("apgd-ce",))
+
+    @pytest.mark.parametrize("norm", ["Linf", "L2"])
+    def test_spellings_of_robustbench(self, norm):
+        assert evaluate(quick(attacks=("apgd-ce",), norm=norm)).settings["norm"] == norm.lower()
+
+    def test_a_module_without_a_hash(self):
+        """A pytree with a function among its leaves, as modules of Equinox are: no argument of jit, and not hashable."""
+
+        @jax.tree_util.register_dataclass
+        @dataclasses.dataclass(frozen=True)
+        class Module:
+            weights: dict
+            activation: object
+
+            def __call__(self, x):
+                return self.activation((x.reshape(len(x), -1) - 0.5) @ self.weights["first"]) @ self.weights["second"]
+
+        found = evaluate(self.quick, logits_fn=Module(weights(), jnp.tanh))
+        np.testing.assert_array_equal(found.fooled, evaluate(self.quick).fooled)
+
+    def test_a_module_for_one_example(self):
+        one = type(
+            "Net", (), {"__module__": "equinox._module", "__call__": lambda self, x: network(weights(), x[None])[0]}
+        )
+        with pytest.raises(
+            InputError, match=re.escape("Net of Equinox, which takes one example; give jax.vmap(module)")
+        ):
+            evaluate(self.quick, logits_fn=one())
+        found = evaluate(self.quick, logits_fn=jax.vmap(one()))
+        np.testing.assert_array_equal(found.fooled, evaluate(self.quick).fooled)
+
+
+@pytest.mark.parametrize("version", ["standard", "plus"])
+def test_a_radius_without_bound(version):
+    """No ball is larger than the box: L2 at 1e30 breaks what any image of the box can break."""
+    settings = quick(norm="l2", eps=1e30, version=version, steps=10, restarts=1)
+    assert evaluate(settings).accuracy == evaluate(dataclasses.replace(settings, eps=6.0**0.5)).accuracy == 0

@@ -122,13 +122,65 @@ def test_noise_from_given_keys_is_as_it_should_be():
     assert names(noisy, keys) == []
 
 
-def test_a_black_box_that_is_stronger():
-    fooled = np.zeros((3, 1000), bool)
-    fooled[0, :100] = fooled[1, :102] = True
-    members = ("apgd-ce", "square", "fab-t"), (True, False, True)
-    assert list(of_attacks(*members, fooled)) == []
-    fooled[1, 102] = True
-    (finding,) = of_attacks(*members, fooled)
+def black_box(count, extra, left=900):
+    """Findings where the gradient attacks left `left` of `count` images, and Square broke `extra` of these."""
+    attempted, fooled = np.ones((3, count), bool), np.zeros((3, count), bool)
+    fooled[0, left:] = fooled[1, left:] = fooled[1, :extra] = True
+    attempted[1] = attempted[2] = ~fooled[0]
+    return list(of_attacks(("apgd-ce", "square", "fab-t"), (True, False, True), attempted, fooled))
+
+
+@pytest.mark.parametrize(("count", "left", "usual"), [(500, 333, 5), (1000, 900, 10), (10000, 5000, 40)])
+def test_a_black_box_is_told_where_it_breaks_more_than_an_honest_network_shows(count, left, usual):
+    assert black_box(count, 2, left) == []  # the published Square breaks as many on robust networks
+    assert black_box(count, usual, left) == []
+    (finding,) = black_box(count, usual + 1, left)
     assert finding.name == "black_box_is_stronger"
-    assert finding.message.startswith("square, which uses no gradients, broke 3 examples")
-    assert list(of_attacks(("square",), (False,), fooled[1:2])) == []
+    assert finding.message.startswith(
+        f"square, which uses no gradients, broke {usual + 1} of the {left} examples that the gradient attacks before it"
+    )
+    assert f"where up to {usual} are usual: gradients may be masked at some images" in finding.message
+    (finding,) = black_box(count, left // 10 + 1, left)
+    assert "gradients are likely masked and the true robust accuracy is lower" in finding.message
+
+
+def test_a_black_box_alone_is_stronger_than_nothing():
+    assert list(of_attacks(("square",), (False,), np.ones((1, 50), bool), np.ones((1, 50), bool))) == []
+
+
+class TestRowsThatSeeEachOther:
+    def minus_the_mean(self, x):
+        return linear(x) - linear(x).mean(axis=0, keepdims=True)
+
+    def found(self, logits_fn, images=IMAGES, devices=1, size=48):
+        quick = AutoAttack(eps=1e-6, attacks=("square",), queries=1, block_size=size)
+        labels = np.argmax(linear(images), axis=1)
+        result = quick.run(logits_fn, images, labels, devices=jax.devices()[:devices])
+        return {f.name: f.message for f in result.findings}
+
+    @pytest.mark.parametrize("count", [1, 2, 7, 48])
+    @pytest.mark.parametrize(("devices", "size"), [(1, 8), (1, 48), (2, 48)])
+    def test_they_are_seen(self, count, devices, size):
+        message = self.found(self.minus_the_mean, IMAGES[:count], devices, size)["rows_see_each_other"]
+        assert "the logits of an image change by up to" in message
+        assert "put BatchNorm into evaluation mode" in message
+
+    def test_batch_norm_in_training_mode(self):
+        model = create("small_resnet", num_classes=3, width=2)
+        variables = model.init(jax.random.key(0), jnp.zeros(IMAGES.shape))
+        assert "rows_see_each_other" in self.found(make_logits_fn(model, variables, train=True))
+        assert "rows_see_each_other" not in self.found(make_logits_fn(model, variables))
+
+
+def test_a_gradient_that_is_not_finite_has_its_name():
+    images = IMAGES.copy()
+    images[:5, 0, 0] = 0.2
+    labels = np.argmax(linear(images), axis=1)
+    quick = AutoAttack(eps=1e-6, attacks=("square",), queries=1, block_size=48)
+    found = {f.name: f.message for f in quick.run(frame, images, labels, devices=jax.devices()[:1]).findings}
+    assert "is not finite at 5 of 48 correctly classified images (2.6% of the pixels)" in found["non_finite_gradients"]
+
+
+def frame(x):
+    """`linear`, with a root that has no slope at the pixels of 0.2."""
+    return linear(x + 0 * jax.nn.relu(jnp.maximum(x - 0.2, 0.0) ** 0.5))
