@@ -1,4 +1,4 @@
-"""What a user may have switched on in JAX: 64 bits, strict promotion of dtypes, a stop at each NaN, other generators."""
+"""What a user may have switched on in JAX: 64 bits, strict promotion, a stop at each NaN, other generators."""
 
 import contextlib
 import functools
@@ -117,8 +117,7 @@ def optimizer():
     return sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-3)
 
 
-HOOKS = {
-    "piat": PIAT(),
+AVERAGES = {
     "swa": Average(EQUAL_WEIGHT, epochs=4),
     "seat": Average(WarmupDecay(0.9), epochs=4),
     "ema": Average(0.9, epochs=4),
@@ -131,7 +130,7 @@ def test_a_step_of_each_method_keeps_its_dtypes(stack, mode):
     """Traced and not run: dtypes that do not fit show there, and compiling all would take minutes."""
     with MODES[mode]():
         objective = METHODS[stack[0]](
-            model=models.create("small_resnet", num_classes=3, width=2), attack=bind(pgd, steps=2, start="normal")
+            model=models.create("mlp", num_classes=3, hidden=(4,)), attack=bind(pgd, steps=2, start="normal")
         )
         for name in stack[1:]:
             objective = WRAPPERS[name](objective)
@@ -145,28 +144,41 @@ def types(tree):
     return {jax.tree_util.keystr(path): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def trained(hooks, key, model="small_resnet", **options):
+    net = models.create(model, num_classes=3, **options)
+    objective = METHODS["nmse"](model=net, attack=bind(pgd, steps=1))
+    return step_of(objective, optimizer(), hooks, key)
+
+
 @functools.cache
-def trained_plainly(name):
-    return trained(name, key_of("threefry"))
+def trained_plainly():
+    return run_step("threefry")
 
 
-def trained(name, key):
-    model = models.create("small_resnet", num_classes=3, width=2)
-    objective = METHODS["nmse"](model=model, attack=bind(pgd, steps=1))
-    return jax.jit(step_of(objective, optimizer(), (HOOKS[name],), key))(jnp.asarray(IMAGES), jnp.asarray(LABELS))
+def run_step(mode):
+    step = trained((PIAT(), AVERAGES["seat"]), key_of(mode), width=2)
+    return jax.jit(step)(jnp.asarray(IMAGES), jnp.asarray(LABELS))
 
 
 @each_mode
-@pytest.mark.parametrize("name", HOOKS)
-def test_a_step_with_each_average(name, mode):
+def test_a_step_with_piat_and_an_average(mode):
     with MODES[mode]():
-        state, after, _ = trained(name, key_of(mode))
+        state, after, _ = run_step(mode)
     assert types(state) == types(after)
     for leaf in jax.tree.leaves(after):
         assert np.all(np.isfinite(leaf))
     if "rbg" not in mode:
-        for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(trained_plainly(name)[1])):
+        for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(trained_plainly()[1])):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["x64", "strict"])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_each_average_keeps_its_dtypes(name, mode):
+    with MODES[mode]():
+        step = trained((AVERAGES[name],), jax.random.key(0), "mlp", hidden=(4,))
+        state, after, _ = jax.eval_shape(step, jnp.asarray(IMAGES), jnp.asarray(LABELS))
+    assert types(state) == types(after)
 
 
 @each_mode

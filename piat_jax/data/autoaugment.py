@@ -80,7 +80,7 @@ def autoaugment(images: Array, keys: Array) -> Array:
     probabilities = jnp.array([[probability for _, probability, _ in pair] for pair in CIFAR_POLICY])
 
     def one(image: Array, key: Array) -> Array:
-        drawn = jax.random.uniform(named_key(key, "autoaugment"), (5,))
+        drawn = jax.random.uniform(named_key(key, "autoaugment"), (5,), jnp.float32)
         pair = jnp.floor(drawn[0] * len(CIFAR_POLICY)).astype(jnp.int32)
         for part in range(2):
             sign = (drawn[3 + part] < 0.5).astype(jnp.int32)

@@ -120,7 +120,7 @@ class Drop(NamedTuple):
         """The model and the point of the attack step of this number."""
         key = jax.random.fold_in(self.key, index)
         if self.keep_rate is not None:
-            keep = jax.random.uniform(named_key(key, "attention"), (self.blocks,)) < self.keep_rate
+            keep = jax.random.uniform(named_key(key, "attention"), (self.blocks,), jnp.float32) < self.keep_rate
             logits_fn = with_attention_gates(logits_fn, keep)
         if self.masked is not None:
             perturbed = patch_mask(named_key(key, "patches"), self.masked, images, self.patch_size)

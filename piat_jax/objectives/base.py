@@ -309,7 +309,8 @@ def reached(share: Array | float, context: Context) -> Array:
     True
     """
     # Not weakly typed, so that it can be kept in a state: one that changes type after the first step compiles anew.
-    return (context.epoch >= jnp.round(share * context.epochs)).astype(bool)
+    epochs = jnp.asarray(context.epochs, jnp.float32)
+    return (context.epoch >= jnp.round(share * epochs).astype(jnp.int32)).astype(bool)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:

@@ -64,5 +64,5 @@ def instance_weights(correct_iterates: Array, steps: Array | int, lam: Array | f
     """
     half = jnp.maximum(jnp.asarray(steps) // 2, 1).astype(jnp.float32)
     # (tanh(a) + 1) / 2 without the cancellation that would make small weights 0.
-    weights = jax.nn.sigmoid(2.0 * (lam + 5.0 * (half - correct_iterates) / half))
+    weights = jax.nn.sigmoid(2.0 * (lam + 5.0 * (half - correct_iterates.astype(jnp.float32)) / half))
     return weights / jnp.mean(weights)

@@ -119,7 +119,7 @@ def mean(share: Array, value: Array | float, other: Array | float) -> Array:
 
 def draw(mix: Mix, size: tuple[int, ...], key: Array) -> tuple[Array, Array]:
     """How much of each pixel is the example's own, `[1, H, W, 1]` for images of `size`, and how much of its label."""
-    whether, which, u, v = jax.random.uniform(named_key(key, "shares"), (4,))
+    whether, which, u, v = jax.random.uniform(named_key(key, "shares"), (4,), jnp.float32)
     centre = jax.random.randint(named_key(key, "centre"), (2,), 0, jnp.array(size))
     mixes, cuts = whether < mix.prob, which < mix.switch
     lam = symmetric_beta(jnp.where(cuts, mix.cutmix_alpha, mix.mixup_alpha), u, v)

@@ -88,7 +88,7 @@ class RPAT(Wrapper):
         adversarial = super().perturb(variables, objective_state, batch, context)
         if self.alpha_from == "fixed":
             return adversarial
-        share = symmetric_beta(0.75, *jax.random.uniform(named_key(context.key, "rpat"), (2,)))
+        share = symmetric_beta(0.75, *jax.random.uniform(named_key(context.key, "rpat"), (2,), jnp.float32))
         end = jnp.minimum if self.alpha_from == "beta-" else jnp.maximum
         # At 0 and 1 one difference is that of a point and itself.
         drawn = jnp.clip(end(share, 1.0 - share), 0.01, 0.99)

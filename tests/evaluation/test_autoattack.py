@@ -466,7 +466,7 @@ class TestNetworksAsUsersHaveThem:
         assert evaluate(quick(attacks=("apgd-ce",), norm=norm)).settings["norm"] == norm.lower()
 
     def test_a_module_without_a_hash(self):
-        """A pytree with a function among its leaves, as modules of Equinox are: no argument of jit, and not hashable."""
+        """A pytree with a function among its leaves, as Equinox has them: no argument of jit, and without a hash."""
 
         @jax.tree_util.register_dataclass
         @dataclasses.dataclass(frozen=True)
