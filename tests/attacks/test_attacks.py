@@ -123,10 +123,13 @@ def test_randomness_comes_from_the_index():
 @pytest.mark.parametrize("name", ["fgsm", "mi_fgsm", "pgd_linf_normal_2_best"])
 def test_without_jit(name):
     eager = TABLE[name](network(WEIGHTS), IMAGES, LABELS, key=KEY)
-    np.testing.assert_allclose(eager, run(TABLE[name]), atol=1e-5)
+    if chooses(TABLE[name]):
+        np.testing.assert_allclose(score(eager), score(run(TABLE[name])), rtol=1e-4)
+    else:
+        np.testing.assert_allclose(eager, run(TABLE[name]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fgsm", "mi_fgsm", "pgd_linf_uniform_1_last", "pgd_linf_normal_2_best"])
+@pytest.mark.parametrize("name", ["fgsm", "mi_fgsm", "pgd_linf_uniform_1_last", "pgd_linf_none_1_best"])
 def test_no_gradient_flows_through(name):
     def loss(weights, images):
         return losses.cross_entropy(network(weights)(images), LABELS).mean()
