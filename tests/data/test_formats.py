@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.data import hold_out, load
+from piat_jax.data import load
 from piat_jax.data.augment import check_augmentation
 from piat_jax.data.known import KNOWN
 from piat_jax.data.types import Split
@@ -215,17 +215,6 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
     with pytest.raises(InputError, match=r"data_batch_1.bin cannot be read: Permission denied"):
         load("cifar10", data_dir=tmp_path)
-
-
-def test_a_part_of_what_is_sorted_by_class_is_refused(tmp_path):
-    split = Split(CIFAR[0][0], np.sort(CIFAR[0][1]))
-    with pytest.raises(InputError, match=r"validation_examples=5 would leave out whole classes: .* sorted by class"):
-        hold_out(split, 5)
-    with pytest.raises(InputError, match="validation_examples=20 leaves nothing of the 20 training examples"):
-        hold_out(split, 20)
-    formats.npz(tmp_path, split, CIFAR[1])
-    with pytest.raises(InputError, match="train_examples=5 would leave out whole classes"):
-        load(str(tmp_path), train_examples=5)
 
 
 @pytest.mark.parametrize("name", KNOWN)
