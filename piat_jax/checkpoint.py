@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,16 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.hosts import is_first, on_first
+from piat_jax.core.checksums import CHECKSUMS, damage, write_checksums
+from piat_jax.core.files import expanded
+from piat_jax.core.hosts import any_of_all, is_first, of_first, on_first
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.trees import copied, leaf_shapes
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 NAMES = ("best", "last")
 KEPT = {"best": 1, "last": 2}
+ITEMS = ("variables", "training", "evaluated", "info")
 
 # orbax warns at every save that the description, a text, has no parts of arrays to be put together.
 logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
@@ -38,16 +41,17 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, `best` and `last`: folders of numbered saves, of which the highest counts.
 
-    A save that is cut off leaves its predecessors as they were: orbax writes beside them and renames, and only then is
-    the one before removed (of `last` the one before that: should the newest be damaged, a run goes on from its
-    predecessor).
+    A save that is cut off leaves its predecessors as they were: it is written beside them, given checksums of all its
+    files and renamed, and only then is the one before removed (of `last` the one before that: should the newest be
+    damaged, a run goes on from its predecessor). What is loaded is first compared with the checksums; saves of earlier
+    versions have none and are taken as they are.
 
     Several processes each call what follows, at the same time and for one folder that they share; orbax has each write
     and read its own part of the arrays, and the first does what is left.
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).absolute()
+        self.folder = expanded(folder).absolute()
         self._worker = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -88,14 +92,14 @@ class Checkpoints:
         Raises:
           InputError: it could not be written; its predecessor is still there.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        failed = self._failure()
+        if any_of_all(failed is not None):  # only the first gives a save its name: the others look after it has
+            raise failed or InputError(f"{self.folder}: another process cannot save, and says why")
 
     def check(self) -> None:
         """Raise InputError if a save has failed meanwhile; does not wait."""
-        if self._pending is not None and self._pending.done():
-            self.wait()
+        if self._pending is not None and self._pending.done() and (failed := self._failure()):
+            raise failed
 
     def info(self, name: str) -> dict[str, Any]:
         """The description of the checkpoint called `name`.
@@ -144,10 +148,10 @@ class Checkpoints:
             try:
                 state, info = self._read_state(path, like)
             except _UnreadableError as error:
-                aside = path.with_name(f"damaged-{path.name}")
-                on_first(lambda path=path, aside=aside: _replace(path, aside))
-                damaged.append(f"{error}; set aside as {aside.name}")
+                damaged.append(self._set_aside(path, error))
                 continue
+            if path.parent.name == "last":
+                damaged += self._set_aside_best()
             if info.get("best") and path.parent.name == "last":
                 best = self.info("best")["epoch"] if "best" in self else None
                 if best != info["epoch"]:  # cut off after one and before the other
@@ -162,6 +166,31 @@ class Checkpoints:
         self.wait()
         on_first(lambda: shutil.rmtree(self.folder / name, ignore_errors=True))
 
+    def _set_aside(self, path: Path, error: InputError) -> str:
+        aside = path.with_name(f"damaged-{path.name}")
+        on_first(lambda: _replace(path, aside))
+        return f"{error}; set aside as {aside.parent.name}/{aside.name}"
+
+    def _set_aside_best(self) -> list[str]:
+        """Set the best checkpoint aside where it is damaged, lest that be found out when it is evaluated."""
+        if "best" not in self:
+            return []
+        path = self._newest("best")
+        try:
+            self._check_whole(path, ITEMS)
+            self._info(path)
+        except _UnreadableError as error:
+            return [self._set_aside(path, error)]
+        return []
+
+    def _failure(self) -> InputError | None:
+        """Why the save before could not be written, once it has ended; None where it was."""
+        pending, self._pending = self._pending, None
+        try:
+            return pending.result() if pending is not None else None
+        except InputError as error:
+            return error
+
     def __contains__(self, name: str) -> bool:
         return bool(self._numbers(name))
 
@@ -173,17 +202,17 @@ class Checkpoints:
         apart = _is_apart(evaluated, state)
         shapes = {path: list(shape) for path, shape in leaf_shapes(variables).items()}
         # As one text: of a dict orbax would make an array for each number.
-        text = json.dumps({**info, "shapes": shapes, "separate": apart})
+        text = json.dumps({**info, "shapes": shapes, "separate": apart, "checksums": True})
         content: dict[str, Any] = {"variables": variables, "training": rest, "info": {"json": text}}
         if apart and evaluated is not None:
             content["evaluated"] = evaluated._asdict()
         # A number of its own: nothing is replaced, and no clock decides which is newest.
-        path = self.folder / name / str(max(self._numbers(name), default=-1) + 1)
+        path = self.folder / name / str(of_first(max(self._numbers(name), default=-1) + 1))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for partial in path.parent.glob("*tmp*") if is_first() else ():  # of a process that was killed
                 shutil.rmtree(partial)
-            response = ocp.save_checkpointables_async(str(path), content)
+            response = ocp.save_checkpointables_async(str(_partial(path)), content)
         except OSError as error:
             raise _unwritten(path, error) from error
         self._pending = self._worker.submit(self._finish, response, path, best)
@@ -193,6 +222,8 @@ class Checkpoints:
             response.result()
             if not is_first():
                 return
+            write_checksums(_partial(path))
+            _partial(path).rename(path)
             if best:
                 self._make_best(path)
             self._prune(path.parent.name)
@@ -203,10 +234,9 @@ class Checkpoints:
         """The same files under another name: they never change, so links do."""
         # Nothing here may wait: it runs in the thread that is waited for.
         target = self.folder / "best" / str(max(self._numbers("best"), default=-1) + 1)
-        partial = target.with_name(f"{target.name}.tmp")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(path, partial, copy_function=_link)
-        partial.rename(target)
+        shutil.rmtree(_partial(target), ignore_errors=True)
+        shutil.copytree(path, _partial(target), copy_function=_link)
+        _partial(target).rename(target)
         self._prune("best")
 
     def _prune(self, name: str) -> None:
@@ -230,17 +260,26 @@ class Checkpoints:
         info = self._read(path, {"info": None})["info"]
         try:
             info = json.loads(info["json"]) if "json" in info else info  # without: saved by an older version
-            if isinstance(info["shapes"], dict):
-                return info
-        except (KeyError, TypeError, ValueError):
-            pass
-        raise _UnreadableError(f"checkpoint {path} cannot be read: its description is damaged")
+            if not isinstance(info["shapes"], dict):
+                raise TypeError("shapes")
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unreadable(path, "its description is damaged") from error
+        if info.get("checksums") and not (path / CHECKSUMS).exists():
+            raise _unreadable(path, f"{CHECKSUMS} is missing")
+        return info
+
+    def _check_whole(self, path: Path, items: Collection[str]) -> None:
+        """Raise an error where files differ from their checksums, if there are any; one process reads for all."""
+        found = damage(path, items) if is_first() and (path / CHECKSUMS).exists() else ""
+        if any_of_all(bool(found)):
+            raise _unreadable(path, found or "the first process says why")
 
     def _read(self, path: Path, wanted: dict[str, PyTree]) -> dict[str, Any]:
+        self._check_whole(path, wanted)
         try:
             return ocp.load_checkpointables(str(path), wanted)
         except Exception as error:  # orbax, tensorstore and json each raise their own
-            raise _UnreadableError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+            raise _unreadable(path, _first_line(error)) from error
 
     def _read_state(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         variables, rest = _parts(like)
@@ -266,6 +305,10 @@ class _UnreadableError(InputError):
     """A checkpoint that is damaged."""
 
 
+def _unreadable(path: Path, why: str) -> _UnreadableError:
+    return _UnreadableError(f"checkpoint {path} cannot be read: {why}")
+
+
 def _unwritten(path: Path, error: Exception) -> InputError:
     return InputError(f"checkpoint {path} cannot be written: {_first_line(error)}; what was saved before is kept")
 
@@ -277,6 +320,11 @@ def _first_line(error: Exception) -> str:
 
 def _is_apart(evaluated: Variables | None, state: TrainState) -> bool:
     return evaluated is not None and evaluated.params is not state.params
+
+
+def _partial(path: Path) -> Path:
+    """What a save is called until it is whole."""
+    return path.with_name(f"{path.name}.tmp")
 
 
 def _replace(path: Path, target: Path) -> None:

@@ -1,7 +1,9 @@
 import dataclasses
+import json
 import os
 import resource
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from piat_jax import checkpoint
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import TrainState, Variables
@@ -220,7 +223,7 @@ def test_a_run_goes_on_from_the_newest_that_can_be_read_and_says_so(tmp_path):
     assert restored.info["epoch"] == 2
     (told,) = restored.damaged
     assert "last/2 cannot be read: " in told
-    assert told.endswith("set aside as damaged-2")
+    assert told.endswith("set aside as last/damaged-2")
     # It is saved again under a number of its own, and the damaged one counts no more.
     checkpoints.save("last", make(3.0), {"epoch": 3})
     assert Checkpoints(tmp_path).restore(make()).info["epoch"] == 3
@@ -254,3 +257,80 @@ def test_a_full_disk_is_told_at_the_next_call_and_what_was_saved_stays(tmp_path)
 def test_a_folder_that_cannot_be_written_is_named():
     with pytest.raises(InputError, match="/proc/nowhere/last/0 cannot be written"):
         Checkpoints("/proc/nowhere").save("last", make(), {"epoch": 1})
+
+
+def flip(path, place, bit=0):
+    """One bit of a file, in a file of its own: others may be links to it."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.unlink()
+    path.write_bytes(content)
+
+
+def array_file(save):
+    """The file that holds most of the weights."""
+    return max(
+        (path for path in (save / "variables").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+
+
+def test_one_flipped_bit_anywhere_in_the_arrays_is_noticed(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(40, 30)), jnp.float32)}
+    state = dataclasses.replace(make(), params=params, opt_state=(), anchor=None)
+    checkpoints.save("last", state, {"epoch": 1})
+    same(checkpoints.load_variables("last", state.variables), state.variables)
+    path = array_file(tmp_path / "last" / "0")
+    size = path.stat().st_size
+    for place in rng.integers(size, size=20):
+        bit = int(rng.integers(8))
+        flip(path, place, bit)
+        with pytest.raises(InputError, match=r"cannot be read: variables/.* is not what was written: its checksum"):
+            checkpoints.load_variables("last", state.variables)
+        flip(path, place, bit)  # back
+
+
+def test_a_flipped_bit_makes_a_run_go_on_from_the_save_before(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (1, 2, 3):
+        checkpoints.save_async(make(float(epoch)), {"epoch": epoch}, best=epoch == 1)
+    checkpoints.wait()
+    flip(array_file(tmp_path / "last" / "2"), -20)
+    flip(array_file(tmp_path / "best" / "0"), -20)
+    restored = Checkpoints(tmp_path).restore(make())
+    same(restored.state, make(2.0))
+    assert [line.rpartition("set aside as ")[2] for line in restored.damaged] == ["last/damaged-2", "best/damaged-0"]
+    assert "best" not in Checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["training", "info", "_METADATA", "checksums.json"])
+def test_every_file_of_a_save_is_checked(tmp_path, part):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (1, 2):
+        checkpoints.save("last", make(float(epoch)), {"epoch": epoch})
+    save = tmp_path / "last" / "1"
+    folder = save / part if (save / part).is_dir() else save
+    flip(max(path for path in folder.rglob("*" if folder != save else part) if path.is_file()), 3)
+    restored = Checkpoints(tmp_path).restore(make())
+    assert (restored.info["epoch"], len(restored.damaged)) == (1, 1)
+
+
+def test_a_save_whose_checksums_are_lost_does_not_count(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("last", make(1.0), {"epoch": 1})
+    (tmp_path / "last" / "0" / "checksums.json").unlink()
+    with pytest.raises(InputError, match=r"cannot be read: checksums\.json is missing"):
+        checkpoints.load_state("last", make())
+
+
+def test_saves_of_a_version_without_checksums_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "write_checksums", lambda folder: None)
+
+    def without(info):
+        return json.dumps({key: value for key, value in info.items() if key != "checksums"})
+
+    monkeypatch.setattr(checkpoint, "json", types.SimpleNamespace(dumps=without, loads=json.loads))
+    Checkpoints(tmp_path).save("last", make(3.0), {"epoch": 1})
+    assert not list(tmp_path.rglob("checksums.json"))
+    same(Checkpoints(tmp_path).restore(make()).state, make(3.0))

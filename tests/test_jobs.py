@@ -8,7 +8,7 @@ import pytest
 from experiments.jobs import Job, _commands, check, is_trained
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import run_folder
-from piat_jax.cli.evaluate import settings_of
+from piat_jax.cli.evaluators import settings_of
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import TrainState

@@ -11,7 +11,7 @@ from experiments.claims import Claim
 from experiments.items import Block, Item, Row, Setting, run_folder
 from piat_jax.cli import errors
 from piat_jax.cli.config import to_plain
-from piat_jax.cli.evaluate import settings_of
+from piat_jax.cli.evaluators import settings_of
 from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError

@@ -1,10 +1,12 @@
 """From a config to its training data: what is loaded, held out, augmented, mixed in, and where it lives."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from piat_jax.cli.config import Config
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
@@ -15,6 +17,9 @@ from piat_jax.data.batching import check_batch_size
 from piat_jax.data.npz import read_examples
 from piat_jax.training import Examples
 from piat_jax.training.streaming import Stream, check_extra
+
+FINGERPRINT_IMAGES = 1000
+"""How many images, at equal distances, tell data from other data."""
 
 AUGMENTATION = ("crop_padding", "padding_mode", "flip", "policy", "cutout")
 
@@ -41,7 +46,7 @@ def extra_per_batch(config: Config) -> int:
     return round(config.dataset.extra_fraction * config.batch_size) if config.dataset.extra else 0
 
 
-def dataset(config: Config) -> tuple[Dataset, Split, Split]:
+def dataset(config: Config, *, hold_out_how: str = "by class") -> tuple[Dataset, Split, Split]:
     """The data, what is trained on, and what is evaluated during training (held out of training, or the test set)."""
     fields = config.dataset
     data = load(
@@ -53,7 +58,7 @@ def dataset(config: Config) -> tuple[Dataset, Split, Split]:
     check_augmentation(data.name, fields.flip)  # what lies under a path may have a name
     train, monitor = data.train, data.test
     if fields.validation_examples:
-        train, monitor = hold_out(train, fields.validation_examples)
+        train, monitor = hold_out(train, fields.validation_examples, how=hold_out_how)
     check_batch_size(config.batch_size, len(train.labels))
     height, width, channels = train.images.shape[1:]
     check_range("dataset.crop_padding", fields.crop_padding, 0, min(height, width) - 1)
@@ -63,18 +68,52 @@ def dataset(config: Config) -> tuple[Dataset, Split, Split]:
     return data, train, monitor
 
 
-def place(config: Config, train: Split, num_classes: int) -> Examples | Stream:
+def describe(train: Split, monitor: Split, extra: Split | None, hold_out_how: str) -> dict[str, Any]:
+    """What tells data from other data, as a run keeps it: counts, and digests of the labels and of some images.
+
+    Args:
+      train: the training examples.
+      monitor: those evaluated during training.
+      extra: those mixed in.
+      hold_out_how: of `hold_out`; it says nothing where nothing is held out.
+    """
+    splits = {"train": train, "monitor": monitor} | ({"extra": extra} if extra else {})
+    return {"hold_out": hold_out_how, **{name: _fingerprint(split) for name, split in splits.items()}}
+
+
+def _fingerprint(split: Split) -> dict[str, Any]:
+    some = np.unique(np.linspace(0, len(split.labels) - 1, FINGERPRINT_IMAGES).astype(int))
+    images = np.asarray(split.images[some])
+    return {
+        "examples": len(split.labels),
+        "image_shape": list(images.shape[1:]),
+        "labels": _digest(np.asarray(split.labels, np.int32)),
+        "images": _digest(images),
+    }
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=8).hexdigest()
+
+
+def extra(config: Config, train: Split, num_classes: int) -> Split | None:
+    """The generated examples to mix in, if there are some."""
+    path = config.dataset.extra
+    if not path:
+        return None
+    found = read_examples(Path(path))
+    check_extra(train.images, found, config.batch_size, extra_per_batch(config))
+    highest = int(found.labels.max(initial=0))
+    if highest >= num_classes:
+        raise InputError(f"dataset.extra={path!r} has label {highest} for {num_classes} classes")
+    return found
+
+
+def place(config: Config, train: Split, extra: Split | None) -> Examples | Stream:
     """The training examples, and generated ones beside them, on the device or to be streamed to it."""
-    share, extra = extra_per_batch(config), None
-    if config.dataset.extra:
-        extra = read_examples(Path(config.dataset.extra).expanduser())
-        check_extra(train.images, extra, config.batch_size, share)
-        highest = int(extra.labels.max(initial=0))
-        if highest >= num_classes:
-            raise InputError(f"dataset.extra={config.dataset.extra!r} has label {highest} for {num_classes} classes")
     if config.dataset.stream:
         options = {"batch_size": config.batch_size, "mesh": data_mesh(config.batch_size)}
-        return Stream(train, extra=extra, extra_per_batch=share, **options)
+        return Stream(train, extra=extra, extra_per_batch=extra_per_batch(config), **options)
     examples = Examples(jnp.asarray(train.images), jnp.asarray(train.labels))
     return (
         examples if extra is None else examples._replace(extra=(jnp.asarray(extra.images), jnp.asarray(extra.labels)))

@@ -173,7 +173,7 @@ def evaluate_run(
     result = {
         "num_examples": len(data.test.labels),
         "aa_examples": len(for_autoattack.labels),
-        "settings": settings_of(config),
+        "settings": evaluators.settings_of(config),
         "checkpoints": {},
     }
     path = folder / run_folder.EVALUATION
@@ -259,17 +259,11 @@ def is_evaluated(config: Config, folder: Path, *, aa_examples: int = 0) -> bool:
     points = [found["checkpoints"].get(name, {"epoch": -1, "accuracy": {}}) for name in CHECKPOINTS]
     examples = aa_examples or found["num_examples"]
     return (
-        found["settings"] == settings_of(config)
+        found["settings"] == evaluators.settings_of(config)
         and points[-1]["epoch"] == config.epochs
         and all(attack in point["accuracy"] for point in points for attack in config.evaluation.final_attacks)
         and (not any(map(is_autoattack, config.evaluation.final_attacks)) or found.get("aa_examples") == examples)
     )
-
-
-def settings_of(config: Config) -> dict[str, Any]:
-    """What accuracies depend on, beside the examples."""
-    fields = ("eps", "step_size", "norm", "restarts", "precision")
-    return {"seed": config.seed, **{field: config.evaluation[field] for field in fields}}
 
 
 def _comparable(path: Path, result: dict[str, Any], *, by_autoattack: bool, overwrite: bool) -> dict[str, Any]:

@@ -69,6 +69,12 @@ def _autoattack(config: Config, kind: str, number: str) -> AutoAttack:
     )
 
 
+def settings_of(config: Config) -> dict[str, Any]:
+    """What accuracies depend on, beside the examples and the attack's name."""
+    fields = ("eps", "step_size", "norm", "restarts", "precision")
+    return {"seed": config.seed, **{field: config.evaluation[field] for field in fields}}
+
+
 def evaluated(objective: Objective, state: TrainState) -> Variables:
     """What a method evaluates: the average if one is kept, else what the objective says, mostly the weights."""
     return averaged(state) if state.average else objective.eval_variables(state.variables, state.objective_state)

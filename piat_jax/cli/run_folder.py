@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from piat_jax.core.files import unwritable, write_json
 from piat_jax.training.metrics import read_metrics
 
 CHECKPOINTS = "checkpoints"
+DATA = "data.json"
 DIVERGED = "diverged.json"
 LOCK = "lock"
 ROBUSTNESS = "robustness"
 OWN_FILES = (
     CONFIG,
+    DATA,
     "run.json",
     METRICS,
     "metrics.csv",
@@ -103,6 +105,29 @@ def check_folder(
         )
 
 
+def check_data(folder: Path, data: Mapping[str, Any]) -> None:
+    """Raise InputError where the run in `folder` was begun with other data; older runs do not say.
+
+    Args:
+      folder: the run's.
+      data: what `datasets.describe` makes of the data that it would go on with.
+    """
+    if not (folder / DATA).exists():
+        return
+    if changed := differences(read_json(folder / DATA), data):
+        raise InputError(
+            f"workdir={str(folder)!r} was begun with other data ({'; '.join(changed)}) and cannot be resumed with "
+            "these; give those files (dataset.name, dataset.data_dir), or another folder"
+        )
+
+
+def hold_out_how(folder: Path) -> str:
+    """How the run in `folder` holds examples out of training; older ones, which do not say, take the last ones."""
+    if (folder / DATA).exists():
+        return read_json(folder / DATA)["hold_out"]
+    return "last" if (folder / CONFIG).exists() else "by class"
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder this process's own; it is created where it does not exist.
@@ -137,13 +162,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def open_folder(folder: Path, config: Config, *, overwrite: bool) -> None:
-    """Create the folder, or empty it of the run it held, and write what is known before training."""
+def open_folder(folder: Path, config: Config, *, overwrite: bool, data: Mapping[str, Any] | None = None) -> None:
+    """Create the folder, or empty it of the run it held, and write what is known before training.
+
+    `data` describes the data that is trained on, where there is some.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
         for name in OWN_FILES:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if data:
+        write_json(folder / DATA, data)  # first: a config without it is an older version's
     write_json(folder / CONFIG, to_plain(config))
     write_json(folder / "run.json", describe_run())
 

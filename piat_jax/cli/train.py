@@ -22,8 +22,9 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, datasets, distributed, errors, evaluators, hooks, run_folder
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.cli.problems import problems
+from piat_jax.cli.selection import Selection, how_measured, resumed
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_json
+from piat_jax.core.files import expanded, write_json
 from piat_jax.core.hosts import on_first
 from piat_jax.core.sharding import put_state
 from piat_jax.core.types import Objective, TrainState, Variables
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
             raise InputError(f"--{flag} is missing; see --help")
     distributed.start(values)
     config = read_config(values.config, overrides)
-    train(config, Path(values.workdir), resume=values.resume, overwrite=values.overwrite)
+    train(config, expanded(values.workdir), resume=values.resume, overwrite=values.overwrite)
 
 
 def read_config(text: str, overrides: dict[str, str]) -> Config:
@@ -80,13 +81,18 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
     """Train the run that `config` describes in `folder`; everything is checked before anything is written."""
     check = functools.partial(run_folder.check_folder, folder, config, resume=resume, overwrite=overwrite)
     on_first(check)
-    data, training_split, monitor = datasets.dataset(config)
+    hold_out_how = run_folder.hold_out_how(folder) if resume else "by class"
+    data, training_split, monitor = datasets.dataset(config, hold_out_how=hold_out_how)
+    extra = datasets.extra(config, training_split, data.num_classes)
+    described = datasets.describe(training_split, monitor, extra, hold_out_how)
+    if resume:
+        on_first(functools.partial(run_folder.check_data, folder, described))
     net = build.model(config, data.num_classes)
     objective = build.objective(config, net, build.attack(config), training_split.images.shape[1:])
     recipe = build.recipe(config, len(training_split.labels))
     key = jax.random.key(config.seed)
 
-    examples = datasets.place(config, training_split, data.num_classes)
+    examples = datasets.place(config, training_split, extra)
     images = training_split.images if isinstance(examples, Stream) else examples.images
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
     pretrained = None if resume and "last" in checkpoints else _pretrained(config, net, images.shape[1:])
@@ -99,16 +105,16 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
         on_first(lambda: stack.enter_context(run_folder.locked(folder)))
         on_first(check)  # nobody came in between
         signals = stack.enter_context(StopSignals())
-        begin = _resume(checkpoints, folder, state) if resume else Begin(state)
-        on_first(functools.partial(_notice, config, folder, resume=resume))
-        on_first(lambda: run_folder.open_folder(folder, config, overwrite=overwrite))
+        begin = _resume(config, checkpoints, folder, state) if resume else Begin(state, Selection(how_measured(config)))
+        on_first(functools.partial(_notice, config, folder, begin, resume=resume))
+        on_first(lambda: run_folder.open_folder(folder, config, overwrite=overwrite, data=described))
         writer = MetricsWriter(folder, records=begin.records, tensorboard=config.log.tensorboard)
         if config.log.tensorboard and not has_tensorboard():
             print("TensorBoard events are not written: pip install 'piat_jax[logging]'", file=sys.stderr)
         done = len(begin.records)
         progress = TrainingProgress(config.epochs, first_epoch=done + 1, images_per_epoch=steps * config.batch_size)
         _announce(config, folder, len(examples.labels), begin, devices, resume=resume)
-        record = Recorder(config, objective, checkpoints, writer, progress, steps)
+        record = Recorder(config, objective, checkpoints, begin.selection, writer, progress, steps)
         monitored = evaluators.monitor(config, objective, data.num_classes, monitor, on_block=signals.check)
         try:
             fit(
@@ -150,12 +156,15 @@ class Begin(NamedTuple):
     """What a run begins with, or goes on from."""
 
     state: TrainState
+    selection: Selection
     position: Position | None = None  # within an epoch; None between two
     records: Sequence[Mapping[str, Any]] = ()  # of the epochs that are done
 
 
-def _notice(config: Config, folder: Path, *, resume: bool) -> None:
+def _notice(config: Config, folder: Path, begin: Begin, *, resume: bool) -> None:
     """Say what may not be meant."""
+    if note := begin.selection.note():
+        print(note, file=sys.stderr)
     last = config.optimizer.lr_epochs[-1]
     if last != config.epochs:
         print(
@@ -173,22 +182,26 @@ def _notice(config: Config, folder: Path, *, resume: bool) -> None:
         )
 
 
-def _resume(checkpoints: Checkpoints, folder: Path, fresh: TrainState) -> Begin:
+def _resume(config: Config, checkpoints: Checkpoints, folder: Path, fresh: TrainState) -> Begin:
     """What to go on from: the newest checkpoint that can be read, or a fresh state where none was saved yet."""
     restored = checkpoints.restore(fresh)
     if restored is None:
         if read_metrics(folder):
             print(f"{folder} has no checkpoint yet; starting from the beginning", file=sys.stderr)
-        return Begin(fresh)
+        return Begin(fresh, Selection(how_measured(config)))
     for line in restored.damaged:
         print(line, file=sys.stderr)
     position = Position(**restored.info["position"]) if restored.info.get("position") else None
     done = position.epoch - 1 if position else int(restored.state.epoch)
-    if "best" in checkpoints and checkpoints.info("best")["epoch"] > done:
-        checkpoints.discard("best")  # it will be made again, the same
+    if done + bool(position) > config.epochs:
+        raise InputError(
+            f"epochs={config.epochs} are fewer than the {done}{' and a part' if position else ''} that the run in "
+            f"{str(folder)!r} has done; give at least {done + bool(position)}"
+        )
     # A checkpoint has the metrics up to it, whatever has become of their file; those of older versions have not.
     known = restored.info["metrics"] if "metrics" in restored.info else read_metrics(folder)
-    return Begin(restored.state, position, [record for record in known if record["epoch"] <= done])
+    records = [record for record in known if record["epoch"] <= done]
+    return Begin(restored.state, resumed(config, folder, checkpoints, restored, records), position, records)
 
 
 def _pretrained(config: Config, net: LinenModel, image_shape: Sequence[int]) -> Variables | None:
@@ -217,18 +230,17 @@ class Recorder:
         config: Config,
         objective: Objective,
         checkpoints: Checkpoints,
+        selection: Selection,
         writer: MetricsWriter,
         progress: TrainingProgress,
         steps: int,
     ):
         self.config, self.objective, self.checkpoints = config, objective, checkpoints
-        self.writer, self.progress = writer, progress
-        self.score_name = f"{evaluators.monitor_name(config)}_{config.evaluation.select}"
+        self.selection, self.writer, self.progress = selection, writer, progress
         self.schedule = build.schedule(config, steps)
 
     def __call__(self, state: TrainState, epoch: EpochRecord) -> None:
         """Record an epoch."""
-        scores = [record[self.score_name] for record in self.writer.records if self.score_name in record]
         step = int(state.step)
         self.checkpoints.check()
         self.writer.write(
@@ -244,7 +256,7 @@ class Recorder:
                 "evaluate_seconds": round(epoch.evaluate_seconds, 4),
             }
         )
-        best = epoch.scores.get(self.score_name, -1.0) > max(scores, default=-1.0)
+        best = self.selection.take(epoch.epoch, epoch.scores)
         if best or epoch.epoch % self.config.checkpoint.every_epochs == 0 or epoch.epoch == self.config.epochs:
             info = self._info(epoch.epoch, epoch.scores)
             self.checkpoints.save_async(state, info, evaluators.evaluated(self.objective, state), best=best)
@@ -258,7 +270,13 @@ class Recorder:
         self.checkpoints.save("last", state, info, evaluators.evaluated(self.objective, state))
 
     def _info(self, epoch: int, scores: Mapping[str, float]) -> dict[str, Any]:
-        return {"epoch": epoch, "method": self.config.method, "scores": dict(scores), "metrics": self.writer.records}
+        return {
+            "epoch": epoch,
+            "method": self.config.method,
+            "scores": dict(scores),
+            "selection": self.selection.best,
+            "metrics": self.writer.records,
+        }
 
 
 def _announce(config: Config, folder: Path, num_train: int, begin: Begin, devices: int, *, resume: bool) -> None:

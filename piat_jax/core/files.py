@@ -11,6 +11,23 @@ import numpy as np
 from piat_jax.core.checks import InputError
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` and `~name` at its beginning replaced by a home directory.
+
+    Raises:
+      InputError: there is no such user.
+
+    >>> expanded("runs/x").as_posix(), expanded("~/runs") == Path.home() / "runs"
+    ('runs/x', True)
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"{os.fspath(path)!r} names a home directory that does not exist; write the path out"
+        ) from error
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"

@@ -27,6 +27,15 @@ def any_of_all(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def of_first(number: int) -> int:
+    """The first process's number, in all; all have to ask.
+
+    >>> of_first(3)
+    3
+    """
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.array(number)))
+
+
 def on_first(step: Callable[[], object]) -> None:
     """Run `step` in the first process alone, after all have come to it; they go on when it is done.
 

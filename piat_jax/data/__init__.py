@@ -12,10 +12,11 @@ import numpy as np
 
 from piat_jax.core.checks import InputError, check_count
 from piat_jax.data.known import KNOWN, Known, check_published
+from piat_jax.data.parts import first, hold_out
 from piat_jax.data.sources import check_name, find, names
 from piat_jax.data.types import Dataset, Found, Split
 
-__all__ = ["KNOWN", "Dataset", "Known", "Split", "check_name", "hold_out", "load", "names", "open_dataset"]
+__all__ = ["KNOWN", "Dataset", "Known", "Split", "check_name", "first", "hold_out", "load", "names", "open_dataset"]
 
 
 def load(
@@ -31,8 +32,8 @@ def load(
       test_examples: keep the first n test examples; 0 keeps all.
 
     Raises:
-      InputError: an unknown name, files that are missing (every place is listed) or damaged, or more examples than
-        there are.
+      InputError: an unknown name, files that are missing (every place is listed) or damaged, more examples than there
+        are, or the first n are of other classes than the whole.
 
     >>> load("embedded", train_examples=100).train.images.shape
     (100, 28, 28, 1)
@@ -73,39 +74,3 @@ def classes(found: Found) -> tuple[int, tuple[str, ...]]:
         fix = "labels seem to count from 1: subtract 1" if empty == 0 else "renumber the labels from 0 without gaps"
         raise InputError(f"{found.where}: class {empty} has no training example; {fix}")
     return max(len(counts), 2), ()
-
-
-def first(argument: str, count: int, name: str, split: Split) -> Split:
-    """The first `count` examples, copied so that the rest is freed; 0 means all."""
-    images, labels = split
-    if count > len(labels):
-        raise InputError(
-            f"{argument}={count} is more than the {len(labels)} of {name!r}; give at most {len(labels)}, or 0 for all"
-        )
-    if count and count < len(labels):
-        check_not_sorted(f"{argument}={count}", labels)
-        return Split(np.array(images[:count]), labels[:count].copy())
-    return Split(images if isinstance(images, np.ndarray) else images[:], labels)
-
-
-def hold_out(split: Split, count: int) -> tuple[Split, Split]:
-    """The training examples without the last `count`, and these: held out to choose the best epoch by.
-
-    Raises:
-      InputError: nothing would be left, or the examples are sorted by class.
-
-    >>> split = Split(np.zeros((3, 1, 1, 1), np.uint8), np.array([0, 1, 0], np.int32))
-    >>> [part.labels.tolist() for part in hold_out(split, 1)]
-    [[0, 1], [0]]
-    """
-    if count >= len(split.labels):
-        raise InputError(f"validation_examples={count} leaves nothing of the {len(split.labels)} training examples")
-    check_not_sorted(f"validation_examples={count}", split.labels)
-    return Split(*(x[:-count] for x in split)), Split(*(x[-count:] for x in split))
-
-
-def check_not_sorted(argument: str, labels: np.ndarray) -> None:
-    """Raise InputError where a part of the examples would be a part of the classes."""
-    several = len(labels) >= 2 * len(np.unique(labels)) > 2
-    if several and (np.diff(labels) >= 0).all():
-        raise InputError(f"{argument} would leave out whole classes: the examples are sorted by class; shuffle them")

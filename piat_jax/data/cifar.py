@@ -3,6 +3,7 @@
 import _codecs
 import gzip
 import io
+import itertools
 import pickle
 import pickletools
 import tarfile
@@ -42,6 +43,9 @@ def read_cifar(search: Search, folder: Path, layout: Layout) -> Found | None:
 
 def to_found(layout: Layout, where: Path, contents: Mapping[str, tuple[str, bytes]]) -> Found:
     """The examples of all files of a layout, given as `name -> (path, bytes)`."""
+    for file, other in itertools.combinations(layout.files, 2):
+        if contents[file][1] == contents[other][1]:
+            raise InputError(f"{contents[other][0]} is a copy of {file}; download it again")
     splits = [layout.parse(*contents[file]) for file in layout.files]
     return Found(concatenate(splits[:-1]), splits[-1], str(where), layout.name)
 

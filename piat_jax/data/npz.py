@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 from piat_jax.data.places import Search
 from piat_jax.data.types import Found, Split
 
@@ -60,6 +61,7 @@ def read_examples(path: Path) -> Split:
 
     Source: Gowal et al. (2021), arXiv:2110.09468, publish theirs so.
     """
+    path = expanded(path)
     return to_split(path, read_arrays(path), *PAIR_KEYS)
 
 

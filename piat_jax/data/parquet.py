@@ -1,13 +1,13 @@
 """Image-classification data sets of the Hugging Face hub, as their .parquet files."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.shards import check_shards
 from piat_jax.data.encoded import EncodedImages
 from piat_jax.data.places import Search
 from piat_jax.data.types import Found
@@ -15,7 +15,6 @@ from piat_jax.data.types import Found
 IMAGES = ("image", "img")
 LABELS = ("label", "fine_label", "labels")
 TESTS = ("test", "validation", "valid", "val")
-SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)")
 
 
 def read_parquet(search: Search, folder: Path) -> Found | None:
@@ -38,10 +37,7 @@ def read_parquet(search: Search, folder: Path) -> Found | None:
 def shards(folder: Path, split: str) -> list[Path]:
     """The files of a split, in order; all, if their names say how many there are."""
     paths = sorted([*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*.parquet")])
-    numbers = [match.groups() for path in paths if (match := SHARD.fullmatch(path.stem))]
-    expected = max((int(total) for _, _, total in numbers), default=len(paths))
-    if len(paths) != expected:
-        raise InputError(f"{folder} has {len(paths)} of the {expected} files {split}-*.parquet; download the others")
+    check_shards(paths)
     return paths
 
 

@@ -1,6 +1,7 @@
 """A network as a compiled function in a file: JAX's own export format."""
 
 import importlib.util
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 from jax import export
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_file
+from piat_jax.core.files import expanded, write_file
 from piat_jax.core.types import LogitsFn
 
+MARK = b"piat_jax.crc32="
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -34,24 +36,33 @@ def write_exported(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int]) 
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     with jax.default_matmul_precision("highest"):
         exported = export.export(jax.jit(lambda images: logits_fn(images)), platforms=PLATFORMS)(images)
-        content = exported.serialize(vjp_order=1)
-    write_file(path, lambda file: file.write(content))
+        content = bytes(exported.serialize(vjp_order=1))
+    write_file(path, lambda file: file.write(content + _trailer(content)))
 
 
 def read_exported(path: str | Path) -> LogitsFn:
     """The function in a file that `write_exported` wrote.
 
     Raises:
-      InputError: there is no such file, or it is none of JAX's.
+      InputError: there is no such file, it is none of JAX's, or it is damaged.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"{path} is no file; piat-convert --to=jax writes one")
     _check_flatbuffers()
+    content = path.read_bytes()
+    body, mark, _ = content.rpartition(MARK)
+    if mark and content != body + _trailer(body):
+        raise InputError(f"{path} is not what was written: its checksum differs; write it again")
     try:
-        return export.deserialize(bytearray(path.read_bytes())).call
+        return export.deserialize(bytearray(body if mark else content)).call
     except Exception as error:  # the parser's own, of many kinds
         raise InputError(f"{path} is no exported function of JAX, or too old a one: {error}") from error
+
+
+def _trailer(content: bytes) -> bytes:
+    """What follows the function in a file: JAX's format does not mind, and has no checksum of its own."""
+    return MARK + f"{zlib.crc32(content):08x}".encode()
 
 
 def _check_flatbuffers() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.checks import InputError
+from piat_jax.core.shards import check_shards
 from piat_jax.core.types import Variables
 from piat_jax.interop.names import HEADS, flatten, from_torch, network_of, torch_key, unflatten
 from piat_jax.interop.tensors import Tensors, read_safetensors, read_tensors
@@ -110,6 +111,7 @@ def _read(path: Path, unsafe_pickle: bool) -> Tensors:
         return read_tensors(path, unsafe_pickle=unsafe_pickle)
     whole = path / SAFETENSORS
     if parts := [whole] if whole.exists() else sorted(path.glob("model-*.safetensors")):
+        check_shards(parts)
         return Tensors({name: values for part in parts for name, values in read_safetensors(part).items()}, ())
     for name in ("pytorch_model.bin", "model.pt"):
         if (path / name).exists():

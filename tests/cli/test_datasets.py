@@ -5,6 +5,7 @@ import pytest
 
 from configs import common
 from piat_jax.cli import build, datasets
+from piat_jax.cli.config import differences
 from piat_jax.cli.problems import problems
 from piat_jax.core.checks import InputError
 from piat_jax.data import KNOWN, Split
@@ -30,7 +31,7 @@ def write_extra(path, shape=(4, 4, 1), label=2):
 def test_generated_examples_are_placed_beside_the_others(tmp_path, stream):
     config = config_with(extra=write_extra(tmp_path / "extra.npz"), stream=stream)
     assert datasets.extra_per_batch(config) == build.recipe(config, 20).extra_per_batch == 7
-    placed = datasets.place(config, TRAIN, 3)
+    placed = datasets.place(config, TRAIN, datasets.extra(config, TRAIN, 3))
     assert isinstance(placed, Stream) == stream
     assert (placed.count, placed.extra_count) == (20, 5)
 
@@ -47,7 +48,21 @@ def test_generated_examples_are_placed_beside_the_others(tmp_path, stream):
 def test_generated_examples_that_do_not_fit_are_named(tmp_path, extra, fraction, message):
     config = config_with(extra=write_extra(tmp_path / "extra.npz", **extra), extra_fraction=fraction)
     with pytest.raises(InputError, match=message):
-        datasets.place(config, TRAIN, 3)
+        datasets.extra(config, TRAIN, 3)
+
+
+def test_data_is_told_from_other_data():
+    known = datasets.describe(TRAIN, TRAIN, None, "by class")
+    assert known == datasets.describe(TRAIN, TRAIN, None, "by class")
+    labels, images = TRAIN.labels.copy(), TRAIN.images.copy()
+    labels[7] += 1
+    images[19, 3, 3] += 1
+    other = datasets.describe(Split(TRAIN.images, labels), Split(images, TRAIN.labels), TRAIN, "by class")
+    changed = [line.partition(":")[0] for line in differences(known, other)]
+    assert {name for name in changed if not name.startswith("extra")} == {"train.labels", "monitor.images"}
+    assert other["extra"] == known["train"]
+    part = Split(*(x[:10] for x in TRAIN))
+    assert datasets.describe(part, TRAIN, None, "by class")["train"]["examples"] == 10
 
 
 def test_problems_of_the_group_are_all_told():

@@ -1,5 +1,6 @@
 """The commands as a user runs them, in this process: two tiny epochs, and everything done wrong."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from experiments import compare
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import errors, evaluate, hooks, run_folder, train
+from piat_jax.cli import datasets, errors, evaluate, evaluators, hooks, run_folder, train
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import leaves, to_plain
 from piat_jax.cli.train import read_config
@@ -346,6 +347,58 @@ def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_as_an_uninterr
     timing = ("images_per_second", "train_seconds", "evaluate_seconds")
     for one, other in zip(metrics(run), metrics(stopped), strict=True):
         assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in other.items() if k not in timing}
+
+
+def best_of(folder):
+    return Checkpoints(folder / "checkpoints").info("best")
+
+
+def test_the_best_stays_where_others_are_measured_otherwise(run, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = best_of(folder)
+    scores = {"test_clean": 1.0, "test_pgd2": 1.0}
+    monkeypatch.setattr(evaluators, "monitor", lambda *arguments, **options: lambda state, epoch: scores)
+    assert command(folder, "--resume", "--config.epochs=3", "--config.evaluation.eps=0.0001") == 0
+    told = capsys.readouterr().err
+    assert f"of epoch {before['epoch']}, was chosen under other settings (eps: 0.1 -> 0.0001)" in told
+    assert best_of(folder) == before
+    # As at first again: what was measured otherwise meanwhile does not count.
+    scores = {"test_clean": 1.0, "test_pgd2": 0.9}
+    assert command(folder, "--resume", "--config.epochs=4") == 0
+    assert "other settings" not in capsys.readouterr().err
+    assert best_of(folder)["epoch"] == 4
+
+
+def test_a_run_is_not_resumed_with_other_data(run, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    kept = files(folder)
+    real = datasets.load
+
+    def other(*arguments, **options):
+        data = real(*arguments, **options)
+        return dataclasses.replace(data, test=data.test._replace(images=255 - data.test.images))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load", other)
+        assert command(folder, "--resume", "--config.epochs=3") == 2
+    assert "was begun with other data (monitor.images: " in capsys.readouterr().err
+    assert files(folder) == kept
+    # A run of an older version does not say which; it is told from then on, and holds out the last ones as it did.
+    (folder / "data.json").unlink()
+    assert run_folder.hold_out_how(folder) == "last"
+    assert command(folder, "--resume") == 0
+    assert json.loads((folder / "data.json").read_text())["hold_out"] == "last"
+    assert json.loads((run / "data.json").read_text())["hold_out"] == "by class"
+
+
+def test_fewer_epochs_than_are_done_change_nothing(run, capsys):
+    before = files(run)
+    assert command(run, "--resume", "--config.epochs=1") == 2
+    assert "epochs=1 are fewer than the 2 that the run in" in capsys.readouterr().err
+    after = files(run)
+    assert {path for path in before if before[path] != after[path]} <= {run / "lock"}
 
 
 def test_a_folder_has_one_run_at_a_time(run, tmp_path, capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.data import hold_out, load
+from piat_jax.data import load
 from piat_jax.data.augment import check_augmentation
 from piat_jax.data.known import KNOWN
 from piat_jax.data.types import Split
@@ -163,6 +163,30 @@ def test_a_missing_part_of_a_parquet_data_set_is_named(tmp_path):
         load(str(tmp_path))
 
 
+def test_parquet_files_with_a_digest_in_their_name_are_all_needed_too(tmp_path):
+    formats.parquet(tmp_path, *CIFAR)
+    for path in tmp_path.glob("*.parquet"):
+        path.rename(path.with_stem(f"{path.stem}-b42a775f407cee45"))
+    assert as_set(*load(str(tmp_path)).train) == as_set(*CIFAR[0])
+    lost = tmp_path / "test-00001-of-00002-b42a775f407cee45.parquet"
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(InputError, match=rf"^{tmp_path} has 1 of the 2 files test-\*.parquet; download the others"):
+        load(str(tmp_path))
+    lost.write_bytes(content)
+    lost.with_stem("test-00001-of-00002").write_bytes(content)
+    with pytest.raises(InputError, match="has part 1 of 2 twice"):
+        load(str(tmp_path))
+
+
+def test_a_batch_of_cifar_in_the_place_of_another_is_refused(tmp_path):
+    formats.cifar_binary(tmp_path, *CIFAR)
+    batches = sorted(tmp_path.rglob("data_batch_*.bin"))
+    batches[3].write_bytes(batches[1].read_bytes())
+    with pytest.raises(InputError, match=r"data_batch_4.bin is a copy of data_batch_2.bin; download it again"):
+        load("cifar10", data_dir=tmp_path)
+
+
 def test_hidden_labels_and_other_columns_are_refused(tmp_path):
     hidden = (CIFAR[1][0], np.full(10, -1))
     formats.parquet(tmp_path / "hidden", CIFAR[0], hidden)
@@ -215,17 +239,6 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
     with pytest.raises(InputError, match=r"data_batch_1.bin cannot be read: Permission denied"):
         load("cifar10", data_dir=tmp_path)
-
-
-def test_a_part_of_what_is_sorted_by_class_is_refused(tmp_path):
-    split = Split(CIFAR[0][0], np.sort(CIFAR[0][1]))
-    with pytest.raises(InputError, match=r"validation_examples=5 would leave out whole classes: .* sorted by class"):
-        hold_out(split, 5)
-    with pytest.raises(InputError, match="validation_examples=20 leaves nothing of the 20 training examples"):
-        hold_out(split, 20)
-    formats.npz(tmp_path, split, CIFAR[1])
-    with pytest.raises(InputError, match="train_examples=5 would leave out whole classes"):
-        load(str(tmp_path), train_examples=5)
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
@@ -32,6 +33,16 @@ def test_exported_function_takes_any_batch_and_has_a_gradient(tmp_path):
         np.testing.assert_allclose(theirs(x), jax.jit(ours)(x), rtol=1e-5, atol=1e-6)
     got, expected = (jax.jit(jax.grad(lambda x: jnp.sum(f(x) * conv_golden.WEIGHTS)))(X) for f in (theirs, ours))  # noqa: B023
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    good = (tmp_path / "net.jax").read_bytes()
+    for place in range(len(good) // 9, len(good), len(good) // 9):
+        flipped = good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
+        (tmp_path / "net.jax").write_bytes(flipped)
+        with pytest.raises(InputError, match="is not what was written: its checksum differs; write it again"):
+            read_exported(tmp_path / "net.jax")
+    # As JAX alone writes it, and as JAX alone reads ours.
+    (tmp_path / "net.jax").write_bytes(good.rpartition(b"piat_jax.crc32=")[0])
+    for function in (read_exported(tmp_path / "net.jax"), export.deserialize(bytearray(good)).call):
+        np.testing.assert_array_equal(function(X[:1]), theirs(X[:1]))
     (tmp_path / "net.jax").write_bytes(b"something else")
     for name in ("net.jax", "absent"):
         with pytest.raises(InputError, match=r"is no exported function|is no file"):

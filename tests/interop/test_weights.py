@@ -9,7 +9,7 @@ import pytest
 from piat_jax.core.checks import InputError
 from piat_jax.interop import About, load_weights, save_safetensors, state_dict
 from piat_jax.interop.names import flatten, from_torch, to_torch, torch_key
-from piat_jax.interop.tensors import read_safetensors, write_safetensors
+from piat_jax.interop.tensors import check_zip, read_safetensors, write_safetensors
 from piat_jax.models import LinenModel, create
 from tests.models import conv_golden
 
@@ -184,6 +184,17 @@ def test_a_folder_keeps_the_normalisation_and_says_what_it_is(resnet, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "swish", "x"]
 
 
+def test_weights_in_parts_are_all_needed(resnet, tmp_path):
+    model, variables, state = resnet
+    tensors = list(state.items())
+    for number, part in enumerate((tensors[::2], tensors[1::2]), 1):
+        save(tmp_path / f"model-0000{number}-of-00002.safetensors", dict(part))
+    assert_same(load_weights(tmp_path, model, SHAPE).variables, variables)
+    save(tmp_path / "model-00002-of-00003.safetensors", state)  # left of an earlier download
+    with pytest.raises(InputError, match="has parts of 2 and of 3; keep those of one whole"):
+        load_weights(tmp_path, model, SHAPE)
+
+
 def test_npz(resnet, tmp_path):
     model, variables, state = resnet
     np.savez(tmp_path / "a.npz", **state)
@@ -211,6 +222,68 @@ def test_safetensors_as_the_format_says(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="not a whole safetensors file"):
             read_safetensors(path)
+
+
+def test_a_flipped_bit_in_what_we_wrote_is_noticed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, {"w": np.arange(30, dtype=np.float32), "v": np.ones((2, 3), np.float16)})
+    good = path.read_bytes()
+    begin = 8 + int.from_bytes(good[:8], "little")
+    swapped = good.replace(b"[2,3]", b"[3,2]")
+    for place in range(begin, len(good), 5):
+        content = bytearray(good)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is not what was written: its checksum differs; fetch it again"):
+            read_safetensors(path)
+    path.write_bytes(swapped)
+    with pytest.raises(InputError, match="its checksum differs"):
+        read_safetensors(path)
+    # Others write none.
+    header = json.loads(good[8:begin])
+    del header["__metadata__"]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + good[begin:])
+    np.testing.assert_array_equal(read_safetensors(path)["w"], np.arange(30))
+
+
+def test_a_flipped_bit_in_a_zip_file_of_weights_is_noticed(resnet, tmp_path):
+    model, _, state = resnet
+    path = tmp_path / "a.npz"  # PyTorch's files are zip files as well, and PyTorch does not look at the checksums
+    np.savez(path, **state)
+    good = path.read_bytes()
+    check_zip(path)
+    place = good.index(state["conv1.weight"].tobytes()) + 5
+    path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+    with pytest.raises(InputError, match=r"is damaged: the checksum of conv1.weight.npy differs; fetch it again"):
+        check_zip(path)
+    with pytest.raises(InputError, match=r"is not a whole \.npz of arrays"):
+        load_weights(path, model, SHAPE)
+    path.write_bytes(b"no zip file")
+    check_zip(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("F8_E4M3", jnp.float8_e4m3fn),
+        ("F8_E5M2", jnp.float8_e5m2),
+        ("U16", np.uint16),
+        ("U32", np.uint32),
+        ("U64", np.uint64),
+    ],
+)
+def test_every_type_of_the_format_that_numpy_has_is_read(tmp_path, code, kind):
+    path, values = tmp_path / "a.safetensors", np.array([0, 1, 2, 12], kind)
+    text = json.dumps({"x": {"dtype": code, "shape": [4], "data_offsets": [0, values.nbytes]}}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + values.tobytes())
+    got = read_safetensors(path)["x"]
+    assert got.dtype == values.dtype
+    np.testing.assert_array_equal(np.asarray(got, np.float32), [0, 1, 2, 12])
+    other = text.replace(code.encode(), b"F4")
+    path.write_bytes(len(other).to_bytes(8, "little") + other + values.tobytes())
+    with pytest.raises(InputError, match="'x' is stored as F4, which is not read here; save it as F32"):
+        read_safetensors(path)
 
 
 def test_the_library_reads_what_we_write(resnet, tmp_path):
