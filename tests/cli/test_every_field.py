@@ -323,6 +323,8 @@ def test_the_same_config_describes_the_same(folder):
     before = described(FILES[0], FIRST, (), folder)
     described.cache_clear()
     assert described(FILES[0], FIRST, (), folder) == before
+    # Three steps of eight images an epoch, of which the first of four is over.
+    assert ("progress", 1, 4, 1, 24) in before
 
 
 EVALUATION = (
