@@ -18,9 +18,9 @@ COUNTS = {
 RANGES = {
     "awp": ((4, 5), (3, 3), (1, 2)),
     "rebat": ((4, 5), (3, 3), (1, 1)),
-    # An attack of at most 14 steps, and every 20th time the reward: two restarts of PGD-10, two forwards that compare
-    # them, two that count.
-    "las": ((15, 15 + 20 + 2 + 2), (14, 14 + 20), (1, 1)),
+    # An attack of at most 14 steps, and every 20th time the strategy's: another one, a forward for R1, a step of the
+    # copy, two restarts of PGD-10, two forwards that compare them, two that count.
+    "las": ((15, 15 + 14 + 1 + 1 + 20 + 2 + 2), (14, 14 + 14 + 20), (1, 1 + 1)),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from piat_jax.averaging.interpolation import (
     PAPER_WEIGHT,
@@ -57,8 +58,8 @@ class Average:
     the state before training. As the compiled loop's `step_end` use `after_step`; the object itself is an `EpochEnd`,
     to be run after PIAT's, so that it averages `theta'_n`. Whichever the period does not concern changes nothing.
 
-    - EMA: `Average(0.999, period="step")`
-    - SEAT: `Average(WarmupDecay(0.999), period="step")`
+    - EMA, SEAT: `Average(WarmupDecay(0.999), period="step")`
+    - EMA without warm-up: `Average(0.999, period="step")`, which after n states is `0.999^(n - 1)` the first of them
     - SWA: `Average(EQUAL_WEIGHT, start=55 / 200, epochs=200, batch_stats="recompute")`
     - FAWA: `Gated(Average(0.88), accept)`, with a validation score in `accept`
 
@@ -157,6 +158,28 @@ class Gated:
     def __call__(self, state: TrainState, epoch: Array | int) -> TrainState:
         """The state at the end of `epoch` (1-based)."""
         return self.hook(state, jnp.asarray(epoch)) if self.accept(state) else state
+
+
+def share_of_first(weight: Weight, states: int) -> float:
+    """What share of an average of so many states is the first of them: `w_1 w_2 ... w_(states - 1)`.
+
+    Where it is large, the average is hardly one: after few steps a constant 0.999 is still the network that training
+    began with. The weight has to be traceable, as everywhere.
+
+    Args:
+      weight: `w`, as in `Average`.
+      states: how many were averaged, at least 1.
+
+    Raises:
+      InputError: a weight outside [0, 1], or no state.
+
+    >>> [round(share_of_first(weight, 480), 3) for weight in (0.999, WarmupDecay(0.999), EQUAL_WEIGHT)]
+    [0.619, 0.0, 0.002]
+    """
+    check_weight(weight)
+    check_count("states", states, 1)
+    weights = jax.vmap(lambda n: jnp.asarray(weight_at(weight, n), float))(jnp.arange(1, states))
+    return float(np.prod(np.asarray(weights, np.float64)))
 
 
 def averaged(state: TrainState) -> Variables:

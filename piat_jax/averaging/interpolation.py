@@ -51,8 +51,8 @@ class RationalWeight:
             )
 
     def __call__(self, n: jax.typing.ArrayLike) -> Array:
-        """`lambda_n` in float32, for a number or an array of them, traced or not."""
-        n = jnp.asarray(n, jnp.float32)
+        """`lambda_n` as a float (of 64 bits under x64), for a number or an array of them, traced or not."""
+        n = jnp.asarray(n, float)
         return (self.a * n + self.b) / (self.c * n + self.d)
 
 
@@ -84,8 +84,8 @@ def interpolate(previous: PyTree, current: PyTree, weight: jax.typing.ArrayLike)
       weight: a scalar in [0, 1].
 
     Returns:
-      A tree with the dtypes of `current`, computed in float32 or wider. Leaves that are not floating point (counters,
-      flags, keys) are those of `current`.
+      A tree with the dtypes of `current`, computed in float32 or wider, the weight as well. Leaves that are not
+      floating point (counters, flags, keys) are those of `current`.
 
     Raises:
       InputError: the trees differ.
@@ -104,17 +104,25 @@ def interpolate(previous: PyTree, current: PyTree, weight: jax.typing.ArrayLike)
             return now
         wide = jnp.promote_types(now.dtype, jnp.float32)
         p, c = before.astype(wide), now.astype(wide)
+        w = jnp.asarray(weight, jnp.finfo(wide).dtype)
         # A difference of equals is exactly 0. At the ends selection, not arithmetic: 0 * inf is nan.
-        mixed = c - weight * (c - p)
-        return jnp.where(weight == 0, c, jnp.where(weight == 1, p, mixed)).astype(now.dtype)
+        mixed = c - w * (c - p)
+        return jnp.where(w == 0, c, jnp.where(w == 1, p, mixed)).astype(now.dtype)
 
-    weight = jnp.asarray(weight, jnp.float32)
     return jax.tree.map(mix, previous, current)
+
+
+_Shapes = dict[str, tuple[int, ...]]
 
 
 def _check_same(name: str, tree: PyTree, other_name: str, other: PyTree) -> None:
     """Raise InputError unless the trees agree in structure and shapes; the message names a leaf."""
-    shapes, other_shapes = _shapes(tree), _shapes(other)
+    _check_shapes(name, _shapes(tree), other_name, _shapes(other))
+    if jax.tree.structure(tree) != jax.tree.structure(other):
+        raise InputError(f"{name} and {other_name} are different trees: their containers differ in type")
+
+
+def _check_shapes(name: str, shapes: _Shapes, other_name: str, other_shapes: _Shapes) -> None:
     for path in shapes | other_shapes:
         if path not in other_shapes or path not in shapes:
             owner = name if path in shapes else other_name
@@ -123,11 +131,9 @@ def _check_same(name: str, tree: PyTree, other_name: str, other: PyTree) -> None
             raise InputError(
                 f"{name} and {other_name} differ at {path}: shape {shapes[path]} against {other_shapes[path]}"
             )
-    if jax.tree.structure(tree) != jax.tree.structure(other):
-        raise InputError(f"{name} and {other_name} are different trees: their containers differ in type")
 
 
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: PyTree) -> _Shapes:
     return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -140,7 +146,7 @@ class InterpolateParamsState(NamedTuple):
 
 
 def interpolate_params(
-    period: int | None = None, *, weight: Weight = PAPER_WEIGHT, first: int = 1
+    period: int | None = None, *, weight: Weight | None = None, first: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """Interpolate the parameters with their last interpolated value, every `period` updates or on demand.
 
@@ -159,8 +165,8 @@ def interpolate_params(
     Args:
       period: updates from one interpolation to the next (the steps of an epoch, for PIAT); None for the extra
         argument only.
-      weight: `lambda`, what remains of the past: a constant in [0, 1], or a schedule n -> lambda_n. With a constant
-        this is `optax.lookahead` with `slow_step_size = 1 - weight`.
+      weight: `lambda`, what remains of the past: a constant in [0, 1], or a schedule n -> lambda_n; None is PIAT's,
+        `RationalWeight()`. With a constant this is `optax.lookahead` with `slow_step_size = 1 - weight`.
       first: n of the first interpolation: 1 as in Algorithm 1, 0 to start at the schedule's b/d.
 
     Returns:
@@ -172,8 +178,10 @@ def interpolate_params(
         `update`, no parameters were given.
 
     Inside `optax.MultiSteps` the period counts optimizer steps, and `interpolate=True` acts only on the micro-step
-    that completes one. Under `optax.inject_hyperparams` a constant weight may be injected; name a schedule in
-    `static_args=("weight",)`, or optax evaluates it at its own step count.
+    that completes one. Under `optax.inject_hyperparams` a constant weight may be injected; name a schedule of your own
+    in `static_args=("weight",)`, or optax evaluates it at its own step count. Put `optax.apply_if_finite` inside:
+    `interpolated(optax.apply_if_finite(optimizer, 5))`. Around this one it undoes all of a bad step: the interpolation
+    that was asked for with `interpolate=True` is lost, and the step does not count for `period`.
 
     Example: SGD of step 1 on the gradient 1, so x goes 4, 3, then (4 + 2) / 2 = 3 where plain SGD is at 2.
 
@@ -198,7 +206,9 @@ def interpolate_params(
     if period is not None:
         check_count("period", period, 1)
     check_count("first", first, 0)
-    check_weight(weight)
+    # No schedule as a default argument: optax.inject_hyperparams would take it for one of its own.
+    schedule = PAPER_WEIGHT if weight is None else weight
+    check_weight(schedule)
 
     def init(params: optax.Params) -> InterpolateParamsState:
         # Copies, so that parameters and state can be donated together; of fixed dtype, so that no step retraces.
@@ -218,7 +228,7 @@ def interpolate_params(
             sync |= count % period == 0
 
         fast = optax.apply_updates(params, updates)
-        target = interpolate(state.anchor, fast, weight_at(weight, state.syncs + first))
+        target = interpolate(state.anchor, fast, weight_at(schedule, state.syncs + first))
 
         def step(to: Array, start: Array, given: Array) -> Array:
             dtype = jnp.result_type(start, given)
@@ -235,7 +245,7 @@ def interpolate_params(
 
 
 def interpolated(
-    inner: optax.GradientTransformation, period: int | None = None, *, weight: Weight = PAPER_WEIGHT, first: int = 1
+    inner: optax.GradientTransformation, period: int | None = None, *, weight: Weight | None = None, first: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer followed by `interpolate_params`, so that the order cannot be wrong.
 
@@ -248,6 +258,10 @@ def interpolated(
 
     >>> optimizer = interpolated(optax.sgd(0.1, momentum=0.9), period=391)
     """
+    if isinstance(inner, optax.MultiSteps):
+        raise InputError(
+            "inner is an optax.MultiSteps, which is no transformation; give inner.gradient_transformation()"
+        )
     if not isinstance(inner, optax.GradientTransformation):
         raise InputError(f"inner={inner!r} is no optimizer; give one of optax, such as optax.sgd(0.1)")
     return optax.chain(inner, interpolate_params(period, weight=weight, first=first))
@@ -258,10 +272,12 @@ def eval_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params
 
     Args:
       opt_state: the state of an optimizer that holds `interpolate_params` once, in whatever chain or wrapper.
-      params: the current parameters; what `optax.masked` hid from the interpolation is taken from here.
+      params: the current parameters, in whatever containers (for an `nnx.Optimizer` those of `nnx.state(model,
+        nnx.Param)`, or a plain dict of it); what `optax.masked` hid from the interpolation is taken from here.
 
     Returns:
-      `theta'_n`; before the first interpolation the initial weights. These are the arrays of the state, no copies.
+      `theta'_n`, in the containers of `params`; before the first interpolation the initial weights. These are the
+      arrays of the state, no copies.
 
     Raises:
       InputError: the state holds no `interpolate_params`, or several, or belongs to other parameters.
@@ -287,11 +303,22 @@ def eval_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params
         raise InputError("opt_state holds no interpolate_params; add it last in the optax.chain")
     if len(found) > 1:
         raise InputError(f"opt_state holds {len(found)} interpolate_params; give the part of it that holds the one")
-    try:
-        filled = jax.tree.map(
-            lambda anchor, param: param if is_masked(anchor) else anchor, found[0].anchor, params, is_leaf=is_masked
-        )
-    except ValueError:
-        filled = found[0].anchor
-    _check_same("the anchor in opt_state", filled, "params", params)
-    return filled
+    # By their names: a library may keep the anchor in containers of its own (nnx.Optimizer).
+    kept, given = _named(found[0].anchor, is_leaf=is_masked), _named(params)
+    masked = tuple(name for name, leaf in kept.items() if is_masked(leaf))
+    kept |= {name: leaf for name, leaf in given.items() if name.startswith(masked)}
+    kept = {name: leaf for name, leaf in kept.items() if not is_masked(leaf)}
+    shapes, others = ({name: jnp.shape(leaf) for name, leaf in tree.items()} for tree in (kept, given))
+    _check_shapes("the anchor in opt_state", shapes, "params", others)
+    return jax.tree.unflatten(jax.tree.structure(params), [kept[name] for name in given])
+
+
+def _named(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """Each leaf under the names on its way, whatever kinds of containers these are of."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf):
+        parts = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path]
+        if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # of a variable that holds one array
+            parts.pop()
+        named["".join(f"[{part!r}]" for part in parts)] = leaf
+    return named

@@ -78,15 +78,19 @@ class PIAT:
         )
 
 
-def _reset_momentum(opt_state: PyTree) -> PyTree:
-    """Zero the fields `trace` (momentum) and `mu` (first moments) of every optax state, however deeply wrapped."""
-
-    def is_momentum(path: tuple) -> bool:
-        # Attributes of the states' named tuples; a parameter of such a name is a dictionary key.
-        return any(isinstance(key, jax.tree_util.GetAttrKey) and key.name in ("trace", "mu") for key in path)
-
-    if not any(is_momentum(path) for path, _ in jax.tree_util.tree_leaves_with_path(opt_state)):
-        raise InputError('momentum="reset" finds no momentum in the optimizer\'s state; use momentum="keep"')
+def without_momentum(opt_state: PyTree) -> PyTree:
+    """An optax state with zeros in the fields `trace` (momentum) and `mu` (first moments), however deeply wrapped."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.zeros_like(leaf) if is_momentum(path) else leaf, opt_state
+        lambda path, leaf: jnp.zeros_like(leaf) if _is_momentum(path) else leaf, opt_state
     )
+
+
+def _is_momentum(path: tuple) -> bool:
+    # Attributes of the states' named tuples; a parameter of such a name is a dictionary key.
+    return any(isinstance(key, jax.tree_util.GetAttrKey) and key.name in ("trace", "mu") for key in path)
+
+
+def _reset_momentum(opt_state: PyTree) -> PyTree:
+    if not any(_is_momentum(path) for path, _ in jax.tree_util.tree_leaves_with_path(opt_state)):
+        raise InputError('momentum="reset" finds no momentum in the optimizer\'s state; use momentum="keep"')
+    return without_momentum(opt_state)

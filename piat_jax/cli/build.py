@@ -105,9 +105,10 @@ def average(config: Config) -> Average | None:
     fields, when = config.average, {"start": config.average.start, "epochs": config.epochs}
     if name == "swa":
         return Average(EQUAL_WEIGHT, batch_stats="recompute", **when)
-    if name == "seat":
-        return Average(WarmupDecay(fields.decay), period="step", **when)
-    return Average(fields.decay, period="step" if name == "ema" else "epoch", **when)
+    if name == "fawa":
+        return Average(fields.decay, **when)
+    warmed_up = name == "seat" or fields.warmup
+    return Average(WarmupDecay(fields.decay) if warmed_up else fields.decay, period="step", **when)
 
 
 def schedule(config: Config, steps: int) -> optax.Schedule:

@@ -20,8 +20,8 @@ from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective
 # What a config says in text and cli/build.py makes into an object.
 TEXT_FIELDS = {"las": {"strategy": "resnet18"}, "kd": {"standard": "", "robust": ""}}
 # The fields of an average's config group; cli/build.py makes averaging.Average of them.
-AVERAGES: dict[str, dict[str, float]] = {
-    "ema": {"decay": 0.999, "start": 0.0},
+AVERAGES: dict[str, dict[str, Any]] = {
+    "ema": {"decay": 0.999, "start": 0.0, "warmup": True},
     "seat": {"decay": 0.999, "start": 0.0},
     "swa": {"start": 55 / 200},
     "fawa": {"decay": 0.88, "start": 0.0, "threshold": 0.2},
@@ -169,7 +169,10 @@ CATALOG: Mapping[str, Entry] = {
         "Zhang et al. (2018), arXiv:1710.09412; Yun et al. (2019), arXiv:1905.04899",
     ),
     "kd": Entry("Distils from a standard and a robust teacher; with swa it is KD+SWA.", "Chen et al. (2021), ICLR"),
-    "ema": Entry("Exponential average of the weights, each step.", "Polyak and Juditsky (1992)"),
+    "ema": Entry(
+        "Exponential average of the weights, each step; warmed up as SEAT's unless average.warmup=False.",
+        "Polyak and Juditsky (1992)",
+    ),
     "seat": Entry("Exponential average with warm-up, each step.", "Wang and Wang (2022), arXiv:2203.09678"),
     "swa": Entry("Equal average of the weights of late epochs.", "Izmailov et al. (2018), arXiv:1803.05407"),
     "fawa": Entry(

@@ -17,6 +17,7 @@ import jax
 
 from piat_jax.analysis.runs import CONFIG, EVALUATION, METRICS
 from piat_jax.cli.config import Config, differences, from_plain, to_plain
+from piat_jax.cli.methods import AVERAGES, parse_method
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import unwritable, write_json
 from piat_jax.training.metrics import read_metrics
@@ -40,7 +41,7 @@ OWN_FILES = (
     "report",
 )
 PACKAGES = ("piat_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
-# Fields that runs of earlier versions lack, with what they did; a group that a method has not is not added.
+# Fields that runs of earlier versions lack, with what they did; what a method has not is not added.
 LATER = {
     "nonfinite": "stop",
     "fsdp": False,
@@ -53,12 +54,14 @@ LATER = {
     "model.weights": "",
     "optimizer.max_norm": 0.0,
     "rpat.alpha_from": "fixed",
+    "average.warmup": False,
 }
 # Changing these does not make it another run.
 FREE_FIELDS = (
     "epochs",
     "fsdp",
     "nonfinite",
+    "average.warmup",  # from there on; earlier versions had none, and the average only observes
     "evaluation.",
     "checkpoint.",
     "log.",
@@ -188,10 +191,11 @@ def read_config(folder: Path) -> Config:
 def _read_plain(folder: Path) -> dict[str, Any]:
     """The saved config with what was added since."""
     plain = read_json(folder / CONFIG)
+    of_average = AVERAGES.get(parse_method(plain["method"]).average, {})
     for path, value in LATER.items():
         group, _, name = path.rpartition(".")
         fields = plain.get(group) if group else plain
-        if isinstance(fields, dict):
+        if isinstance(fields, dict) and (group != "average" or name in of_average):
             fields.setdefault(name, value)
     return plain
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, datasets, distributed, errors, evaluators, hooks, run_folder
+from piat_jax.cli import arguments, build, datasets, distributed, errors, evaluators, hooks, notes, run_folder
 from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
 from piat_jax.cli.problems import problems
 from piat_jax.cli.selection import Selection, how_measured, resumed
@@ -106,7 +106,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
         on_first(check)  # nobody came in between
         signals = stack.enter_context(StopSignals())
         begin = _resume(config, checkpoints, folder, state) if resume else Begin(state, Selection(how_measured(config)))
-        on_first(functools.partial(_notice, config, folder, begin, resume=resume))
+        on_first(functools.partial(_notice, config, folder, steps, begin, resume=resume))
         on_first(lambda: run_folder.open_folder(folder, config, overwrite=overwrite, data=described))
         writer = MetricsWriter(folder, records=begin.records, tensorboard=config.log.tensorboard)
         if config.log.tensorboard and not has_tensorboard():
@@ -161,10 +161,10 @@ class Begin(NamedTuple):
     records: Sequence[Mapping[str, Any]] = ()  # of the epochs that are done
 
 
-def _notice(config: Config, folder: Path, begin: Begin, *, resume: bool) -> None:
+def _notice(config: Config, folder: Path, steps: int, begin: Begin, *, resume: bool) -> None:
     """Say what may not be meant."""
-    if note := begin.selection.note():
-        print(note, file=sys.stderr)
+    for line in filter(None, (begin.selection.note(), *notes.old_averages(config, steps))):
+        print(line, file=sys.stderr)
     last = config.optimizer.lr_epochs[-1]
     if last != config.epochs:
         print(

@@ -58,7 +58,7 @@ class Attack(Protocol):
 
 
 class Context(NamedTuple):
-    """Where in training a step is; every field is traced, so nothing recompiles as training goes on."""
+    """Where in training a step is; all of it is traced, so nothing recompiles as training goes on."""
 
     key: Array  # this step's typed key
     step: Array  # int32, optimizer steps done before this one
@@ -66,6 +66,9 @@ class Context(NamedTuple):
     epochs: Array  # int32, how many the whole run has: schedules and gates are shares of it
     attack: Mapping[str, Any] = {}  # what a wrapper sets of the attack's options: eps, step_size, ... per example
     steps_per_epoch: Array | int = 1  # int32; with 1, schedules by step move once an epoch
+    # (gradient, weights it was taken at, weights) -> weights: a trial step of the run's optimizer, at its current rate
+    # and without momentum, which leaves no trace; a pytree. None where there is no optimizer.
+    trial_step: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None
 
     def with_attack(self, **options: Any) -> "Context":
         """The context with these of the attack's options set, over what a wrapper outside may have set."""

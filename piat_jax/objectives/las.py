@@ -30,12 +30,17 @@ HEADS = ("eps_levels", "step_counts", "step_levels", "betas")
 class LAS(Wrapper):
     """LAS: `eps_i, K_i, alpha_i` (and `beta_i`) are drawn from a network's `pi(a | x_i)`, which learns by REINFORCE.
 
-    Every `interval` steps this strategy network minimises `-R sum_heads mean_i log pi(a_i | x_i)`, `R = R1 + R2 + R3`:
-    R1 is the training loss, R2 = `robust_reward` times the accuracy under PGD-10 (two restarts) and R3 =
-    `clean_reward` times the clean accuracy, both on this batch after the optimizer step.
+    On steps `interval`, `2 interval`, ... (1-based), before it chooses, this strategy network minimises
+    `-R sum_heads mean_i log pi(a_i | x_i)`, `R = R1 + R2 + R3`, for actions of its own and their adversarial images x'.
+    R1 is the model's loss on x' as it is: plain cross-entropy, in evaluation mode; with `betas`
+    `CE(x) + mean_i beta_i KL(p(x_i) || p(x'_i))` in training mode. Then a copy of the model takes a step on x', of the
+    method's whole loss, by the run's optimizer without momentum. R2 is `robust_reward` times its accuracy under PGD-10
+    (two restarts), R3 `clean_reward` times its clean accuracy; both are judged in evaluation mode, and attacked in
+    training mode.
 
-    Train-mode forwards: those inside. The strategy network samples in evaluation mode and learns in training mode; the
-    trained model is in evaluation mode where it is rewarded.
+    Train-mode forwards: those inside; with `betas`, on steps on which the strategy learns, x and x' of R1 before them.
+    The strategy network learns in training mode and chooses for the model in evaluation mode. The copy's forwards
+    leave no trace.
 
     Attributes:
       inner: the method; its attack must be `pgd`. Its `steps` is replaced by the largest of `step_counts`.
@@ -48,18 +53,18 @@ class LAS(Wrapper):
       step_levels: choices of the step size: 1 to 5, 2 to 4, 2 to 5.
       betas: choices of what the adversarial part of the loss is multiplied by; none, or 5 to 9 for TRADES, whose own
         beta must then be 1, and around which AWP would have to go outside to see them.
-      interval: optimizer steps between two of the strategy's: 20; 1 for TRADES; 1 for AWP (10 on CIFAR-100).
+      interval: optimizer steps from one of the strategy's to the next: 20; 1 for TRADES; 1 for AWP (10 on CIFAR-100).
       learning_rate, momentum, weight_decay: the strategy's SGD: 1e-4, and but for PGD-AT 0.9 and 5e-4.
       max_norm: what the norm of its gradient is clipped to.
       loss_limit: R1 is clipped to [0, loss_limit]: 10, and 20 for TRADES.
       robust_reward, clean_reward: 4 and 2 for PGD-AT; 8 and 4 for TRADES (8 and 2 on CIFAR-100); 1 and 1 for AWP
         (4 and 2).
-      clip: AWP: perturbations are projected onto the ball of `eps` before the loss.
+      clip: AWP: perturbations are projected onto the ball of `eps` before the model's loss, not before the reward.
 
-    Source: Jia et al. (2022), arXiv:2203.06616, and its code with its README's ranges. It takes R2 and R3 of a copy of
-    the model after one SGD step without momentum, attacked and forwarded in training mode; here the step is the real
-    optimizer's, and nothing is updated by it. R1 is the loss that was differentiated, so at the perturbed weights in
-    AWP. PGD-AT's label smoothing is 0.3, 0.4 on CIFAR-100 and 0.2 on TinyImageNet. Its milestones for the strategy's
+    Source: Jia et al. (2022), arXiv:2203.06616, and its code with its README's ranges, whose order this is. Not done
+    here, of the code: the copy's statistics take in the forwards of the attack on it; that attack leaves an example
+    alone once it is misclassified; the copy of LAS-TRADES forwards x twice; LAS-AWP rewards without mean and std.
+    PGD-AT's label smoothing is 0.3, 0.4 on CIFAR-100 and 0.2 on TinyImageNet. Its milestones for the strategy's
     learning rate are counted in the model's steps, and are not reached at an interval of 20: the rate is constant here.
     """
 
@@ -151,9 +156,27 @@ class LAS(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The attack inside, each example under the strategy drawn for it; the actions `[B, heads]` go along."""
-        own = objective_state["own"]
+        """The strategy's own step where it is due; then the attack inside, each example as the strategy chooses."""
+        own, model_state = jax.lax.cond(
+            (context.step + 1) % self.interval == 0,
+            lambda: self.learn(variables, objective_state, batch, context),
+            lambda: (objective_state["own"], variables.model_state),
+        )
+        variables = Variables(variables.params, model_state)
         logits, _ = self.strategy.apply(own["params"], own["model_state"], batch.images, train=False)
+        adversarial = self.attacked(variables, objective_state, batch, context, logits)
+        if self.clip:
+            nominal = context.attack.get("eps", self.eps)
+            adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
+        # R1's statistics where there are any, before those of crafting.
+        kept = {"model_state": model_state} if self.betas else {}
+        las = {**adversarial.extra["las"], "own": own}
+        return adversarial._replace(extra={**kept, **adversarial.extra, "las": las})
+
+    def attacked(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context, logits: Array
+    ) -> AdversarialBatch:
+        """The attack inside, each example under the actions `[B, heads]` drawn from logits; these go along."""
         actions = sample(self._split(logits), example_keys(named_key(context.key, "las"), batch.indices))
         chosen = {
             name: jnp.stack([jnp.asarray(choice) for choice in choices])[actions[:, head]]
@@ -168,8 +191,6 @@ class LAS(Wrapper):
             start_eps=nominal,
         )
         adversarial = super().perturb(variables, objective_state, batch, context)
-        if self.clip:
-            adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
         extra = {"actions": actions, **({"beta": chosen["betas"]} if self.betas else {})}
         return adversarial._replace(extra={**adversarial.extra, "las": extra})
 
@@ -183,31 +204,39 @@ class LAS(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> PyTree:
-        """The strategy after its own step, every `interval` steps."""
+        """The strategy as it chose for this step."""
         state = super().after_step(variables, objective_state, batch, aux, context)
+        return {**state, "own": batch.extra["las"]["own"]}
 
-        def learn(own: PyTree) -> PyTree:
-            reward = self.reward(variables, batch, aux, context)
-            gradient, model_state = jax.grad(self.policy_loss, has_aux=True)(own["params"], own, batch, reward)
-            length = jnp.sqrt(sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.float32(0.0)))
-            scale = jnp.minimum(1.0, self.max_norm / (length + 1e-6))
-            momentum = jax.tree.map(
-                lambda v, g, w: self.momentum * v + scale * g + self.weight_decay * w,
-                *(own["momentum"], gradient, own["params"]),
-            )
-            params = jax.tree.map(lambda w, v: w - self.learning_rate * v, own["params"], momentum)
-            return {"params": params, "model_state": model_state, "momentum": momentum}
+    def learn(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> tuple[dict[str, PyTree], PyTree]:
+        """The strategy after a step of its own, and the model's statistics after R1."""
+        own = objective_state["own"]
+        context = context._replace(key=named_key(context.key, "las policy"))
+        logits, _ = self.strategy.apply(own["params"], own["model_state"], batch.images, train=True)
+        adversarial = self.attacked(variables, objective_state, batch, context, logits)
+        reward, model_state = self.reward(variables, objective_state, adversarial, context)
+        gradient, statistics = jax.grad(self.policy_loss, has_aux=True)(own["params"], own, adversarial, reward)
+        length = jnp.sqrt(sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.float32(0.0)))
+        scale = jnp.minimum(1.0, self.max_norm / (length + 1e-6))
+        momentum = jax.tree.map(
+            lambda v, g, w: self.momentum * v + scale * g + self.weight_decay * w,
+            *(own["momentum"], gradient, own["params"]),
+        )
+        params = jax.tree.map(lambda w, v: w - self.learning_rate * v, own["params"], momentum)
+        return {"params": params, "model_state": statistics, "momentum": momentum}, model_state
 
-        own = jax.lax.cond(context.step % self.interval == 0, learn, lambda own: own, state["own"])
-        return {**state, "own": own}
-
-    def reward(self, variables: Variables, batch: AdversarialBatch, aux: Aux, context: Context) -> Array:
-        """`R1 + R2 + R3`, one number for the batch."""
-        images, labels, indices = batch.clean
+    def reward(
+        self, variables: Variables, objective_state: PyTree, adversarial: AdversarialBatch, context: Context
+    ) -> tuple[Array, PyTree]:
+        """`R1 + R2 + R3`, one number for the batch, and the model's statistics after R1."""
+        images, labels, indices = adversarial.clean
+        loss, model_state = self._loss_as_it_is(variables, adversarial)
+        copy = self._trained_copy(Variables(variables.params, model_state), objective_state, adversarial, context)
         known = attack_options(self.inner)
-        logits_fn = make_logits_fn(self.model, variables)
         attacked = pgd(
-            logits_fn,
+            make_logits_fn(self.model, copy, train=True),
             images,
             labels,
             key=named_key(context.key, "las reward"),
@@ -218,9 +247,33 @@ class LAS(Wrapper):
             norm=known.get("norm", "linf"),
             box=known.get("box", (0.0, 1.0)),
         )
-        robust, clean = (accuracy(logits_fn(x), labels) for x in (attacked, images))
-        loss = jnp.clip(aux.metrics["loss"], 0.0, self.loss_limit)
-        return loss + self.robust_reward * robust + self.clean_reward * clean
+        judge = make_logits_fn(self.model, copy)
+        robust, clean = (accuracy(judge(x), labels) for x in (attacked, images))
+        loss = jnp.clip(loss, 0.0, self.loss_limit)
+        return loss + self.robust_reward * robust + self.clean_reward * clean, model_state
+
+    def _loss_as_it_is(self, variables: Variables, adversarial: AdversarialBatch) -> tuple[Array, PyTree]:
+        """R1 before it is clipped, and the model's statistics after it."""
+        images, labels, _ = adversarial.clean
+        params, model_state = variables
+        if not self.betas:
+            logits, _ = self.model.apply(params, model_state, adversarial.images, train=False)
+            return jnp.mean(losses.cross_entropy(logits, labels)), model_state
+        clean, model_state = self.model.apply(params, model_state, images, train=True)
+        logits, model_state = self.model.apply(params, model_state, adversarial.images, train=True)
+        divergence = adversarial.extra["las"]["beta"] * losses.kl_divergence(clean, logits)
+        return jnp.mean(losses.cross_entropy(clean, labels) + divergence), model_state
+
+    def _trained_copy(
+        self, variables: Variables, objective_state: PyTree, adversarial: AdversarialBatch, context: Context
+    ) -> Variables:
+        """The model after a trial step on the adversarial images."""
+        if context.trial_step is None:
+            raise InputError("LAS tries a step of the run's optimizer; set context.trial_step, as train_step does")
+        params, model_state = variables
+        weights = self.perturb_weights(params, model_state, objective_state, adversarial, context)
+        gradient, aux = jax.grad(self.loss, has_aux=True)(weights, model_state, objective_state, adversarial, context)
+        return Variables(context.trial_step(gradient, weights, params), aux.model_state)
 
     def policy_loss(self, params: PyTree, own: PyTree, batch: AdversarialBatch, reward: Array) -> tuple[Array, PyTree]:
         """`-R sum_heads mean_i log pi(a_i | x_i)`, and the strategy's statistics after its forward."""

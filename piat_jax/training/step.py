@@ -1,12 +1,14 @@
 """One training step of any objective: craft, differentiate, update."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from piat_jax.averaging.piat import without_momentum
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array, Batch, Context, Objective, PyTree, TrainState, Variables
 
@@ -68,6 +70,7 @@ def train_step(
         state.epoch,
         jnp.asarray(epochs, jnp.int32),
         steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.int32),
+        trial_step=jax.tree_util.Partial(functools.partial(_trial_step, optimizer), state.opt_state),
     )
     adversarial = objective.perturb(state.variables, state.objective_state, batch, context)
     weights = objective.perturb_weights(state.params, state.model_state, state.objective_state, adversarial, context)
@@ -86,6 +89,13 @@ def train_step(
         objective_state=objective.after_step(variables, state.objective_state, adversarial, aux, context),
     )
     return state, {**aux.metrics, FINITE: _all_finite((gradient, state))}
+
+
+def _trial_step(
+    optimizer: optax.GradientTransformation, opt_state: PyTree, gradient: PyTree, weights: PyTree, params: PyTree
+) -> PyTree:
+    updates, _ = optimizer.update(gradient, without_momentum(opt_state), weights)
+    return optax.apply_updates(params, updates)
 
 
 def _all_finite(tree: PyTree) -> Array:

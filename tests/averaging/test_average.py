@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from piat_jax.averaging import EQUAL_WEIGHT, PIAT, Average, Gated, WarmupDecay, averaged
+from piat_jax.averaging import EQUAL_WEIGHT, PIAT, Average, Gated, WarmupDecay, averaged, share_of_first
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import TrainState
 
@@ -174,3 +174,14 @@ def test_statistics_of_the_optimizer_play_no_part():
     state = dataclasses.replace(make_state(), opt_state=optax.sgd(0.1, momentum=0.9).init(make_state().params))
     after = EMA.after_step(EMA.start_average(state))
     assert after.opt_state is state.opt_state
+
+
+def test_the_share_of_the_first_state_is_what_the_average_keeps_of_it():
+    for weight in (0.9, WarmupDecay(0.4), EQUAL_WEIGHT):
+        for states in (1, 2, 12):
+            state = over_steps(Average(weight, period="step"), [1.0] + [0.0] * (states - 1))
+            np.testing.assert_allclose(share_of_first(weight, states), averaged(state).params["w"][0], rtol=1e-5)
+    with pytest.raises(InputError, match="states=0 must be at least 1"):
+        share_of_first(0.9, 0)
+    with pytest.raises(InputError, match="weight=2"):
+        share_of_first(2.0, 3)

@@ -131,7 +131,7 @@ def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):
 
 
 def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
-    today = read_config("configs/embedded.py:rpat", {})
+    today = read_config("configs/embedded.py:rpat+ema", {"average.warmup": "false"})
     plain = to_plain(today)
     for path in run_folder.LATER:
         group, _, name = path.rpartition(".")
@@ -140,9 +140,15 @@ def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
     assert to_plain(run_folder.read_config(tmp_path)) == to_plain(today)
     # Nor is it another run to go on with.
     run_folder.check_folder(tmp_path, today, resume=True, overwrite=False)
+    # An average that was not warmed up goes on warmed up; those that always were have no such field.
+    run_folder.check_folder(tmp_path, read_config("configs/embedded.py:rpat+ema", {}), resume=True, overwrite=False)
+    for method in ("seat", "swa", "fawa"):
+        other = to_plain(read_config(f"configs/embedded.py:{method}", {}))
+        (tmp_path / "config.json").write_text(json.dumps(other))
+        assert to_plain(run_folder.read_config(tmp_path)) == other
     # Whatever is added to the config from here on has to be added there, for the runs that are there already.
     fields = {name for name, _ in leaves(today)}
-    assert len(fields) == 68, "a new field: give runs without it what they did, in run_folder.LATER"
+    assert len(fields) == 71, "a new field: give runs without it what they did, in run_folder.LATER"
 
 
 def test_evaluate_options(run, capsys):

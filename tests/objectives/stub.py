@@ -16,7 +16,18 @@ ADVERSARIAL = IMAGES + 0.5
 LABELS = jnp.array([0, 1, 2, 0])
 CLEAN = Batch(IMAGES, LABELS, jnp.arange(4))
 BATCH = AdversarialBatch(CLEAN, ADVERSARIAL)
-CONTEXT = Context(jax.random.key(0), jnp.int32(0), jnp.int32(0), jnp.int32(10))
+RATE, DECAY = 0.01, 0.5  # of the optimizer's trial step
+CONTEXT = Context(
+    jax.random.key(0),
+    jnp.int32(0),
+    jnp.int32(0),
+    jnp.int32(10),
+    trial_step=jax.tree_util.Partial(
+        lambda gradient, weights, params: jax.tree.map(
+            lambda g, at, w: w - RATE * (g + DECAY * at), gradient, weights, params
+        )
+    ),
+)
 PARAMS = {"w": jnp.asarray(12 * RNG.normal(size=(2, 3)), jnp.float32), "scale": jnp.array([1.5, 0.7])}
 STATE = {"mean": jnp.array([0.1, 0.6])}
 LOG = []

@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from piat_jax.attacks import fgsm
+from piat_jax.attacks import fgsm, pgd
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
-from piat_jax.core.rng import example_keys
+from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Aux, Batch, Variables
 from piat_jax.objectives import PGDAT, TRADES
 from piat_jax.objectives.awp import AWP
@@ -21,10 +21,13 @@ from tests.objectives.stub import (
     CLEAN,
     CONTEXT,
     CURVED,
+    DECAY,
     IMAGES,
     LABELS,
+    OTHER,
     PA,
     PARAMS,
+    RATE,
     STATE,
     P,
     make,
@@ -38,7 +41,8 @@ from tests.objectives.stub import (
 VARIABLES = Variables(PARAMS, STATE)
 HEADS = {"eps_levels": (4.0, 8.0, 12.0), "step_counts": (1, 2, 3), "step_levels": (2.0, 4.0)}
 ACTIONS = jnp.array([[0, 1, 0], [2, 2, 1], [1, 0, 0], [0, 0, 1]], jnp.int32)
-AUX = Aux(STATE, {"loss": jnp.float32(1.5)})
+AUX = Aux(STATE, {})
+STAYS = jax.tree_util.Partial(lambda gradient, weights, params: params)  # a trial step that does nothing
 # Not `jit(perturb)`: its cache would be shared with other tests, which look at what is traced.
 run = jax.jit(lambda *arguments, **options: perturb(*arguments, **options))
 
@@ -133,68 +137,172 @@ def test_clipping_trains_on_the_projection(norm):
     np.testing.assert_allclose(lengths[1], np.minimum(lengths[0], 0.05), atol=1e-6)
 
 
+def cross_entropy(logits, labels=LABELS):
+    return -np.log(softmax(logits)[np.arange(4), np.asarray(labels)])
+
+
+def linear(images, mean, params=PARAMS):
+    x = np.asarray(images, np.float64).reshape(4, -1) - np.asarray(mean)
+    return x * np.asarray(params["scale"]) @ np.asarray(params["w"], np.float64)
+
+
+def rewarded(objective, **extra):
+    context = CONTEXT._replace(trial_step=STAYS)
+    return jax.jit(objective.reward)(VARIABLES, state_of(objective), drawn(objective, **extra), context)
+
+
 def test_reward():
-    def reward(loss=1.5, **options):
-        aux = Aux(STATE, {"loss": jnp.float32(loss)})
-        return jax.jit(las(**options).reward)(VARIABLES, CURVED, aux, CONTEXT)
-
-    # In evaluation mode, at the variables after the step.
-    x = np.asarray(IMAGES, np.float64).reshape(4, -1) - np.asarray(STATE["mean"])
-    clean = np.mean((x * np.asarray(PARAMS["scale"]) @ np.asarray(PARAMS["w"])).argmax(1) == np.asarray(LABELS))
+    # R1 is the plain loss of the adversarial images in evaluation mode, whatever the method smooths.
+    plain = cross_entropy(linear(OTHER, STATE["mean"])).mean()
+    smooth = make(PGDAT, label_smoothing=0.3)
+    none = {"robust_reward": 0.0, "clean_reward": 0.0}
+    reward, statistics = rewarded(las(smooth, loss_limit=50.0, **none))
+    np.testing.assert_allclose(reward, plain, rtol=1e-5)
+    np.testing.assert_array_equal(statistics["mean"], STATE["mean"])
+    assert plain > 1.5
+    np.testing.assert_allclose(rewarded(las(loss_limit=1.5, **none))[0], 1.5)
+    # The rest is of the copy, whose statistics have seen the adversarial images, in evaluation mode.
+    mean = 0.9 * np.asarray(STATE["mean"]) + 0.1 * np.asarray(OTHER).reshape(4, -1).mean(0)
+    clean = np.mean(linear(IMAGES, mean).argmax(1) == np.asarray(LABELS))
     assert 0 < clean < 1
-    np.testing.assert_allclose(reward(robust_reward=0.0, clean_reward=3.0), 1.5 + 3 * clean, rtol=1e-6)
-    np.testing.assert_allclose(reward(50.0, robust_reward=0.0, clean_reward=0.0), 10.0)
+
+    def rest(**options):
+        return rewarded(las(loss_limit=0.0, **options))[0]
+
+    np.testing.assert_allclose(rest(robust_reward=0.0, clean_reward=3.0), 3 * clean, rtol=1e-6)
     # No room to attack in, and more room than any of these examples withstands.
-    np.testing.assert_allclose(reward(eps=0.0, robust_reward=2.0, clean_reward=0.0), 1.5 + 2 * clean, rtol=1e-6)
-    np.testing.assert_allclose(reward(eps=1.0, robust_reward=2.0, clean_reward=0.0), 1.5)
+    np.testing.assert_allclose(rest(eps=0.0, robust_reward=2.0, clean_reward=0.0), 2 * clean, rtol=1e-6)
+    np.testing.assert_allclose(rest(eps=1.0, robust_reward=2.0, clean_reward=0.0), 0.0)
 
 
-def test_policy_loss_and_its_step():
+def test_reward_of_trades_has_its_loss_in_training_mode_and_leaves_its_statistics():
+    betas = np.array([5.0, 7.0, 9.0, 5.0])
+    trades = make(TRADES, beta=1.0, clean_forwards=1)
+    objective = las(trades, betas=(5.0, 7.0, 9.0), loss_limit=500.0, robust_reward=0.0, clean_reward=0.0)
+    reward, statistics = rewarded(objective, beta=jnp.asarray(betas))
+    np.testing.assert_allclose(reward, CE_CLEAN + (betas * (P * np.log(P / PA)).sum(1)).mean(), rtol=1e-4)
+    mean = np.asarray(STATE["mean"])
+    for images in (IMAGES, OTHER):
+        mean = 0.9 * mean + 0.1 * np.asarray(images).reshape(4, -1).mean(0)
+    np.testing.assert_allclose(statistics["mean"], mean, rtol=1e-5)
+    # They go on from there: the model's own forwards follow in the loss.
+    learns, waits = (run(dataclasses.replace(objective, interval=n)).extra["model_state"] for n in (1, 2))
+    np.testing.assert_array_equal(waits["mean"], STATE["mean"])
+    assert np.all(np.abs(learns["mean"] - waits["mean"]) > 1e-3)
+
+
+def ascended(x, params, mean, eps, size, steps):
+    """PGD without a random start, an example at a time, on the stub in evaluation mode."""
+    w, scale = (np.asarray(params[name], np.float64) for name in ("w", "scale"))
+    found = np.array(x)
+    for i, label in enumerate(np.asarray(LABELS)):
+        for _ in range(steps[i]):
+            p = softmax(((found[i] - mean) * scale @ w)[None])[0]
+            found[i] += size[i] * np.sign(scale * (w @ (p - np.eye(3)[label])))
+            found[i] = np.clip(np.clip(found[i], x[i] - eps[i], x[i] + eps[i]), 0, 1)
+    return found
+
+
+def test_the_strategys_step_by_hand():
+    """In the order of the code, in NumPy but for the draws and the attack on the copy."""
+    attack = bind(make(PGDAT).attack, start="none")
     objective = las(
-        momentum=0.9, weight_decay=0.1, learning_rate=0.5, max_norm=0.3, robust_reward=0.0, clean_reward=0.0
+        make(PGDAT, label_smoothing=0.3, attack=attack),
+        **{"interval": 3, "momentum": 0.9, "weight_decay": 0.1, "learning_rate": 0.5, "max_norm": 0.3},
     )
     state = state_of(objective)
-    own, batch = state["own"], drawn(objective)
+    own = {**state["own"], "momentum": {"w": jnp.full(state["own"]["params"]["w"].shape, 0.2)}}
+    context = CONTEXT._replace(step=jnp.int32(2))
+    perturb_once = jax.jit(objective.perturb)
+    batch = perturb_once(VARIABLES, {**state, "own": own}, CLEAN, context)
+
+    # It draws anew, in training mode.
     x = np.asarray(IMAGES, np.float64).reshape(4, -1)
-    x = x - x.mean(0)  # learns in training mode
-    w = np.asarray(own["params"]["w"], np.float64)
-    gradient, total, begin = np.zeros_like(w), 0.0, 0
+    policy = np.asarray(own["params"]["w"], np.float64)
+    centred = x - x.mean(0)
+    heads = np.split(centred @ policy, [3, 6], axis=1)
+    key = named_key(context.key, "las policy")
+    drawn_heads = [jnp.asarray(head, jnp.float32) for head in heads]
+    actions = np.asarray(sample(drawn_heads, example_keys(named_key(key, "las"), CLEAN.indices)))
+    eps, steps, size = (np.asarray(HEADS[name])[actions[:, i]] for i, name in enumerate(HEADS))
+    adversarial = ascended(x, PARAMS, np.asarray(STATE["mean"]), eps * 0.1 / 8, size * 0.1 / 8, steps)
+    loss = cross_entropy(linear(adversarial, STATE["mean"])).mean()
+
+    # A step of the smoothed loss, in training mode, without momentum.
+    w, scale = (np.asarray(PARAMS[name], np.float64) for name in ("w", "scale"))
+    seen = adversarial - adversarial.mean(0)
+    target = np.full((4, 3), 0.15)
+    target[np.arange(4), np.asarray(LABELS)] = 0.7
+    wrong = (softmax(seen * scale @ w) - target) / 4
+    copy = {
+        "w": w - RATE * ((seen * scale).T @ wrong + DECAY * w),
+        "scale": scale - RATE * ((seen * (wrong @ w.T)).sum(0) + DECAY * scale),
+    }
+    mean = 0.9 * np.asarray(STATE["mean"]) + 0.1 * adversarial.mean(0)
+
+    # Attacked in training mode, judged in evaluation mode.
+    def training_mode(images):
+        rows = images.reshape(len(images), -1)
+        return (rows - rows.mean(0)[None]) * jnp.asarray(copy["scale"])[None] @ jnp.asarray(copy["w"], jnp.float32)
+
+    options = {"eps": 0.1, "step_size": 0.05, "restarts": 2, "indices": CLEAN.indices}
+    broken = pgd(training_mode, IMAGES, LABELS, key=named_key(key, "las reward"), **options)
+    robust, clean = (np.mean(linear(z, mean, copy).argmax(1) == np.asarray(LABELS)) for z in (broken, IMAGES))
+    reward = min(loss, 10.0) + 4 * robust + 2 * clean
+
+    gradient, begin = np.zeros_like(policy), 0
     for head, n in enumerate((3, 3, 2)):
-        p, a = softmax(x @ w[:, begin : begin + n]), np.asarray(ACTIONS)[:, head]
-        total -= np.log(p[np.arange(4), a]).mean()
-        gradient[:, begin : begin + n] = x.T @ (p - np.eye(n)[a]) / 4
+        p = softmax(heads[head])
+        gradient[:, begin : begin + n] = reward * centred.T @ (p - np.eye(n)[actions[:, head]]) / 4
         begin += n
-    loss, model_state = objective.policy_loss(own["params"], own, batch, 1.5)
-    np.testing.assert_allclose(loss, 1.5 * total, rtol=1e-4)
-    gradient *= 1.5
-    own = {**own, "momentum": {"w": jnp.full(w.shape, 0.2)}}
-    step = jax.jit(objective.after_step)
-    new = step(VARIABLES, {**state, "own": own}, batch, AUX, CONTEXT)["own"]
     gradient *= min(1.0, 0.3 / (np.linalg.norm(gradient) + 1e-6))
-    momentum = 0.9 * 0.2 + gradient + 0.1 * w
-    np.testing.assert_allclose(new["momentum"]["w"], momentum, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(new["params"]["w"], w - 0.5 * momentum, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(new["model_state"]["mean"], model_state["mean"], rtol=1e-6)
-    assert np.any(new["model_state"]["mean"] != own["model_state"]["mean"])
+    momentum = 0.9 * 0.2 + gradient + 0.1 * policy
+    new = batch.extra["las"]["own"]
+    np.testing.assert_allclose(new["momentum"]["w"], momentum, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(new["params"]["w"], policy - 0.5 * momentum, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(new["model_state"]["mean"], 0.5 * 0.25 + 0.5 * x.mean(0), rtol=1e-5)
+
+    # It chooses for the model only then, in evaluation mode; afterwards it is kept.
+    chosen = np.split((x - np.asarray(new["model_state"]["mean"])) @ np.asarray(new["params"]["w"]), [3, 6], axis=1)
+    keys = example_keys(named_key(context.key, "las"), CLEAN.indices)
+    np.testing.assert_array_equal(batch.extra["las"]["actions"], sample([jnp.asarray(head) for head in chosen], keys))
+    kept = objective.after_step(VARIABLES, {**state, "own": own}, batch, AUX, context)["own"]
+    jax.tree.map(np.testing.assert_array_equal, kept, new)
 
 
-def test_it_learns_every_interval_only_and_leaves_the_model_alone():
-    objective, batch = las(interval=20), drawn(None)
+def test_the_reward_scales_the_strategys_gradient():
+    """Unclipped, so that R is seen."""
+    objective = las(max_norm=1e6)
+    own, batch = state_of(objective)["own"], drawn(objective)
+    one, three = (
+        jax.grad(objective.policy_loss, has_aux=True)(own["params"], own, batch, r)[0]["w"] for r in (1.0, 3.0)
+    )
+    np.testing.assert_allclose(three, 3 * one, rtol=1e-5)
+
+
+def test_it_learns_on_the_last_of_each_interval_only_and_leaves_the_model_alone():
+    objective = las(interval=20)
     state, traces = state_of(objective), []
 
     @jax.jit
-    def after(step):
+    def strategy(step):
         traces.append(step)
-        return objective.after_step(VARIABLES, state, batch, AUX, CONTEXT._replace(step=step))
+        batch = objective.perturb(VARIABLES, state, CLEAN, CONTEXT._replace(step=step))
+        return batch.extra["las"]["own"]["params"]["w"]
 
-    moved = [
-        not np.array_equal(after(jnp.int32(s))["own"]["params"]["w"], state["own"]["params"]["w"])
-        for s in (0, 1, 19, 20)
-    ]
-    assert moved == [True, False, False, True]
+    moved = [not np.array_equal(strategy(jnp.int32(s)), state["own"]["params"]["w"]) for s in (0, 18, 19, 20, 39)]
+    assert moved == [False, False, True, False, True]  # steps 20 and 40, counted from 1
     assert len(traces) == 1
+    with jax.disable_jit():
+        batch = perturb(objective)
+        assert train_forwards(perturb, objective) == ""
+    assert "model_state" not in batch.extra
     assert train_forwards(objective.after_step, VARIABLES, state, batch, AUX, CONTEXT) == ""
-    assert train_forwards(perturb, objective) == ""
+
+
+def test_without_an_optimizer_there_is_no_reward():
+    with pytest.raises(InputError, match=r"set context.trial_step, as train_step does"):
+        perturb(las(), context=CONTEXT._replace(trial_step=None))
 
 
 def test_training_steps_around_weight_perturbation():

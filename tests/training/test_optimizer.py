@@ -6,6 +6,7 @@ import pytest
 
 from piat_jax.core.checks import InputError
 from piat_jax.training import piecewise_linear, sgd
+from piat_jax.training.step import _trial_step
 
 
 def test_sgd_is_pytorchs_with_coupled_weight_decay():
@@ -81,3 +82,14 @@ def test_bad_optimizers():
         sgd(0.1, weight_decay=-1)
     with pytest.raises(InputError, match="steps_per_epoch=0"):
         piecewise_linear((0, 1), (1.0, 1.0), 0)
+
+
+def test_a_trial_step_is_one_without_momentum_at_the_current_rate():
+    optimizer = sgd(lambda step: 0.1 / (1.0 + step), momentum=0.9, weight_decay=0.5)
+    w, g = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([3.0, 4.0])}
+    state = optimizer.init(w)
+    for _ in range(2):
+        _, state = optimizer.update(g, state, w)
+    at = {"w": jnp.array([2.0, 2.0])}  # weight decay is of where the gradient was taken
+    tried = _trial_step(optimizer, state, g, at, w)
+    np.testing.assert_allclose(tried["w"], w["w"] - 0.1 / 3 * (g["w"] + 0.5 * at["w"]), rtol=1e-6)

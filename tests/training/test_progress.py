@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+from piat_jax.training import progress as progress_module
 from piat_jax.training.progress import TrainingProgress
 
 SCRIPT = """
@@ -22,6 +23,17 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     progress.close()
     printed = capsys.readouterr().out
     assert re.fullmatch(r"epoch   7/120  loss 1\.500  test_pgd20 25\.00%  1,23[45] img/s  left 0s\n", printed), printed
+
+
+def test_the_time_left_is_that_of_the_epochs_to_come(capsys, monkeypatch):
+    """By a clock of its own: 20 s an epoch, of a run that goes on in its fifth of ten."""
+    clock = [1000.0]
+    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: clock[0])
+    progress = TrainingProgress(10, first_epoch=5, images_per_epoch=100)
+    for epoch, left in ((5, "1m40s"), (6, "1m20s"), (9, "20s"), (10, "0s")):
+        clock[0] = 1000.0 + 20 * (epoch - 4)
+        progress.epoch(epoch, {}, 5.0)
+        assert capsys.readouterr().out.endswith(f"  left {left}\n")
 
 
 def test_a_bar_with_rate_and_time_left_on_a_terminal():
