@@ -62,6 +62,7 @@ def get_config(method: str = "pgd_at") -> Config:
     config.attack.steps = 10
     config.attack.norm = "linf"  # linf, l2
     config.attack.start = "uniform"  # uniform, normal, none; not stated (Algorithm 1 prints none)
+    config.attack.l2_rule = "exact"  # L2 steps: exact, or as codes take them: trades, awp, advertorch
     config.attack.restarts = 1
     config.attack.keep = "last"  # last, best
 

@@ -150,6 +150,16 @@ def trained(hooks, key, model="small_resnet", **options):
     return step_of(objective, optimizer(), hooks, key)
 
 
+@pytest.mark.parametrize("name", ["small_resnet", "wide_resnet", "dm_wide_resnet", "mlp", "vit", "convit"])
+def test_networks_keep_float32_under_64_bits(name):
+    model = models.create(name, num_classes=3)
+    with jax.enable_x64(True):
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        logits, after = jax.eval_shape(lambda v, x: model.apply(*v, x, train=True, key=None), variables, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits, after))} == {jnp.dtype("float32")}
+
+
 @functools.cache
 def trained_plainly():
     return run_step("threefry")

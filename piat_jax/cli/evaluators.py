@@ -1,6 +1,7 @@
 """The accuracies that a config asks for: under which attacks, and how they are measured."""
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,12 @@ from piat_jax.cli.config import Config
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.hosts import is_first
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Attack, Objective, TrainState, Variables
 from piat_jax.data import Split
-from piat_jax.evaluation import AutoAttack, correct_under_attack
+from piat_jax.evaluation import AutoAttack, Finding, correct_under_attack
 
 
 def evaluation_attack(config: Config, name: str) -> Attack | AutoAttack | None:
@@ -106,6 +108,11 @@ def monitor(
     return evaluate
 
 
+def _tell(finding: Finding) -> None:
+    if is_first():
+        print(f"note: {finding.message}", file=sys.stderr)
+
+
 def evaluator(
     config: Config, num_classes: int, split: Split, on_block: Callable[[], None] = lambda: None
 ) -> Callable[[Variables, Attack | AutoAttack | None], np.ndarray]:
@@ -130,6 +137,7 @@ def evaluator(
                 batch_size=config.evaluation.batch_size,
                 mesh=mesh,
                 on_block=on_block,
+                on_finding=_tell,
             )
 
     return correct

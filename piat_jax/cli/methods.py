@@ -75,7 +75,7 @@ def method_groups(stack: Stack) -> dict[str, dict[str, Any]]:
 
     >>> groups = method_groups(parse_method("trades+awp"))
     >>> groups["objective"]["beta"], groups["attack"], groups["awp"]
-    (6.0, {'start': 'normal'}, {'gamma': 0.005, 'start': 0.045})
+    (6.0, {'start': 'normal', 'l2_rule': 'awp'}, {'gamma': 0.005, 'start': 0.045})
     """
     inside, groups = [stack.base], {"objective": _defaults(METHODS[stack.base], SHARED)}
     groups["objective"] = {"attack_batch_norm": "eval"} | groups["objective"]

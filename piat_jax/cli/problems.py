@@ -36,7 +36,7 @@ def problems(config: Config) -> list[str]:
     for group in ("attack", "evaluation"):
         eps, norm = config[group].eps, config[group].norm
         if group == "attack" or eps != config.attack.eps:
-            attempt(check_range, f"{group}.eps", eps, 0, 1 if norm == "linf" else float("inf"), open_low=True)
+            attempt(check_range, f"{group}.eps", eps, 0, 1 if norm.lower() == "linf" else float("inf"), open_low=True)
     attempt(build.attack, config, group="attack")
     for name in dict.fromkeys((*config.evaluation.attacks, *config.evaluation.final_attacks)):
         attempt(evaluators.evaluation_attack, config, name)

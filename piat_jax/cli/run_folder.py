@@ -54,6 +54,7 @@ LATER = {
     "model.weights": "",
     "optimizer.max_norm": 0.0,
     "rpat.alpha_from": "fixed",
+    "attack.l2_rule": "exact",
     "average.warmup": False,
 }
 # Changing these does not make it another run.

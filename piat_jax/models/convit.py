@@ -47,7 +47,9 @@ class GatedPositionalAttention(nn.Module):
         # Small and the same for all images, so in float32.
         positions = nn.Dense(self.heads, kernel_init=_local, name="pos_proj")(relative_positions(tokens))
         by_position = jax.nn.softmax(positions.transpose(2, 0, 1), axis=-1)[None]
-        share = jax.nn.sigmoid(self.param("gating_param", nn.initializers.ones, (self.heads,))).reshape(1, -1, 1, 1)
+        share = jax.nn.sigmoid(self.param("gating_param", nn.initializers.ones, (self.heads,), jnp.float32)).reshape(
+            1, -1, 1, 1
+        )
         weights = (1.0 - share) * attention_weights(q, k) + share * by_position
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         attended = attend(weights, values.reshape(batch, tokens, self.heads, head_width))

@@ -37,6 +37,7 @@ class AWP(Wrapper):
     start: float = 0.0
 
     needs_attack: ClassVar[bool] = False
+    attack_options: ClassVar[dict[str, Any]] = {"l2_rule": "awp"}  # its L2 attack adds 1e-10 to |g|
     inner_options: ClassVar[dict[str, Any]] = {"pgd_at": {"attack_batch_norm": "train"}}
     variants: ClassVar[dict[str, Any]] = {"trades": {"gamma": 0.005, "start": 9 / 200}}
 

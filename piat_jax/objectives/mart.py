@@ -19,7 +19,8 @@ class MART(AttackedObjective):
 
     Attributes:
       beta: 5 for ResNet-18, 6 for wide ResNets in MART's code; 6 in Consistency-AT and RPAT.
-      attack: the original's is `bind(pgd, start="normal")`, and configs take it.
+      attack: the original's is `bind(pgd, start="normal")`, and configs take it (in L2 with `l2_rule="trades"`, as in
+        RPAT's code).
       model, attack_batch_norm: as in `AttackedObjective`.
 
     Source: Wang et al. (2020), ICLR, "Improving adversarial robustness requires revisiting misclassified examples". The
@@ -29,7 +30,7 @@ class MART(AttackedObjective):
 
     beta: float = 5.0
 
-    attack_options: ClassVar[dict[str, Any]] = {"start": "normal"}
+    attack_options: ClassVar[dict[str, Any]] = {"start": "normal", "l2_rule": "trades"}
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Boosted cross-entropy on the adversarial images, and beta times the weighted divergence."""

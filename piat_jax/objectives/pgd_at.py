@@ -1,5 +1,8 @@
 """PGD adversarial training (Madry et al., 2018)."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from piat_jax import losses
 from piat_jax.core.checks import check_range
 from piat_jax.core.types import Context, PyTree
@@ -20,9 +23,12 @@ class PGDAT(AttackedObjective):
     Source: Madry et al. (2018), arXiv:1706.06083; PIAT paper, Eq. 4. As SEAT and Generalist, PIAT's lineage, craft:
     uniform start, BatchNorm in evaluation mode. robust_overfitting also forwards the clean batch after the optimizer
     step, for logging, which mixes clean statistics into BatchNorm's; that is not part of the method and not done here.
+    In L2 configs craft as advertorch does, by which Consistency's code, and RPAT's after it, train.
     """
 
     label_smoothing: float = static(default=0.0)
+
+    attack_options: ClassVar[Mapping[str, Any]] = {"l2_rule": "advertorch"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -52,6 +52,7 @@ class ReBAT(Wrapper):
     strong_start: float = 100 / 200
     eps: float = 8 / 255
 
+    attack_options: ClassVar[Mapping[str, Any]] = {"l2_rule": "awp"}  # its L2 attack adds 1e-10 to |g|
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
 
     def __post_init__(self) -> None:

@@ -22,7 +22,8 @@ class TRADES(AttackedObjective):
         twice, the second time last; MAIL, ECAS and LAS once. Loss and gradient are the same.
       attack_loss: what the attack maximises, "kl" or "cross_entropy" (ECAS on CIFAR-10).
       attack: needs a start off the images, as at x itself the KL has no gradient; the original's is
-        `bind(pgd, start="normal")`, and configs take it. It is called with `loss=`, so it must take one, as `pgd` does.
+        `bind(pgd, start="normal")`, and configs take it, in L2 with `l2_rule="trades"` as in RPAT's code. It is called
+        with `loss=`, so it must take one, as `pgd` does.
       model, attack_batch_norm: as in `AttackedObjective`.
 
     Source: Zhang et al. (2019), arXiv:1901.08573.
@@ -32,7 +33,7 @@ class TRADES(AttackedObjective):
     clean_forwards: int = static(default=2)
     attack_loss: str = static(default="kl")
 
-    attack_options: ClassVar[dict[str, Any]] = {"start": "normal"}
+    attack_options: ClassVar[dict[str, Any]] = {"start": "normal", "l2_rule": "trades"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

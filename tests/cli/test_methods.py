@@ -1,7 +1,10 @@
+import json
+
 import pytest
 
 from piat_jax.averaging import EQUAL_WEIGHT, Average
-from piat_jax.cli import errors, methods
+from piat_jax.cli import build, errors, methods, run_folder
+from piat_jax.cli.config import load_config
 from piat_jax.cli.methods import AVERAGES, method_groups, parse_method
 from piat_jax.core.checks import InputError
 from piat_jax.objectives import METHODS, WRAPPERS
@@ -58,3 +61,33 @@ def test_averages_are_made_of_their_fields():
     assert Average(EQUAL_WEIGHT, start=AVERAGES["swa"]["start"], epochs=200).start == pytest.approx(55 / 200)
     with pytest.raises(InputError, match="'' is unknown"):
         parse_method("trades++piat")
+
+
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        ("pgd_at", "advertorch"),
+        ("consistency", "advertorch"),
+        ("kd+swa", "advertorch"),
+        ("trades", "trades"),
+        ("mart+consistency", "trades"),
+        ("mart+rpat", "trades"),
+        ("awp", "awp"),
+        ("trades+awp", "awp"),
+        ("rebat", "awp"),
+        ("rpatpp", "awp"),
+        ("nmse+piat", "exact"),
+    ],
+)
+def test_l2_steps_are_those_of_the_method_s_code(method, rule):
+    config = load_config(f"configs/cifar10_resnet18.py:{method}")
+    assert config.attack.l2_rule == rule
+    config.attack.norm = "l2"
+    assert build.attack(config).options["l2_rule"] == rule
+
+
+def test_runs_from_before_there_were_rules_take_exact_steps(tmp_path):
+    config = json.loads(load_config("configs/cifar10_resnet18.py:trades").to_json_best_effort())
+    del config["attack"]["l2_rule"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert run_folder.read_config(tmp_path).attack.l2_rule == "exact"
