@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 
 FILES = CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
 CHECKPOINTS = ("best", "final")
@@ -54,7 +55,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     Raises:
       InputError: a file is missing or holds something else; the message names it, and the command that writes it.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; give the folder of a run, as piat-train --workdir={folder} makes")
     config = _read_json(folder / CONFIG, f"piat-train --workdir={folder}")

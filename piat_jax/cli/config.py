@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.core.files import expanded
 from piat_jax.objectives import WRAPPERS
 
 # A ConfigDict; its fields have no static types.
@@ -25,7 +26,7 @@ def load_config(text: str) -> Config:
       InputError: the file is missing or defines no get_config, or the method is unknown.
     """
     path_text, _, method = text.partition(":")
-    path = Path(path_text)
+    path = expanded(path_text)
     if not path.is_file():
         others = sorted(str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common"))
         hint = did_you_mean(path_text, others) if others else f"; there is no folder {path.parent} with config files"

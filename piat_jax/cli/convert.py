@@ -28,6 +28,7 @@ from piat_jax.cli.evaluate import CHECKPOINTS
 from piat_jax.cli.problems import problems
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_choice
+from piat_jax.core.files import expanded
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import TrainState
 from piat_jax.data.known import KNOWN
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     positional = arguments.parse(values, rest, __doc__, folders=True)
     if len(positional) != 2:
         raise InputError(f"{len(positional)} positional arguments; give two: piat-convert SOURCE TARGET")
-    source, target = (Path(text).expanduser() for text in positional)
+    source, target = (expanded(text) for text in positional)
     is_run = (source / run_folder.CHECKPOINTS).is_dir()
     form = values.to or ENDINGS.get(target.suffix) or ("safetensors" if is_run else "run")
     check_choice("to", form, FORMS)

@@ -39,12 +39,13 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def write_file(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+def write_file(path: str | os.PathLike[str], fill: Callable[[BinaryIO], Any]) -> None:
     """Write what `fill` puts into the file it is given, whole or not at all.
 
     Raises:
       InputError: it cannot be written, as on a full disk; what was there before still is.
     """
+    path = expanded(path)
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:

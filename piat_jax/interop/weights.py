@@ -13,6 +13,7 @@ import numpy as np
 
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 from piat_jax.core.shards import check_shards
 from piat_jax.core.types import Variables
 from piat_jax.interop.names import HEADS, flatten, from_torch, network_of, torch_key, unflatten
@@ -83,7 +84,7 @@ def load_weights(
 
     Source: prefixes, wrappers and keys as the published checkpoints of RobustBench and timm have them.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     if (path / CHECKPOINTS).is_dir():
         variables = Checkpoints(path / CHECKPOINTS).load_variables(checkpoint, like)
