@@ -1,15 +1,16 @@
 """The checks that need only the config: everything that is wrong with it, at once."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from piat_jax.attacks import ATTACKS
 from piat_jax.cli import build, datasets, evaluators, hooks
-from piat_jax.cli.config import Config
+from piat_jax.cli.config import Config, leaves
 from piat_jax.cli.methods import parse_method
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, did_you_mean
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_seed, did_you_mean
 from piat_jax.training import piecewise_linear, sgd
 
 
@@ -25,6 +26,7 @@ def problems(config: Config) -> list[str]:
             inside = f"{group}." if group and re.match(r"\w+=", str(error)) else ""
             found.append(f"config: {inside}{error}")
 
+    attempt(check_seed, "seed", config.seed)
     for name in ("epochs", "batch_size"):
         attempt(check_at_least, name, config[name], 1)
     for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
@@ -58,7 +60,20 @@ def problems(config: Config) -> list[str]:
         attempt(build.objective, config, build.model(config, 10), training_attack)
     if parse_method(config.method).average == "fawa" and not config.dataset.validation_examples:
         found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
+    named = "\n".join(found)
+    found += [
+        f"config: {name}={value} must be finite"
+        for name, value in leaves(config)
+        if not name.endswith("eps") and not _is_finite(value) and f"{name}=" not in named  # a radius may be infinite
+    ]
     return list(dict.fromkeys(found))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number in a field is; texts and the like are."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _check_groups(config: Config) -> None:

@@ -1,6 +1,7 @@
 """Argument checks: one voice, and every message names the argument, the value and the fix."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import TypeGuard
 
@@ -97,6 +98,18 @@ def check_count(argument: str, value: object, low: int) -> None:
     ):
         raise InputError(f"{argument}={value!r} must be a whole number of at least {low}")
     check_at_least(argument, value, low)
+
+
+def check_seed(argument: str, value: object) -> None:
+    """Raise InputError unless `value` is a whole number of 32 bits: of others, JAX takes the lowest 32.
+
+    >>> check_seed("seed", 2**32)
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: seed=4294967296 must be in [0, 4294967295]; JAX would take it for 0
+    """
+    check_count(argument, value, -sys.maxsize)
+    if _is_concrete(value) and not 0 <= int(value) < 2**32:
+        raise InputError(f"{argument}={value} must be in [0, {2**32 - 1}]; JAX would take it for {int(value) % 2**32}")
 
 
 def check_radius(argument: str, value: object, norm: str) -> None:
