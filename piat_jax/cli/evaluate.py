@@ -128,14 +128,14 @@ def _robustness_folder(folder: Path, checkpoint: str, attack: str) -> Path:
 def _config(folder: Path, text: str | None, overrides: dict[str, str], attacks: list[str] | None) -> Config:
     """The run's own config (or the given one) with its overrides, checked."""
     if text:
-        config = read_config(text, dict(overrides))
+        config = read_config(text, dict(overrides), trains=False)
         found = []
     else:
         config = run_folder.read_config(folder)
         found = apply_overrides(config, overrides)
     if attacks:
         config.evaluation.final_attacks = tuple(attacks)
-    found += problems(config)
+    found += problems(config, trains=False)
     if found:
         raise InputError("\n".join(found))
     return config

@@ -14,8 +14,11 @@ from piat_jax.core.checks import InputError, check_at_least, check_choice, check
 from piat_jax.training import piecewise_linear, sgd
 
 
-def problems(config: Config) -> list[str]:
-    """Everything that is wrong with a config's values, one line each; touches neither data nor device."""
+def problems(config: Config, *, trains: bool = True) -> list[str]:
+    """Everything that is wrong with a config's values, one line each; touches neither data nor device.
+
+    Without `trains` what is evaluated during training does not matter.
+    """
     found = []
 
     def attempt(check: Callable[..., Any], *arguments: Any, group: str = "", **options: Any) -> None:
@@ -40,9 +43,10 @@ def problems(config: Config) -> list[str]:
         if group == "attack" or eps != config.attack.eps:
             attempt(check_range, f"{group}.eps", eps, 0, 1 if norm == "linf" else float("inf"), open_low=True)
     attempt(build.attack, config, group="attack")
-    for name in dict.fromkeys((*config.evaluation.attacks, *config.evaluation.final_attacks)):
+    during = config.evaluation.attacks if trains else ()
+    for name in dict.fromkeys((*during, *config.evaluation.final_attacks)):
         attempt(evaluators.evaluation_attack, config, name)
-    if config.evaluation.select not in config.evaluation.attacks:
+    if trains and config.evaluation.select not in config.evaluation.attacks:
         hint = did_you_mean(config.evaluation.select, config.evaluation.attacks)
         found.append(f"config: evaluation.select={config.evaluation.select!r} is not evaluated during training{hint}")
     attempt(check_choice, "evaluation.precision", config.evaluation.precision, ("highest", "default"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"{os.fspath(path)!r} names a home directory that does not exist; write the path out"
         ) from error
+
+
+def command(name: str, **flags: object) -> str:
+    """A command to be shown, quoted so that a shell takes it as it is meant.
+
+    >>> command("piat-evaluate", workdir="my runs/x")
+    "piat-evaluate '--workdir=my runs/x'"
+    """
+    return shlex.join([name, *(f"--{flag}={value}" for flag, value in flags.items())])
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -254,6 +254,31 @@ def test_bad_config_files(text, message):
 
 
 @pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        (
+            "optimizer.nesterov",
+            "is unknown; choose one of optimizer.lr_epochs, optimizer.lr_values, optimizer.max_norm",
+        ),
+        ("optimizer.weight_decy", "is unknown; did you mean 'optimizer.weight_decay'?"),
+        ("optimizer.eps", "is unknown; did you mean 'attack.eps'?"),
+        ("eps", "is unknown; did you mean 'attack.eps'?"),
+        ("epoch", "is unknown; did you mean 'epochs'?"),
+        ("nope", "is unknown; there are"),
+    ],
+)
+def test_an_unknown_field_is_answered_by_what_is_near_or_where_to_look(field, told):
+    (line,) = apply_overrides(load_config(f"{EMBEDDED}:piat"), {field: "1"})
+    assert line.startswith(f"config.{field} ")
+    if "there are" in told:
+        names = line.partition("there are ")[2].partition("; configs/common.py lists")[0].split(", ")
+        assert {"seed", "optimizer.", "evaluation."} <= set(names)
+        assert len(names) < 20
+    else:
+        assert told in line
+
+
+@pytest.mark.parametrize(
     ("code", "message"),
     [
         ("def get_config(", "line 1: SyntaxError: "),
