@@ -10,13 +10,13 @@ and come first.
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from experiments.jobs import TEACHERS, Job, check, is_taught, run_jobs, taught_by
 from piat_jax.cli import arguments, errors, report
 from piat_jax.cli.config import split_overrides
+from piat_jax.core.files import expanded
 from piat_jax.training.progress import duration
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_boolean("overwrite", False, "Start again where runs exist.", flag_values=values)
     arguments.parse(values, rest, __doc__)
     began = time.perf_counter()
-    folder = Path(values.workdir)
+    folder = expanded(values.workdir)
     methods = dict.fromkeys([*(TEACHERS.values() if any(map(is_taught, values.methods)) else ()), *values.methods])
     jobs = []
     for seed in values.seeds:

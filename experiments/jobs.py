@@ -23,6 +23,7 @@ from piat_jax.cli.evaluate import is_autoattack, is_evaluated
 from piat_jax.cli.methods import parse_method
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 
 # Of a run that is taken for one that was asked for these may differ: where data lie, and what was looked at or kept.
 FREE_FIELDS = ("fsdp", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "evaluation.final_attacks")
@@ -133,7 +134,7 @@ def _commands(job: Job, *, overwrite: bool) -> list[list[str]]:
 
 
 def _teachers_are_there(job: Job) -> bool:
-    return all((Path(job.overrides[f"kd.{kind}"]) / run_folder.CONFIG).exists() for kind in TEACHERS)
+    return all((expanded(job.overrides[f"kd.{kind}"]) / run_folder.CONFIG).exists() for kind in TEACHERS)
 
 
 def _run(command: list[str], name: str, environment: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ from piat_jax.cli import arguments, errors
 from piat_jax.cli.config import split_overrides
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_at_least, check_choice
-from piat_jax.core.files import write_file, write_json
+from piat_jax.core.files import expanded, write_file, write_json
 from piat_jax.training.progress import duration
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     if not names:
         print("\n".join(describe(item) for item in items.values()))
         return
-    out = Path(values.out or f"runs/papers/{paper}-{values.scale}").expanduser()
+    out = expanded(values.out or f"runs/papers/{paper}-{values.scale}")
     for name in names:
         check_choice("item", name, [*items, "all", "report"])
     seeds = [_seed(text) for text in values.seeds]
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if "all" in names:
         chosen = [item for item in chosen if values.scale in item.settings]
     plan = [(item, settings(item, values.scale, values.data)) for item in chosen]
-    folder = Path(values.workdir).expanduser()
+    folder = expanded(values.workdir)
     due: dict[Path, jobs.Job] = {}
     for item, found in plan:
         for setting in found:

@@ -24,7 +24,7 @@ from absl import flags
 from piat_jax.cli import arguments, errors
 from piat_jax.cli.config import split_overrides
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_file
+from piat_jax.core.files import expanded, write_file
 from piat_jax.training.metrics import read_metrics
 
 OPTIONS = {
@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("epochs", 500, "Epochs to train.", flag_values=values)
     arguments.parse(values, rest, __doc__)
     options = {**OPTIONS, **overrides, "epochs": values.epochs}
-    samples = watch(values.config, Path(values.workdir), options)
-    out = Path(values.out)
+    samples = watch(values.config, expanded(values.workdir), options)
+    out = expanded(values.out)
     out.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(sample) + "\n" for sample in samples)
     write_file(out / "soak.jsonl", lambda file: file.write(lines.encode()))

@@ -24,6 +24,7 @@ from piat_jax.cli import arguments, build, errors, run_folder
 from piat_jax.cli.cores import use_one_device_a_core
 from piat_jax.cli.evaluate import CHECKPOINTS
 from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.files import expanded
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.data import load
 from piat_jax.evaluation import AutoAttack, Robustness
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     if len(folders) != 1:
         raise InputError("give the folder of one run")
     check_at_least("rounds", values.rounds, 1)
-    folder = Path(folders[0])
+    folder = expanded(folders[0])
     config = run_folder.read_config(folder)
     if not config.model.name.startswith(("small_resnet", "resnet")):
         raise InputError(f"model.name={config.model.name!r} has no counterpart in torch_model.py; give a ResNet's run")
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
         report = _report(result, theirs, rounds, folder, values)
         print(_table(report), flush=True)
         if values.out:
-            out = Path(values.out)
+            out = expanded(values.out)
             out.mkdir(parents=True, exist_ok=True)
             (out / "result.json").write_text(json.dumps(report, indent=2) + "\n")
             (out / "table.md").write_text(_table(report))

@@ -13,7 +13,6 @@ import io
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -24,7 +23,7 @@ from experiments.piat import toy_figures
 from experiments.piat.toy_study import METHODS, History, Measures, Settings, measure, train_method
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_file
+from piat_jax.core.files import expanded, write_file
 from piat_jax.training.progress import duration
 
 PASSES_PER_SECOND, COMPILE_SECONDS = 2e7, 10  # on two cores of an AMD EPYC, for the estimate of --dry_run
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         define(field.name, field.default, field.metadata["help"], flag_values=values)
     arguments.parse(values, argv, __doc__)
     settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
-    out = Path(values.out).expanduser()
+    out = expanded(values.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"out={values.out} is a file; give a folder")
     print(

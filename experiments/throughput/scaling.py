@@ -24,6 +24,7 @@ from piat_jax.cli.benchmark import forwards, read_rows
 from piat_jax.cli.benchmark_ours import NETWORKS, Network
 from piat_jax.cli.rounds import Case, Work, measure
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 
 ROUNDS, SECONDS = 3, 2.0
 BASE = {"batch": 64, "steps": 10, "size": 32, "width": 16}
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("out", "experiments/throughput", "Folder to write to.", flag_values=values)
     flags.DEFINE_boolean("redraw", False, "Draw what is measured already, measure nothing.", flag_values=values)
     arguments.parse(values, argv, __doc__)
-    out = Path(values.out)
+    out = expanded(values.out)
     if not out.is_dir():
         raise InputError(f"out={values.out!r} is no folder; make it first")
     file = out / "scaling.jsonl"

@@ -10,6 +10,7 @@ import numpy as np
 
 from piat_jax.analysis.runs import Group, Run, display_name, group_runs
 from piat_jax.core.checks import InputError, check_choice
+from piat_jax.core.files import expanded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def robust_accuracy_figure(
     Raises:
       InputError: no run has the metric, or the path ends in something else.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     check_choice("suffix", path.suffix, SUFFIXES)
     figure = draw(runs, key=key, training=training)
     save(figure, path)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import command, expanded
 
 FILES = CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
 CHECKPOINTS = ("best", "final")
@@ -54,12 +55,14 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     Raises:
       InputError: a file is missing or holds something else; the message names it, and the command that writes it.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; give the folder of a run, as piat-train --workdir={folder} makes")
-    config = _read_json(folder / CONFIG, f"piat-train --workdir={folder}")
-    metrics = _read_metrics(folder / METRICS, f"piat-train --workdir={folder}")
-    evaluation = _read_json(folder / EVALUATION, f"piat-evaluate --workdir={folder}")
+        raise InputError(
+            f"{folder} does not exist; give the folder of a run, as {command('piat-train', workdir=folder)} makes"
+        )
+    config = _read_json(folder / CONFIG, command("piat-train", workdir=folder))
+    metrics = _read_metrics(folder / METRICS, command("piat-train", workdir=folder))
+    evaluation = _read_json(folder / EVALUATION, command("piat-evaluate", workdir=folder))
     path = folder / EVALUATION
     found = _field(path, evaluation, "checkpoints", dict)
     checkpoints = {
@@ -71,7 +74,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         if name in found
     }
     if not checkpoints:
-        raise InputError(f"{path} has no checkpoint best or final; run piat-evaluate --workdir={folder} again")
+        raise InputError(
+            f"{path} has no checkpoint best or final; run {command('piat-evaluate', workdir=folder)} again"
+        )
     num_examples = _field(path, evaluation, "num_examples", int)
     path = folder / CONFIG
     return Run(

@@ -24,6 +24,7 @@ from piat_jax.attacks.ensemble import VERSIONS
 from piat_jax.cli import arguments, benchmark_ours, errors
 from piat_jax.cli.rounds import Case, Measured, Prepare, measure
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count
+from piat_jax.core.files import expanded
 from piat_jax.models import DTYPES
 
 AUTOATTACK = VERSIONS["standard"]
@@ -65,9 +66,9 @@ def main(argv: Sequence[str]) -> None:
 
 def run(values: flags.FlagValues, sides: Mapping[str, Prepare]) -> None:
     """Measure every case the flags ask for; "ours" is the first of `sides`."""
-    cases, out = _cases(values), Path(values.out)
+    cases, out = _cases(values), expanded(values.out)
     if out.exists() and not out.is_dir():
-        raise InputError(f"out={values.out!r} is a file; give a folder")
+        raise InputError(f"out={str(out)!r} is a file; give a folder")
     out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     timing = {"rounds": values.rounds, "seconds": values.seconds}

@@ -1,7 +1,6 @@
 """From a config to the objects it describes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from piat_jax.cli.methods import parse_method
 from piat_jax.cli.run_folder import CHECKPOINTS
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, Model, Variables
 from piat_jax.data.batching import steps_per_epoch
@@ -76,7 +76,7 @@ def _teacher(config: Config, net: Model, kind: str, image_shape: Sequence[int]) 
     text = config.kd[kind]
     if not text:
         raise InputError(f"kd.{kind} is empty; give the folder of a run trained with another method")
-    saved = Checkpoints(Path(text).expanduser() / CHECKPOINTS)
+    saved = Checkpoints(expanded(text) / CHECKPOINTS)
     if "best" not in saved:
         raise InputError(f"kd.{kind}={text!r} has no best checkpoint; give the folder of a finished run")
     if not image_shape:

@@ -1,6 +1,7 @@
 """Config files and overrides from the command line: every problem at once, with the nearest name that exists."""
 
 import ast
+import difflib
 import runpy
 import sys
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.core.files import expanded
 from piat_jax.objectives import WRAPPERS
 
 # A ConfigDict; its fields have no static types.
@@ -25,7 +27,7 @@ def load_config(text: str) -> Config:
       InputError: the file is missing or defines no get_config, or the method is unknown.
     """
     path_text, _, method = text.partition(":")
-    path = Path(path_text)
+    path = expanded(path_text)
     if not path.is_file():
         others = sorted(str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common"))
         hint = did_you_mean(path_text, others) if others else f"; there is no folder {path.parent} with config files"
@@ -94,15 +96,7 @@ def apply_overrides(config: Config, overrides: Mapping[str, str]) -> list[str]:
             problems.append(f"config.{path} is a group of fields; set one of them: {', '.join(inside)}")
             continue
         if path not in fields:
-            part, group = path.partition(".")[0], path.rpartition(".")[0]
-            if part in WRAPPERS and part not in config:
-                problems.append(
-                    f"config.{path}: {config.method} has no {part}; write --config=FILE:{config.method}+{part}"
-                )
-            else:
-                inside = [name for name in fields if group in groups and name.startswith(f"{group}.")]
-                of = f": {config.method} has no such" if group == "objective" else " is unknown"
-                problems.append(f"config.{path}{of}{did_you_mean(path, inside or fields)}")
+            problems.append(f"config.{path}{_unknown(path, list(fields), config)}")
             continue
         try:
             value = parse_value(text, fields[path])
@@ -115,6 +109,28 @@ def apply_overrides(config: Config, overrides: Mapping[str, str]) -> list[str]:
             parent = parent[part]
         parent[name] = value
     return problems
+
+
+def _unknown(path: str, fields: Sequence[str], config: Config) -> str:
+    """What to say of a field that there is not: the nearest one, or where to look.
+
+    Only what differs is compared: within a group the names in it, else those of all groups, then whole paths.
+    """
+    group, _, name = path.rpartition(".")
+    part = path.partition(".")[0]
+    if part in WRAPPERS and part not in config:
+        return f": {config.method} has no {part}; write --config=FILE:{config.method}+{part}"
+    of = f": {config.method} has no such" if group == "objective" else " is unknown"
+    inside = {field.rpartition(".")[2]: field for field in fields if group and field.startswith(f"{group}.")}
+    anywhere = {field.rpartition(".")[2]: field for field in reversed(fields)}
+    whole = {} if inside else {field: field for field in fields}
+    for written, among in ((name, inside), (path, whole), (name, anywhere)):
+        if near := difflib.get_close_matches(written, among, n=1, cutoff=0.75):
+            return f"{of}; did you mean {among[near[0]]!r}?"
+    if inside:
+        return f"{of}; choose one of {', '.join(inside.values())}"
+    parts = dict.fromkeys(f"{field.partition('.')[0]}." if "." in field else field for field in fields)
+    return f"{of}; there are {', '.join(parts)}; configs/common.py lists what is in the groups"
 
 
 def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -28,6 +28,7 @@ from piat_jax.cli.evaluate import CHECKPOINTS
 from piat_jax.cli.problems import problems
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_choice
+from piat_jax.core.files import command, expanded
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import TrainState
 from piat_jax.data.known import KNOWN
@@ -35,6 +36,7 @@ from piat_jax.interop import About, Loaded, load_weights, save_safetensors, save
 from piat_jax.interop.names import HEADS
 from piat_jax.interop.tensors import import_torch
 from piat_jax.interop.weights import read_config as read_export
+from piat_jax.interop.weights import transformer_sizes
 
 FORMS = ("run", "safetensors", "torch", "onnx", "jax")
 # Endings of files that hold weights, and that none of these forms is.
@@ -56,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     positional = arguments.parse(values, rest, __doc__, folders=True)
     if len(positional) != 2:
         raise InputError(f"{len(positional)} positional arguments; give two: piat-convert SOURCE TARGET")
-    source, target = (Path(text).expanduser() for text in positional)
+    source, target = (expanded(text) for text in positional)
     is_run = (source / run_folder.CHECKPOINTS).is_dir()
     form = values.to or ENDINGS.get(target.suffix) or ("safetensors" if is_run else "run")
     check_choice("to", form, FORMS)
@@ -120,7 +122,7 @@ def _target_config(values: Any, overrides: dict[str, str]) -> Config:
             "--config is missing: a run needs a config, which says what to evaluate on; "
             "give one such as --config=configs/cifar10_resnet18.py"
         )
-    return read_config(values.config, overrides)
+    return read_config(values.config, overrides, trains=False)
 
 
 def _on_disk(checkpoint: str) -> str:
@@ -198,14 +200,24 @@ def _of_file(source: Path, values: Any) -> Source:
     given = values.mean or values.std
     normalization: dict[str, Any] = {"mean": mean, "std": std} if given else {}
     size = written.get("pretrained_cfg", {}).get("input_size", (3, 32, 32))
+    image_shape = _shape(values) or (size[1], size[2], size[0])
+    if not values.adapt and "patch_size" not in options and _has_patches(name):
+        patch_size, side = transformer_sizes(source, unsafe_pickle=values.unsafe_pickle)
+        options |= {"patch_size": patch_size} if patch_size else {}
+        if side and "pretrained_cfg" not in written and not values.image_shape:
+            image_shape = (side, side, 3)
     about = About(
         model=name,
         num_classes=classes,
-        image_shape=_shape(values) or (size[1], size[2], size[0]),
+        image_shape=image_shape,
         options=options,
         source=source.name,
     )
     return Source(models.create(name, num_classes=classes, **normalization, **options), about)
+
+
+def _has_patches(model: str) -> bool:
+    return model in models.MODELS and "patch_size" in models.MODELS[model][0].__dataclass_fields__  # type: ignore[attr-defined]
 
 
 def _numbers(flag: str, text: str) -> tuple[float, ...]:
@@ -256,7 +268,7 @@ def _write(form: str, target: Path, loaded: Loaded, about: About, config: Config
     logits_fn = make_logits_fn(model, variables)
     if form == "run":
         _write_run(target, loaded, about, config)
-        print(f"wrote {target}; evaluate with: piat-evaluate --workdir={target}")
+        print(f"wrote {target}; evaluate with: {command('piat-evaluate', workdir=target)}")
         return
     if form == "safetensors":
         save_safetensors(target, model, variables, about)
@@ -278,7 +290,7 @@ def _write_run(target: Path, loaded: Loaded, about: About, config: Config) -> No
         config.model.mean = tuple(getattr(loaded.model.module, "mean", ()))
         config.model.std = tuple(getattr(loaded.model.module, "std", ()))
         config.model.options = ConfigDict(dict(about.options))
-    if found := problems(config):
+    if found := problems(config, trains=False):
         raise InputError("\n".join(found))
     # Beside it first: a run without its weights would be one that was stopped.
     partial = target.with_name(target.name + ".partial")

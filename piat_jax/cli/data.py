@@ -10,12 +10,12 @@ command goes on. A cache is read by its path, or by its data set's name if its f
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError, check_choice
+from piat_jax.core.files import expanded
 from piat_jax.data import Dataset, open_dataset
 from piat_jax.data.inspection import draw_sheet, inspect, to_text
 from piat_jax.data.prepare import prepare
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 def write_sheet(path: str, dataset: Dataset) -> None:
     """Draw the sheet, or say why not."""
     try:
-        draw_sheet(dataset, Path(path).expanduser())
+        draw_sheet(dataset, expanded(path))
     except (OSError, ValueError) as error:
         raise InputError(f"sheet={path!r} cannot be written ({error}); give a file such as sheet.png") from error
     print(path)

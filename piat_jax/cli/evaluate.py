@@ -30,7 +30,7 @@ from piat_jax.cli.cores import use_one_device_a_core
 from piat_jax.cli.problems import problems
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_at_least, check_choice
-from piat_jax.core.files import write_json
+from piat_jax.core.files import expanded, write_json
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.hosts import any_of_all, is_first, on_first
 from piat_jax.data import first, load
@@ -67,10 +67,10 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_boolean("overwrite", False, "Evaluate again, in place of what was found.", flag_values=values)
     distributed.define_flags(values)
     positional = arguments.parse(values, rest, __doc__, folders=True)
-    folders = [Path(text) for text in ([values.workdir] if values.workdir else []) + positional]
+    folders = [expanded(text) for text in ([values.workdir] if values.workdir else []) + positional]
     checkpoints = values.checkpoint
     if not folders and len(checkpoints) == 1 and Path(checkpoints[0]).parent.name == run_folder.CHECKPOINTS:
-        folders = [Path(checkpoints[0]).parent.parent]
+        folders = [expanded(checkpoints[0]).parent.parent]
         on_disk = {kept: name for name, kept in CHECKPOINTS.items()}
         checkpoints = [on_disk.get(Path(checkpoints[0]).name, Path(checkpoints[0]).name)]
     if not folders:
@@ -128,14 +128,14 @@ def _robustness_folder(folder: Path, checkpoint: str, attack: str) -> Path:
 def _config(folder: Path, text: str | None, overrides: dict[str, str], attacks: list[str] | None) -> Config:
     """The run's own config (or the given one) with its overrides, checked."""
     if text:
-        config = read_config(text, dict(overrides))
+        config = read_config(text, dict(overrides), trains=False)
         found = []
     else:
         config = run_folder.read_config(folder)
         found = apply_overrides(config, overrides)
     if attacks:
         config.evaluation.final_attacks = tuple(attacks)
-    found += problems(config)
+    found += problems(config, trains=False)
     if found:
         raise InputError("\n".join(found))
     return config

@@ -21,6 +21,7 @@ from piat_jax.analysis.runs import FILES, load_run
 from piat_jax.analysis.tables import PGD, best_final_table, runs_csv, stability_table
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 
 # What can be told apart in one panel: a palette twice, with other dashes.
 MOST_LINES = 2 * len(COLORS)
@@ -30,10 +31,10 @@ def main(argv: Sequence[str]) -> None:
     """The command."""
     values = arguments.new_flags()
     flags.DEFINE_string("out", None, "Folder to write to.", flag_values=values)
-    given = [Path(text).expanduser() for text in arguments.parse(values, argv, __doc__, folders=True)]
+    given = [expanded(text) for text in arguments.parse(values, argv, __doc__, folders=True)]
     if not given:
         raise InputError("no run folders; give some, such as piat-report runs; see --help")
-    out = Path(values.out).expanduser() if values.out else _common(given) / "report"
+    out = expanded(values.out) if values.out else _common(given) / "report"
     runs = [load_run(folder) for folder in find_runs(given)]
     table, stability = best_final_table(runs), stability_table(runs)
     pairs = find_pairs(runs)

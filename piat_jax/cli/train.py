@@ -24,7 +24,7 @@ from piat_jax.cli.config import Config, apply_overrides, load_config, split_over
 from piat_jax.cli.problems import problems
 from piat_jax.cli.selection import Selection, how_measured, resumed
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import expanded, write_json
+from piat_jax.core.files import command, expanded, write_json
 from piat_jax.core.hosts import on_first
 from piat_jax.core.sharding import put_state
 from piat_jax.core.types import Objective, TrainState, Variables
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     train(config, expanded(values.workdir), resume=values.resume, overwrite=values.overwrite)
 
 
-def read_config(text: str, overrides: dict[str, str]) -> Config:
+def read_config(text: str, overrides: dict[str, str], *, trains: bool = True) -> Config:
     """The config with its overrides, or an InputError with every problem on a line of its own."""
     config = load_config(text)
     found = []
@@ -71,7 +71,7 @@ def read_config(text: str, overrides: dict[str, str]) -> Config:
         method = overrides.pop("method")
         found.append(f"config.method cannot be set; choose the method after the colon: --config=FILE:{method}")
     found += apply_overrides(config, overrides)
-    found += problems(config)
+    found += problems(config, trains=trains)
     if found:
         raise InputError("\n".join(found))
     return config
@@ -149,7 +149,9 @@ def train(config: Config, folder: Path, *, resume: bool = False, overwrite: bool
         finally:
             progress.close()
             writer.close()
-    print(f"done in {duration(progress.elapsed())}; evaluate with: piat-evaluate --workdir={folder}", flush=True)
+    print(
+        f"done in {duration(progress.elapsed())}; evaluate with: {command('piat-evaluate', workdir=folder)}", flush=True
+    )
 
 
 class Begin(NamedTuple):

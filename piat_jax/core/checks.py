@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import sys
 from collections.abc import Iterable
 from typing import Any, TypeGuard
 
@@ -101,15 +102,15 @@ def check_count(argument: str, value: object, low: int) -> None:
 
 
 def check_seed(argument: str, value: object) -> None:
-    """Raise InputError unless `value` is a seed: a whole number of 32 bits, as more of them would be dropped.
+    """Raise InputError unless `value` is a whole number of 32 bits: of others, JAX takes the lowest 32.
 
     >>> check_seed("seed", 2**32)
     Traceback (most recent call last):
-    piat_jax.core.checks.InputError: seed=4294967296 must be in [0, 4294967295]; larger seeds repeat smaller ones
+    piat_jax.core.checks.InputError: seed=4294967296 must be in [0, 4294967295]; JAX would take it for 0
     """
-    check_count(argument, value, 0)
-    if _is_concrete(value) and value >= 2**32:
-        raise InputError(f"{argument}={value} must be in [0, {2**32 - 1}]; larger seeds repeat smaller ones")
+    check_count(argument, value, -sys.maxsize)
+    if _is_concrete(value) and not 0 <= int(value) < 2**32:
+        raise InputError(f"{argument}={value} must be in [0, {2**32 - 1}]; JAX would take it for {int(value) % 2**32}")
 
 
 def check_radius(argument: str, value: object, norm: str, box: tuple[float, float] | None = (0.0, 1.0)) -> None:

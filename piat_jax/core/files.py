@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
+def command(name: str, **flags: object) -> str:
+    """A command to be shown, quoted so that a shell takes it as it is meant.
+
+    >>> command("piat-evaluate", workdir="my runs/x")
+    "piat-evaluate '--workdir=my runs/x'"
+    """
+    return shlex.join([name, *(f"--{flag}={value}" for flag, value in flags.items())])
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
@@ -39,12 +49,13 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def write_file(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+def write_file(path: str | os.PathLike[str], fill: Callable[[BinaryIO], Any]) -> None:
     """Write what `fill` puts into the file it is given, whole or not at all.
 
     Raises:
       InputError: it cannot be written, as on a full disk; what was there before still is.
     """
+    path = expanded(path)
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 from piat_jax.data import load
 from piat_jax.data.embedded import KEYS, content_hash
 from piat_jax.data.types import Split
@@ -49,7 +50,7 @@ def subset(train: Split, test: Split) -> tuple[Split, Split]:
 def write(path: str | os.PathLike[str], train: Split, test: Split) -> None:
     """Write an .npz whose bytes depend on the arrays alone: no time stamps, no permissions of the day."""
     arrays = (train.images, train.labels.astype(np.uint8), test.images, test.labels.astype(np.uint8))
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(expanded(path), "w") as archive:
         for key, array in zip(KEYS, arrays):
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)

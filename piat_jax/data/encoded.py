@@ -13,7 +13,8 @@ from piat_jax.core.checks import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 GRAY, COLOR = ("L", "1"), ("RGB", "P", "CMYK")
-"""Modes of one channel and of three. Transparency and 16 bits are refused: dropping them would lose what is seen."""
+"""Modes of one channel and of three. Transparency, 16 bits and several frames are refused, wherever a format keeps
+them: dropping them would lose what is seen."""
 
 
 class EncodedImages:
@@ -85,8 +86,14 @@ def decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
 
 def check(name: str, image: Any, shape: tuple[int, ...] | None) -> None:
     """Raise InputError unless an opened image can become an array of this shape."""
-    if image.mode not in GRAY + COLOR:
-        raise InputError(f"{name} has mode {image.mode}; give 8 bits a channel, gray or RGB, without transparency")
+    more = " with transparency" if image.has_transparency_data else " with 16 bits a channel" if _is_deep(image) else ""
+    if more or image.mode not in GRAY + COLOR:
+        more = more if image.mode in GRAY + COLOR else ""  # the mode says it
+        raise InputError(
+            f"{name} has mode {image.mode}{more}; give 8 bits a channel, gray or RGB, without transparency"
+        )
+    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        raise InputError(f"{name} is an animation of {image.n_frames} images; give each as a file of its own")
     if shape is None:
         return
     if (image.height, image.width) != shape[:2]:
@@ -96,6 +103,14 @@ def check(name: str, image: Any, shape: tuple[int, ...] | None) -> None:
         )
     if shape[2] == 1 and image.mode not in GRAY:
         raise InputError(f"{name} has colours, the first image has none; give one kind")
+
+
+def _is_deep(image: Any) -> bool:
+    """Whether a file has more than 8 bits a channel, which Pillow cuts to 8 where there are three channels."""
+    coding = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
+    if image.format == "PPM":  # its name, and the value of white
+        return any(isinstance(part, int) and part > 255 for parts in coding for part in parts[1:2])
+    return image.format == "PNG" and any(";16" in str(parts[0]) for parts in coding)
 
 
 def first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from piat_jax.core.files import expanded
 from piat_jax.data.known import KNOWN
 from piat_jax.data.types import Dataset, Split
 
@@ -143,4 +144,4 @@ def draw_sheet(dataset: Dataset, path: Path) -> None:
     axes.axis("off")
     for x, y, text in texts:
         axes.text(x, y, text, ha="right", va="center", fontsize=7)
-    figure.savefig(path)
+    figure.savefig(expanded(path))

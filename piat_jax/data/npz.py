@@ -20,8 +20,8 @@ PAIR_KEYS = ("image", "label")
 MAX_CLASSES = 100_000
 """A label beyond this is an identifier, not a class."""
 BLOCK = 1 << 22
-CHANNELS = (1, 3, 4)
-"""Of images: gray, colour, colour with an alpha channel."""
+MOST_CHANNELS = 4
+"""Of images: fewer or as many values on the second axis, and more on the two after it, are channels that come first."""
 
 
 def read_npz(path: Path) -> Found:
@@ -158,7 +158,7 @@ def to_split(path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_
     for label in (labels.min(initial=0), labels.max(initial=0)):
         if not 0 <= label < MAX_CLASSES:
             raise InputError(f"{path}: {labels_key} has label {label}; give class indices in [0, {MAX_CLASSES})")
-    if images.ndim == 4 and images.shape[3] not in CHANNELS and images.shape[1] in CHANNELS:
+    if images.ndim == 4 and images.shape[1] <= MOST_CHANNELS < min(images.shape[2:]):
         raise InputError(
             f"{path}: {images_key} has shape {images.shape}, channels first; give [N, H, W, C]: x.transpose(0, 2, 3, 1)"
         )

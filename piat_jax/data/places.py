@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 
 
 def roots(data_dir: str | os.PathLike[str]) -> list[Path]:
@@ -14,9 +15,9 @@ def roots(data_dir: str | os.PathLike[str]) -> list[Path]:
     ['/somewhere']
     """
     if str(data_dir):
-        return [Path(data_dir).expanduser()]
+        return [expanded(data_dir)]
     environment = os.environ.get("PIAT_DATA_DIR", "")
-    return [Path(folder).expanduser() for folder in (environment, "data") if folder]
+    return [expanded(folder) for folder in (environment, "data") if folder]
 
 
 class Search:

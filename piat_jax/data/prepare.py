@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_file, write_json
+from piat_jax.core.files import expanded, write_file, write_json
 from piat_jax.data.cache import ARRAYS, DESCRIPTION, sha256
 from piat_jax.data.types import Dataset
 
@@ -38,7 +38,7 @@ def prepare(
     Raises:
       InputError: other files are in the folder, an image cannot be used, or the disk is full.
     """
-    out = Path(out).expanduser()
+    out = expanded(out)
     plan = _plan(dataset)
     try:
         if _is_done(out, plan):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.core.files import expanded
 from piat_jax.data.cache import read_cache
 from piat_jax.data.cifar import LAYOUTS, read_archive, read_cifar
 from piat_jax.data.circles import read_circles
@@ -94,7 +95,7 @@ def find(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
                 raise InputError("data_dir is empty; give the path of an .npz file, or of a folder with some")
         elif str(data_dir):
             raise InputError(f"dataset={name!r} is a path; leave out data_dir={str(data_dir)!r}")
-        return _find_path(Path(data_dir if name == "npz" else name).expanduser())
+        return _find_path(expanded(data_dir if name == "npz" else name))
     except OSError as error:
         raise InputError(f"{error.filename or name} cannot be read: {error.strerror or error}") from error
 
@@ -126,7 +127,7 @@ def _places(name: str, data_dir: str | os.PathLike[str]) -> Iterator[tuple[Path,
         for folder in known.names:
             yield root / folder, [*readers, *ANY]
     if not str(data_dir):
-        tfds = Path(os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets").expanduser()
+        tfds = expanded(os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets")
         for folder in known.names:
             if "/" not in folder:
                 yield tfds / folder, [read_prepared]

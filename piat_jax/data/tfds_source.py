@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.core.files import expanded
 from piat_jax.data.places import Search
 from piat_jax.data.tfrecord import read_tfrecords
 from piat_jax.data.types import Found, Split
@@ -56,7 +57,8 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
     except ImportError as error:
         raise InputError(f"'tfds:{name}' needs tensorflow_datasets; pip install 'piat_jax[data]'") from error
     # TFDS reads TFDS_DATA_DIR once, at import; reading it here makes a later change count.
-    folder = os.path.expanduser(str(data_dir) or os.environ.get("TFDS_DATA_DIR", "")) or None
+    given = str(data_dir) or os.environ.get("TFDS_DATA_DIR", "")
+    folder = str(expanded(given)) if given else None
     try:
         builder: Any = tensorflow_datasets.builder(name, data_dir=folder)
         if not builder.is_prepared():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import unwritable, write_arrays, write_json
+from piat_jax.core.files import expanded, unwritable, write_arrays, write_json
 from piat_jax.core.hosts import is_first, on_first
 from piat_jax.evaluation.robustness import JSON, Robustness
 
@@ -46,7 +46,7 @@ class Journal:
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
-        self.folder = Path(folder)
+        self.folder = expanded(folder)
         self.settings = json.loads(json.dumps(settings))  # as they are read back
         on_first(self._open)
 
@@ -71,7 +71,7 @@ class Journal:
     @staticmethod
     def read_settings(folder: str | Path) -> dict[str, Any] | None:
         """Those of the evaluation in a folder; None where there is none."""
-        path = Path(folder) / SETTINGS
+        path = expanded(folder) / SETTINGS
         return json.loads(path.read_text()) if path.exists() else None
 
     def result(self) -> Robustness | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_arrays, write_json
+from piat_jax.core.files import expanded, write_arrays, write_json
 
 JSON, ARRAYS = "result.json", "result.npz"
 NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
@@ -135,7 +135,7 @@ class Robustness:
 
     def save(self, folder: str | Path) -> None:
         """Write result.json, the numbers, and result.npz, the arrays; each whole or not at all, the JSON last."""
-        folder = Path(folder)
+        folder = expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in _ARRAYS}
         write_arrays(folder / ARRAYS, arrays | {"robust": self.robust, "broken_by": self.broken_by})
@@ -148,7 +148,7 @@ class Robustness:
         Raises:
           InputError: the folder does not hold a result.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         if not (folder / JSON).exists():
             raise InputError(f"folder={str(folder)!r} holds no result: there is no {JSON}")
         summary = json.loads((folder / JSON).read_text())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_file, write_json
+from piat_jax.core.files import expanded, write_file, write_json
 from piat_jax.core.types import Variables
 from piat_jax.interop.names import flatten, network_of, to_torch, torch_key
 from piat_jax.interop.tensors import write_safetensors, write_torch
@@ -88,6 +88,7 @@ def save_safetensors(folder: Path, model: LinenModel, variables: Variables, abou
     Raises:
       InputError: there is something at `folder` already.
     """
+    folder = expanded(folder)
     if folder.exists():
         raise InputError(f"{folder} exists; give a new folder")
     state = state_dict(model, variables)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 from piat_jax.core.shards import check_shards
 from piat_jax.core.types import Variables
 from piat_jax.interop.names import HEADS, flatten, from_torch, network_of, torch_key, unflatten
@@ -27,6 +29,8 @@ NORMALIZATION = re.compile(r"(?:.*\.)?(mean|mu|std|sigma)")
 IGNORED = re.compile(r"(?:.*\.)?num_batches_tracked|sub_block1\..*|(?:.*\.)?rel_indices|pre_logits\..*|head_dist\..*")
 GOOGLE = re.compile(r".*encoderblock.*")
 PATCHES = "params/patch_embed/proj/kernel"  # what a Vision Transformer is known by
+PATCH_KERNELS = re.compile(r"patch_embed\.proj\.weight|(?:.*/)?embedding/kernel")
+POSITIONS = re.compile(r"pos_embed|(?:.*/)?pos_embedding")
 CONFIG, SAFETENSORS, CHECKPOINTS = "config.json", "model.safetensors", "checkpoints"
 
 
@@ -83,7 +87,7 @@ def load_weights(
 
     Source: prefixes, wrappers and keys as the published checkpoints of RobustBench and timm have them.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     if (path / CHECKPOINTS).is_dir():
         variables = Checkpoints(path / CHECKPOINTS).load_variables(checkpoint, like)
@@ -103,6 +107,25 @@ def load_weights(
     mapped = tuple((names[ours], ours, arrays.get(names.get(ours, ours), leaves[ours]).shape) for ours in flatten(like))
     report = Report(mapped, (*dropped, *ignored), tuple(adapted), origin)
     return Loaded(model, unflatten(leaves, like), report)
+
+
+def transformer_sizes(path: str | Path, *, unsafe_pickle: bool = False) -> tuple[int, int]:
+    """The patch size and the image size that the weights of a Vision Transformer are for; 0 where they do not say.
+
+    Args:
+      path: as for `load_weights`, but for runs.
+      unsafe_pickle: as there.
+    """
+    path = expanded(path)
+    arrays = strip_prefixes(path, _read(path, unsafe_pickle).arrays)
+    patches = [values.shape for name, values in arrays.items() if PATCH_KERNELS.fullmatch(name) and values.ndim == 4]
+    positions = [values.shape for name, values in arrays.items() if POSITIONS.fullmatch(name) and values.ndim == 3]
+    if not patches:
+        return 0, 0
+    patch_size = patches[0][2] if patches[0][2] == patches[0][3] else patches[0][0]  # Google's have the patch first
+    tokens = positions[0][1] if positions else 0
+    side = next((math.isqrt(n) for n in (tokens - 1, tokens) if n > 0 and math.isqrt(n) ** 2 == n), 0)
+    return patch_size, side * patch_size
 
 
 def _read(path: Path, unsafe_pickle: bool) -> Tensors:
@@ -272,11 +295,21 @@ def _check_fit(
     ]
     if lines:
         counts = f"{len(unexpected)} unexpected, {len(missing)} missing and {len(other)} of another shape"
-        hint = _hint(unexpected, missing)
+        hint = _hint(unexpected, missing) or _patch_hint(leaves, wanted)
         raise InputError("\n".join([f"{path} does not fit {network}: {counts}{hint}", *lines]))
     for ours, values in leaves.items():
         if not np.isfinite(np.asarray(values, np.float32)).all():
             raise InputError(f"{path}: {names[ours]} holds values that are not finite; fetch the file again")
+
+
+def _patch_hint(leaves: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """What a Vision Transformer of other patches is asked for with."""
+    there, here = (leaves[PATCHES].shape if PATCHES in leaves else ()), wanted.get(PATCHES, ())
+    if len(there) != 4 or there == here:
+        return ""
+    return (
+        f"; its patches are of {there[0]} pixels: give the model patch_size={there[0]} (--option=patch_size={there[0]})"
+    )
 
 
 def _hint(unexpected: Sequence[str], missing: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from piat_jax.core.files import unwritable, write_file
+from piat_jax.core.files import expanded, unwritable, write_file
 from piat_jax.core.hosts import is_first
 
 METRICS = "metrics.jsonl"
@@ -27,7 +27,7 @@ class MetricsWriter:
     """
 
     def __init__(self, folder: str | Path, *, records: Sequence[Mapping[str, Any]] = (), tensorboard: bool = True):
-        self.folder = Path(folder)
+        self.folder = expanded(folder)
         self.records = [dict(record) for record in records]
         self.jsonl = self.folder / METRICS
         self.tensorboard = None
@@ -74,7 +74,7 @@ class MetricsWriter:
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The records of a run folder, oldest first; a last line that was cut off is left out."""
-    path = Path(folder) / METRICS
+    path = expanded(folder) / METRICS
     records = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:

@@ -28,7 +28,7 @@ def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per
       step (0-based) -> learning rate.
 
     Raises:
-      InputError: knots that do not increase, or as many values as there are no knots for.
+      InputError: knots that are not finite or do not increase, or as many values as there are no knots for.
 
     Source: PIAT paper, Section V-A; per epoch as in SEAT and Generalist, its lineage.
 
@@ -38,6 +38,8 @@ def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per
     """
     if len(epochs) != len(values) or not epochs:
         raise InputError(f"lr_epochs has {len(epochs)} entries and lr_values {len(values)}; give one value per knot")
+    if not all(map(math.isfinite, epochs)):
+        raise InputError(f"lr_epochs={tuple(epochs)} must be finite")
     if any(late <= early for early, late in itertools.pairwise(epochs)):
         raise InputError(f"lr_epochs={tuple(epochs)} must increase")
     for value in values:

@@ -1,8 +1,9 @@
 import pytest
 
 from piat_jax.cli import build
-from piat_jax.cli.config import apply_overrides, differences, from_plain, load_config, parse_value, to_plain
+from piat_jax.cli.config import apply_overrides, differences, from_plain, leaves, load_config, parse_value, to_plain
 from piat_jax.cli.methods import parse_method
+from piat_jax.cli.problems import problems
 from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
 from piat_jax.objectives import METHODS, PGDAT, WRAPPERS
@@ -187,6 +188,13 @@ def test_every_problem_is_reported_at_once_with_the_nearest_name():
         ({"attack.eps": "nan"}, r"attack.eps=nan must be in \(0, 1\]"),
         ({"attack.eps": "-1/255"}, r"must be in \(0, 1\]"),
         ({"attack.steps": "0"}, "steps=0 must be at least 1"),
+        (
+            {"optimizer.lr_epochs": "0,nan,75,100"},
+            r"config: optimizer.lr_epochs=\(0.0, nan, 75.0, 100.0\) must be finite",
+        ),
+        ({"optimizer.lr_epochs": "-inf,50,75,100"}, "config: optimizer.lr_epochs=.* must be finite"),
+        ({"seed": "4294967296"}, r"config: seed=4294967296 must be in \[0, 4294967295\]; JAX would take it for 0"),
+        ({"seed": "-1"}, r"config: seed=-1 must be in \[0, 4294967295\]"),
         ({"attack.norm": "l3"}, "norm='l3' is unknown"),
         ({"model.name": "resnet81"}, "did you mean 'resnet18'"),
         ({"model.options.width": "8", "model.name": "resnet18"}, "takes no option 'stage_sizes'"),
@@ -211,6 +219,23 @@ def test_bad_values(overrides, message):
         read_config(f"{EMBEDDED}:nmse", overrides)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_no_number_of_any_config_but_a_radius_may_be_infinite(number):
+    for method in ("mart+awp+ecas+fawa+piat", "trades+cfa+rat+swa", "fat", "las", "rpat+mail", "gairat+rpatpp", "nmse"):
+        config = load_config(f"{EMBEDDED}:{method}")
+        changed = []
+        for name, value in leaves(config):
+            listed = isinstance(value, tuple) and bool(value) and isinstance(value[-1], float)
+            if (listed or isinstance(value, float)) and not name.endswith("eps"):
+                parent, _, field = name.rpartition(".")
+                config[parent][field] = (*value[:-1], number) if listed else number
+                changed.append(field)
+        told = problems(config)
+        assert len(changed) > 10
+        for field in changed:
+            assert any(f"{field}=" in line for line in told), (method, field, told)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -226,6 +251,31 @@ def test_bad_values(overrides, message):
 def test_bad_config_files(text, message):
     with pytest.raises(InputError, match=message):
         load_config(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        (
+            "optimizer.nesterov",
+            "is unknown; choose one of optimizer.lr_epochs, optimizer.lr_values, optimizer.max_norm",
+        ),
+        ("optimizer.weight_decy", "is unknown; did you mean 'optimizer.weight_decay'?"),
+        ("optimizer.eps", "is unknown; did you mean 'attack.eps'?"),
+        ("eps", "is unknown; did you mean 'attack.eps'?"),
+        ("epoch", "is unknown; did you mean 'epochs'?"),
+        ("nope", "is unknown; there are"),
+    ],
+)
+def test_an_unknown_field_is_answered_by_what_is_near_or_where_to_look(field, told):
+    (line,) = apply_overrides(load_config(f"{EMBEDDED}:piat"), {field: "1"})
+    assert line.startswith(f"config.{field} ")
+    if "there are" in told:
+        names = line.partition("there are ")[2].partition("; configs/common.py lists")[0].split(", ")
+        assert {"seed", "optimizer.", "evaluation."} <= set(names)
+        assert len(names) < 20
+    else:
+        assert told in line
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """piat-convert as a user runs it: weights become a run, a run becomes weights, and everything done wrong."""
 
 import json
+import shlex
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from piat_jax.cli import convert, errors, evaluate
+from piat_jax.core.checks import InputError
 from piat_jax.core.types import Variables
 from piat_jax.interop import load_weights, read_exported, state_dict
 from piat_jax.interop.tensors import write_safetensors
@@ -106,6 +108,38 @@ def test_the_size_of_the_images_is_known_or_asked_for(run, tmp_path, capsys):
     assert "--image_shape is missing: the run was trained on './own.npz'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert command(tmp_path / "run", tmp_path / "out", "--image_shape=28,28,1", "--quiet") == 0
+
+
+def test_the_patches_of_a_vision_transformer_are_read_off_the_file(tmp_path, capsys):
+    options = {"width": 8, "depth": 1, "heads": 2}
+    model, shape = create("vit", num_classes=3, patch_size=16, **options), (48, 48, 3)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)))
+    write_safetensors(tmp_path / "vit.safetensors", state_dict(model, variables))
+    network = ["--model=vit", "--num_classes=3", *(f"--option={name}={value}" for name, value in options.items())]
+    assert command(tmp_path / "vit.safetensors", tmp_path / "out", "--to=safetensors", *network) == 0
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["piat_jax"]["options"] == {**options, "patch_size": 16}
+    assert written["pretrained_cfg"]["input_size"] == [3, 48, 48]
+    # What is asked for counts, and says what is there.
+    small = [*network, "--option=patch_size=4", "--image_shape=32,32,3"]
+    assert command(tmp_path / "vit.safetensors", tmp_path / "other", "--to=safetensors", *small) == 2
+    told = capsys.readouterr().err
+    assert "its patches are of 16 pixels: give the model patch_size=16 (--option=patch_size=16)" in told
+    assert command(tmp_path / "vit.safetensors", tmp_path / "other", "--to=safetensors", *small, "--adapt") == 0
+
+
+def test_what_is_printed_to_be_run_is_quoted_and_needs_no_attack_of_training(folder, tmp_path, capsys):
+    target = tmp_path / "my run"
+    arguments = (*NETWORK, *CONFIG, "--image_shape=28,28,1", "--config.evaluation.norm=l1")
+    # PGD has no L1; what is evaluated during training is of no interest here.
+    assert command(folder / "net.safetensors", target, *arguments, "--config.evaluation.final_attacks=aa") == 0
+    printed = capsys.readouterr().out
+    assert f"evaluate with: piat-evaluate '--workdir={target}'" in printed
+    assert shlex.split(printed.rpartition("evaluate with: ")[2]) == ["piat-evaluate", f"--workdir={target}"]
+    config = evaluate._config(target, None, {}, None)
+    assert (config.evaluation.norm, config.evaluation.final_attacks) == ("l1", ("aa",))
+    with pytest.raises(InputError, match="norm"):
+        evaluate._config(target, None, {}, ["pgd20"])
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 import functools
+import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from piat_jax.core.checks import InputError
 from piat_jax.data import load
 from piat_jax.data.augment import check_augmentation
+from piat_jax.data.encoded import decode
 from piat_jax.data.known import KNOWN
 from piat_jax.data.types import Split
 from tests.data import formats
@@ -142,6 +147,61 @@ def test_a_damaged_image_folder_is_named(tmp_path, damage, message):
     damage(tmp_path)
     with pytest.raises(InputError, match=f"^{tmp_path}/{message}"):
         load(str(tmp_path))
+
+
+def png(mode="RGB", **options):
+    image = Image.new(mode, (32, 32))
+    if mode == "P":
+        image.putpalette(range(256))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def png_of_16_bits():
+    """RGB, which Pillow reads and does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(32 * (b"\0" + bytes(32 * 6)))
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def animation(kind):
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (png("P", transparency=0), "has mode P with transparency; give 8 bits a channel, gray or RGB, without"),
+        (png("P", transparency=bytes([255, 0])), "has mode P with transparency"),
+        (png("RGB", transparency=(0, 0, 0)), "has mode RGB with transparency"),
+        (png("L", transparency=0), "has mode L with transparency"),
+        (png("LA"), "has mode LA; give"),
+        (png_of_16_bits(), "has mode RGB with 16 bits a channel; give 8 bits a channel"),
+        (b"P6 32 32 65535\n" + bytes(32 * 32 * 6), "has mode RGB with 16 bits a channel"),
+        (b"P5 32 32 65535\n" + bytes(32 * 32 * 2), "has mode I"),
+        (animation("PNG"), "is an animation of 2 images; give each as a file"),
+        (animation("WEBP"), "is an animation of 2 images; give each as a file"),
+    ],
+    ids=["palette", "palette, several", "colour", "gray", "alpha", "deep", "deep PPM", "deep PGM", "APNG", "WebP"],
+)
+def test_what_would_be_lost_is_refused_wherever_a_format_keeps_it(data, message):
+    with pytest.raises(InputError, match=f"^x {message}"):
+        decode("x", data, None)
+
+
+def test_what_loses_nothing_is_read():
+    for data in (png(), png("P"), b"P6 32 32 255\n" + bytes(32 * 32 * 3), b"P6 32 32 31\n" + bytes(32 * 32 * 3)):
+        assert decode("x", data, None).shape == (32, 32, 3)
+    assert decode("x", png("1"), None).shape == decode("x", png("L"), None).shape == (32, 32, 1)
 
 
 def test_damaged_annotations_are_named(tmp_path):

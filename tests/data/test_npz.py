@@ -5,6 +5,7 @@ import pytest
 
 from piat_jax.core.checks import InputError
 from piat_jax.data import load
+from piat_jax.data.npz import read_examples
 
 TRAIN = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
 TEST = TRAIN[:2] + 50
@@ -40,6 +41,17 @@ def test_a_folder_with_a_pair_of_files(tmp_path):
     write(tmp_path / "train.npz", {"image": content["x_train"], "label": content["y_train"]})
     write(tmp_path / "test.npz", {"image": content["x_test"], "label": content["y_test"]})
     assert_is_what_was_written(load("npz", data_dir=tmp_path))
+
+
+def test_channels_are_known_by_where_the_short_axis_is(tmp_path):
+    for shape in ((4, 4, 2), (3, 8, 2), (1, 8, 1), (4, 9, 1), (8, 8, 5), (3, 3, 3), (2, 2, 2)):
+        arrays = {"image": np.zeros((2, *shape), np.uint8), "label": np.arange(2)}
+        np.savez(tmp_path / "x.npz", **arrays)
+        assert read_examples(tmp_path / "x.npz").images.shape[1:] == shape
+    for shape in ((1, 28, 28), (2, 16, 16), (3, 5, 5), (4, 32, 32), (3, 32, 48)):
+        np.savez(tmp_path / "x.npz", image=np.zeros((2, *shape), np.uint8), label=np.arange(2))
+        with pytest.raises(InputError, match="channels first; give"):
+            read_examples(tmp_path / "x.npz")
 
 
 def test_grayscale_images_get_a_channel_axis(tmp_path):

@@ -418,7 +418,7 @@ def test_progress_goes_down_to_nothing():
         ({"eot": 20}, "eot=20: fab-t, square cannot attack a randomised network"),
         ({"precision": "high"}, "precision='high' is unknown"),
         ({"seed": 2**32}, "seed=4294967296 must be in [0, 4294967295]"),
-        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"seed": -1}, "seed=-1 must be in [0, 4294967295]"),
     ],
 )
 def test_bad_settings_are_refused(options, message):
