@@ -151,7 +151,8 @@ def use_vit(config: Config, name: str) -> Config:
 
     A&P's code differs in two ways. TRADES and MART start 0.001 N(0, 1) away in normalised units, a quarter of ours in
     pixels. And its PGD-AT mixes images in three batches of ten, of which the PIAT paper says nothing: `mix`, whose
-    defaults are A&P's, in the method.
+    defaults are A&P's, in the method. The learning rate is A&P's too, divided by 10 after epochs 35 and 38; the PIAT
+    paper's text has "at the 36th and 38th epochs", and so the second an epoch before.
     """
     config.model.name = name
     config.model.mean = (0.4914, 0.4822, 0.4465)

@@ -2,6 +2,7 @@ import csv
 import importlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,3 +296,25 @@ def test_teachers_come_first_and_are_named(tmp_path):
     assert [job.folder.name for job in due] == ["standard-seed3", "pgd_at-seed3", "kd+swa-seed3"]
     assert due[2].overrides["kd.robust"] == str(run_folder(tmp_path, setting, item.rows[1], 3))
     assert all(job.overrides["epochs"] == "2" for job in due)
+
+
+def test_what_a_papers_other_codes_do_stands_in_its_items():
+    def jobs(paper, key):
+        item = next(item for item in ITEMS[paper] if item.key == key).at("paper")
+        return {
+            (setting.name, job.config.partition(":")[2]): job
+            for setting in item.settings["paper"]
+            for job in item.jobs(setting, [0], Path("x"), {})
+        }
+
+    ecas = jobs("ecas", "table3")
+    rates = {method: job.overrides["optimizer.lr_values"] for (_, method), job in ecas.items()}
+    assert rates["trades+ecas"] == "0.1,0.1,0.01,0.01"  # its second drop is never reached
+    assert rates["ecas"] == rates["trades"] == "0.1,0.1,0.01,0.01,0.001,0.001"
+    for key in ("table3", "table4"):
+        for (setting, _), job in jobs("rpat", key).items():
+            assert job.overrides["dataset.padding_mode"] == "reflect"
+            assert job.overrides["model.mean"].startswith("0.5071" if "cifar100" in setting else "0.4914")
+    assert all("dataset.padding_mode" not in job.overrides for job in jobs("rpat", "table1").values())
+    (vit, *_) = next(item for item in ITEMS["piat"] if item.key == "table4").settings["paper"]
+    assert "36th and 38th" in vit.differs

@@ -24,7 +24,8 @@ VITS = tuple(
         f"CIFAR-10, {title}",
         f"configs/cifar10_{name}.py",
         Block("CIFAR10", name),
-        differs="Needs pretrained weights: --data=cifar10_NAME --config.model.weights=FILE, one network at a time.",
+        differs="Needs pretrained weights: --data=cifar10_NAME --config.model.weights=FILE, one network at a time. The "
+        "learning rate falls after epochs 35 and 38, as in A&P's code; the paper's text has it at the 36th and 38th.",
     )
     for name, title in (("convit_b", "ConViT-B"), ("vit_b", "ViT-B"), ("deit_s", "DeiT-S"))
 )

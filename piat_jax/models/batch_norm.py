@@ -72,24 +72,34 @@ class BatchNorm(nn.Module):
 
 def _by_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
     """`x` normalised by its own mean and variance, and these."""
-    mean, square = _moments(x)
-    var = jnp.maximum(square - mean**2, 0.0)
+    mean, var = _moments(x)
     return _normalize(x, mean, scale * lax.rsqrt(var + EPSILON), bias), mean, var
 
 
 @jax.custom_vjp
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Each channel's mean and mean of squares, in float32."""
+    """Each channel's mean and variance, in float32.
+
+    Of deviations from the mean: as a difference of means, `E[x^2] - E[x]^2`, the variance is lost where the mean is a
+    thousand times the spread.
+    """
     x = x.astype(jnp.float32)
-    return _sum(x) / _count(x), _sum(x**2) / _count(x)
+    mean = _sum(x) / _count(x)
+    return mean, _sum((x - _as_channels(mean, x)) ** 2) / _count(x)
 
 
-def _moments_backward(x: Array, gradients: tuple[Array, Array]) -> tuple[Array]:
-    mean, square = (_as_channels(value, x) for value in gradients)
-    return (((mean + 2 * square * x) / _count(x)).astype(x.dtype),)
+def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    mean, var = _moments(x)
+    return (mean, var), (x, mean)
 
 
-_moments.defvjp(lambda x: (_moments(x), x), _moments_backward)
+def _moments_backward(residuals: tuple[Array, Array], gradients: tuple[Array, Array]) -> tuple[Array]:
+    x, centre = residuals
+    mean, var, centre = (_as_channels(value, x) for value in (*gradients, centre))
+    return (((mean + 2 * var * (x - centre)) / _count(x)).astype(x.dtype),)
+
+
+_moments.defvjp(_moments_forward, _moments_backward)
 
 
 @jax.custom_vjp

@@ -27,7 +27,6 @@ from tests.objectives.stub import (
     OTHER,
     PA,
     PARAMS,
-    RATE,
     STATE,
     P,
     make,
@@ -208,13 +207,27 @@ def test_the_strategys_step_by_hand():
     attack = bind(make(PGDAT).attack, start="none")
     objective = las(
         make(PGDAT, label_smoothing=0.3, attack=attack),
-        **{"interval": 3, "momentum": 0.9, "weight_decay": 0.1, "learning_rate": 0.5, "max_norm": 0.3},
+        **{"interval": 3, "momentum": 0.9, "weight_decay": 0.1, "learning_rate": 5.0, "max_norm": 0.3},
     )
     state = state_of(objective)
-    own = {**state["own"], "momentum": {"w": jnp.full(state["own"]["params"]["w"].shape, 0.2)}}
-    context = CONTEXT._replace(step=jnp.int32(2))
+    before = np.random.default_rng(5).normal(size=state["own"]["params"]["w"].shape)
+    # Far from those of this batch, so that it shows which statistics are used.
+    own = {
+        **state["own"],
+        "momentum": {"w": jnp.asarray(before, jnp.float32)},
+        "model_state": {"mean": jnp.full(2, 3.0)},
+    }
+    rate = 1.0  # at which the step changes what the copy classifies
+    step = jax.tree_util.Partial(
+        lambda gradient, weights, params: jax.tree.map(
+            lambda g, at, w: w - rate * (g + DECAY * at), gradient, weights, params
+        )
+    )
+    centre = np.asarray(IMAGES).reshape(4, -1).mean(0)  # so that it tells these images apart
+    variables = Variables(PARAMS, {"mean": jnp.asarray(centre)})
+    context = CONTEXT._replace(step=jnp.int32(2), trial_step=step)
     perturb_once = jax.jit(objective.perturb)
-    batch = perturb_once(VARIABLES, {**state, "own": own}, CLEAN, context)
+    batch = perturb_once(variables, {**state, "own": own}, CLEAN, context)
 
     # It draws anew, in training mode.
     x = np.asarray(IMAGES, np.float64).reshape(4, -1)
@@ -225,8 +238,8 @@ def test_the_strategys_step_by_hand():
     drawn_heads = [jnp.asarray(head, jnp.float32) for head in heads]
     actions = np.asarray(sample(drawn_heads, example_keys(named_key(key, "las"), CLEAN.indices)))
     eps, steps, size = (np.asarray(HEADS[name])[actions[:, i]] for i, name in enumerate(HEADS))
-    adversarial = ascended(x, PARAMS, np.asarray(STATE["mean"]), eps * 0.1 / 8, size * 0.1 / 8, steps)
-    loss = cross_entropy(linear(adversarial, STATE["mean"])).mean()
+    adversarial = ascended(x, PARAMS, np.asarray(centre), eps * 0.1 / 8, size * 0.1 / 8, steps)
+    loss = cross_entropy(linear(adversarial, centre)).mean()
 
     # A step of the smoothed loss, in training mode, without momentum.
     w, scale = (np.asarray(PARAMS[name], np.float64) for name in ("w", "scale"))
@@ -235,10 +248,10 @@ def test_the_strategys_step_by_hand():
     target[np.arange(4), np.asarray(LABELS)] = 0.7
     wrong = (softmax(seen * scale @ w) - target) / 4
     copy = {
-        "w": w - RATE * ((seen * scale).T @ wrong + DECAY * w),
-        "scale": scale - RATE * ((seen * (wrong @ w.T)).sum(0) + DECAY * scale),
+        "w": w - rate * ((seen * scale).T @ wrong + DECAY * w),
+        "scale": scale - rate * ((seen * (wrong @ w.T)).sum(0) + DECAY * scale),
     }
-    mean = 0.9 * np.asarray(STATE["mean"]) + 0.1 * adversarial.mean(0)
+    mean = 0.9 * np.asarray(centre) + 0.1 * adversarial.mean(0)
 
     # Attacked in training mode, judged in evaluation mode.
     def training_mode(images):
@@ -249,6 +262,7 @@ def test_the_strategys_step_by_hand():
     broken = pgd(training_mode, IMAGES, LABELS, key=named_key(key, "las reward"), **options)
     robust, clean = (np.mean(linear(z, mean, copy).argmax(1) == np.asarray(LABELS)) for z in (broken, IMAGES))
     reward = min(loss, 10.0) + 4 * robust + 2 * clean
+    assert clean != np.mean(linear(IMAGES, mean).argmax(1) == np.asarray(LABELS))  # as it would be without the step
 
     gradient, begin = np.zeros_like(policy), 0
     for head, n in enumerate((3, 3, 2)):
@@ -256,17 +270,19 @@ def test_the_strategys_step_by_hand():
         gradient[:, begin : begin + n] = reward * centred.T @ (p - np.eye(n)[actions[:, head]]) / 4
         begin += n
     gradient *= min(1.0, 0.3 / (np.linalg.norm(gradient) + 1e-6))
-    momentum = 0.9 * 0.2 + gradient + 0.1 * policy
+    momentum = 0.9 * before + gradient + 0.1 * policy
     new = batch.extra["las"]["own"]
     np.testing.assert_allclose(new["momentum"]["w"], momentum, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(new["params"]["w"], policy - 0.5 * momentum, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(new["model_state"]["mean"], 0.5 * 0.25 + 0.5 * x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(new["params"]["w"], policy - 5.0 * momentum, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(new["model_state"]["mean"], 0.5 * 3.0 + 0.5 * x.mean(0), rtol=1e-5)
 
     # It chooses for the model only then, in evaluation mode; afterwards it is kept.
     chosen = np.split((x - np.asarray(new["model_state"]["mean"])) @ np.asarray(new["params"]["w"]), [3, 6], axis=1)
     keys = example_keys(named_key(context.key, "las"), CLEAN.indices)
     np.testing.assert_array_equal(batch.extra["las"]["actions"], sample([jnp.asarray(head) for head in chosen], keys))
-    kept = objective.after_step(VARIABLES, {**state, "own": own}, batch, AUX, context)["own"]
+    unlearned = np.split((x - np.asarray(new["model_state"]["mean"])) @ policy, [3, 6], axis=1)
+    assert np.any(sample([jnp.asarray(head) for head in unlearned], keys) != batch.extra["las"]["actions"])
+    kept = objective.after_step(variables, {**state, "own": own}, batch, AUX, context)["own"]
     jax.tree.map(np.testing.assert_array_equal, kept, new)
 
 
@@ -281,7 +297,7 @@ def test_the_reward_scales_the_strategys_gradient():
 
 
 def test_it_learns_on_the_last_of_each_interval_only_and_leaves_the_model_alone():
-    objective = las(interval=20)
+    objective = las()  # an interval of 20
     state, traces = state_of(objective), []
 
     @jax.jit
@@ -293,8 +309,8 @@ def test_it_learns_on_the_last_of_each_interval_only_and_leaves_the_model_alone(
     moved = [not np.array_equal(strategy(jnp.int32(s)), state["own"]["params"]["w"]) for s in (0, 18, 19, 20, 39)]
     assert moved == [False, False, True, False, True]  # steps 20 and 40, counted from 1
     assert len(traces) == 1
+    batch = run(objective)
     with jax.disable_jit():
-        batch = perturb(objective)
         assert train_forwards(perturb, objective) == ""
     assert "model_state" not in batch.extra
     assert train_forwards(objective.after_step, VARIABLES, state, batch, AUX, CONTEXT) == ""

@@ -11,7 +11,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.sharding import data_mesh, put_state, replicate
 from piat_jax.evaluation import correct_under_attack
 from piat_jax.objectives import PGDAT
-from piat_jax.training import Examples, fit
+from piat_jax.training import Examples, epoch, fit, run_epoch
 from piat_jax.training.epoch import train_steps
 
 PARTS = ("params", "model_state", "opt_state", "anchor")
@@ -80,7 +80,13 @@ def test_a_checkpoint_goes_on_on_other_devices(problem, trained, tmp_path, befor
     close(ended.params, trained[1].params)
 
 
-def test_a_state_that_is_shared_out(problem, tmp_path):
+def shares(state):
+    """How many parts the matrices of a state's weights and momentum are in."""
+    leaves = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state)) if leaf.ndim > 1]
+    return {leaf.size // leaf.addressable_shards[0].data.size for leaf in leaves}
+
+
+def test_a_state_that_is_shared_out(problem, tmp_path, monkeypatch):
     net = models.create("mlp", num_classes=8, hidden=(16, 24))
     problem = problem._replace(
         objective=PGDAT(model=net, attack=problem.objective.attack),
@@ -96,6 +102,17 @@ def test_a_state_that_is_shared_out(problem, tmp_path):
     close(*({name: getattr(ended[split], name) for name in PARTS} for split in (True, False)))
     for leaf in jax.tree.leaves((ended[True].params, ended[True].opt_state, ended[True].anchor)):
         assert leaf.addressable_shards[0].data.size * (8 if leaf.ndim > 1 else 1) == leaf.size
+    # It is before each chunk of steps and after it, not only where it is put for the checkpoint.
+    given = []
+
+    def watched(state, *arguments, **options):
+        given.append(shares(state))
+        return train_steps(state, *arguments, **options)
+
+    monkeypatch.setattr(epoch, "train_steps", watched)
+    options = {"key": problem.key, "recipe": recipe, "epochs": 2, "steps_per_chunk": 50}
+    state, _ = run_epoch(problem.state(), problem.objective, problem.examples, **options)
+    assert [*given, shares(state)] == [{8}, {8}]
     # The largest axis that eight divides.
     kernel = ended[True].params["hidden1"]["dense"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (16, 3)
