@@ -33,7 +33,7 @@ class RationalWeight:
     >>> weight = RationalWeight()
     >>> [round(float(weight(n)), 3) for n in (1, 9, 120)]
     [0.182, 0.526, 0.931]
-    >>> RationalWeight(a=2.0)
+    >>> RationalWeight(a=2.0)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: weight with a=2.0, b=1.0, c=1.0, d=10.0 can leave [0, 1]; give c >= a >= 0, ...
     """

@@ -272,8 +272,8 @@ def check_takes_keys(logits_fn: Any, why: str) -> None:
         return
     try:
         signature.bind(None, None)
-    except TypeError as error:
-        raise InputError(f"{why} calls logits_fn(images, keys), which takes no keys; add the argument") from error
+    except TypeError:
+        raise InputError(f"{why} calls logits_fn(images, keys), which takes no keys; add the argument") from None
 
 
 def check_labels(argument: str, labels: object, logits: object) -> None:
