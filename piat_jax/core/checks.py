@@ -263,8 +263,7 @@ def check_takes_keys(logits_fn: Any, why: str) -> None:
 
     >>> check_takes_keys(lambda images: images, "eot=20")
     Traceback (most recent call last):
-    piat_jax.core.checks.InputError: eot=20 calls logits_fn(images, keys), but it takes images alone; add the argument \
-    keys, one for each image, and draw from it
+    piat_jax.core.checks.InputError: eot=20 calls logits_fn(images, keys), which takes no keys; add the argument
     """
     try:
         signature = inspect.signature(logits_fn)
