@@ -124,8 +124,8 @@ def _unknown(path: str, fields: Sequence[str], config: Config) -> str:
     inside = {field.rpartition(".")[2]: field for field in fields if group and field.startswith(f"{group}.")}
     anywhere = {field.rpartition(".")[2]: field for field in reversed(fields)}
     whole = {} if inside else {field: field for field in fields}
-    for written, among in ((name, inside), (path, whole), (name, anywhere)):
-        if near := difflib.get_close_matches(written, among, n=1, cutoff=0.75):
+    for written, among, cutoff in ((name, inside, 0.6), (path, whole, 0.75), (name, anywhere, 0.75)):
+        if near := difflib.get_close_matches(written, among, n=1, cutoff=cutoff):
             return f"{of}; did you mean {among[near[0]]!r}?"
     if inside:
         return f"{of}; choose one of {', '.join(inside.values())}"
