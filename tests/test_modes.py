@@ -166,7 +166,7 @@ def trained_plainly():
 
 
 def run_step(mode):
-    step = trained((PIAT(), AVERAGES["seat"]), key_of(mode), width=2)
+    step = trained((PIAT(), AVERAGES["seat"]), key_of(mode), width=2, stage_sizes=(1,))
     return jax.jit(step)(jnp.asarray(IMAGES), jnp.asarray(LABELS))
 
 

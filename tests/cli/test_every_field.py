@@ -59,6 +59,7 @@ OTHER = {
     "attack.norm": ["l2"],
     "attack.start": ["none"],
     "attack.keep": ["best"],
+    "attack.l2_rule": ["trades", "exact"],
     "objective.attack_batch_norm": ["train", "eval"],
     "objective.attack_loss": ["cross_entropy"],
     "objective.clean_forwards": [1, 2],

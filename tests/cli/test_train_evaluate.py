@@ -1,5 +1,6 @@
 """The commands as a user runs them, in this process: two tiny epochs, and everything done wrong."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,6 +20,7 @@ from piat_jax.cli import datasets, errors, evaluate, evaluators, hooks, run_fold
 from piat_jax.cli.attack_progress import AttackProgress
 from piat_jax.cli.config import leaves, to_plain
 from piat_jax.cli.train import read_config
+from piat_jax.core.checks import InputError
 from piat_jax.evaluation import Robustness
 from piat_jax.interop import state_dict
 from piat_jax.interop.tensors import write_safetensors
@@ -131,7 +133,8 @@ def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):
 
 
 def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
-    today = read_config("configs/embedded.py:rpat+ema", {"average.warmup": "false"})
+    earlier = {"average.warmup": "false", "attack.l2_rule": "exact"}
+    today = read_config("configs/embedded.py:rpat+ema", earlier)
     plain = to_plain(today)
     for path in run_folder.LATER:
         group, _, name = path.rpartition(".")
@@ -142,13 +145,20 @@ def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
     run_folder.check_folder(tmp_path, today, resume=True, overwrite=False)
     # An average that was not warmed up goes on warmed up; those that always were have no such field.
     run_folder.check_folder(tmp_path, read_config("configs/embedded.py:rpat+ema", {}), resume=True, overwrite=False)
+    # How L2 steps are taken makes another run of it in L2 alone.
+    for norm, message in (("linf", None), ("l2", "attack.l2_rule: exact -> advertorch")):
+        before = read_config("configs/embedded.py:rpat+ema", {**earlier, "attack.norm": norm})
+        (tmp_path / "config.json").write_text(json.dumps(to_plain(before)))
+        later = read_config("configs/embedded.py:rpat+ema", {"average.warmup": "false", "attack.norm": norm})
+        with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+            run_folder.check_folder(tmp_path, later, resume=True, overwrite=False)
     for method in ("seat", "swa", "fawa"):
         other = to_plain(read_config(f"configs/embedded.py:{method}", {}))
         (tmp_path / "config.json").write_text(json.dumps(other))
         assert to_plain(run_folder.read_config(tmp_path)) == other
     # Whatever is added to the config from here on has to be added there, for the runs that are there already.
     fields = {name for name, _ in leaves(today)}
-    assert len(fields) == 71, "a new field: give runs without it what they did, in run_folder.LATER"
+    assert len(fields) == 72, "a new field: give runs without it what they did, in run_folder.LATER"
 
 
 def test_evaluate_options(run, capsys):

@@ -166,7 +166,7 @@ class TestRowsThatSeeEachOther:
         assert "put BatchNorm into evaluation mode" in message
 
     def test_batch_norm_in_training_mode(self):
-        model = create("small_resnet", num_classes=3, width=2)
+        model = create("small_resnet", num_classes=3, width=2, stage_sizes=(1,))
         variables = model.init(jax.random.key(0), jnp.zeros(IMAGES.shape))
         assert "rows_see_each_other" in self.found(make_logits_fn(model, variables, train=True))
         assert "rows_see_each_other" not in self.found(make_logits_fn(model, variables))
