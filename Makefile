@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test parity lint audit clean
+.PHONY: help train smoke bench test rounding parity lint audit clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -32,6 +32,12 @@ bench: $(READY)  ## Throughput of training, evaluation and AutoAttack, beside Py
 # Tests of one file share compiled functions, so a file stays with one process.
 test: $(READY)  ## All tests, in as many processes as there are cores.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+
+# Processors round differently. ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.
+ISA ?= AVX2
+rounding: $(READY)  ## The numerical tests as on a processor with no more than AVX2.
+	XLA_FLAGS=--xla_cpu_max_isa=$(ISA) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/attacks \
+		tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py
 
 # The same tests without PyTorch compare with small golden files.
 parity: $(READY)  ## The tests against PyTorch, which it installs.

@@ -51,7 +51,7 @@ def norm_name(norm: str, known: Iterable[str] = ALL_NORMS) -> str:
     ('linf', 'l2', 'l1')
     """
     given = norm.lower() if isinstance(norm, str) else norm
-    check_choice("norm", given, known)
+    check_choice("norm", given if given in known else norm, known)
     return given
 
 
