@@ -11,7 +11,7 @@ import pytest
 from piat_jax import losses
 from piat_jax.attacks import apgd, bind, cw, fab, fgsm, mi_fgsm, pgd, square
 from piat_jax.core.checks import InputError
-from piat_jax.core.norms import L2_RULES, diameter, finite_entries
+from piat_jax.core.norms import L2_RULES, cap_radius, diameter, finite_entries, projection_radius
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(7)
@@ -144,6 +144,29 @@ def test_a_radius_beyond_the_box_reaches_every_corner(name):
         assert np.all((x >= 0) & (x <= 1))
         assert np.all(losses.misclassified(corner(x), labels))
         assert np.all(getattr(found, "fooled", True))
+
+
+@pytest.mark.parametrize("rule", ["exact", "advertorch"])
+def test_a_ball_that_holds_the_box_does_not_draw_back(rule):
+    """Pixels of small gradient reach the corner too, which projecting onto the ball would never let them."""
+    weights = jnp.array([1.0, 0.5, 0.1, 0.02])
+
+    def network(x):
+        return jnp.stack([-(x.reshape(len(x), 4) @ weights), jnp.zeros(len(x))], axis=1)
+
+    options = {"norm": "l2", "step_size": 2.0, "steps": 60, "start": "none", "l2_rule": rule}
+    x, y = jnp.zeros((1, 2, 2, 1)), jnp.array([0])
+    for radius in (2.0, jnp.float32(2.0)):
+        found = jax.jit(lambda eps: pgd(network, x, y, key=KEY, eps=eps, **options))(radius)
+        np.testing.assert_allclose(found, 1.0, atol=1e-6)
+    assert pgd(network, x, y, key=KEY, eps=1.9, **options).min() < 0.99
+
+
+def test_radii_that_are_traced_are_as_those_that_are_not():
+    for radius in (0.5, 1.99, 2.0, 1e30, np.inf):
+        for fn in (cap_radius, projection_radius):
+            traced = jax.jit(lambda r, fn=fn: jnp.asarray(fn(r, (2, 2, 1), "l2")))(radius)
+            assert traced == np.float32(fn(radius, (2, 2, 1), "l2"))
 
 
 def test_without_a_box_a_radius_is_bounded():
