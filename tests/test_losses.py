@@ -300,3 +300,14 @@ def test_pairs_of_logits_have_one_shape(distance):
 def test_smoothing_is_a_share():
     with pytest.raises(InputError, match=r"smoothing=3.0 must be in \[0, 1\]"):
         losses.cross_entropy(jnp.float32(Z), LABELS, smoothing=3.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
+def test_label_smoothing_spreads_over_the_other_classes(smoothing):
+    rng = np.random.default_rng(3)
+    z, labels = rng.normal(size=(5, 4)), np.array([0, 1, 2, 3, 1])
+    target = np.full((5, 4), smoothing / 3)
+    target[np.arange(5), labels] = 1 - smoothing
+    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+    found = losses.cross_entropy(jnp.asarray(z, jnp.float32), jnp.asarray(labels), smoothing=smoothing)
+    np.testing.assert_allclose(found, -(target * log_p).sum(1), rtol=1e-5)

@@ -93,6 +93,13 @@ def test_an_example_draws_the_same_in_any_batch(impl):
     assert not np.any(other == together)
 
 
+def test_every_word_of_a_key_counts():
+    words = jnp.arange(4, dtype=jnp.uint32)
+    keys = [jax.random.wrap_key_data(words.at[place].add(7), impl="rbg") for place in range(4)]
+    drawn = [jax.random.key_data(example_keys(key, jnp.arange(1))).tolist() for key in keys]
+    assert len({str(data) for data in drawn}) == 4
+
+
 STACKS = [(name,) for name in METHODS] + [
     ("trades" if name in ("rat", "rpat") else "pgd_at", name)
     for name in WRAPPERS

@@ -466,3 +466,17 @@ def test_bad_arguments_are_refused(options, message):
     options = dict(options)
     with pytest.raises(InputError, match=re.escape(message)):
         square(network(), options.pop("images", IMAGES), LABELS, key=KEY, **options)
+
+
+def test_a_tie_is_left_by_moves_that_gain_nothing():
+    """At margin 0 the label still leads. Four pixels must be up for another class, and no single move does it."""
+
+    def plateau(x):
+        up = jnp.sum(x[:, :2, :2, 0] > 0.5, (1, 2))
+        return jnp.stack([jnp.full(len(x), 0.5), jnp.where(up == 4, 0.6, 0.5)], axis=1)
+
+    images = jnp.full((12, 3, 3, 1), 0.5)
+    options = {"eps": 0.1, "p_init": 0.1}  # windows of one pixel
+    start = square(plateau, images, jnp.zeros(12, int), key=KEY, queries=0, **options)
+    assert 0 < start.fooled.sum() < 12
+    assert np.all(square(plateau, images, jnp.zeros(12, int), key=KEY, queries=300, **options).fooled)

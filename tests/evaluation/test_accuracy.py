@@ -118,6 +118,9 @@ def test_measure():
             distances, valid = measure(*arrays, Threat(0.25, norm, None))
             np.testing.assert_allclose(distances, radii, atol=1e-6)
             np.testing.assert_array_equal(valid, [True, True, True, False, False, True])
+    nothing = np.full_like(clean, np.nan)
+    for arrays in ((nothing, clean), (jnp.asarray(nothing), jnp.asarray(clean))):
+        assert not np.any(measure(*arrays, Threat(box=None))[1])
     assert measure(clean - 0.4, clean, Threat())[1].tolist() == (clean.min((1, 2, 3)) >= 0.4).tolist()
     assert threat_of(None) == threat_of(lambda *arguments: None) == Threat()
     assert threat_of(bind(pgd, box=None)) == Threat(8 / 255, "linf", None)

@@ -132,3 +132,17 @@ def test_a_model_with_groups():
         grouped.apply(*variables, images[:3], train=True)
     with pytest.raises(InputError, match="model 'vit' has no BatchNorm"):
         create("vit", num_classes=3, bn_groups=2)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_constant_in_the_root(train):
+    """1e-5 under the root: where the variance is smaller than that, it decides."""
+    x = 2.0 + 1e-3 * np.random.default_rng(0).normal(size=(16, 4, 4, 2)).astype(np.float32)
+    x[..., 1] = 3.0  # no variance at all
+    layer = BatchNorm(train=train)
+    variables = layer.init(jax.random.key(0), jnp.asarray(x))
+    mean, var = x.mean((0, 1, 2), np.float64), x.astype(np.float64).var((0, 1, 2))
+    variables = {**variables, "batch_stats": {"mean": jnp.float32(mean), "var": jnp.float32(var)}}
+    y, _ = layer.apply(variables, jnp.asarray(x), mutable=["batch_stats"])
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=2e-4)
+    assert 0.25 < np.std(y[..., 0]) < 0.35
