@@ -266,6 +266,12 @@ class TestVersions:
         count = int(result.attempted[1].sum())
         assert finding.message.startswith(f"far returned {count} of {count} images that are not finite, or outside")
 
+    def test_each_run_of_an_example_has_randomness_of_its_own(self):
+        once = evaluate(quick(attacks=(Member("all", bind(pgd, steps=5, step_size=0.02, start="none")),)))
+        twice = evaluate(quick(attacks=(Member("second", bind(at_odd_indices), runs=2),)))
+        assert once.fooled.any()
+        np.testing.assert_array_equal(twice.fooled, once.fooled)
+
     def test_images_that_are_no_numbers_break_nothing(self, tmp_path):
         members = (Member("nothing", bind(not_a_number)),)
         with pytest.raises(Stopped):
@@ -278,6 +284,12 @@ class TestVersions:
 
 def out_of_the_ball(logits_fn, images, labels, *, key, indices, eps, norm):
     return 1 - images
+
+
+def at_odd_indices(logits_fn, images, labels, *, key, indices, eps, norm):
+    """PGD, but only in the second of two runs."""
+    found = pgd(logits_fn, images, labels, key=key, eps=eps, norm=norm, steps=5, step_size=0.02, start="none")
+    return jnp.where(indices[:, None, None, None] % 2 == 1, found, images)
 
 
 def not_a_number(logits_fn, images, labels, *, key, indices, eps, norm):

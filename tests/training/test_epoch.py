@@ -46,6 +46,20 @@ def test_an_epoch_equals_its_steps_one_by_one(problem):
     assert int(final.epoch) == 0  # counted by `fit`, after its hooks
 
 
+def test_a_step_augments_as_the_recipe_says(problem, monkeypatch):
+    class Told(Exception):
+        pass
+
+    def stop(images, keys, **options):
+        raise Told(options)
+
+    monkeypatch.setattr("piat_jax.training.epoch.augment", stop)
+    wanted = {"crop_padding": 3, "padding_mode": "reflect", "flip": False, "policy": "autoaugment", "cutout": 5}
+    with pytest.raises(Told) as told:
+        run(problem, problem.state(), recipe=problem.recipe._replace(**wanted))
+    assert told.value.args[0] == wanted
+
+
 def test_each_step_is_told_how_many_an_epoch_has(problem, monkeypatch):
     class Told(Exception):
         pass
