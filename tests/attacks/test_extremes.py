@@ -12,6 +12,7 @@ from piat_jax import losses
 from piat_jax.attacks import apgd, bind, cw, fab, fgsm, mi_fgsm, pgd, square
 from piat_jax.core.checks import InputError
 from piat_jax.core.norms import L2_RULES, cap_radius, diameter, finite_entries, projection_radius
+from tests.processors import skip_unless_compiled
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(7)
@@ -177,6 +178,7 @@ def test_without_a_box_a_radius_is_bounded():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("name", IMAGE_ATTACKS)
 def test_few_bits_stay_in_ball_and_box(name, dtype):
+    skip_unless_compiled(dtype)
     attack, norm = IMAGE_ATTACKS[name], norm_of(IMAGE_ATTACKS[name])
     images = jnp.asarray(RNG.uniform(0, 1, size=(B, *SHAPE)), dtype).at[0].set(0).at[1].set(1)
 
