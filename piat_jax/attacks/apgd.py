@@ -94,8 +94,8 @@ def apgd(
     differs from the paper, it is followed: checkpoints by floor (57 where the paper has 58), `<=` in the test of
     `rho`, the second test off at the first checkpoint, and the first comparison of losses with 0. Otherwise than
     there, the first misclassified point is returned, not the last, and the block stops once all are fooled; the
-    verdicts are the same. Logits that are not finite fool nobody; gradient entries
-    that are NaN count 0, and infinite ones as the largest finite one.
+    verdicts are the same. Logits that are not finite fool nobody; gradient entries that are NaN
+    count 0, and infinite ones as the largest finite one.
 
     >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.full((1, 1), 0.4)], axis=1)
     >>> out = apgd(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), key=jax.random.key(0), eps=0.25, steps=5)

@@ -1,6 +1,5 @@
 """From a config to its training data: what is loaded, held out, augmented, mixed in, and where it lives."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from piat_jax.data import Dataset, Split, check_name, hold_out, load
 from piat_jax.data.augment import PADDING_MODES, POLICIES, check_augmentation
 from piat_jax.data.batching import check_batch_size
 from piat_jax.data.npz import read_examples
+from piat_jax.evaluation.journal import digest
 from piat_jax.training import Examples
 from piat_jax.training.streaming import Stream, check_extra
 
@@ -87,13 +87,9 @@ def _fingerprint(split: Split) -> dict[str, Any]:
     return {
         "examples": len(split.labels),
         "image_shape": list(images.shape[1:]),
-        "labels": _digest(np.asarray(split.labels, np.int32)),
-        "images": _digest(images),
+        "labels": digest(np.asarray(split.labels, np.int32)),
+        "images": digest(images),
     }
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=8).hexdigest()
 
 
 def extra(config: Config, train: Split, num_classes: int) -> Split | None:
