@@ -24,7 +24,9 @@ def get_config(method: str = "pgd_at") -> Config:
     config.nonfinite = "stop"  # stop, skip: what to do at a step whose loss or gradient is not finite
 
     config.dataset = ConfigDict()
-    config.dataset.name = "cifar10"  # a name (piat_jax/data/known.py), tfds:NAME, or the path of a folder or file
+    config.dataset.name = (
+        "cifar10"  # a name (piat_jax/data/dataset_info.py), tfds:NAME, or the path of a folder or file
+    )
     config.dataset.data_dir = ""  # where a named data set's files are; empty looks in the usual places
     config.dataset.train_examples = 0  # the first n; 0 = all
     config.dataset.test_examples = 0

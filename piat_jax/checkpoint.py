@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from piat_jax.core.checks import InputError
 from piat_jax.core.checksums import CHECKSUMS, damage, write_checksums
 from piat_jax.core.files import expanded
-from piat_jax.core.hosts import any_of_all, is_first, of_first, on_first
+from piat_jax.core.multihost import any_of_all, is_first, of_first, on_first
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.trees import copied, leaf_shapes
 from piat_jax.core.types import Array, PyTree, TrainState, Variables

@@ -14,7 +14,7 @@ from piat_jax.attacks import bind, pgd
 from piat_jax.cli import benchmark as command
 from piat_jax.cli import benchmark_ours, errors
 from piat_jax.cli.benchmark_ours import NETWORKS, Network
-from piat_jax.cli.rounds import Case, Measured, Work, measure
+from piat_jax.cli.interleaved import Case, Measured, Work, measure
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.norms import random_in_ball
 from piat_jax.core.rng import example_keys, named_key

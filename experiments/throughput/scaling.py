@@ -22,7 +22,7 @@ from piat_jax.analysis.curves import COLORS, STYLE
 from piat_jax.cli import arguments, benchmark_ours, errors
 from piat_jax.cli.benchmark import forwards, read_rows
 from piat_jax.cli.benchmark_ours import NETWORKS, Network
-from piat_jax.cli.rounds import Case, Work, measure
+from piat_jax.cli.interleaved import Case, Work, measure
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded
 

@@ -16,7 +16,7 @@ from experiments.autoattack.torch_model import ResNet, WideResNet
 from experiments.throughput.torch_train import as_cuda_graph, correct_under_pgd, make_logits_fn, sgd, train_step
 from piat_jax.cli import benchmark_ours as ours
 from piat_jax.cli.cores import count_cores
-from piat_jax.cli.rounds import Case, Work
+from piat_jax.cli.interleaved import Case, Work
 
 ATTACK = {"eps": ours.EPS, "step_size": ours.STEP_SIZE}
 

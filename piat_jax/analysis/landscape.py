@@ -1,6 +1,5 @@
 """Loss landscapes: the loss around trained weights along two random directions."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_count
-from piat_jax.core.compiler import OuterJit
+from piat_jax.core.compiler import program_jit
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import Array, Attack, Model, PyTree, Variables
 
@@ -109,7 +108,7 @@ def loss_landscape(
     return values
 
 
-@functools.partial(OuterJit, static_argnames=("model",))
+@program_jit(static_argnames=("model",))
 def _losses(
     model: Model,
     variables: Variables,

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
-from piat_jax.attacks.apgd_l1 import SparseSteps
-from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
+from piat_jax.attacks.apgd_l1 import SparseApgdRule
+from piat_jax.attacks.apgd_steps import ApgdRule, HighestLoss, ScheduleEntry, schedule
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.targets import check_targets, ranked_others
@@ -56,7 +56,7 @@ def apgd(
     `P` projects onto ball and box, `u = sign(g)` under "linf" and `g / |g|_2` under "l2". s starts at 2 eps. At
     checkpoints, whose distances shrink from .22 to .06 of `steps`, an example halves s and goes back to its highest
     loss if at most a share `rho` of the steps since the last one gained, or if the highest loss has stood still since
-    then and s was not halved there. For "l1", see `apgd_l1.SparseSteps`.
+    then and s was not halved there. For "l1", see `apgd_l1.SparseApgdRule`.
 
     Args:
       logits_fn: images to logits `[B, K]`, K at least 2. With `eot` above 1 it is called as `logits_fn(images, keys)`,
@@ -108,7 +108,7 @@ def apgd(
     radius = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (batch,))
     active = jnp.full((batch,), True) if active is None else active
     keys = example_keys(key, jnp.arange(batch) if indices is None else indices)
-    rule = SparseSteps(images, radius) if norm == "l1" else Steps(images, radius, norm, rho)
+    rule = SparseApgdRule(images, radius) if norm == "l1" else ApgdRule(images, radius, norm, rho)
     table = schedule(rule, steps)
 
     # Task 0 is for the clean forward, the runs follow.
@@ -206,19 +206,21 @@ class Evaluate:
 
 
 def run(
-    rule: Any, table: Row, evaluate: Evaluate, x: Array, active: Array, outcome: Outcome
-) -> tuple[Best, Any, Outcome]:
+    rule: Any, table: ScheduleEntry, evaluate: Evaluate, x: Array, active: Array, outcome: Outcome
+) -> tuple[HighestLoss, Any, Outcome]:
     """One run from `x`: the highest loss of its last phase, what the rule remembers, and the new outcome."""
 
-    def unfinished(carry: tuple[Array, Array, Best, Any, Outcome]) -> Array:
+    def unfinished(carry: tuple[Array, Array, HighestLoss, Any, Outcome]) -> Array:
         return (carry[0] < table.first.shape[0]) & jnp.any(active & ~carry[-1].fooled)
 
-    def iterate(carry: tuple[Array, Array, Best, Any, Outcome]) -> tuple[Array, Array, Best, Any, Outcome]:
+    def iterate(
+        carry: tuple[Array, Array, HighestLoss, Any, Outcome],
+    ) -> tuple[Array, Array, HighestLoss, Any, Outcome]:
         number, x, best, memory, outcome = carry
-        row = Row(*[column[number] for column in table])
+        row = ScheduleEntry(*[column[number] for column in table])
         value, gradient, wrong = evaluate(x, number)
         higher = row.first | (value > best.loss)
-        best = Best(
+        best = HighestLoss(
             select(higher, x, best.x), select(higher, gradient, best.gradient), jnp.where(higher, value, best.loss)
         )
         alive = active & ~outcome.fooled
@@ -231,7 +233,7 @@ def run(
         x, memory = rule.next(row, x, gradient, value, best, memory)
         return number + 1, x, best, memory, outcome
 
-    nowhere = Best(x, jnp.zeros_like(x), jnp.full(active.shape, -jnp.inf))
+    nowhere = HighestLoss(x, jnp.zeros_like(x), jnp.full(active.shape, -jnp.inf))
     carry = jax.lax.while_loop(unfinished, iterate, (jnp.int32(0), x, nowhere, rule.memory(), outcome))
     return carry[2:]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from piat_jax.attacks.apgd_steps import Best, Row
+from piat_jax.attacks.apgd_steps import HighestLoss, ScheduleEntry
 from piat_jax.attacks.ascent import select
 from piat_jax.core.norms import cap_radius, norm, per_example, project_l1
 from piat_jax.core.rng import flat_draw
@@ -22,7 +22,7 @@ class SparseMemory(NamedTuple):
     changed: Array  # pixels in which the best point differed from the image, at the last checkpoint
 
 
-class SparseSteps:
+class SparseApgdRule:
     """The L1 rule, for `apgd`: signs of the largest gradients, and a sparsity that follows the best point's.
 
     1. The run has phases of radius 3 eps, 2 eps and eps with ceil(.3 n), ceil(.3 n) and the remaining iterations. A
@@ -69,7 +69,7 @@ class SparseSteps:
         return SparseMemory(*3 * (jnp.zeros(len(self.images), jnp.float32),))
 
     def next(
-        self, row: Row, x: Array, gradient: Array, loss: Array, best: Best, memory: SparseMemory
+        self, row: ScheduleEntry, x: Array, gradient: Array, loss: Array, best: HighestLoss, memory: SparseMemory
     ) -> tuple[Array, SparseMemory]:
         """The next point, and what to remember."""
         radius = row.factor * self.eps

@@ -13,7 +13,7 @@ from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
 
 
-class Row(NamedTuple):
+class ScheduleEntry(NamedTuple):
     """What is scheduled at one evaluation of a run; in a table, one entry per evaluation."""
 
     first: Array  # whether a phase begins at this point
@@ -24,7 +24,7 @@ class Row(NamedTuple):
     counts: Array  # whether a misclassified point counts: its radius is eps
 
 
-class Best(NamedTuple):
+class HighestLoss(NamedTuple):
     """The point of the highest loss of each example in a phase."""
 
     x: Array
@@ -43,7 +43,7 @@ class Memory(NamedTuple):
     halved: Array  # whether the step was halved there
 
 
-class Steps:
+class ApgdRule:
     """The rule of APGD in Linf and L2."""
 
     def __init__(self, images: Array, eps: Array, norm: str, rho: Array | float):
@@ -60,7 +60,7 @@ class Steps:
     def windows(self, steps: int) -> Sequence[tuple[int, int]]:
         """Iterations done at each checkpoint, and how many since the one before.
 
-        >>> [done for done, _ in Steps(jnp.zeros((1, 1, 1, 1)), jnp.ones(1), "linf", 0.75).windows(100)]
+        >>> [done for done, _ in ApgdRule(jnp.zeros((1, 1, 1, 1)), jnp.ones(1), "linf", 0.75).windows(100)]
         [22, 41, 57, 70, 80, 87, 93, 99]
         """
         window, least, decrease = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
@@ -92,7 +92,7 @@ class Steps:
         return Memory(self.images, zero, zero.astype(jnp.int32), zero, zero, zero.astype(bool))
 
     def next(
-        self, row: Row, x: Array, gradient: Array, loss: Array, best: Best, memory: Memory
+        self, row: ScheduleEntry, x: Array, gradient: Array, loss: Array, best: HighestLoss, memory: Memory
     ) -> tuple[Array, Memory]:
         """The next point, and what to remember."""
         step = jnp.where(row.first, 2.0 * self.eps, memory.step)
@@ -119,7 +119,7 @@ class Steps:
         return self.inside(x + share * (ahead - x) + (1.0 - share) * (x - previous)), memory
 
 
-def schedule(rule: Any, steps: int) -> Row:
+def schedule(rule: Any, steps: int) -> ScheduleEntry:
     """The table of a run of `steps` iterations: each phase evaluates its start and the point after each iteration."""
     rows: list[list[float]] = []
     phases = rule.phases(steps)
@@ -130,4 +130,4 @@ def schedule(rule: Any, steps: int) -> Row:
             last = done == iterations
             rows.append([done == 0, last, windows.get(done, 0), factor, after if last else factor, factor == 1])
     dtypes = (bool, bool, jnp.float32, jnp.float32, jnp.float32, bool)
-    return Row(*(jnp.array(column, dtype) for column, dtype in zip(zip(*rows), dtypes)))
+    return ScheduleEntry(*(jnp.array(column, dtype) for column, dtype in zip(zip(*rows), dtypes)))

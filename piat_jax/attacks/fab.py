@@ -26,7 +26,7 @@ from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
 
-Steps = Array | int
+Count = Array | int
 
 
 class Nearest(NamedTuple):
@@ -47,8 +47,8 @@ def fab(
     active: Array | None = None,
     eps: Array | float = 8 / 255,
     norm: str = "linf",
-    steps: Steps = 100,
-    restarts: Steps = 1,
+    steps: Count = 100,
+    restarts: Count = 1,
     targets: Array | int | None = 9,
     alpha_max: Array | float = 0.1,
     eta: Array | float = 1.05,
@@ -129,8 +129,8 @@ def fab_distances(
     active: Array | None = None,
     eps: Array | float = 8 / 255,
     norm: str = "linf",
-    steps: Steps = 100,
-    restarts: Steps = 1,
+    steps: Count = 100,
+    restarts: Count = 1,
     targets: Array | int | None = 9,
     alpha_max: Array | float = 0.1,
     eta: Array | float = 1.05,
@@ -244,7 +244,7 @@ def _nearest_boundary(logits: Array, pullback: Pullback, labels: Array, norm: st
 
 
 def _start(
-    x: Array, keys: Array, restart: Array, rank: Array | int, restarts: Steps, eps: Array | float, norm: str
+    x: Array, keys: Array, restart: Array, rank: Array | int, restarts: Count, eps: Array | float, norm: str
 ) -> Array:
     """Where a run begins: `x`, or for restarts after the first a point of the sphere of `eps / 2`, clipped."""
     if isinstance(restarts, int) and restarts == 1:

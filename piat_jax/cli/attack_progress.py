@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from piat_jax.evaluation import Progress
+from piat_jax.evaluation import AttackProgress
 from piat_jax.training.progress import duration
 
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class AttackProgress:
+class AttackProgressBar:
     """A report for `AutoAttack.run`, used in a `with`."""
 
     def __init__(self, what: str):
@@ -31,7 +31,7 @@ class AttackProgress:
             self.bar = Bar(*columns, console=Console(), transient=True)
             self.task = self.bar.add_task(what, total=1.0, state="", left="?")
 
-    def __enter__(self) -> "AttackProgress":
+    def __enter__(self) -> "AttackProgressBar":
         if self.bar:
             self.bar.start()
         return self
@@ -40,7 +40,7 @@ class AttackProgress:
         if self.bar:
             self.bar.stop()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: AttackProgress) -> None:
         """After a block."""
         state = f"{progress.attack} {progress.done}/{progress.total}  robust {progress.robust}/{progress.examples}"
         left = duration(progress.left)

@@ -22,7 +22,7 @@ from absl import flags
 
 from piat_jax.attacks.ensemble import VERSIONS
 from piat_jax.cli import arguments, benchmark_ours, errors
-from piat_jax.cli.rounds import Case, Measured, Prepare, measure
+from piat_jax.cli.interleaved import Case, Measured, Prepare, measure
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count
 from piat_jax.core.files import expanded
 from piat_jax.models import DTYPES

@@ -15,7 +15,7 @@ from piat_jax import models
 from piat_jax.attacks import bind, pgd
 from piat_jax.attacks.ensemble import ensemble
 from piat_jax.cli.cores import count_cores, use_one_device_a_core
-from piat_jax.cli.rounds import Case, Work
+from piat_jax.cli.interleaved import Case, Work
 from piat_jax.cli.run_folder import describe_run
 from piat_jax.core.forward import forward_flop, make_logits_fn
 from piat_jax.core.pixels import to_float

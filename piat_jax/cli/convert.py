@@ -31,7 +31,7 @@ from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.files import command, expanded
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import TrainState
-from piat_jax.data.known import KNOWN
+from piat_jax.data.dataset_info import KNOWN
 from piat_jax.interop import About, Loaded, load_weights, save_safetensors, save_torch, write_exported, write_onnx
 from piat_jax.interop.names import HEADS
 from piat_jax.interop.tensors import import_torch

@@ -11,7 +11,7 @@ from absl import flags
 
 from piat_jax.cli.errors import CRASHED, SAVED
 from piat_jax.core.checks import InputError
-from piat_jax.core.hosts import is_first
+from piat_jax.core.multihost import is_first
 
 SECONDS = 60
 """How long a process may be silent before the others give it up, or be the last to end."""

@@ -24,7 +24,7 @@ from absl import flags
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, build, distributed, errors, evaluators, run_folder
-from piat_jax.cli.attack_progress import AttackProgress
+from piat_jax.cli.attack_progress import AttackProgressBar
 from piat_jax.cli.config import Config, apply_overrides, split_overrides
 from piat_jax.cli.cores import use_one_device_a_core
 from piat_jax.cli.problems import problems
@@ -32,7 +32,7 @@ from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.files import expanded, write_json
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.core.hosts import any_of_all, is_first, on_first
+from piat_jax.core.multihost import any_of_all, is_first, on_first
 from piat_jax.data import first, load
 from piat_jax.evaluation import AutoAttack
 from piat_jax.evaluation.journal import Journal
@@ -209,7 +209,7 @@ def evaluate_run(
                 where = _robustness_folder(folder, name, text)
                 if not resume:
                     on_first(functools.partial(shutil.rmtree, where, ignore_errors=True))
-                with AttackProgress(f"{folder}  {name}") as report:
+                with AttackProgressBar(f"{folder}  {name}") as report:
                     found = attack.run(make_logits_fn(net, variables), *for_autoattack, folder=where, report=report)
                 print(found, flush=True)
                 accuracy[text] = found.accuracy

@@ -17,7 +17,7 @@ from piat_jax.cli.config import Config
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.core.hosts import is_first
+from piat_jax.core.multihost import is_first
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Attack, Objective, TrainState, Variables

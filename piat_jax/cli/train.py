@@ -25,7 +25,7 @@ from piat_jax.cli.problems import problems
 from piat_jax.cli.selection import Selection, how_measured, resumed
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import command, expanded, write_json
-from piat_jax.core.hosts import on_first
+from piat_jax.core.multihost import on_first
 from piat_jax.core.sharding import put_state
 from piat_jax.core.types import Objective, TrainState, Variables
 from piat_jax.data.batching import steps_per_epoch

@@ -14,7 +14,7 @@ ONEDNN = NO_YNNPACK | {"xla_cpu_experimental_onednn_custom_call": True}
 """YNNPACK would take the larger convolutions before oneDNN is asked."""
 
 
-class OuterJit:
+class ProgramJit:
     """`jax.jit` of a whole program, on a CPU with the fastest convolutions and matrix products that XLA has there.
 
     From jax 0.11 on XLA:CPU can call oneDNN, whose kernels take two thirds of the time of its own on convolutions;
@@ -40,6 +40,11 @@ class OuterJit:
     def __getattr__(self, name: str) -> Any:
         """What a jitted function has."""
         return getattr(self.compiled, name)
+
+
+def program_jit(**options: Any) -> Callable[[Callable[..., Any]], ProgramJit]:
+    """The decorator that compiles a whole program; `options` are those of `jax.jit`."""
+    return functools.partial(ProgramJit, **options)
 
 
 @functools.cache

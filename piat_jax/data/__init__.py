@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError, check_count
-from piat_jax.data.known import KNOWN, Known, check_published
+from piat_jax.data.dataset_info import KNOWN, Known, check_published
 from piat_jax.data.parts import first, hold_out
 from piat_jax.data.sources import check_name, find, names
 from piat_jax.data.types import Dataset, Found, Split

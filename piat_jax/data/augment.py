@@ -9,7 +9,7 @@ from piat_jax.core.checks import InputError, check_choice, check_count
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
 from piat_jax.data.autoaugment import autoaugment
-from piat_jax.data.known import KNOWN
+from piat_jax.data.dataset_info import KNOWN
 
 # jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}

@@ -9,7 +9,7 @@ import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.data.npz import map_array
-from piat_jax.data.places import Search
+from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found
 
 DESCRIPTION = "dataset.json"

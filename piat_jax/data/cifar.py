@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.known import KNOWN
-from piat_jax.data.places import Search
+from piat_jax.data.dataset_info import KNOWN
+from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found, Split
 
 

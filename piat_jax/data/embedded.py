@@ -5,7 +5,7 @@ import importlib.resources
 
 import numpy as np
 
-from piat_jax.data.known import KNOWN
+from piat_jax.data.dataset_info import KNOWN
 from piat_jax.data.types import Found, Split
 
 FILE = "fashion_mnist_subset.npz"

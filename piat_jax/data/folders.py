@@ -6,7 +6,7 @@ import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.data.encoded import EncodedImages
-from piat_jax.data.places import Search
+from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"}

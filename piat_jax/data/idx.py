@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.places import Search
+from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found, Split
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from piat_jax.core.files import expanded
-from piat_jax.data.known import KNOWN
+from piat_jax.data.dataset_info import KNOWN
 from piat_jax.data.types import Dataset, Split
 
 BLOCK = 4096
@@ -26,7 +26,7 @@ class SplitReport(NamedTuple):
     repeated: int  # images that an earlier one of the split equals
 
 
-class Report(NamedTuple):
+class Inspection(NamedTuple):
     """What a data set holds."""
 
     train: SplitReport
@@ -35,7 +35,7 @@ class Report(NamedTuple):
     contradicted: int  # of these, with another label
 
 
-def inspect(dataset: Dataset) -> Report:
+def inspect(dataset: Dataset) -> Inspection:
     """Counts per class, the range, mean and standard deviation of the pixels, and exact duplicates.
 
     >>> from piat_jax.data import load
@@ -48,7 +48,7 @@ def inspect(dataset: Dataset) -> Report:
     )
     shared = train_labels.keys() & test_labels.keys()
     contradicted = sum(not test_labels[digest] <= train_labels[digest] for digest in shared)
-    return Report(train, test, len(shared), contradicted)
+    return Inspection(train, test, len(shared), contradicted)
 
 
 def _scan(split: Split, num_classes: int) -> tuple[SplitReport, dict[bytes, set[int]]]:
@@ -78,7 +78,7 @@ def _blocks(split: Split) -> Iterator[Split]:
         yield Split(split.images[start : start + BLOCK], split.labels[start : start + BLOCK])
 
 
-def to_text(dataset: Dataset, report: Report) -> str:
+def to_text(dataset: Dataset, report: Inspection) -> str:
     """The report in a few lines, with what differs from the published data set."""
     height, width, channels = dataset.train.images.shape[1:]
     lines = [f"{dataset.name} from {dataset.where}: {height}x{width}x{channels}, {dataset.num_classes} classes"]

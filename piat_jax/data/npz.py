@@ -8,7 +8,7 @@ import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded
-from piat_jax.data.places import Search
+from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found, Split
 
 KEYS = (

@@ -10,13 +10,13 @@ from piat_jax.core.files import expanded
 from piat_jax.data.cache import read_cache
 from piat_jax.data.cifar import LAYOUTS, read_archive, read_cifar
 from piat_jax.data.circles import read_circles
+from piat_jax.data.dataset_info import KNOWN
 from piat_jax.data.embedded import read_embedded
 from piat_jax.data.folders import read_image_folder, read_tiny_imagenet
 from piat_jax.data.idx import DEBIAN_FASHION_MNIST, read_idx_folder
-from piat_jax.data.known import KNOWN
 from piat_jax.data.npz import read_array_folder, read_npz
 from piat_jax.data.parquet import read_parquet
-from piat_jax.data.places import Search, roots
+from piat_jax.data.search_paths import Search, roots
 from piat_jax.data.svhn import read_svhn
 from piat_jax.data.tfds_source import load_tfds, read_prepared
 from piat_jax.data.types import Found

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.places import Search
+from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found, Split
 
 FILES = ("train_32x32.mat", "test_32x32.mat")

@@ -11,7 +11,7 @@ import numpy as np
 
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.core.files import expanded
-from piat_jax.data.places import Search
+from piat_jax.data.search_paths import Search
 from piat_jax.data.tfrecord import read_tfrecords
 from piat_jax.data.types import Found, Split
 

@@ -1,8 +1,11 @@
 """How robust a model is: accuracy under attack, and AutoAttack."""
 
 from piat_jax.attacks.ensemble import Member
+from piat_jax.core.renamed import renamed
 from piat_jax.evaluation.accuracy import correct_under_attack, worst_class
-from piat_jax.evaluation.autoattack import AutoAttack, Progress
+from piat_jax.evaluation.autoattack import AttackProgress, AutoAttack
 from piat_jax.evaluation.robustness import Finding, Robustness
 
-__all__ = ["AutoAttack", "Finding", "Member", "Progress", "Robustness", "correct_under_attack", "worst_class"]
+__all__ = ["AttackProgress", "AutoAttack", "Finding", "Member", "Robustness", "correct_under_attack", "worst_class"]
+
+__getattr__ = renamed(__name__, {"Progress": "AttackProgress"})

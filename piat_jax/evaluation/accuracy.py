@@ -1,6 +1,5 @@
 """Accuracy under attack, example by example."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -10,7 +9,7 @@ from jax.sharding import Mesh
 
 from piat_jax import losses
 from piat_jax.core.checks import check_count
-from piat_jax.core.compiler import OuterJit
+from piat_jax.core.compiler import program_jit
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.pixels import to_float
 from piat_jax.core.sharding import gather, replicate, split_batch
@@ -91,7 +90,7 @@ def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_cla
     return jnp.min(jnp.where(total > 0, right / jnp.maximum(total, 1.0), 1.0))
 
 
-@functools.partial(OuterJit, static_argnames=("model", "mesh"))
+@program_jit(static_argnames=("model", "mesh"))
 def _correct_block(
     model: Model,
     variables: Variables,

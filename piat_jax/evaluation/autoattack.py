@@ -29,16 +29,16 @@ from piat_jax.core.norms import norm_name
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array
 from piat_jax.evaluation import sanity
+from piat_jax.evaluation.attack_state import AttackState
 from piat_jax.evaluation.blocks import Blocks, Rows
 from piat_jax.evaluation.journal import Journal, Record, digest
 from piat_jax.evaluation.robustness import Finding, Robustness
-from piat_jax.evaluation.tally import Tally
 from piat_jax.evaluation.validity import Threat, measure, of_validity
 
 PRECISIONS = ("highest", "default")
 
 
-class Progress(NamedTuple):
+class AttackProgress(NamedTuple):
     """Where an evaluation is, told after every block."""
 
     attack: str
@@ -133,7 +133,7 @@ class AutoAttack:
         labels: Any,
         *,
         folder: str | Path | None = None,
-        report: Callable[[Progress], None] = lambda progress: None,
+        report: Callable[[AttackProgress], None] = lambda progress: None,
         devices: Sequence[Any] | None = None,
     ) -> Robustness:
         """Attack `images` and say which are robust.
@@ -198,7 +198,7 @@ class _Run:
         check_classes("labels", labels, self.classes)
         self.runs = [member.runs * max(min(member.targets, self.classes - 1), 1) for member in self.members]
 
-    def run(self, folder: str | Path | None, report: Callable[[Progress], None]) -> Robustness:
+    def run(self, folder: str | Path | None, report: Callable[[AttackProgress], None]) -> Robustness:
         """Everything: the clean images, the checks, the attacks."""
         journal = Journal(folder, self.identity()) if folder is not None else None
         pixels, logits = self._clean()
@@ -206,7 +206,7 @@ class _Run:
             journal.check_network(logits, self.blocks.weights_digest())
             if result := journal.result():
                 return result
-        tally = Tally(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
+        tally = AttackState(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
         for record in journal.records() if journal else ():
             tally.apply(record)
         findings = list(self._findings(logits))
@@ -317,7 +317,7 @@ class _Pace:
         self.started: set[int] = set()
         self.seconds = self.cost = 0.0
 
-    def progress(self, record: Record, tally: Tally) -> Progress:
+    def progress(self, record: Record, tally: AttackState) -> AttackProgress:
         """After a block."""
         number = int(record.member)
         seconds, cost = float(record.seconds), len(record.tasks) * self.members[number].cost
@@ -330,7 +330,7 @@ class _Pace:
         left = pace * sum(runs * member.cost for runs, member in zip(pending, self.members))
         done = int(tally.done[number].sum())
         robust, count = int(tally.robust.sum()), len(tally.clean)
-        return Progress(self.members[number].name, done, done + pending[number], robust, count, elapsed, left)
+        return AttackProgress(self.members[number].name, done, done + pending[number], robust, count, elapsed, left)
 
 
 def _averages(member: Member) -> bool:

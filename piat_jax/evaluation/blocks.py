@@ -1,6 +1,5 @@
 """Blocks of rows of one shape through compiled functions, on one device or several."""
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from piat_jax.attacks import Outcome
 from piat_jax.core.bound import Bound
-from piat_jax.core.compiler import OuterJit
+from piat_jax.core.compiler import program_jit
 from piat_jax.core.sharding import gather, put, replicate
 from piat_jax.core.types import Array, LossFn
 from piat_jax.evaluation.journal import digest
@@ -100,7 +99,7 @@ def _plain(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if keys else leaf)
 
 
-@functools.partial(OuterJit, static_argnames="mesh")
+@program_jit(static_argnames="mesh")
 def _logits(logits_fn: Any, images: Array, keys: Array | None, *, mesh: Mesh) -> Array:
     def local(logits_fn: Any, images: Array, keys: Array | None) -> Array:
         return (logits_fn(images) if keys is None else logits_fn(images, keys)).astype(jnp.float32)
@@ -108,7 +107,7 @@ def _logits(logits_fn: Any, images: Array, keys: Array | None, *, mesh: Mesh) ->
     return _split(local, mesh, replicated=1, split=2)(logits_fn, images, keys)
 
 
-@functools.partial(OuterJit, static_argnames=("norm", "mesh"))
+@program_jit(static_argnames=("norm", "mesh"))
 def _attack(
     attack: Bound, logits_fn: Any, rows: Rows, key: Array, eps: Array, *, norm: str, mesh: Mesh
 ) -> tuple[Array, Array]:
@@ -128,7 +127,7 @@ def _attack(
     return _split(local, mesh, replicated=4, split=1)(attack, logits_fn, key, eps, rows)
 
 
-@functools.partial(OuterJit, static_argnames=("fn", "mesh"))
+@program_jit(static_argnames=("fn", "mesh"))
 def _gradients(logits_fn: Any, images: Array, labels: Array, *, fn: LossFn, mesh: Mesh) -> Array:
     def local(logits_fn: Any, images: Array, labels: Array) -> Array:
         return jax.grad(lambda x: jnp.sum(fn(logits_fn(x).astype(jnp.float32), labels)))(images)

@@ -12,7 +12,7 @@ import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded, unwritable, write_arrays, write_json
-from piat_jax.core.hosts import is_first, on_first
+from piat_jax.core.multihost import is_first, on_first
 from piat_jax.evaluation.robustness import JSON, Robustness
 
 SETTINGS = "settings.json"

@@ -1,15 +1,16 @@
 """The way to other frameworks and back; each is imported only where it is used."""
 
+from piat_jax.core.renamed import renamed
 from piat_jax.interop.compiled import read_exported, write_exported
-from piat_jax.interop.folder import About, save_safetensors, save_torch, state_dict
+from piat_jax.interop.export import About, save_safetensors, save_torch, state_dict
 from piat_jax.interop.onnx_graph import write_onnx
 from piat_jax.interop.torch_adapter import torch_logits_fn
-from piat_jax.interop.weights import Loaded, Report, load_weights
+from piat_jax.interop.weights import Loaded, LoadReport, load_weights
 
 __all__ = [
     "About",
+    "LoadReport",
     "Loaded",
-    "Report",
     "load_weights",
     "read_exported",
     "save_safetensors",
@@ -19,3 +20,5 @@ __all__ = [
     "write_exported",
     "write_onnx",
 ]
+
+__getattr__ = renamed(__name__, {"Report": "LoadReport"})

@@ -35,7 +35,7 @@ CONFIG, SAFETENSORS, CHECKPOINTS = "config.json", "model.safetensors", "checkpoi
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class LoadReport:
     """What became of a file's content."""
 
     mapped: tuple[tuple[str, str, tuple[int, ...]], ...]  # key in the file, our path, shape there
@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
 
     model: LinenModel  # with the file's normalisation inside
     variables: Variables
-    report: Report
+    report: LoadReport
 
 
 def load_weights(
@@ -93,7 +93,7 @@ def load_weights(
         variables = Checkpoints(path / CHECKPOINTS).load_variables(checkpoint, like)
         mapped = tuple((name, name, leaf.shape) for name, leaf in flatten(variables).items())
         model, origin = _with_normalization(path, model, _of_run(path))
-        return Loaded(model, variables, Report(mapped, (), (), "run" if origin == "file" else origin))
+        return Loaded(model, variables, LoadReport(mapped, (), (), "run" if origin == "file" else origin))
     arrays, dropped = _read(path, unsafe_pickle)
     arrays = strip_prefixes(path, arrays)
     model, origin = _with_normalization(path, model, _found_normalization(path, arrays))
@@ -105,7 +105,7 @@ def load_weights(
         leaves, adapted = _adapt(model, leaves, like, image_shape)
     _check_fit(path, network_of(model), leaves, names, like)
     mapped = tuple((names[ours], ours, arrays.get(names.get(ours, ours), leaves[ours]).shape) for ours in flatten(like))
-    report = Report(mapped, (*dropped, *ignored), tuple(adapted), origin)
+    report = LoadReport(mapped, (*dropped, *ignored), tuple(adapted), origin)
     return Loaded(model, unflatten(leaves, like), report)
 
 
@@ -233,7 +233,7 @@ def _named(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors by our paths in our layout, and the file's name of each path; what is not ours keeps its name."""
     if any(GOOGLE.fullmatch(name) for name in arrays):
-        from piat_jax.interop.surgery import google_npz_to_tree
+        from piat_jax.interop.vit_weights import google_npz_to_tree
 
         leaves = {_under_params(name): values for name, values in google_npz_to_tree(dict(arrays)).items()}
         return leaves, {path: path for path in (*flatten(like), *leaves)}
@@ -253,7 +253,7 @@ def _adapt(
     """Patches, positions and head made to fit, and what was done."""
     wanted = {path: leaf.shape for path, leaf in flatten(like).items()}
     if PATCHES in wanted:
-        from piat_jax.interop.surgery import adapt_vit
+        from piat_jax.interop.vit_weights import adapt_vit
 
         shapes = {path.removeprefix("params/"): shape for path, shape in wanted.items()}
         weights = {path.removeprefix("params/"): values for path, values in leaves.items()}

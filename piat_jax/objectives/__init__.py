@@ -16,7 +16,7 @@ from piat_jax.objectives.gairat import GAIRAT
 from piat_jax.objectives.las import LAS
 from piat_jax.objectives.mail import MAIL
 from piat_jax.objectives.mart import MART
-from piat_jax.objectives.mixing import Mix
+from piat_jax.objectives.mixup_cutmix import Mix
 from piat_jax.objectives.nmse import NMSE
 from piat_jax.objectives.pgd_at import PGDAT
 from piat_jax.objectives.rat import RAT

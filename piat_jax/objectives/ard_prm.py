@@ -10,7 +10,7 @@ from piat_jax.core.forward import with_attention_gates
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, LogitsFn, PyTree, Variables
 from piat_jax.objectives.base import Wrapper, objective, static
-from piat_jax.objectives.inside import check_attack_takes
+from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 
 @objective
@@ -77,7 +77,7 @@ class ARDPRM(Wrapper):
         return super().perturb(variables, objective_state, batch, context.with_attack(vary=drop))
 
 
-class Progress(NamedTuple):
+class RampProgress(NamedTuple):
     """How far the ramp is: `done` of `total` steps, so that what is left can be counted exactly."""
 
     done: Array  # int32, at most total
@@ -91,20 +91,20 @@ class Progress(NamedTuple):
     def masked(self, patches: int) -> Array:
         """`floor(patches (1 - r))` counted in whole numbers: rounding would show where it is one exactly.
 
-        >>> [int(Progress(jnp.int32(done), jnp.int32(7820)).masked(64)) for done in (1, 3910, 7698, 7820)]
+        >>> [int(RampProgress(jnp.int32(done), jnp.int32(7820)).masked(64)) for done in (1, 3910, 7698, 7820)]
         [63, 32, 0, 0]
         """
         return patches * (self.total - self.done) // self.total
 
 
-def ramp_progress(ramp: Array | float, context: Context) -> Progress:
+def ramp_progress(ramp: Array | float, context: Context) -> RampProgress:
     """Steps done when the present one ends, of those in the first `ramp` of the run's epochs."""
     epochs = jnp.round(ramp * context.epochs).astype(jnp.int32)
     within = jnp.clip(context.step - context.epoch * context.steps_per_epoch, 0, context.steps_per_epoch - 1)
     # A ramp of no epochs is over with the first step.
     total = jnp.maximum(epochs * context.steps_per_epoch, 1)
     done = context.epoch * context.steps_per_epoch + within + 1
-    return Progress(jnp.minimum(done, total), total)
+    return RampProgress(jnp.minimum(done, total), total)
 
 
 class Drop(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached
-from piat_jax.objectives.inside import innermost
 from piat_jax.objectives.trades import TRADES
+from piat_jax.objectives.wrapper_checks import innermost
 
 
 @objective

@@ -10,7 +10,12 @@ from piat_jax.core.checks import InputError, check_at_least, check_choice, check
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Wrapper, objective, static
-from piat_jax.objectives.inside import attack_options, check_attack_takes, check_only_one_chooses, hold_to_radius
+from piat_jax.objectives.wrapper_checks import (
+    attack_options,
+    check_attack_takes,
+    check_only_one_chooses,
+    hold_to_radius,
+)
 
 SCHEDULERS = ("fixed", "linear", "cyclic_batch", "cyclic")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import check_share
 from piat_jax.core.types import AdversarialBatch, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Wrapper, objective, reached, static
-from piat_jax.objectives.inside import check_attack_takes, check_one_run
+from piat_jax.objectives.wrapper_checks import check_attack_takes, check_one_run
 
 
 @objective

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, signed
-from piat_jax.objectives.inside import attack_options, check_attack_takes, check_one_run
+from piat_jax.objectives.wrapper_checks import attack_options, check_attack_takes, check_one_run
 
 
 @objective

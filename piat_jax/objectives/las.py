@@ -14,7 +14,7 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import example_keys, flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, accuracy, objective, static
-from piat_jax.objectives.inside import (
+from piat_jax.objectives.wrapper_checks import (
     attack_options,
     check_attack_takes,
     check_only_one_chooses,

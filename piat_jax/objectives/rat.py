@@ -11,8 +11,8 @@ from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.rng import flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, static
-from piat_jax.objectives.inside import layers
 from piat_jax.objectives.trades import TRADES
+from piat_jax.objectives.wrapper_checks import layers
 
 EIGHT = ("clean", "adversarial", *("adversarial", "clean") * 3)
 

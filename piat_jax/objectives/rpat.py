@@ -11,7 +11,7 @@ from piat_jax.core.checks import check_choice, check_range
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, static
-from piat_jax.objectives.mixing import symmetric_beta
+from piat_jax.objectives.mixup_cutmix import symmetric_beta
 
 DISTANCES = {
     "mse": lambda first, second: jnp.mean((first - second) ** 2, axis=-1),

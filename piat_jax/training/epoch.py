@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.compiler import OuterJit
+from piat_jax.core.compiler import program_jit
 from piat_jax.core.pixels import to_float
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.sharding import keep_replicated, keep_state, put_state, replicate, split_batch
@@ -73,7 +73,7 @@ class Examples(NamedTuple):
         return images, labels, indices
 
 
-class Steps(NamedTuple):
+class ChunkRecord(NamedTuple):
     """What the steps of a chunk were like."""
 
     steps: Array  # int32, how many were done
@@ -88,7 +88,7 @@ class TrainingDivergedError(InputError):
         self.state, self.position, self.report = state, position, report
 
 
-@functools.partial(OuterJit, static_argnames="recipe", donate_argnames="state")
+@program_jit(static_argnames="recipe", donate_argnames="state")
 def train_steps(
     state: TrainState,
     objective: Objective,
@@ -99,7 +99,7 @@ def train_steps(
     epochs: Array,
     *,
     recipe: Recipe,
-) -> tuple[TrainState, Steps]:
+) -> tuple[TrainState, ChunkRecord]:
     """Steps `start` to `stop - 1` of epoch `state.epoch`, in one compiled loop; `state` is donated.
 
     The permutation, the augmentation and the attack all happen inside. A step whose loss or gradient is not finite
@@ -169,7 +169,7 @@ def train_steps(
     shapes = {FINITE: jax.ShapeDtypeStruct((), bool), **jax.eval_shape(step, state, start)[1]}
     seen = {name: jnp.zeros((steps, *value.shape), value.dtype) for name, value in shapes.items()}
     number, _, state, seen = jax.lax.while_loop(unfinished, advance, (start, jnp.array(True), state, seen))
-    return state, keep_replicated(Steps(number - start, seen), recipe.mesh)
+    return state, keep_replicated(ChunkRecord(number - start, seen), recipe.mesh)
 
 
 def run_epoch(
@@ -252,7 +252,7 @@ def _order(key: Array, epoch: Array, examples: Examples | Window | Stream, recip
     return epoch_order(shuffled, *counts)
 
 
-def _count(at: Position, chunk: Steps) -> Position:
+def _count(at: Position, chunk: ChunkRecord) -> Position:
     """The position after a chunk. Summed step by step, so that chunks of any length give the same sums."""
     numbers = range(at.steps, at.steps + int(chunk.steps))
     finite = chunk.metrics[FINITE]
@@ -266,7 +266,7 @@ def _count(at: Position, chunk: Steps) -> Position:
 
 
 def _diverged(
-    state: TrainState, at: Position, chunk: Steps, total: int, order: Array, batch_size: int
+    state: TrainState, at: Position, chunk: ChunkRecord, total: int, order: Array, batch_size: int
 ) -> TrainingDivergedError:
     """What is said of the last step of a chunk, and the position before it."""
     number = at.steps - 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from piat_jax.core.files import expanded, unwritable, write_file
-from piat_jax.core.hosts import is_first
+from piat_jax.core.multihost import is_first
 
 METRICS = "metrics.jsonl"
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from piat_jax.core.hosts import any_of_all
+from piat_jax.core.multihost import any_of_all
 from piat_jax.core.types import TrainState
 
 Result = TypeVar("Result")

@@ -8,8 +8,8 @@ from scipy.optimize import minimize
 
 from piat_jax import losses
 from piat_jax.attacks.apgd import Evaluate, apgd, run
-from piat_jax.attacks.apgd_l1 import SparseMemory, SparseSteps
-from piat_jax.attacks.apgd_steps import Best, Row, Steps, schedule
+from piat_jax.attacks.apgd_l1 import SparseApgdRule, SparseMemory
+from piat_jax.attacks.apgd_steps import ApgdRule, HighestLoss, ScheduleEntry, schedule
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
@@ -76,7 +76,7 @@ class TestGolden:
         @jax.jit
         def attacked(eps, rank):
             radius = jnp.full(8, eps)
-            rule = Steps(TOY, radius, norm, 0.75)
+            rule = ApgdRule(TOY, radius, norm, 0.75)
             target = jnp.take(jax.lax.top_k(toy(TOY), 10)[1], rank - 1, axis=1)
             evaluate = Evaluate(toy, TOY_LABELS, loss, target, 1, jax.random.split(KEY, 8))
             nothing = Outcome(TOY, jnp.full(8, False), jnp.zeros(8, jnp.int32))
@@ -119,7 +119,7 @@ class TestGolden:
             assert np.all(outcome.queries[~robust] < (101 if loss == "ce" else 110))
 
     def test_checkpoints(self):
-        rule = Steps(IMAGES, jnp.ones(8), "linf", 0.75)
+        rule = ApgdRule(IMAGES, jnp.ones(8), "linf", 0.75)
         for steps, expected in golden.GOLDEN["apgd_checkpoints"].items():
             assert [done for done, _ in rule.windows(int(steps))] == expected
 
@@ -129,12 +129,12 @@ class TestHalving:
 
     def shares(self, values, steps=20):
         image = jnp.full((1, 1, 1, 1), 0.5)
-        rule = Steps(image, jnp.ones(1), "linf", 0.75)
+        rule = ApgdRule(image, jnp.ones(1), "linf", 0.75)
         table, memory, best, shares = schedule(rule, steps), rule.memory(), None, []
         for number, value in enumerate(map(jnp.float32, values)):
             if best is None or value > best.loss:
-                best = Best(image, image, value[None])
-            row = Row(*[column[number] for column in table])
+                best = HighestLoss(image, image, value[None])
+            row = ScheduleEntry(*[column[number] for column in table])
             _, memory = rule.next(row, image, image, value[None], best, memory)
             shares.append(memory.step.item() / 2)
         return shares
@@ -407,7 +407,7 @@ class TestL1:
             assert row[cut].max() <= row[free].mean() + 1e-5
 
     def test_phases(self):
-        rule = SparseSteps(IMAGES, jnp.ones(8))
+        rule = SparseApgdRule(IMAGES, jnp.ones(8))
         assert rule.phases(100) == ((3.0, 30), (2.0, 30), (1.0, 40))
         assert rule.windows(100)[:2] == [(4, 4), (8, 4)]
         table = schedule(rule, 10)
@@ -419,10 +419,10 @@ class TestL1:
 
     def test_the_shortest_step_and_the_next_phase(self):
         image = jnp.full((1, 2, 2, 1), 0.5)
-        rule, x = SparseSteps(image, jnp.ones(1)), image + 0.1
-        best = Best(image + 0.2, jnp.ones_like(image), jnp.ones(1))
+        rule, x = SparseApgdRule(image, jnp.ones(1)), image + 0.1
+        best = HighestLoss(image + 0.2, jnp.ones_like(image), jnp.ones(1))
         memory = SparseMemory(jnp.full(1, 0.12), jnp.full(1, 0.5), jnp.full(1, 4.0))
-        row = Row(*map(jnp.array, (False, False, 1, 1.0, 1.0, True)))
+        row = ScheduleEntry(*map(jnp.array, (False, False, 1, 1.0, 1.0, True)))
         assert rule.next(row, x, best.gradient, best.loss, best, memory)[1].step == jnp.float32(0.1)
         row = row._replace(last=jnp.array(True), next_factor=jnp.array(0.4))
         np.testing.assert_allclose(rule.next(row, x, best.gradient, best.loss, best, memory)[0], image + 0.1, atol=1e-6)

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from piat_jax.cli import distributed, errors, evaluate, train
-from piat_jax.core.hosts import any_of_all
+from piat_jax.core.multihost import any_of_all
 from piat_jax.evaluation import accuracy
 from piat_jax.training.progress import TrainingProgress
 

@@ -1,15 +1,13 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from piat_jax.core import compiler
-from piat_jax.core.compiler import OuterJit
+from piat_jax.core.compiler import program_jit
 
 
-@functools.partial(OuterJit, static_argnames="power")
+@program_jit(static_argnames="power")
 def convolved(x, kernel, *, power):
     """A convolution and a product in a loop, as attacks have them."""
 
@@ -72,7 +70,7 @@ def test_the_answer_is_the_same_where_nothing_may_be_transferred():
 def test_an_option_that_xla_does_not_know_is_not_asked_for(monkeypatch):
     monkeypatch.setattr(compiler, "ONEDNN", {"xla_cpu_no_such_option": True})
     assert compiler._compiler_options() is None
-    assert OuterJit(lambda x: x + 1)(1) == 2
+    assert program_jit()(lambda x: x + 1)(1) == 2
 
 
 @pytest.mark.usefixtures("forget")

@@ -10,8 +10,8 @@ from PIL import Image
 from piat_jax.core.checks import InputError
 from piat_jax.data import load
 from piat_jax.data.augment import check_augmentation
+from piat_jax.data.dataset_info import KNOWN
 from piat_jax.data.encoded import decode
-from piat_jax.data.known import KNOWN
 from piat_jax.data.types import Split
 from tests.data import formats
 

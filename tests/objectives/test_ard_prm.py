@@ -16,7 +16,7 @@ from piat_jax.core.forward import ATTENTION_GATES, make_logits_fn
 from piat_jax.core.types import Batch, Context, Variables
 from piat_jax.models import create
 from piat_jax.objectives import ARDPRM, PGDAT, TRADES, WRAPPERS
-from piat_jax.objectives.ard_prm import Drop, Progress, patch_mask, ramp_progress
+from piat_jax.objectives.ard_prm import Drop, RampProgress, patch_mask, ramp_progress
 from piat_jax.training import init_state, train_step
 from tests.jaxprs import equations
 from tests.models.torch_reference_vit import drawn
@@ -107,14 +107,14 @@ def test_the_schedule_is_exact_at_every_step():
     contexts = Context(KEY, steps, steps // 782, np.int32(40), steps_per_epoch=np.int32(782))
     progress = jax.jit(lambda step, epoch: ramp_progress(10 / 40, contexts._replace(step=step, epoch=epoch)))
     done, total = progress(*contexts[1:3])
-    masked, share = jax.jit(lambda p: (p.masked(64), p.share))(Progress(done, total))
+    masked, share = jax.jit(lambda p: (p.masked(64), p.share))(RampProgress(done, total))
     exact = [max(0, 64 * (1 - Fraction(int(step) + 1, 7820))) for step in steps]
     assert masked.tolist() == [int(value) for value in exact]
     assert (int(masked[0]), int(masked[3909]), int(masked[7697])) == (63, 32, 0)
     np.testing.assert_allclose(share, np.minimum((steps + 1) / 7820, 1), rtol=1e-6)
     # Floating point would be off where N (1 - r) is a whole number, even float64.
     done = np.arange(0, 491, 10)
-    np.testing.assert_array_equal(Progress(jnp.asarray(done), jnp.int32(490)).masked(49), np.arange(49, -1, -1))
+    np.testing.assert_array_equal(RampProgress(jnp.asarray(done), jnp.int32(490)).masked(49), np.arange(49, -1, -1))
     assert np.any(np.floor(49 * (1 - done / 490)) != np.arange(49, -1, -1))
     # A loop that does not say how many steps an epoch has moves once an epoch; no ramp is over at once.
     assert ramp_progress(0.25, at(1234, epoch=4, steps_per_epoch=1, epochs=40)).share == 0.5

@@ -7,7 +7,7 @@ import numpy as np
 from piat_jax.evaluation.journal import Record
 
 
-class Tally:
+class AttackState:
     """Flags of every attack and the first adversarial image of every example, built from records alone.
 
     The order in which records come, and how runs were put together in blocks, leaves no trace in it.

@@ -31,7 +31,7 @@ from piat_jax.objectives import (
     Standard,
 )
 from piat_jax.objectives.base import Outputs
-from piat_jax.objectives.mixing import draw, outside_box, symmetric_beta
+from piat_jax.objectives.mixup_cutmix import draw, outside_box, symmetric_beta
 from piat_jax.training import init_state, train_step
 from tests.objectives.stub import ATTACK, CONTEXT, CURVED, MODEL, PA, ZA, P, Y, Z, make, state_of, unit
 

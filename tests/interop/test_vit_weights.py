@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.interop.surgery import adapt_patch_kernel, adapt_positions, adapt_vit, google_npz_to_tree
+from piat_jax.interop.vit_weights import adapt_patch_kernel, adapt_positions, adapt_vit, google_npz_to_tree
 from piat_jax.models import create
 from tests.models.torch_reference_vit import draw, paths
 

@@ -11,13 +11,13 @@ from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.alp import ALP
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective
-from piat_jax.objectives.inside import attack_options, check_attack_takes, layers
 from piat_jax.objectives.las import LAS
 from piat_jax.objectives.nmse import NMSE
 from piat_jax.objectives.pgd_at import PGDAT
 from piat_jax.objectives.rat import RAT
 from piat_jax.objectives.standard import Standard
 from piat_jax.objectives.trades import TRADES
+from piat_jax.objectives.wrapper_checks import attack_options, check_attack_takes, layers
 
 # Whose loss of an example is linear in its label's one-hot vector.
 LINEAR = (Standard, PGDAT, ALP, TRADES, NMSE)
