@@ -1,4 +1,4 @@
-"""What runs have shown: tables and curves in the papers' form. Imports no JAX; matplotlib only where it draws."""
+"""What runs have shown: tables and curves in the papers' form. Imports matplotlib only where it draws."""
 
 from piat_jax.analysis.curves import robust_accuracy_figure
 from piat_jax.analysis.runs import Checkpoint, Run, display_name, load_run

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from piat_jax.averaging import AVERAGES, INTERPOLATIONS
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import command, expanded
+from piat_jax.core.registry import default_title
+from piat_jax.objectives import METHODS, WRAPPERS
 
 FILES = CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
 CHECKPOINTS = ("best", "final")
@@ -94,17 +97,6 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     )
 
 
-# Those that are not simply written in capitals.
-NAMES = {
-    "pgd_at": "PGD-AT",
-    "standard": "Standard",
-    "consistency": "Consistency",
-    "las": "LAS-AT",
-    "rebat": "ReBAT",
-    "rpatpp": "RPAT++",
-}
-
-
 def display_name(method: str) -> str:
     """What the papers call a method.
 
@@ -112,11 +104,17 @@ def display_name(method: str) -> str:
     ['PGD-AT', 'PIAT', 'PIAT+NMSE', 'TRADES+AWP', 'PIAT+LAS-AT']
     """
     parts = [part for part in method.split("+") if part != "piat"]
-    piat = len(parts) < len(method.split("+"))
+    piat = [INTERPOLATIONS.about("piat").title] if len(parts) < len(method.split("+")) else []
     if piat or len(parts) > 1:
         # PGD-AT goes without saying.
         parts = [part for part in parts if part != "pgd_at"]
-    return "+".join([*(["PIAT"] if piat else []), *(NAMES.get(part, part.upper().replace("_", "-")) for part in parts)])
+    return "+".join([*piat, *map(_title, parts)])
+
+
+def _title(part: str) -> str:
+    """What a part is called; one of a config file that was not read here, as any name without a title."""
+    registries = (METHODS, WRAPPERS, AVERAGES)
+    return next((known.about(part).title for known in registries if part in known), default_title(part))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Averages of weights over training: PIAT's interpolation, as a hook and for optax, and averages beside the weights."""
 
-from piat_jax.averaging.average import EQUAL_WEIGHT, Average, Gated, WarmupDecay, averaged, share_of_first
+from piat_jax.averaging.averages import AVERAGES, average, average_fields
 from piat_jax.averaging.batch_stats import recompute_batch_stats
 from piat_jax.averaging.interpolation import (
     InterpolateParamsState,
@@ -10,16 +10,22 @@ from piat_jax.averaging.interpolation import (
     interpolate_params,
     interpolated,
 )
-from piat_jax.averaging.piat import PIAT
+from piat_jax.averaging.piat import INTERPOLATIONS, PIAT
+from piat_jax.averaging.weight_average import EQUAL_WEIGHT, FAWA, Average, Gated, WarmupDecay, averaged, share_of_first
 
 __all__ = [
+    "AVERAGES",
     "EQUAL_WEIGHT",
+    "FAWA",
+    "INTERPOLATIONS",
     "PIAT",
     "Average",
     "Gated",
     "InterpolateParamsState",
     "RationalWeight",
     "WarmupDecay",
+    "average",
+    "average_fields",
     "averaged",
     "eval_params",
     "interpolate",

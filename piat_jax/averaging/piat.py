@@ -1,19 +1,29 @@
 """PIAT as the trainer's epoch-end hook: weights and BatchNorm statistics are interpolated together."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from piat_jax.averaging.interpolation import PAPER_WEIGHT, Weight, check_weight, interpolate, weight_at
 from piat_jax.core.checks import InputError, check_choice, check_count
+from piat_jax.core.registry import Registry
 from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 BATCH_STATS = ("interpolate", "keep", "recompute")
 MOMENTUM = ("keep", "reset")
 
+INTERPOLATIONS: Registry[type[Any]] = Registry("interpolation")
+"""What training goes on from after each epoch, in place of its own weights: PIAT alone."""
 
+
+@INTERPOLATIONS.register(
+    "piat",
+    summary="Interpolates the weights at each epoch's end and goes on from there.",
+    paper="the PIAT paper, Eq. 9-10",
+)
 @dataclasses.dataclass(frozen=True)
 class PIAT:
     """Interpolate the weights at the end of each epoch and continue from the result; an `EpochEnd`.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from piat_jax.core.types import Array
 
@@ -60,3 +61,20 @@ def flat_draw(draw: Callable[..., Array], key: Array, shape: tuple[int, ...], dt
     True
     """
     return draw(key, (math.prod(shape),), dtype, **options).reshape(shape)
+
+
+def symmetric_beta(alpha: Array | float, u: Array, v: Array) -> Array:
+    """Beta(alpha, alpha) of two uniform numbers in [0, 1), exact for any alpha above 0.
+
+    If `t = sqrt(2 alpha (u^(-1/alpha) - 1)) cos(2 pi v)`, Student's t of 2 alpha degrees of freedom, it is
+    `(1 + t / sqrt(2 alpha + t^2)) / 2`. jax.random.beta draws two gamma variates by rejection: seconds to compile.
+
+    Source: Bailey (1994), Mathematics of Computation 62; Devroye (1996), Random variate generation in one line of code.
+
+    >>> [round(symmetric_beta(1.0, jnp.array(0.5), jnp.array(v)).item(), 4) for v in (0.0, 0.5)]
+    [0.8536, 0.1464]
+    """
+    cosine, s = jnp.cos(2.0 * jnp.pi * v), u ** (1.0 / alpha)
+    # t^2 / (2 alpha) is (1 - s) cos^2 / s: the root has no division by an s of 0.
+    # Clipped, as rounding may leave [0, 1].
+    return jnp.clip((1.0 + cosine * jnp.sqrt((1.0 - s) / (s + (1.0 - s) * cosine**2))) / 2.0, 0.0, 1.0)

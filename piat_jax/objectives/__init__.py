@@ -1,55 +1,34 @@
 """Adversarial-training methods, every one an `Objective` (core/types.py): one file per paper.
 
-`METHODS` are whole; `WRAPPERS` go around any of them, and around each other: `AWP(TRADES(...))`.
+`METHODS` are whole; `WRAPPERS` go around any of them, and around each other: `AWP(TRADES(...))`. The decorators
+`method` and `wrapper` add to them, here and in files of your own.
 """
 
+from piat_jax.objectives.base import METHODS, WRAPPERS, AttackedObjective, Resources, Wrapper, method, wrapper
+
+# isort: off
+# In this order they are listed.
+from piat_jax.objectives.standard import Standard
+from piat_jax.objectives.pgd_at import PGDAT
 from piat_jax.objectives.alp import ALP
-from piat_jax.objectives.ard_prm import ARDPRM
-from piat_jax.objectives.awp import AWP
-from piat_jax.objectives.base import AttackedObjective, Wrapper
+from piat_jax.objectives.trades import TRADES
+from piat_jax.objectives.mart import MART
+from piat_jax.objectives.nmse import NMSE
+from piat_jax.objectives.mail import MAIL
+from piat_jax.objectives.gairat import GAIRAT
+from piat_jax.objectives.fat import FAT
 from piat_jax.objectives.cfa import CFA
+from piat_jax.objectives.rat import RAT
 from piat_jax.objectives.consistency import Consistency
+from piat_jax.objectives.awp import AWP
+from piat_jax.objectives.rpat import RPAT
+from piat_jax.objectives.rebat import ReBAT, RPATpp
 from piat_jax.objectives.distillation import Distillation
 from piat_jax.objectives.ecas import ECAS
-from piat_jax.objectives.fat import FAT
-from piat_jax.objectives.gairat import GAIRAT
 from piat_jax.objectives.las import LAS
-from piat_jax.objectives.mail import MAIL
-from piat_jax.objectives.mart import MART
+from piat_jax.objectives.ard_prm import ARDPRM
 from piat_jax.objectives.mixup_cutmix import Mix
-from piat_jax.objectives.nmse import NMSE
-from piat_jax.objectives.pgd_at import PGDAT
-from piat_jax.objectives.rat import RAT
-from piat_jax.objectives.rebat import ReBAT, RPATpp
-from piat_jax.objectives.rpat import RPAT
-from piat_jax.objectives.standard import Standard
-from piat_jax.objectives.trades import TRADES
-
-METHODS: dict[str, type[AttackedObjective]] = {
-    "standard": Standard,
-    "pgd_at": PGDAT,
-    "alp": ALP,
-    "trades": TRADES,
-    "mart": MART,
-    "nmse": NMSE,
-}
-WRAPPERS: dict[str, type[Wrapper]] = {
-    "mail": MAIL,
-    "gairat": GAIRAT,
-    "fat": FAT,
-    "cfa": CFA,
-    "rat": RAT,
-    "consistency": Consistency,
-    "awp": AWP,
-    "rpat": RPAT,
-    "rebat": ReBAT,
-    "rpatpp": RPATpp,
-    "kd": Distillation,
-    "ecas": ECAS,
-    "las": LAS,
-    "ard_prm": ARDPRM,
-    "mix": Mix,
-}
+# isort: on
 
 __all__ = [
     "ALP",
@@ -75,6 +54,9 @@ __all__ = [
     "Mix",
     "RPATpp",
     "ReBAT",
+    "Resources",
     "Standard",
     "Wrapper",
+    "method",
+    "wrapper",
 ]

@@ -4,10 +4,14 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.types import Context, PyTree
-from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 
 
-@objective
+@method(
+    "alp",
+    summary="PGD-AT with clean and adversarial logits drawn together.",
+    paper="Kannan et al. (2018), arXiv:1803.06373",
+)
 class ALP(AttackedObjective):
     """ALP: minimise `mean_i [ CE(z'_i, y_i) + clean_weight CE(z_i, y_i) + weight |z_i - z'_i|^2 ]`.
 

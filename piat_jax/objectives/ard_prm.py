@@ -9,11 +9,16 @@ from piat_jax.core.checks import InputError, check_count, check_patches, check_s
 from piat_jax.core.forward import with_attention_gates
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, LogitsFn, PyTree, Variables
-from piat_jax.objectives.base import Wrapper, objective, static
+from piat_jax.objectives.base import Wrapper, static, wrapper
 from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 
-@objective
+@wrapper(
+    "ard_prm",
+    summary="A&P, for Vision Transformers: early in training the attack loses attention branches and patches at "
+    "random.",
+    paper="Mo et al. (2022), arXiv:2210.07540",
+)
 class ARDPRM(Wrapper):
     """A&P around any method: early in training each attack step loses attention branches and patches, at random.
 

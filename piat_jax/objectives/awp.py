@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.types import AdversarialBatch, Array, Context, PyTree
-from piat_jax.objectives.base import Wrapper, objective, reached
+from piat_jax.objectives.base import Wrapper, reached, wrapper
 
 TOKENS = ("cls_token", "pos_embed")
 """Parameters of a Vision Transformer that are no kernels, though they have two axes and more."""
 
 
-@objective
+@wrapper(
+    "awp",
+    summary="Trains at adversarially perturbed weights.",
+    paper="Wu et al. (2020), arXiv:2004.05884",
+)
 class AWP(Wrapper):
     """AWP around any method: its gradient, and the optimizer's step, are taken at the weights `w + v`.
 

@@ -6,8 +6,8 @@ logits (`terms`). A `Wrapper` changes some of that of the method inside it, so w
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from piat_jax import losses
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_share
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.registry import Registry
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import (
     AdversarialBatch,
@@ -206,6 +207,18 @@ class AttackedObjective(_Shared):
         return AdversarialBatch(batch, jax.lax.stop_gradient(images), extra)
 
 
+class Resources(Protocol):
+    """What the fields of a wrapper may name in a config, and whoever reads the config can get."""
+
+    def network(self, name: str, num_classes: int) -> Model:
+        """The network of this name, with so many outputs."""
+        ...
+
+    def teacher(self, field: str, folder: str) -> Variables:
+        """Weights and statistics of the run in `folder`, which the config has under `field`."""
+        ...
+
+
 @objective
 class Wrapper(_Shared):
     """Base of what changes another method: every hook is handed to `inner` until a subclass overrides it.
@@ -224,6 +237,8 @@ class Wrapper(_Shared):
     attack_options: ClassVar[Mapping[str, Any]] = {}
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # Fields that a config has as text, with their defaults there; `from_fields` makes objects of them.
+    text_fields: ClassVar[Mapping[str, str]] = {}
     default_inner: ClassVar[str] = "pgd_at"
     needs_attack: ClassVar[bool] = True
     # What keeps two wrappers apart: one multiplies the whole loss, one sets radius and step size of every example, one
@@ -231,6 +246,11 @@ class Wrapper(_Shared):
     rescales: ClassVar[bool] = False
     chooses_attack: ClassVar[bool] = False
     changes_images: ClassVar[bool] = False
+
+    @classmethod
+    def from_fields(cls, inner: Any, fields: Mapping[str, Any], resources: Resources) -> Self:
+        """The wrapper around `inner` with the fields of a config; those of `text_fields` are text there."""
+        return cls(inner, **fields)
 
     def __post_init__(self) -> None:
         self.check_fields()
@@ -300,6 +320,56 @@ class Wrapper(_Shared):
     def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
         """As inside."""
         return self.inner.eval_variables(variables, objective_state["inner"])
+
+
+METHODS: Registry[type[AttackedObjective]] = Registry("method")
+"""The objectives, which are whole methods."""
+
+WRAPPERS: Registry[type[Wrapper]] = Registry("wrapper")
+"""What goes around any of them, and around each other."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, signed, dataclasses.field))
+def method(name: str, *, title: str = "", summary: str = "", paper: str = "") -> Callable[[type[T]], type[T]]:
+    """Declare an `AttackedObjective` as `objective` does, and let configs call it `name`.
+
+    Args:
+      name, title, summary, paper: as `Registry.register` takes them.
+
+    Raises:
+      InputError: the class is no `AttackedObjective`, or the name is taken.
+
+    >>> @method("plain", summary="Cross-entropy on adversarial images.")
+    ... class Plain(AttackedObjective):
+    ...     weight: float = 1.0
+    >>> METHODS.pop("plain") is Plain, Plain(model=None, attack=None).weight
+    (True, 1.0)
+    """
+    return _declared(METHODS, AttackedObjective, name, title, summary, paper)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, signed, dataclasses.field))
+def wrapper(name: str, *, title: str = "", summary: str = "", paper: str = "") -> Callable[[type[T]], type[T]]:
+    """Declare a `Wrapper` as `objective` does, and let configs call it `name`: its config group.
+
+    Args:
+      name, title, summary, paper: as `Registry.register` takes them.
+
+    Raises:
+      InputError: the class is no `Wrapper`, or the name is taken.
+    """
+    return _declared(WRAPPERS, Wrapper, name, title, summary, paper)
+
+
+def _declared(
+    registry: Registry[Any], base: type, name: str, title: str, summary: str, paper: str
+) -> Callable[[type[T]], type[T]]:
+    def declare(cls: type[T]) -> type[T]:
+        if not issubclass(cls, base):
+            raise InputError(f"{registry.kind} {name!r}: {cls.__name__} is no {base.__name__}; make it a subclass")
+        return registry.register(name, title=title, summary=summary, paper=paper)(objective(cls))
+
+    return declare
 
 
 def reached(share: Array | float, context: Context) -> Array:

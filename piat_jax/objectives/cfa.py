@@ -8,12 +8,16 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, wrapper
 from piat_jax.objectives.trades import TRADES
 from piat_jax.objectives.wrapper_checks import innermost
 
 
-@objective
+@wrapper(
+    "cfa",
+    summary="Radius and regularisation of each class by how robust it is; the whole of the paper is cfa+fawa.",
+    paper="Wei et al. (2023), arXiv:2303.14460",
+)
 class CFA(Wrapper):
     """CFA around any method: class k is attacked within `(lambda1 + t_k) eps`, t_k being its robust accuracy.
 

@@ -8,10 +8,15 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.types import Context, PyTree
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, wrapper
 
 
-@objective
+@wrapper(
+    "consistency",
+    title="Consistency",
+    summary="Two augmentations of each image, whose adversarial predictions must agree.",
+    paper="Tack et al. (2022), arXiv:2103.04623",
+)
 class Consistency(Wrapper):
     """Consistency around any method: its loss on 2B examples, plus `weight mean_i JS_T(z'_i, z'_{i+B})`.
 

@@ -1,7 +1,7 @@
 """Distillation from a standard and a robust teacher (Chen et al., 2021)."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,14 @@ from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.trees import leaf_shapes
 from piat_jax.core.types import Array, Context, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective
+from piat_jax.objectives.base import Outputs, Resources, Terms, Wrapper, wrapper
 
 
-@objective
+@wrapper(
+    "kd",
+    summary="Distils from a standard and a robust teacher; with swa it is KD+SWA.",
+    paper="Chen et al. (2021), ICLR",
+)
 class Distillation(Wrapper):
     """KD around any method: `inner_weight L_inner + standard_weight KD(z_s, z') + robust_weight KD(z_r, z')`.
 
@@ -43,8 +47,15 @@ class Distillation(Wrapper):
     robust_weight: float = 0.6
     temperature: float = 2.0
 
+    text_fields: ClassVar[Mapping[str, str]] = {"standard": "", "robust": ""}
     rescales: ClassVar[bool] = True
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
+
+    @classmethod
+    def from_fields(cls, inner: Any, fields: Mapping[str, Any], resources: Resources) -> Self:
+        """As for any wrapper; `standard` and `robust` are folders of runs."""
+        teachers = {name: resources.teacher(name, fields[name]) for name in ("standard", "robust")}
+        return cls(inner, **{**fields, **teachers})
 
     def __post_init__(self) -> None:
         super().__post_init__()

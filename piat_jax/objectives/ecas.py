@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Wrapper, objective, static
+from piat_jax.objectives.base import Wrapper, static, wrapper
 from piat_jax.objectives.wrapper_checks import (
     attack_options,
     check_attack_takes,
@@ -20,7 +20,11 @@ from piat_jax.objectives.wrapper_checks import (
 SCHEDULERS = ("fixed", "linear", "cyclic_batch", "cyclic")
 
 
-@objective
+@wrapper(
+    "ecas",
+    summary="Cycles the radius over epochs and adapts it to each prediction's entropy.",
+    paper="Kuurila-Zhang et al., the ECAS paper",
+)
 class ECAS(Wrapper):
     """ECAS: `eps_i` = the smallest level where `H(p(x_i)) > high`, a random big one where `< low`, else the cyclic one.
 

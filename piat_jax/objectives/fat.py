@@ -7,11 +7,15 @@ import jax.numpy as jnp
 
 from piat_jax.core.checks import check_share
 from piat_jax.core.types import AdversarialBatch, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Wrapper, objective, reached, static
+from piat_jax.objectives.base import Wrapper, reached, static, wrapper
 from piat_jax.objectives.wrapper_checks import check_attack_takes, check_one_run
 
 
-@objective
+@wrapper(
+    "fat",
+    summary="Friendly attack: stops once an example is misclassified.",
+    paper="Zhang et al. (2020), arXiv:2002.11242",
+)
 class FAT(Wrapper):
     """FAT around any method: its attack stops at an example's `tau + 1`-th misclassified iterate.
 

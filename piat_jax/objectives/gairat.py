@@ -5,11 +5,15 @@ import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, signed
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, signed, wrapper
 from piat_jax.objectives.wrapper_checks import attack_options, check_attack_takes, check_one_run
 
 
-@objective
+@wrapper(
+    "gairat",
+    summary="Weighs examples by how many attack steps they withstand.",
+    paper="Zhang et al. (2021), arXiv:2010.01736",
+)
 class GAIRAT(Wrapper):
     """GAIRAT: weights `w_i = (tanh(Lambda + 5 (h - kappa_i) / h) + 1) / 2`, `h = floor(K / 2)`, of the method inside.
 

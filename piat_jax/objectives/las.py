@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from piat_jax.core.checks import InputError, check_at_least, check_count
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import example_keys, flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, accuracy, objective, static
+from piat_jax.objectives.base import Outputs, Resources, Terms, Wrapper, accuracy, static, wrapper
 from piat_jax.objectives.wrapper_checks import (
     attack_options,
     check_attack_takes,
@@ -26,7 +26,12 @@ from piat_jax.objectives.wrapper_checks import (
 HEADS = ("eps_levels", "step_counts", "step_levels", "betas")
 
 
-@objective
+@wrapper(
+    "las",
+    title="LAS-AT",
+    summary="A strategy network chooses each example's radius, steps and step size.",
+    paper="Jia et al. (2022), arXiv:2203.06616",
+)
 class LAS(Wrapper):
     """LAS: `eps_i, K_i, alpha_i` (and `beta_i`) are drawn from a network's `pi(a | x_i)`, which learns by REINFORCE.
 
@@ -114,7 +119,14 @@ class LAS(Wrapper):
         "trades": {"beta": 1.0, "clean_forwards": 1},
         "pgd_at+awp": {"label_smoothing": 0.0, "attack_batch_norm": "eval"},
     }
+    text_fields: ClassVar[Mapping[str, str]] = {"strategy": "resnet18"}
     chooses_attack: ClassVar[bool] = True
+
+    @classmethod
+    def from_fields(cls, inner: Any, fields: Mapping[str, Any], resources: Resources) -> Self:
+        """As for any wrapper; `strategy` is the name of a network."""
+        strategy = resources.network(fields["strategy"], cls.num_actions(**fields))
+        return cls(inner, **{**fields, "strategy": strategy})
 
     def __post_init__(self) -> None:
         super().__post_init__()

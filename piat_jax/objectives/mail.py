@@ -9,10 +9,14 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.checks import check_choice
 from piat_jax.core.types import Array, Context, PyTree
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, signed, static
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, signed, static, wrapper
 
 
-@objective
+@wrapper(
+    "mail",
+    summary="Weighs examples by their adversarial margin.",
+    paper="Wang et al. (2021), arXiv:2106.07904",
+)
 class MAIL(Wrapper):
     """MAIL around any method: its adversarial part times `w_i = 3 sigmoid(slope (max_{j != y} p'_j - p'_y + bias))`.
 

@@ -7,10 +7,14 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.types import Array, Context, PyTree
-from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 
 
-@objective
+@method(
+    "mart",
+    summary="Boosted cross-entropy, and a divergence that weighs misclassified examples more.",
+    paper="Wang et al. (2020), ICLR",
+)
 class MART(AttackedObjective):
     """MART: minimise `mean_i [ BCE(z'_i, y_i) + beta (1 - p_y(x_i)) KL(p_i || p'_i) ]`.
 

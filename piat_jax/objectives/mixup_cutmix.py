@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_range
-from piat_jax.core.rng import named_key
+from piat_jax.core.rng import named_key, symmetric_beta
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.alp import ALP
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, wrapper
 from piat_jax.objectives.las import LAS
 from piat_jax.objectives.nmse import NMSE
 from piat_jax.objectives.pgd_at import PGDAT
@@ -23,7 +23,11 @@ from piat_jax.objectives.wrapper_checks import attack_options, check_attack_take
 LINEAR = (Standard, PGDAT, ALP, TRADES, NMSE)
 
 
-@objective
+@wrapper(
+    "mix",
+    summary="Mixup or CutMix in a share of the batches, attacked as mixed; A&P's code has it in its PGD-AT.",
+    paper="Zhang et al. (2018), arXiv:1710.09412; Yun et al. (2019), arXiv:1905.04899",
+)
 class Mix(Wrapper):
     """Mix around a method: in a share of the batches each example is mixed with its partner, image and label.
 
@@ -76,8 +80,8 @@ class Mix(Wrapper):
         if self.attacks:
             check_attack_takes(self, "loss")
         *wrappers, method = layers(self.inner)
-        for wrapper in wrappers:
-            _check_leaves_the_loss(wrapper)
+        for inside in wrappers:
+            _check_leaves_the_loss(inside)
         if not isinstance(method, LINEAR):
             known = ", ".join(cls.__name__ for cls in LINEAR)
             raise InputError(f"Mix needs a loss linear in the label, and {type(method).__name__}'s is not: {known} are")
@@ -142,23 +146,6 @@ def outside_box(lam: Array, centre: Array, size: tuple[int, ...]) -> Array:
         inside.append((pixels >= middle - half) & (pixels < middle + half))
     rows, columns = inside
     return ~(rows[:, None] & columns[None, :])[None, :, :, None]
-
-
-def symmetric_beta(alpha: Array | float, u: Array, v: Array) -> Array:
-    """Beta(alpha, alpha) of two uniform numbers in [0, 1), exact for any alpha above 0.
-
-    If `t = sqrt(2 alpha (u^(-1/alpha) - 1)) cos(2 pi v)`, Student's t of 2 alpha degrees of freedom, it is
-    `(1 + t / sqrt(2 alpha + t^2)) / 2`. jax.random.beta draws two gamma variates by rejection: seconds to compile.
-
-    Source: Bailey (1994), Mathematics of Computation 62; Devroye (1996), Random variate generation in one line of code.
-
-    >>> [round(symmetric_beta(1.0, jnp.array(0.5), jnp.array(v)).item(), 4) for v in (0.0, 0.5)]
-    [0.8536, 0.1464]
-    """
-    cosine, s = jnp.cos(2.0 * jnp.pi * v), u ** (1.0 / alpha)
-    # t^2 / (2 alpha) is (1 - s) cos^2 / s: the root has no division by an s of 0.
-    # Clipped, as rounding may leave [0, 1].
-    return jnp.clip((1.0 + cosine * jnp.sqrt((1.0 - s) / (s + (1.0 - s) * cosine**2))) / 2.0, 0.0, 1.0)
 
 
 def _check_leaves_the_loss(wrapper: Wrapper) -> None:

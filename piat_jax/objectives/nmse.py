@@ -4,10 +4,14 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.types import Context, PyTree
-from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective, static
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method, static
 
 
-@objective
+@method(
+    "nmse",
+    summary="PGD-AT with the normalised mean square error of logits.",
+    paper="the PIAT paper, Eq. 11-12",
+)
 class NMSE(AttackedObjective):
     """NMSE: minimise `mean_i [ CE(z'_i, y_i) + mu (1 - p_y(x_i)) | z_i/|z_i| - z'_i/|z'_i| |^2 ]`.
 

@@ -6,10 +6,14 @@ from typing import Any, ClassVar
 from piat_jax import losses
 from piat_jax.core.checks import check_range
 from piat_jax.core.types import Context, PyTree
-from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective, static
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method, static
 
 
-@objective
+@method(
+    "pgd_at",
+    summary="Cross-entropy on images perturbed by PGD.",
+    paper="Madry et al. (2018), arXiv:1706.06083",
+)
 class PGDAT(AttackedObjective):
     """PGD-AT: minimise `mean_i CE(z(x'_i), y_i)`.
 

@@ -10,14 +10,18 @@ from piat_jax import losses
 from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.rng import flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, static
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, static, wrapper
 from piat_jax.objectives.trades import TRADES
 from piat_jax.objectives.wrapper_checks import layers
 
 EIGHT = ("clean", "adversarial", *("adversarial", "clean") * 3)
 
 
-@objective
+@wrapper(
+    "rat",
+    summary="TRADES with soft targets from a Taylor expansion in randomised weights.",
+    paper="Jin et al. (2023), arXiv:2303.10653",
+)
 class RAT(Wrapper):
     """RAT: minimise `mean_i [ (1 - share) CE(z_i, y_i) + share first_i + share/2 second_i + beta KL(p_i || p'_i) ]`.
 
@@ -68,9 +72,9 @@ class RAT(Wrapper):
         check_range("share", self.share, 0, 1)
         check_range("kappa", self.kappa, 0, 1)
         *wrappers, method = layers(self.inner)
-        for wrapper in wrappers:
-            if wrapper.rescales:
-                name = type(wrapper).__name__
+        for inside in wrappers:
+            if inside.rescales:
+                name = type(inside).__name__
                 raise InputError(
                     f"{name} scales the cross-entropy that RAT takes a share of; put it outside: {name}(RAT(...))"
                 )

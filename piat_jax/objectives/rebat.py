@@ -12,10 +12,15 @@ from piat_jax.core.checks import check_range
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.trees import copied
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, LogitsFn, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, static
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, static, wrapper
 
 
-@objective
+@wrapper(
+    "rebat",
+    title="ReBAT",
+    summary="Late in training, pulls the model towards its weight average, which is what is evaluated.",
+    paper="Wang et al. (2023), arXiv:2310.19360",
+)
 class ReBAT(Wrapper):
     """ReBAT around any method: add `beta KL(p_wa(x'_i) || p(x'_i))`, p_wa of the averaged weights, a constant.
 
@@ -105,7 +110,12 @@ class ReBAT(Wrapper):
         return jax.tree.map(lambda mean, now: jnp.where(own["started"], mean, now), average, variables)
 
 
-@objective
+@wrapper(
+    "rpatpp",
+    title="RPAT++",
+    summary="ReBAT whose target is the average's prediction extrapolated from the mid-point.",
+    paper="Wang and Liu (2025), arXiv:2508.02186",
+)
 class RPATpp(ReBAT):
     """RPAT++ around any method: `beta KL( softmax(z_wa(x~_i) - (1 - r) z_wa(x_i)) || softmax(r z(x'_i)) )` is added.
 

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.checks import check_choice, check_range
-from piat_jax.core.rng import named_key
+from piat_jax.core.rng import named_key, symmetric_beta
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, objective, reached, static
-from piat_jax.objectives.mixup_cutmix import symmetric_beta
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, static, wrapper
 
 DISTANCES = {
     "mse": lambda first, second: jnp.mean((first - second) ** 2, axis=-1),
@@ -21,7 +20,11 @@ DISTANCES = {
 }
 
 
-@objective
+@wrapper(
+    "rpat",
+    summary="Makes logits change evenly along the perturbation: a penalty at its mid-point.",
+    paper="Wang and Liu (2025), arXiv:2508.02186, the RPAT paper, Eq. 3",
+)
 class RPAT(Wrapper):
     """RPAT around any method: plus `weight mean_i D( (z~_i - z_i) / alpha, (z'_i - z~_i) / (1 - alpha) )`.
 

@@ -4,10 +4,15 @@ from typing import ClassVar
 
 from piat_jax import losses
 from piat_jax.core.types import AdversarialBatch, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 
 
-@objective
+@method(
+    "standard",
+    title="Standard",
+    summary="Ordinary training on clean images, the reference for what robustness costs.",
+    paper="none",
+)
 class Standard(AttackedObjective):
     """Ordinary training: minimise `mean_i CE(z(x_i), y_i)`; what robustness costs is measured against it.
 

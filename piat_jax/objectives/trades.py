@@ -7,10 +7,15 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.checks import check_choice
 from piat_jax.core.types import AdversarialBatch, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, objective, static
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method, static
 
 
-@objective
+@method(
+    "trades",
+    summary="Clean cross-entropy and the divergence of the adversarial prediction from the clean one, which the attack "
+    "maximises.",
+    paper="Zhang et al. (2019), arXiv:1901.08573",
+)
 class TRADES(AttackedObjective):
     """TRADES: minimise `mean_i [ CE(z_i, y_i) + beta KL(p_i || p'_i) ]`; the attack maximises the KL term.
 

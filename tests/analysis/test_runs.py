@@ -45,6 +45,8 @@ def test_of_an_epoch_that_was_repeated_the_later_line_counts(run_at):
         ("nmse+piat", "PIAT+NMSE"),
         ("trades+piat", "PIAT+TRADES"),
         ("pgd_at+las", "LAS-AT"),
+        ("consistency+rebat+seat", "Consistency+ReBAT+SEAT"),
+        ("standard+of_a_file_elsewhere", "Standard+OF-A-FILE-ELSEWHERE"),
         ("pgd_at+rpatpp+swa", "RPAT+++SWA"),
         ("pgd_at+awp+piat", "PIAT+AWP"),
     ],

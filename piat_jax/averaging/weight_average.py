@@ -61,7 +61,7 @@ class Average:
     - EMA, SEAT: `Average(WarmupDecay(0.999), period="step")`
     - EMA without warm-up: `Average(0.999, period="step")`, which after n states is `0.999^(n - 1)` the first of them
     - SWA: `Average(EQUAL_WEIGHT, start=55 / 200, epochs=200, batch_stats="recompute")`
-    - FAWA: `Gated(Average(0.88), accept)`, with a validation score in `accept`
+    - FAWA: `Gated(FAWA(0.88), accept)`, with a validation score in `accept`
 
     Attributes:
       weight: `w`, what remains of the average: a constant in [0, 1], or a schedule n -> w_n. Equal averages share one
@@ -138,18 +138,33 @@ class Average:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gated:
-    """An epoch-end hook that runs only after the epochs a score accepts: FAWA's "fairness aware" average.
+class FAWA(Average):
+    """FAWA's "fairness aware" average, of the epochs whose worst class is robust enough; its hook goes into `Gated`.
 
-    Not compiled: `accept` looks at data. CFA averages where the worst class (`evaluation.accuracy.worst_class`) of the
-    validation examples under PGD-10 is at least 0.2, with the weight 0.88 on the past.
+    Attributes:
+      threshold: the accuracy in [0, 1] that the worst class (`evaluation.worst_class`) of the validation examples
+        must reach under PGD-10: 0.2, as the README of its code runs it (0.24 by default).
+
+    Source: Wei et al. (2023), arXiv:2303.14460, and its code; the weight of the past is 0.88 there. Its average is a
+    random network until the first accepted epoch; `averaged` gives the current weights.
+    """
+
+    threshold: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("threshold", self.threshold, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated:
+    """An epoch-end hook that runs only after the epochs a score accepts, as FAWA does.
+
+    Not compiled: `accept` looks at data.
 
     Attributes:
       hook: an `Average`, or its compiled form.
       accept: whether the state, as the hooks before left it, is to be averaged.
-
-    Source: Wei et al. (2023), arXiv:2303.14460, and its code: threshold 0.2 as its README runs it (0.24 by
-    default). Its average is a random network until the first accepted epoch; `averaged` gives the current weights.
     """
 
     hook: EpochEnd

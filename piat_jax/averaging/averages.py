@@ -1,0 +1,71 @@
+"""The averages by name: functions that build one for a run, whose keyword arguments are its fields in a config."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from piat_jax.averaging.weight_average import EQUAL_WEIGHT, FAWA, Average, WarmupDecay
+from piat_jax.core.checks import InputError
+from piat_jax.core.registry import Registry
+
+AVERAGES: Registry[Callable[..., Average]] = Registry("average")
+"""Functions `(*, epochs, ...) -> Average`, of the run's length and of fields that all have defaults."""
+
+average = AVERAGES.register
+
+
+@average(
+    "ema",
+    summary="Exponential average of the weights, each step; warmed up as SEAT's unless average.warmup=False.",
+    paper="Polyak and Juditsky (1992)",
+)
+def ema(*, epochs: int, decay: float = 0.999, start: float = 0.0, warmup: bool = True) -> Average:
+    """EMA of each step's weights; a constant decay without `warmup`."""
+    return Average(WarmupDecay(decay) if warmup else decay, period="step", start=start, epochs=epochs)
+
+
+@average(
+    "seat",
+    summary="Exponential average with warm-up, each step.",
+    paper="Wang and Wang (2022), arXiv:2203.09678",
+)
+def seat(*, epochs: int, decay: float = 0.999, start: float = 0.0) -> Average:
+    """SEAT's average of each step's weights."""
+    return ema(epochs=epochs, decay=decay, start=start)
+
+
+@average(
+    "swa",
+    summary="Equal average of the weights of late epochs.",
+    paper="Izmailov et al. (2018), arXiv:1803.05407",
+)
+def swa(*, epochs: int, start: float = 55 / 200) -> Average:
+    """SWA of the epochs from `start` on; BatchNorm's statistics are estimated anew."""
+    return Average(EQUAL_WEIGHT, start=start, epochs=epochs, batch_stats="recompute")
+
+
+@average(
+    "fawa",
+    summary="Average over epochs in which the worst class is robust enough on validation data.",
+    paper="Wei et al. (2023), arXiv:2303.14460",
+)
+def fawa(*, epochs: int, decay: float = 0.88, start: float = 0.0, threshold: float = 0.2) -> Average:
+    """FAWA of the epochs that a gate of this threshold lets through (`Gated`)."""
+    return FAWA(decay, start=start, epochs=epochs, threshold=threshold)
+
+
+def average_fields(name: str) -> dict[str, Any]:
+    """The fields of an average and their defaults: what its function takes beside `epochs`.
+
+    Raises:
+      InputError: one of them has no default.
+
+    >>> average_fields("ema")
+    {'decay': 0.999, 'start': 0.0, 'warmup': True}
+    """
+    parameters = inspect.signature(AVERAGES[name]).parameters.values()
+    fields = {parameter.name: parameter.default for parameter in parameters if parameter.name != "epochs"}
+    for field, default in fields.items():
+        if default is inspect.Parameter.empty:
+            raise InputError(f"average {name!r} has no default for {field!r}; give it one, for configs to begin with")
+    return fields

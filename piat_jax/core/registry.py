@@ -1,0 +1,113 @@
+"""What names stand for: tables that a decorator fills where each thing is defined."""
+
+import re
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from piat_jax.core.checks import InputError, check_choice
+
+T = TypeVar("T")
+Entry = TypeVar("Entry")
+
+
+class About(NamedTuple):
+    """What a list says of something that has a name."""
+
+    name: str
+    title: str  # what papers call it
+    summary: str  # one sentence
+    paper: str  # such as "Zhang et al. (2019), arXiv:1901.08573"
+
+
+class Registry(MutableMapping[str, T], Generic[T]):
+    """Names and what they stand for, in the order of registration; `register` is the decorator that adds to it.
+
+    Plain assignment, `registry["mine"] = Mine`, adds something without text. A name that stands for something is not
+    given away: only what is defined at the same place may replace it, as when a config file is executed twice.
+
+    Args:
+      kind: what the entries are, for error messages.
+
+    Raises:
+      InputError: a name that is taken, or that could not be written in a config.
+
+    >>> shapes = Registry("shape")
+    >>> @shapes.register("unit_square", summary="As wide as high.")
+    ... def square():
+    ...     return 1.0
+    >>> list(shapes), shapes["unit_square"](), shapes.about("unit_square").title
+    (['unit_square'], 1.0, 'UNIT-SQUARE')
+    >>> shapes["unit_square"] = max
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: shape 'unit_square' is there already; choose another name, or remove it first
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+        self._texts: dict[str, About] = {}
+
+    def register(self, name: str, *, title: str = "", summary: str = "", paper: str = "") -> Callable[[Entry], Entry]:
+        """A decorator that adds what it decorates, and returns it as it is.
+
+        Args:
+          name: letters, digits, _ and -.
+          title: what papers call it; the name in capitals where it is left out.
+          summary: one sentence.
+          paper: authors, year and where it is found.
+
+        Raises:
+          InputError: see the class.
+        """
+
+        def add(entry: Entry) -> Entry:
+            self[name] = entry  # type: ignore[assignment]
+            self._texts[name] = About(name, title or default_title(name), summary, paper)
+            return entry
+
+        return add
+
+    def about(self, name: str) -> About:
+        """Title, sentence and paper of an entry; the last two are "" where none were given.
+
+        Raises:
+          InputError: nothing has this name.
+        """
+        check_choice(self.kind, name, self)
+        return self._texts.get(name, About(name, default_title(name), "", ""))
+
+    def __setitem__(self, name: str, entry: T) -> None:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+            raise InputError(f"{self.kind} {name!r} is no name; use letters, digits, _ and -, such as 'my_{self.kind}'")
+        if name in self._entries and _origin(self._entries[name]) != _origin(entry):
+            raise InputError(f"{self.kind} {name!r} is there already; choose another name, or remove it first")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        return self._entries[name]
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+        self._texts.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}s: {', '.join(self)}>"
+
+
+def default_title(name: str) -> str:
+    """A name as papers mostly write it: "pgd_at" is PGD-AT."""
+    return name.upper().replace("_", "-")
+
+
+def _origin(entry: Any) -> Any:
+    """Where a class or function is defined; of a tuple each part's; anything else is itself."""
+    if isinstance(entry, tuple):
+        return tuple(map(_origin, entry))
+    place = (getattr(entry, "__module__", None), getattr(entry, "__qualname__", None))
+    return place if all(place) else entry
