@@ -15,6 +15,10 @@ from piat_jax import checkpoint
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import TrainState, Variables
+from piat_jax.objectives import WrapperState
+from piat_jax.objectives.cfa import ClassRates
+from piat_jax.objectives.las import Strategy
+from piat_jax.objectives.rebat import MovingAverage
 
 
 def make(value=0.0, width=3):
@@ -50,6 +54,20 @@ def test_a_state_without_anchor(tmp_path):
     state = dataclasses.replace(make(2.0), anchor=None)
     Checkpoints(tmp_path).save("best", state, {"epoch": 1})
     same(Checkpoints(tmp_path).load_state("best", dataclasses.replace(make(), anchor=None)), state)
+
+
+def test_the_states_of_wrappers_are_read_as_earlier_versions_saved_them(tmp_path):
+    counts = {"robust": jnp.arange(3), "total": jnp.arange(3) + 4, "rate": jnp.ones(3), "counted": jnp.ones(3, bool)}
+    las = {name: {"w": jnp.full(2, number)} for number, name in enumerate(("params", "model_state", "momentum"))}
+    average = {"params": {"w": jnp.full(2, 5.0)}, "model_state": {"mean": jnp.full(3, 6.0)}, "started": jnp.array(True)}
+    old = {"own": (), "inner": {"own": average, "inner": {"own": counts, "inner": {"own": las, "inner": ()}}}}
+    Checkpoints(tmp_path).save("last", dataclasses.replace(make(1.0), objective_state=old), {"epoch": 2})
+    new = WrapperState(
+        (),
+        WrapperState(MovingAverage(**average), WrapperState(ClassRates(**counts), WrapperState(Strategy(**las), ()))),
+    )
+    like = dataclasses.replace(make(), objective_state=jax.tree.map(jnp.zeros_like, new))
+    same(Checkpoints(tmp_path).load_state("last", like).objective_state, new)
 
 
 def test_a_save_replaces_its_predecessor_only(tmp_path):

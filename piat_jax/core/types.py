@@ -80,7 +80,9 @@ class AdversarialBatch(NamedTuple):
 
     clean: Batch
     images: Array  # [B, H, W, C], already a constant
-    extra: Mapping[str, PyTree] = {}  # each wrapper's under a name of its own; scalars to log under "metrics"
+    extra: Mapping[str, PyTree] = {}  # what wrappers hand on from `perturb` (`objectives.Wrapper.hand`)
+    model_state: PyTree | None = None  # the statistics, where crafting has forwarded in training mode
+    metrics: Mapping[str, Array] = {}  # scalars to log, means over the batch
 
 
 class Aux(NamedTuple):

@@ -4,7 +4,16 @@
 `method` and `wrapper` add to them, here and in files of your own.
 """
 
-from piat_jax.objectives.base import METHODS, WRAPPERS, AttackedObjective, Resources, Wrapper, method, wrapper
+from piat_jax.objectives.base import (
+    METHODS,
+    WRAPPERS,
+    AttackedObjective,
+    Resources,
+    Wrapper,
+    WrapperState,
+    method,
+    wrapper,
+)
 
 # isort: off
 # In this order they are listed.
@@ -57,6 +66,7 @@ __all__ = [
     "Resources",
     "Standard",
     "Wrapper",
+    "WrapperState",
     "method",
     "wrapper",
 ]

@@ -17,6 +17,7 @@ from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_share
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.registry import Registry
+from piat_jax.core.renamed import warn
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import (
     AdversarialBatch,
@@ -94,8 +95,9 @@ class _Shared:
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> tuple[Array, Aux]:
         """The mean of `terms` after `forwards`, each of which updates BatchNorm's statistics once."""
+        batch = _with_fields_of_their_own(batch)
         # Where crafting has forwarded in training mode, its statistics come first.
-        model_state = batch.extra.get("model_state", model_state)
+        model_state = model_state if batch.model_state is None else batch.model_state
         start, images, logits = Variables(params, model_state), self.inputs(batch), {}
         model: Model = self.model  # type: ignore[attr-defined]
         for kind in self.forwards:
@@ -105,7 +107,7 @@ class _Shared:
             logits.setdefault(kind, values)
         terms = self.terms(Outputs(logits, batch, start), objective_state, context)
         loss = jnp.mean(terms.adversarial + terms.other)
-        metrics = {"loss": loss, **terms.metrics, **batch.extra.get("metrics", {})}
+        metrics = {"loss": loss, **terms.metrics, **batch.metrics}
         for kind, values in logits.items():
             if kind in ("clean", "adversarial"):
                 metrics[f"{kind}_accuracy"] = accuracy(values, batch.clean.labels)
@@ -219,11 +221,26 @@ class Resources(Protocol):
         ...
 
 
+class WrapperState(NamedTuple):
+    """A wrapper's state between steps."""
+
+    own: PyTree  # what `init_own` returns: a NamedTuple of the wrapper's, or ()
+    inner: PyTree  # of the method inside
+
+    def __getitem__(self, key: Any) -> Any:  # type: ignore[override]
+        """By position, as of any tuple; by name for one release more."""
+        if not isinstance(key, str):
+            return tuple.__getitem__(self, key)
+        warn(f'objective_state["{key}"]', f"objective_state.{key}")
+        return getattr(self, key)
+
+
 @objective
 class Wrapper(_Shared):
     """Base of what changes another method: every hook is handed to `inner` until a subclass overrides it.
 
-    The state is `{"own": ..., "inner": ...}`; a wrapper with a state overrides `init_own` and what changes it.
+    The state is a `WrapperState`; a wrapper with a state of its own overrides `init_own` and what changes it. What it
+    prepares while crafting it hands on to its `terms` and `after_step` with `hand` and `handed`.
 
     Attributes:
       inner: the method inside, itself wrapped or not; given first, without its name: `AWP(TRADES(...), gamma=0.005)`.
@@ -281,22 +298,30 @@ class Wrapper(_Shared):
         """No state of its own."""
         return ()
 
-    def init(self, variables: Variables, images: Array, *, key: Array) -> dict[str, PyTree]:
+    def init(self, variables: Variables, images: Array, *, key: Array) -> WrapperState:
         """The wrapper's state and that of the method inside."""
         own = self.init_own(variables, images, key=named_key(key, type(self).__name__))
-        return {"own": own, "inner": self.inner.init(variables, images, key=key)}
+        return WrapperState(own, self.inner.init(variables, images, key=key))
+
+    def hand(self, batch: AdversarialBatch, value: PyTree) -> AdversarialBatch:
+        """The batch with something of this wrapper's, for `handed` to take out again."""
+        return batch._replace(extra={**batch.extra, type(self).__name__: value})
+
+    def handed(self, batch: AdversarialBatch) -> Any:
+        """What this wrapper has handed on in its `perturb`."""
+        return batch.extra[type(self).__name__]
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """As inside."""
-        return self.inner.perturb(variables, objective_state["inner"], batch, context)
+        return self.inner.perturb(variables, objective_state.inner, batch, context)
 
     def perturb_weights(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> PyTree:
         """As inside, where what is outside adds nothing to the loss."""
-        return self.inner.perturb_weights(params, model_state, objective_state["inner"], batch, context)
+        return self.inner.perturb_weights(params, model_state, objective_state.inner, batch, context)
 
     def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
         """As inside."""
@@ -304,22 +329,22 @@ class Wrapper(_Shared):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """As inside."""
-        return self.inner.terms(outputs, objective_state["inner"], context)
+        return self.inner.terms(outputs, objective_state.inner, context)
 
     def after_step(
-        self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
-    ) -> PyTree:
+        self, variables: Variables, objective_state: WrapperState, batch: AdversarialBatch, aux: Aux, context: Context
+    ) -> WrapperState:
         """The state inside after the step; the own one as it was."""
-        inner = self.inner.after_step(variables, objective_state["inner"], batch, aux, context)
-        return {**objective_state, "inner": inner}
+        inner = self.inner.after_step(variables, objective_state.inner, batch, aux, context)
+        return objective_state._replace(inner=inner)
 
-    def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
+    def after_epoch(self, objective_state: WrapperState, context: Context) -> WrapperState:
         """The state inside after the epoch; the own one as it was."""
-        return {**objective_state, "inner": self.inner.after_epoch(objective_state["inner"], context)}
+        return objective_state._replace(inner=self.inner.after_epoch(objective_state.inner, context))
 
     def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
         """As inside."""
-        return self.inner.eval_variables(variables, objective_state["inner"])
+        return self.inner.eval_variables(variables, objective_state.inner)
 
 
 METHODS: Registry[type[AttackedObjective]] = Registry("method")
@@ -370,6 +395,15 @@ def _declared(
         return registry.register(name, title=title, summary=summary, paper=paper)(objective(cls))
 
     return declare
+
+
+def _with_fields_of_their_own(batch: AdversarialBatch) -> AdversarialBatch:
+    """The batch where a wrapper hands statistics and metrics on as an earlier release did, in `extra`."""
+    for name in ("model_state", "metrics"):
+        if name in batch.extra:
+            warn(f'AdversarialBatch.extra["{name}"]', f"AdversarialBatch.{name}")
+    metrics = {**batch.metrics, **batch.extra.get("metrics", {})}
+    return batch._replace(metrics=metrics, model_state=batch.extra.get("model_state", batch.model_state))
 
 
 def reached(share: Array | float, context: Context) -> Array:

@@ -1,16 +1,25 @@
 """Class-wise calibrated fair adversarial training (Wei et al., 2023)."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, wrapper
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, WrapperState, reached, wrapper
 from piat_jax.objectives.trades import TRADES
 from piat_jax.objectives.wrapper_checks import innermost
+
+
+class ClassRates(NamedTuple):
+    """How robust each class was, `[K]` each."""
+
+    robust: Array  # int32, examples of this epoch that withstood their attack
+    total: Array  # int32, examples of this epoch
+    rate: Array  # of the epoch before
+    counted: Array  # whether there is a rate yet
 
 
 @wrapper(
@@ -53,28 +62,24 @@ class CFA(Wrapper):
     rescales: ClassVar[bool] = True
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
 
-    def init_own(self, variables: Variables, images: Array, *, key: Array) -> dict[str, Array]:
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> ClassRates:
         """Counts of this epoch and rates of the one before, `[K]` each."""
         classes = jax.eval_shape(
             lambda x: self.model.apply(variables.params, variables.model_state, x, train=False)[0], images
         ).shape[-1]
-        return {
-            "robust": jnp.zeros(classes, jnp.int32),
-            "total": jnp.zeros(classes, jnp.int32),
-            "rate": jnp.zeros(classes, jnp.float32),
-            "counted": jnp.zeros(classes, bool),
-        }
+        zeros = [jnp.zeros(classes, kind) for kind in (jnp.int32, jnp.int32, jnp.float32, bool)]
+        return ClassRates(*zeros)
 
-    def factor(self, offset: Array | float, own: PyTree, labels: Array, context: Context) -> Array:
+    def factor(self, offset: Array | float, own: ClassRates, labels: Array, context: Context) -> Array:
         """`offset + t_k` of each example's class, `[B]`."""
-        calibrated = reached(self.start, context) & own["counted"]
-        return jnp.where(calibrated, offset + own["rate"], 1.0)[labels]
+        calibrated = reached(self.start, context) & own.counted
+        return jnp.where(calibrated, offset + own.rate, 1.0)[labels]
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """As inside, each class within its own radius."""
-        factor = self.factor(self.lambda1, objective_state["own"], batch.labels, context)
+        factor = self.factor(self.lambda1, objective_state.own, batch.labels, context)
         context = context.with_attack(eps=context.attack.get("eps", self.eps) * factor)
         return super().perturb(variables, objective_state, batch, context)
 
@@ -83,32 +88,31 @@ class CFA(Wrapper):
         terms, method = super().terms(outputs, objective_state, context), innermost(self.inner)
         if not isinstance(method, TRADES):
             return terms
-        factor = self.factor(self.lambda2, objective_state["own"], outputs.batch.clean.labels, context)
+        factor = self.factor(self.lambda2, objective_state.own, outputs.batch.clean.labels, context)
         scale = 1.0 / (1.0 + factor * method.beta)
         return terms._replace(adversarial=factor * scale * terms.adversarial, other=scale * terms.other)
 
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
-    ) -> PyTree:
+    ) -> WrapperState:
         """Count the batch."""
-        state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state["own"]
+        state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state.own
         labels = batch.clean.labels
         robust = losses.correct(aux.logits["adversarial"], labels)
-        counts = {
-            "robust": own["robust"].at[labels].add(robust.astype(jnp.int32)),
-            "total": own["total"].at[labels].add(1),
-        }
-        return {**state, "own": {**own, **counts}}
+        own = own._replace(
+            robust=own.robust.at[labels].add(robust.astype(jnp.int32)), total=own.total.at[labels].add(1)
+        )
+        return state._replace(own=own)
 
-    def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
+    def after_epoch(self, objective_state: WrapperState, context: Context) -> WrapperState:
         """Rates from the counts, which begin anew; a class that did not occur keeps its rate."""
-        state, own = super().after_epoch(objective_state, context), objective_state["own"]
-        occurred = own["total"] > 0
-        rate = own["robust"].astype(jnp.float32) / jnp.maximum(own["total"], 1)
-        own = {
-            "robust": jnp.zeros_like(own["robust"]),
-            "total": jnp.zeros_like(own["total"]),
-            "rate": jnp.where(occurred, rate, own["rate"]),
-            "counted": own["counted"] | occurred,
-        }
-        return {**state, "own": own}
+        state, own = super().after_epoch(objective_state, context), objective_state.own
+        occurred = own.total > 0
+        rate = own.robust.astype(jnp.float32) / jnp.maximum(own.total, 1)
+        own = ClassRates(
+            robust=jnp.zeros_like(own.robust),
+            total=jnp.zeros_like(own.total),
+            rate=jnp.where(occurred, rate, own.rate),
+            counted=own.counted | occurred,
+        )
+        return state._replace(own=own)

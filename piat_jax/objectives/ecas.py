@@ -105,13 +105,13 @@ class ECAS(Wrapper):
         levels = jnp.sort(jnp.stack([jnp.asarray(level, jnp.float32) for level in self.levels])) / 8
         nominal = context.attack.get("eps", self.eps)
         cyclic = self._scheduled(levels, context)
-        radii, prepared = jnp.broadcast_to(cyclic, batch.labels.shape), {}
+        radii, after_entropy = jnp.broadcast_to(cyclic, batch.labels.shape), None
         adjusted = {}
         if self.entropy:
             train = self.entropy_batch_norm == "train"
             logits, model_state = self.model.apply(variables.params, variables.model_state, batch.images, train=train)
             if train:
-                variables, prepared = variables._replace(model_state=model_state), {"model_state": model_state}
+                variables, after_entropy = variables._replace(model_state=model_state), model_state
             which = jax.random.randint(named_key(context.key, "ecas"), (), 0, self.num_big)
             entropy = prediction_entropy(logits)
             lower, raise_ = entropy > self.entropy_high, entropy < self.entropy_low
@@ -129,8 +129,9 @@ class ECAS(Wrapper):
         if self.clip:
             adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
         # Statistics from inside are newer: they began with these.
-        metrics = {**adversarial.extra.get("metrics", {}), **adjusted}
-        return adversarial._replace(extra={**prepared, **adversarial.extra, "ecas": radii, "metrics": metrics})
+        if adversarial.model_state is None:
+            adversarial = adversarial._replace(model_state=after_entropy)
+        return self.hand(adversarial._replace(metrics={**adversarial.metrics, **adjusted}), radii)
 
     def _scheduled(self, levels: Array, context: Context) -> Array:
         if self.scheduler == "fixed":

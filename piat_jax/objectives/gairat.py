@@ -52,12 +52,12 @@ class GAIRAT(Wrapper):
         # Other wrappers may have set how many steps each example takes.
         weights = instance_weights(adversarial.extra["correct_iterates"], adversarial.extra["iterates"], self.lam)
         weights = jnp.where(reached(self.start, context), weights, 1.0)
-        return adversarial._replace(extra={**adversarial.extra, "gairat": weights})
+        return self.hand(adversarial, weights)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Those inside, the adversarial part weighted."""
         terms = super().terms(outputs, objective_state, context)
-        return terms._replace(adversarial=outputs.batch.extra["gairat"] * terms.adversarial)
+        return terms._replace(adversarial=self.handed(outputs.batch) * terms.adversarial)
 
 
 def instance_weights(correct_iterates: Array, steps: Array | int, lam: Array | float) -> Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from piat_jax.core.checks import InputError, check_at_least, check_count
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import example_keys, flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Resources, Terms, Wrapper, accuracy, static, wrapper
+from piat_jax.objectives.base import Outputs, Resources, Terms, Wrapper, WrapperState, accuracy, static, wrapper
 from piat_jax.objectives.wrapper_checks import (
     attack_options,
     check_attack_takes,
@@ -22,6 +22,23 @@ from piat_jax.objectives.wrapper_checks import (
     hold_to_radius,
     innermost,
 )
+
+
+class Strategy(NamedTuple):
+    """The strategy network, and the momentum of its SGD."""
+
+    params: PyTree
+    model_state: PyTree
+    momentum: PyTree
+
+
+class Drawn(NamedTuple):
+    """What was drawn for a batch."""
+
+    actions: Array  # [B, heads], the number of each choice
+    beta: Array | None = None  # [B], where there are `betas`
+    own: Strategy | None = None  # as it chose, where it was not for a step of its own
+
 
 HEADS = ("eps_levels", "step_counts", "step_levels", "betas")
 
@@ -156,14 +173,14 @@ class LAS(Wrapper):
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}
         return sum(len({**defaults, **options}[name]) for name in HEADS)
 
-    def init_own(self, variables: Variables, images: Array, *, key: Array) -> dict[str, PyTree]:
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> Strategy:
         """The strategy network's weights and statistics, and the momentum of its SGD."""
         own = self.strategy.init(key, images)
         logits, _ = jax.eval_shape(lambda w, s: self.strategy.apply(w, s, images, train=False), *own)
         needed = sum(len(choices) for _, choices in self._heads())
         if logits.shape[-1] != needed:
             raise InputError(f"strategy has {logits.shape[-1]} outputs; give it num_classes={needed}, LAS.num_actions")
-        return {**own._asdict(), "momentum": jax.tree.map(jnp.zeros_like, own.params)}
+        return Strategy(*own, jax.tree.map(jnp.zeros_like, own.params))
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
@@ -172,18 +189,17 @@ class LAS(Wrapper):
         own, model_state = jax.lax.cond(
             (context.step + 1) % self.interval == 0,
             lambda: self.learn(variables, objective_state, batch, context),
-            lambda: (objective_state["own"], variables.model_state),
+            lambda: (objective_state.own, variables.model_state),
         )
         variables = Variables(variables.params, model_state)
-        logits, _ = self.strategy.apply(own["params"], own["model_state"], batch.images, train=False)
+        logits, _ = self.strategy.apply(own.params, own.model_state, batch.images, train=False)
         adversarial = self.attacked(variables, objective_state, batch, context, logits)
         if self.clip:
             nominal = context.attack.get("eps", self.eps)
             adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
-        # R1's statistics where there are any, before those of crafting.
-        kept = {"model_state": model_state} if self.betas else {}
-        las = {**adversarial.extra["las"], "own": own}
-        return adversarial._replace(extra={**kept, **adversarial.extra, "las": las})
+        if self.betas and adversarial.model_state is None:  # else crafting went on from R1's statistics
+            adversarial = adversarial._replace(model_state=model_state)
+        return self.hand(adversarial, self.handed(adversarial)._replace(own=own))
 
     def attacked(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context, logits: Array
@@ -203,41 +219,40 @@ class LAS(Wrapper):
             start_eps=nominal,
         )
         adversarial = super().perturb(variables, objective_state, batch, context)
-        extra = {"actions": actions, **({"beta": chosen["betas"]} if self.betas else {})}
-        return adversarial._replace(extra={**adversarial.extra, "las": extra})
+        return self.hand(adversarial, Drawn(actions, chosen.get("betas")))
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Those inside, the adversarial part times each example's beta."""
         terms = super().terms(outputs, objective_state, context)
         if not self.betas:
             return terms
-        return terms._replace(adversarial=outputs.batch.extra["las"]["beta"] * terms.adversarial)
+        return terms._replace(adversarial=self.handed(outputs.batch).beta * terms.adversarial)
 
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
-    ) -> PyTree:
+    ) -> WrapperState:
         """The strategy as it chose for this step."""
         state = super().after_step(variables, objective_state, batch, aux, context)
-        return {**state, "own": batch.extra["las"]["own"]}
+        return state._replace(own=self.handed(batch).own)
 
     def learn(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
-    ) -> tuple[dict[str, PyTree], PyTree]:
+    ) -> tuple[Strategy, PyTree]:
         """The strategy after a step of its own, and the model's statistics after R1."""
-        own = objective_state["own"]
+        own = objective_state.own
         context = context._replace(key=named_key(context.key, "las policy"))
-        logits, _ = self.strategy.apply(own["params"], own["model_state"], batch.images, train=True)
+        logits, _ = self.strategy.apply(own.params, own.model_state, batch.images, train=True)
         adversarial = self.attacked(variables, objective_state, batch, context, logits)
         reward, model_state = self.reward(variables, objective_state, adversarial, context)
-        gradient, statistics = jax.grad(self.policy_loss, has_aux=True)(own["params"], own, adversarial, reward)
+        gradient, statistics = jax.grad(self.policy_loss, has_aux=True)(own.params, own, adversarial, reward)
         length = jnp.sqrt(sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.float32(0.0)))
         scale = jnp.minimum(1.0, self.max_norm / (length + 1e-6))
         momentum = jax.tree.map(
             lambda v, g, w: self.momentum * v + scale * g + self.weight_decay * w,
-            *(own["momentum"], gradient, own["params"]),
+            *(own.momentum, gradient, own.params),
         )
-        params = jax.tree.map(lambda w, v: w - self.learning_rate * v, own["params"], momentum)
-        return {"params": params, "model_state": statistics, "momentum": momentum}, model_state
+        params = jax.tree.map(lambda w, v: w - self.learning_rate * v, own.params, momentum)
+        return Strategy(params, statistics, momentum), model_state
 
     def reward(
         self, variables: Variables, objective_state: PyTree, adversarial: AdversarialBatch, context: Context
@@ -273,7 +288,7 @@ class LAS(Wrapper):
             return jnp.mean(losses.cross_entropy(logits, labels)), model_state
         clean, model_state = self.model.apply(params, model_state, images, train=True)
         logits, model_state = self.model.apply(params, model_state, adversarial.images, train=True)
-        divergence = adversarial.extra["las"]["beta"] * losses.kl_divergence(clean, logits)
+        divergence = self.handed(adversarial).beta * losses.kl_divergence(clean, logits)
         return jnp.mean(losses.cross_entropy(clean, labels) + divergence), model_state
 
     def _trained_copy(
@@ -287,10 +302,12 @@ class LAS(Wrapper):
         gradient, aux = jax.grad(self.loss, has_aux=True)(weights, model_state, objective_state, adversarial, context)
         return Variables(context.trial_step(gradient, weights, params), aux.model_state)
 
-    def policy_loss(self, params: PyTree, own: PyTree, batch: AdversarialBatch, reward: Array) -> tuple[Array, PyTree]:
+    def policy_loss(
+        self, params: PyTree, own: Strategy, batch: AdversarialBatch, reward: Array
+    ) -> tuple[Array, PyTree]:
         """`-R sum_heads mean_i log pi(a_i | x_i)`, and the strategy's statistics after its forward."""
-        logits, model_state = self.strategy.apply(params, own["model_state"], batch.clean.images, train=True)
-        actions = batch.extra["las"]["actions"]
+        logits, model_state = self.strategy.apply(params, own.model_state, batch.clean.images, train=True)
+        actions = self.handed(batch).actions
         each = [losses.cross_entropy(head, actions[:, i]) for i, head in enumerate(self._split(logits))]
         return reward * sum((jnp.mean(value) for value in each), jnp.float32(0.0)), model_state
 

@@ -1,6 +1,6 @@
 """Mixed images: mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019), as A&P's code trains with them."""
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,13 @@ from piat_jax.objectives.wrapper_checks import attack_options, check_attack_take
 
 # Whose loss of an example is linear in its label's one-hot vector.
 LINEAR = (Standard, PGDAT, ALP, TRADES, NMSE)
+
+
+class Mixed(NamedTuple):
+    """What mixed images are, beside what the batch says of them."""
+
+    labels: Array  # [B], those of the smaller share
+    share: Array  # of the other ones, a scalar of at least 1/2
 
 
 @wrapper(
@@ -101,12 +108,12 @@ class Mix(Wrapper):
 
         batch = batch._replace(images=images, labels=labels)
         adversarial = super().perturb(variables, objective_state, batch, context.with_attack(loss=mixed))
-        return adversarial._replace(extra={**adversarial.extra, "mix": {"labels": second, "share": share}})
+        return self.hand(adversarial, Mixed(second, share))
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Those inside for either label, weighted."""
         batch = outputs.batch
-        second, share = (batch.extra["mix"][name] for name in ("labels", "share"))
+        second, share = self.handed(batch)
         relabelled = outputs._replace(batch=batch._replace(clean=batch.clean._replace(labels=second)))
         terms = super().terms(outputs, objective_state, context)
         others = super().terms(relabelled, objective_state, context)

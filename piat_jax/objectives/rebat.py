@@ -1,7 +1,7 @@
 """Taught by the moving average of its own weights: ReBAT (Wang et al., 2023) and RPAT++ (Wang & Liu, 2025)."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,15 @@ from piat_jax.core.checks import check_range
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.trees import copied
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, LogitsFn, PyTree, Variables
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, static, wrapper
+from piat_jax.objectives.base import Outputs, Terms, Wrapper, WrapperState, reached, static, wrapper
+
+
+class MovingAverage(NamedTuple):
+    """The average, a copy of the weights until it has started."""
+
+    params: PyTree
+    model_state: PyTree
+    started: Array  # bool
 
 
 @wrapper(
@@ -64,9 +72,10 @@ class ReBAT(Wrapper):
         super().__post_init__()
         check_range("decay", self.decay, 0, 1)
 
-    def init_own(self, variables: Variables, images: Array, *, key: Array) -> dict[str, PyTree]:
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> MovingAverage:
         """A copy of the weights and statistics, which is no average yet."""
-        return {**copied(variables._asdict()), "started": jnp.zeros((), bool)}
+        params, model_state = copied(variables)
+        return MovingAverage(params, model_state, jnp.zeros((), bool))
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
@@ -96,18 +105,18 @@ class ReBAT(Wrapper):
 
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
-    ) -> PyTree:
+    ) -> WrapperState:
         """The average goes on, or is a copy still."""
-        state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state["own"]
-        weight = jnp.where(own["started"], self.decay, 0.0)
-        average = interpolate({name: own[name] for name in Variables._fields}, variables._asdict(), weight)
-        return {**state, "own": {**average, "started": reached(self.start, context)}}
+        state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state.own
+        weight = jnp.where(own.started, self.decay, 0.0)
+        params, model_state = interpolate(Variables(own.params, own.model_state), variables, weight)
+        return state._replace(own=MovingAverage(params, model_state, reached(self.start, context)))
 
     def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
         """The average; until it has begun the weights, which may have moved since the last step (PIAT)."""
-        own = objective_state["own"]
-        average = Variables(own["params"], own["model_state"])
-        return jax.tree.map(lambda mean, now: jnp.where(own["started"], mean, now), average, variables)
+        own = objective_state.own
+        average = Variables(own.params, own.model_state)
+        return jax.tree.map(lambda mean, now: jnp.where(own.started, mean, now), average, variables)
 
 
 @wrapper(

@@ -95,10 +95,10 @@ class RPAT(Wrapper):
         end = jnp.minimum if self.alpha_from == "beta-" else jnp.maximum
         # At 0 and 1 one difference is that of a point and itself.
         drawn = jnp.clip(end(share, 1.0 - share), 0.01, 0.99)
-        return adversarial._replace(extra={**adversarial.extra, "rpat": drawn})
+        return self.hand(adversarial, drawn)
 
     def _alpha(self, batch: AdversarialBatch) -> Array | float:
-        return self.alpha if self.alpha_from == "fixed" else batch.extra["rpat"]
+        return self.alpha if self.alpha_from == "fixed" else self.handed(batch)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """The terms inside, and the distance of the two differences."""

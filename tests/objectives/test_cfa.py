@@ -8,7 +8,7 @@ import pytest
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import Aux, Variables
-from piat_jax.objectives import PGDAT, TRADES
+from piat_jax.objectives import PGDAT, TRADES, WrapperState
 from piat_jax.objectives.awp import AWP
 from piat_jax.objectives.cfa import CFA
 from tests.objectives.stub import (
@@ -46,8 +46,7 @@ def show_radius(logits_fn, images, labels, *, key, indices=None, eps=0.0, loss=N
 
 def calibrated(objective, rate=RATE, counted=True):
     state = state_of(objective)
-    own = {**state["own"], "rate": rate, "counted": jnp.full(3, counted)}
-    return {**state, "own": own}
+    return state._replace(own=state.own._replace(rate=rate, counted=jnp.full(3, counted)))
 
 
 def radii(objective, state, context=LATE):
@@ -86,7 +85,7 @@ def test_loss_around_trades():
 def test_trades_is_found_within_another_wrapper():
     inside, outside = CFA(AWP(make(TRADES))), AWP(CFA(make(TRADES)))
     state = calibrated(inside)
-    nested = {"own": (), "inner": {"own": state["own"], "inner": ()}}
+    nested = WrapperState((), WrapperState(state.own, ()))
     ours, theirs = (value(o, batch=CURVED, state=s, context=LATE)[0] for o, s in ((inside, state), (outside, nested)))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     assert abs(ours - (CE_CLEAN + 6 * KL) / 7) > 1e-3
@@ -107,16 +106,16 @@ def test_rates_are_counted_by_class_over_the_epoch():
     right = jax.nn.one_hot(LABELS, 3)
     for logits in (right, right.at[0].set(jnp.array([0.0, 1.0, 0.0]))):  # one of four zeros is wrong
         state = after_step(VARIABLES, state, BATCH, Aux({}, {}, {"adversarial": logits}), EARLY)
-    assert state["own"]["robust"].tolist() == [3, 2, 2]
-    assert state["own"]["total"].tolist() == [4, 2, 2]
+    assert state.own.robust.tolist() == [3, 2, 2]
+    assert state.own.total.tolist() == [4, 2, 2]
     state = objective.after_epoch(state, EARLY)
-    np.testing.assert_array_equal(state["own"]["rate"], [0.75, 1.0, 1.0])
-    assert state["own"]["counted"].tolist() == [True] * 3
+    np.testing.assert_array_equal(state.own.rate, [0.75, 1.0, 1.0])
+    assert state.own.counted.tolist() == [True] * 3
     # An epoch without class 2 leaves its rate; the counts began anew.
     other = Aux({}, {}, {"adversarial": jax.nn.one_hot((LABELS + 2) % 3, 3)})
     two = BATCH._replace(clean=CLEAN._replace(labels=jnp.array([0, 1, 1, 0])))
     state = objective.after_epoch(after_step(VARIABLES, state, two, other, LATE), LATE)
-    np.testing.assert_array_equal(state["own"]["rate"], [0.0, 0.5, 1.0])
+    np.testing.assert_array_equal(state.own.rate, [0.0, 0.5, 1.0])
 
 
 def test_counts_come_from_the_logits_of_the_step():
@@ -124,7 +123,7 @@ def test_counts_come_from_the_logits_of_the_step():
     _, aux = value(objective, batch=CURVED)
     state = objective.after_step(VARIABLES, state_of(objective), CURVED, aux, EARLY)
     hits = PA.argmax(1) == Y
-    assert state["own"]["robust"].tolist() == [int(hits[k == Y].sum()) for k in range(3)]
+    assert state.own.robust.tolist() == [int(hits[k == Y].sum()) for k in range(3)]
 
 
 @pytest.mark.parametrize(("inner", "order"), [(PGDAT, "a"), (TRADES, "cac")])

@@ -1,6 +1,7 @@
 """Methods and wrappers of one's own: one decorator declares them and gives them a name."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import pytest
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError
-from piat_jax.core.types import Variables
+from piat_jax.core.trees import leaf_shapes
+from piat_jax.core.types import Aux, Variables
 from piat_jax.objectives import (
     LAS,
     METHODS,
@@ -17,12 +19,14 @@ from piat_jax.objectives import (
     WRAPPERS,
     AttackedObjective,
     Distillation,
+    Standard,
     Wrapper,
+    WrapperState,
     method,
     wrapper,
 )
 from piat_jax.objectives.base import Terms, objective
-from tests.objectives.stub import MODEL, PARAMS, STATE, make, value
+from tests.objectives.stub import BATCH, CONTEXT, IMAGES, MODEL, PARAMS, STATE, make, perturb, state_of, value
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +90,83 @@ def test_a_class_of_another_kind_is_refused(declare, base):
         declare({"method": "trades", "wrapper": "awp"}[declare.__name__])(
             type("Other", (AttackedObjective if base == "AttackedObjective" else Wrapper,), {})
         )
+
+
+class Counter(NamedTuple):
+    """The own state of the wrapper below."""
+
+    steps: jax.Array
+
+
+@objective
+class Handing(Wrapper):
+    """A wrapper with a state, which hands its batch's mean from crafting to the loss and to the step after it."""
+
+    needs_attack = False
+
+    def init_own(self, variables, images, *, key):
+        return Counter(jnp.int32(0))
+
+    def perturb(self, variables, objective_state, batch, context):
+        adversarial = super().perturb(variables, objective_state, batch, context)
+        return self.hand(adversarial, jnp.mean(batch.images))
+
+    def terms(self, outputs, objective_state, context):
+        terms = super().terms(outputs, objective_state, context)
+        return terms._replace(metrics={**terms.metrics, "mean": self.handed(outputs.batch)})
+
+    def after_step(self, variables, objective_state, batch, aux, context):
+        state = super().after_step(variables, objective_state, batch, aux, context)
+        return state._replace(own=Counter(state.own.steps + 1))
+
+
+@objective
+class Other(Handing):
+    """A second one, which hands something else on."""
+
+    def perturb(self, variables, objective_state, batch, context):
+        return self.hand(super().perturb(variables, objective_state, batch, context), jnp.float32(7.0))
+
+    def terms(self, outputs, objective_state, context):
+        terms = super().terms(outputs, objective_state, context)
+        return terms._replace(metrics={**terms.metrics, "other": self.handed(outputs.batch)})
+
+
+def test_what_a_wrapper_hands_on_reaches_it_alone():
+    inside = Handing(make(Standard))
+    batch = perturb(Other(inside))
+    metrics = value(Other(inside), batch=batch)[1].metrics
+    assert metrics["other"] == 7.0
+    assert inside.handed(batch) == jnp.mean(IMAGES)
+    assert value(inside, batch=batch)[1].metrics["mean"] == jnp.mean(IMAGES)
+
+
+def test_the_state_of_each_layer_is_its_own():
+    objective = Other(Handing(make(Standard)))
+    state = state_of(objective)
+    assert state == WrapperState(Counter(0), WrapperState(Counter(0), ()))
+    after = objective.after_step(Variables(PARAMS, STATE), state, BATCH, Aux(STATE, {}), CONTEXT)
+    assert after == WrapperState(Counter(1), WrapperState(Counter(1), ()))
+    assert list(leaf_shapes(after)) == ["own/steps", "inner/own/steps"]
+    assert objective.after_epoch(after, CONTEXT) == after
+
+
+def test_states_and_batches_of_an_earlier_release_go_on_with_a_warning():
+    state = WrapperState("mine", WrapperState((), ()))
+    with pytest.warns(DeprecationWarning, match=r'objective_state\["own"\] is called objective_state.own now'):
+        assert state["own"] == "mine"
+    assert state[0] == "mine"
+    old = BATCH._replace(extra={"metrics": {"mine": jnp.float32(3.0)}, "model_state": {"mean": jnp.ones(2)}})
+    new = BATCH._replace(metrics={"mine": jnp.float32(3.0)}, model_state={"mean": jnp.ones(2)})
+    with pytest.warns(DeprecationWarning, match=r"AdversarialBatch\.extra") as told:
+        loss, aux = value(make(PGDAT), batch=old)
+    assert [str(one.message).split(" is")[0] for one in told] == [
+        'AdversarialBatch.extra["model_state"]',
+        'AdversarialBatch.extra["metrics"]',
+    ]
+    jax.tree.map(np.testing.assert_array_equal, (loss, aux), value(make(PGDAT), batch=new))
+    assert aux.metrics["mine"] == 3.0
+    assert np.all(aux.model_state["mean"] > 0.9)
 
 
 class Files:

@@ -131,4 +131,4 @@ def test_bad_arguments_are_refused(options, message):
 
 
 def test_good_teachers_are_accepted():
-    assert state_of(Distillation(make(PGDAT), standard=Variables(PARAMS, STATE), robust=ROBUST))["own"] == ()
+    assert state_of(Distillation(make(PGDAT), standard=Variables(PARAMS, STATE), robust=ROBUST)).own == ()

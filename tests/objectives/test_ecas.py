@@ -118,20 +118,20 @@ def test_entropy_forward():
     objective = ECAS(make(PGDAT))
     assert train_forwards(perturb, objective) == "c"
     batch = run(objective)
-    assert train_forwards(value, objective, PARAMS, BATCH._replace(extra=batch.extra)) == "a"
+    assert train_forwards(value, objective, PARAMS, batch._replace(images=BATCH.images)) == "a"
     mean = 0.9 * STATE["mean"] + 0.1 * IMAGES.reshape(4, -1).mean(0)
-    np.testing.assert_allclose(batch.extra["model_state"]["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(batch.model_state["mean"], mean, rtol=1e-5)
     # The loss goes on from there, under a wrapper inside as well.
     mean = 0.9 * mean + 0.1 * batch.images.reshape(4, -1).mean(0)
     for each in (objective, ECAS(AWP(make(PGDAT)))):
         np.testing.assert_allclose(value(each, batch=batch)[1].model_state["mean"], mean, rtol=1e-5)
     # So does the attack: it equals that of the method inside at those statistics and radii.
-    context = CONTEXT._replace(attack={"eps": batch.extra["ecas"], "step_size": 2 / 3 * 3 / 255})
-    expected = run(make(PGDAT), state=batch.extra["model_state"], context=context).images
+    context = CONTEXT._replace(attack={"eps": batch.extra["ECAS"], "step_size": 2 / 3 * 3 / 255})
+    expected = run(make(PGDAT), state=batch.model_state, context=context).images
     np.testing.assert_allclose(batch.images, expected, atol=1e-6)
     for options in ({"entropy": False}, {"entropy_batch_norm": "eval"}):
         assert train_forwards(perturb, ECAS(make(PGDAT), **options)) == ""
-        assert "model_state" not in run(ECAS(make(PGDAT), **options)).extra
+        assert run(ECAS(make(PGDAT), **options)).model_state is None
 
 
 def test_entropy_is_of_the_clean_prediction():
@@ -180,7 +180,7 @@ def test_clipping_trains_on_the_projection(norm):
 def test_every_example_stays_in_its_ball():
     options = {"entropy_low": 0.5, "entropy_high": 0.6, "eps": 0.1}
     batch = run(ECAS(make(PGDAT), **options), context=at(epoch=5))
-    radii = np.asarray(batch.extra["ecas"])
+    radii = np.asarray(batch.extra["ECAS"])
     assert len(set(radii)) > 1
     assert np.all(np.abs(batch.images - IMAGES).max((1, 2, 3)) <= radii + 1e-6)
 

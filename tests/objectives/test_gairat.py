@@ -35,7 +35,7 @@ from tests.objectives.stub import (
 
 LATE = CONTEXT._replace(epoch=jnp.int32(5))  # of 10
 WEIGHTS = np.array([0.1, 2.0, 1.5, 0.4])
-WEIGHTED = CURVED._replace(extra={"gairat": jnp.asarray(WEIGHTS, jnp.float32)})
+WEIGHTED = CURVED._replace(extra={"GAIRAT": jnp.asarray(WEIGHTS, jnp.float32)})
 # Not `jit(perturb)`: its cache would be shared with other tests, which look at what is traced.
 run = jax.jit(lambda *arguments, **options: perturb(*arguments, **options))
 
@@ -60,7 +60,7 @@ def test_the_batch_carries_the_weights_of_its_counts():
     assert len(set(kappa)) > 1
     batch = run(GAIRAT(make(PGDAT, attack=attack)), context=LATE)
     np.testing.assert_array_equal(batch.extra["correct_iterates"], kappa)
-    np.testing.assert_allclose(batch.extra["gairat"], instance_weights(kappa, 4, -1.0), rtol=1e-5)
+    np.testing.assert_allclose(batch.extra["GAIRAT"], instance_weights(kappa, 4, -1.0), rtol=1e-5)
     np.testing.assert_array_equal(batch.images, run(make(PGDAT, attack=attack)).images)
     # An attack that stops early counts as far as it went.
     np.testing.assert_array_equal(
@@ -73,7 +73,7 @@ ATTACK_NUMBERS = {"eps": 0.1, "step_size": 0.01, "start": "none"}
 
 def test_until_its_start_all_weights_are_one():
     for epoch, equal in ((4, True), (5, False)):
-        weights = run(GAIRAT(make(PGDAT)), context=CONTEXT._replace(epoch=jnp.int32(epoch))).extra["gairat"]
+        weights = run(GAIRAT(make(PGDAT)), context=CONTEXT._replace(epoch=jnp.int32(epoch))).extra["GAIRAT"]
         assert np.all(weights == 1.0) == equal
 
 
@@ -81,9 +81,9 @@ def test_only_the_adversarial_part_is_weighted():
     each = -np.log(PA[ROWS, Y])
     np.testing.assert_allclose(value(GAIRAT(make(PGDAT)), batch=WEIGHTED)[0], (WEIGHTS * each).mean(), rtol=1e-4)
     trades = make(TRADES)
-    ones = WEIGHTED._replace(extra={"gairat": jnp.ones(4)})
+    ones = WEIGHTED._replace(extra={"GAIRAT": jnp.ones(4)})
     np.testing.assert_allclose(value(GAIRAT(trades), batch=ones)[0], CE_CLEAN + 6 * KL, rtol=1e-4)
-    doubled = WEIGHTED._replace(extra={"gairat": jnp.full(4, 2.0)})
+    doubled = WEIGHTED._replace(extra={"GAIRAT": jnp.full(4, 2.0)})
     np.testing.assert_allclose(value(GAIRAT(trades), batch=doubled)[0], CE_CLEAN + 12 * KL, rtol=1e-4)
 
 

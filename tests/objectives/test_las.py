@@ -14,7 +14,7 @@ from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Aux, Batch, Variables
 from piat_jax.objectives import PGDAT, TRADES
 from piat_jax.objectives.awp import AWP
-from piat_jax.objectives.las import LAS, sample
+from piat_jax.objectives.las import LAS, Drawn, sample
 from piat_jax.training.step import init_state, train_step
 from tests.objectives.stub import (
     CE_CLEAN,
@@ -70,7 +70,12 @@ def las(inner=None, **options):
 
 def drawn(objective, actions=ACTIONS, **extra):
     """A batch under these actions."""
-    return CURVED._replace(extra={"las": {"actions": actions, **extra}})
+    return objective.hand(CURVED, Drawn(actions, **extra))
+
+
+def chosen(batch):
+    """The actions `[B, heads]` that a batch was attacked under."""
+    return np.asarray(las().handed(batch).actions)
 
 
 def test_one_choice_of_each_is_the_method_inside():
@@ -82,7 +87,7 @@ def test_one_choice_of_each_is_the_method_inside():
 
 def test_each_example_is_attacked_as_drawn():
     batch = run(las())
-    actions = np.asarray(batch.extra["las"]["actions"])
+    actions = chosen(batch)
     assert len({tuple(row) for row in actions}) > 1
     eps, steps, sizes = (np.asarray(HEADS[name])[actions[:, i]] for i, name in enumerate(HEADS))
     # A method of its own for each example, with an attack of that many steps.
@@ -107,9 +112,9 @@ def test_actions_are_drawn_from_the_softmax_by_index():
         np.testing.assert_allclose(frequencies, softmax(np.asarray(head[:1], np.float64))[0], atol=0.03)
     assert abs(np.corrcoef(actions.T)[0, 1]) < 0.05
     order = jnp.array([2, 0, 3, 1])
-    shuffled = run(las(), batch=Batch(IMAGES[order], LABELS[order], order)).extra["las"]["actions"]
-    np.testing.assert_array_equal(shuffled, run(las()).extra["las"]["actions"][order])
-    keys = [run(las(), context=CONTEXT._replace(key=jax.random.key(s))).extra["las"]["actions"] for s in (0, 1)]
+    shuffled = chosen(run(las(), batch=Batch(IMAGES[order], LABELS[order], order)))
+    np.testing.assert_array_equal(shuffled, chosen(run(las()))[order])
+    keys = [chosen(run(las(), context=CONTEXT._replace(key=jax.random.key(s)))) for s in (0, 1)]
     assert np.any(keys[0] != keys[1])
 
 
@@ -119,8 +124,7 @@ def test_beta_multiplies_the_adversarial_part():
     expected = CE_CLEAN + (betas * (P * np.log(P / PA)).sum(1)).mean()
     np.testing.assert_allclose(value(ours, batch=drawn(ours, beta=jnp.asarray(betas)))[0], expected, rtol=1e-4)
     batch = run(ours)
-    chosen = np.array([5.0, 7.0, 9.0])[np.asarray(batch.extra["las"]["actions"])[:, 3]]
-    np.testing.assert_array_equal(batch.extra["las"]["beta"], chosen)
+    np.testing.assert_array_equal(ours.handed(batch).beta, np.array([5.0, 7.0, 9.0])[chosen(batch)[:, 3]])
     assert train_forwards(value, ours, PARAMS, drawn(ours, beta=jnp.asarray(betas))) == "ca"
 
 
@@ -185,7 +189,7 @@ def test_reward_of_trades_has_its_loss_in_training_mode_and_leaves_its_statistic
         mean = 0.9 * mean + 0.1 * np.asarray(images).reshape(4, -1).mean(0)
     np.testing.assert_allclose(statistics["mean"], mean, rtol=1e-5)
     # They go on from there: the model's own forwards follow in the loss.
-    learns, waits = (run(dataclasses.replace(objective, interval=n)).extra["model_state"] for n in (1, 2))
+    learns, waits = (run(dataclasses.replace(objective, interval=n)).model_state for n in (1, 2))
     np.testing.assert_array_equal(waits["mean"], STATE["mean"])
     assert np.all(np.abs(learns["mean"] - waits["mean"]) > 1e-3)
 
@@ -210,13 +214,9 @@ def test_the_strategys_step_by_hand():
         **{"interval": 3, "momentum": 0.9, "weight_decay": 0.1, "learning_rate": 5.0, "max_norm": 0.3},
     )
     state = state_of(objective)
-    before = np.random.default_rng(5).normal(size=state["own"]["params"]["w"].shape)
+    before = np.random.default_rng(5).normal(size=state.own.params["w"].shape)
     # Far from those of this batch, so that it shows which statistics are used.
-    own = {
-        **state["own"],
-        "momentum": {"w": jnp.asarray(before, jnp.float32)},
-        "model_state": {"mean": jnp.full(2, 3.0)},
-    }
+    own = state.own._replace(momentum={"w": jnp.asarray(before, jnp.float32)}, model_state={"mean": jnp.full(2, 3.0)})
     rate = 1.0  # at which the step changes what the copy classifies
     step = jax.tree_util.Partial(
         lambda gradient, weights, params: jax.tree.map(
@@ -227,11 +227,11 @@ def test_the_strategys_step_by_hand():
     variables = Variables(PARAMS, {"mean": jnp.asarray(centre)})
     context = CONTEXT._replace(step=jnp.int32(2), trial_step=step)
     perturb_once = jax.jit(objective.perturb)
-    batch = perturb_once(variables, {**state, "own": own}, CLEAN, context)
+    batch = perturb_once(variables, state._replace(own=own), CLEAN, context)
 
     # It draws anew, in training mode.
     x = np.asarray(IMAGES, np.float64).reshape(4, -1)
-    policy = np.asarray(own["params"]["w"], np.float64)
+    policy = np.asarray(own.params["w"], np.float64)
     centred = x - x.mean(0)
     heads = np.split(centred @ policy, [3, 6], axis=1)
     key = named_key(context.key, "las policy")
@@ -271,28 +271,26 @@ def test_the_strategys_step_by_hand():
         begin += n
     gradient *= min(1.0, 0.3 / (np.linalg.norm(gradient) + 1e-6))
     momentum = 0.9 * before + gradient + 0.1 * policy
-    new = batch.extra["las"]["own"]
-    np.testing.assert_allclose(new["momentum"]["w"], momentum, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(new["params"]["w"], policy - 5.0 * momentum, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(new["model_state"]["mean"], 0.5 * 3.0 + 0.5 * x.mean(0), rtol=1e-5)
+    new = objective.handed(batch).own
+    np.testing.assert_allclose(new.momentum["w"], momentum, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(new.params["w"], policy - 5.0 * momentum, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(new.model_state["mean"], 0.5 * 3.0 + 0.5 * x.mean(0), rtol=1e-5)
 
     # It chooses for the model only then, in evaluation mode; afterwards it is kept.
-    chosen = np.split((x - np.asarray(new["model_state"]["mean"])) @ np.asarray(new["params"]["w"]), [3, 6], axis=1)
+    heads = np.split((x - np.asarray(new.model_state["mean"])) @ np.asarray(new.params["w"]), [3, 6], axis=1)
     keys = example_keys(named_key(context.key, "las"), CLEAN.indices)
-    np.testing.assert_array_equal(batch.extra["las"]["actions"], sample([jnp.asarray(head) for head in chosen], keys))
-    unlearned = np.split((x - np.asarray(new["model_state"]["mean"])) @ policy, [3, 6], axis=1)
-    assert np.any(sample([jnp.asarray(head) for head in unlearned], keys) != batch.extra["las"]["actions"])
-    kept = objective.after_step(variables, {**state, "own": own}, batch, AUX, context)["own"]
+    np.testing.assert_array_equal(chosen(batch), sample([jnp.asarray(head) for head in heads], keys))
+    unlearned = np.split((x - np.asarray(new.model_state["mean"])) @ policy, [3, 6], axis=1)
+    assert np.any(sample([jnp.asarray(head) for head in unlearned], keys) != chosen(batch))
+    kept = objective.after_step(variables, state._replace(own=own), batch, AUX, context).own
     jax.tree.map(np.testing.assert_array_equal, kept, new)
 
 
 def test_the_reward_scales_the_strategys_gradient():
     """Unclipped, so that R is seen."""
     objective = las(max_norm=1e6)
-    own, batch = state_of(objective)["own"], drawn(objective)
-    one, three = (
-        jax.grad(objective.policy_loss, has_aux=True)(own["params"], own, batch, r)[0]["w"] for r in (1.0, 3.0)
-    )
+    own, batch = state_of(objective).own, drawn(objective)
+    one, three = (jax.grad(objective.policy_loss, has_aux=True)(own.params, own, batch, r)[0]["w"] for r in (1.0, 3.0))
     np.testing.assert_allclose(three, 3 * one, rtol=1e-5)
 
 
@@ -304,15 +302,15 @@ def test_it_learns_on_the_last_of_each_interval_only_and_leaves_the_model_alone(
     def strategy(step):
         traces.append(step)
         batch = objective.perturb(VARIABLES, state, CLEAN, CONTEXT._replace(step=step))
-        return batch.extra["las"]["own"]["params"]["w"]
+        return objective.handed(batch).own.params["w"]
 
-    moved = [not np.array_equal(strategy(jnp.int32(s)), state["own"]["params"]["w"]) for s in (0, 18, 19, 20, 39)]
+    moved = [not np.array_equal(strategy(jnp.int32(s)), state.own.params["w"]) for s in (0, 18, 19, 20, 39)]
     assert moved == [False, False, True, False, True]  # steps 20 and 40, counted from 1
     assert len(traces) == 1
     batch = run(objective)
     with jax.disable_jit():
         assert train_forwards(perturb, objective) == ""
-    assert "model_state" not in batch.extra
+    assert batch.model_state is None
     assert train_forwards(objective.after_step, VARIABLES, state, batch, AUX, CONTEXT) == ""
 
 
@@ -326,7 +324,7 @@ def test_training_steps_around_weight_perturbation():
     state = init_state(objective, optimizer, IMAGES, key=jax.random.key(0))
     step = jax.jit(lambda state: train_step(objective, optimizer, state, CLEAN, key=jax.random.key(1), epochs=3)[0])
     new = step(step(state))
-    before, after = (np.asarray(s.objective_state["own"]["params"]["w"]) for s in (state, new))
+    before, after = (np.asarray(s.objective_state.own.params["w"]) for s in (state, new))
     assert np.all(np.isfinite(after))
     assert np.abs(after - before).max() > 1e-4
 

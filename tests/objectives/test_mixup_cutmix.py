@@ -30,8 +30,8 @@ from piat_jax.objectives import (
     Mix,
     Standard,
 )
-from piat_jax.objectives.base import Outputs
-from piat_jax.objectives.mixup_cutmix import draw, outside_box, symmetric_beta
+from piat_jax.objectives.base import Outputs, WrapperState
+from piat_jax.objectives.mixup_cutmix import Mixed, draw, outside_box, symmetric_beta
 from piat_jax.training import init_state, train_step
 from tests.objectives.stub import ATTACK, CONTEXT, CURVED, MODEL, PA, ZA, P, Y, Z, make, state_of, unit
 
@@ -117,7 +117,7 @@ def _with_soft_labels(images, target, context):
 def test_batches_that_are_not_mixed_are_the_method_inside():
     plain, mixed = (step(objective, CONTEXT) for objective in (make(PGDAT), Mix(make(PGDAT), prob=0.0)))
     assert mixed[2].pop("mixed") == 0
-    mixed[0].extra.pop("mix")
+    mixed[0].extra.pop("Mix")
     jax.tree.map(np.testing.assert_array_equal, plain, mixed)
 
 
@@ -195,10 +195,9 @@ APART = ((unit(Z) - unit(ZA)) ** 2).sum(1)
     ids=["standard", "pgd_at", "alp", "trades", "nmse"],
 )
 def test_other_losses_are_those_of_soft_labels_too(method, expected):
-    extra = {"mix": {"labels": jnp.asarray(SECOND), "share": jnp.float32(SHARE)}}
     logits = {"clean": jnp.asarray(Z, jnp.float32), "adversarial": jnp.asarray(ZA, jnp.float32)}
-    outputs = Outputs(logits, CURVED._replace(extra=extra), VARIABLES)
-    terms = Mix(method).terms(outputs, {"inner": ()}, CONTEXT)
+    batch = Mix(method).hand(CURVED, Mixed(jnp.asarray(SECOND), jnp.float32(SHARE)))
+    terms = Mix(method).terms(Outputs(logits, batch, VARIABLES), WrapperState((), ()), CONTEXT)
     np.testing.assert_allclose(terms.adversarial + terms.other, expected, rtol=1e-4)
 
 
@@ -209,11 +208,13 @@ def unattacked(logits_fn, images, labels, *, key, indices=None, loss=None):
 def test_two_views_are_mixed_alike():
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), BATCH)
     objective = Consistency(Mix(make(PGDAT, attack=unattacked), prob=1.0))
-    perturb = jax.jit(lambda context: objective.perturb(VARIABLES, {"inner": {"inner": ()}}, twice, context))
+    perturb = jax.jit(
+        lambda context: objective.perturb(VARIABLES, WrapperState((), WrapperState((), ())), twice, context)
+    )
     mixed = []
     for number in range(6):
         adversarial = perturb(at(number))
-        for values in (*adversarial.clean[:2], adversarial.extra["mix"]["labels"]):
+        for values in (*adversarial.clean[:2], adversarial.extra["Mix"].labels):
             np.testing.assert_array_equal(values[5:], values[:5])
         mixed.append(np.any(adversarial.clean.images != twice.images))
     assert sum(mixed) > 1
@@ -222,7 +223,7 @@ def test_two_views_are_mixed_alike():
 def test_an_odd_batch_leaves_its_middle_alone():
     adversarial = step(Mix(make(PGDAT), prob=1.0), at(0))[0]
     np.testing.assert_allclose(adversarial.clean.images[2], IMAGES[2], atol=1e-7)
-    assert adversarial.clean.labels[2] == adversarial.extra["mix"]["labels"][2] == LABELS[2]
+    assert adversarial.clean.labels[2] == adversarial.extra["Mix"].labels[2] == LABELS[2]
 
 
 @pytest.mark.parametrize("outside", [True, False])
@@ -235,7 +236,7 @@ def test_the_attack_is_given_what_others_set_too(outside):
 
     method, options = make(PGDAT, attack=attack), {"ard": False, "patch_size": 2}
     objective = ARDPRM(Mix(method), **options) if outside else Mix(ARDPRM(method, **options))
-    jax.eval_shape(lambda: objective.perturb(VARIABLES, {"inner": {"inner": ()}}, BATCH, CONTEXT))
+    jax.eval_shape(lambda: objective.perturb(VARIABLES, WrapperState((), WrapperState((), ())), BATCH, CONTEXT))
     assert callable(seen["loss"])
     assert seen["vary"].patch_size == 2
 

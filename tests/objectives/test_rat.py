@@ -173,7 +173,7 @@ def test_the_default_head_is_that_of_our_models():
     model = models.create("mlp", num_classes=3, hidden=(5,))
     variables = model.init(jax.random.key(0), IMAGES)
     objective = RAT(make(TRADES, model=model))
-    assert objective.init(variables, IMAGES[:1], key=jax.random.key(0))["own"] == ()
+    assert objective.init(variables, IMAGES[:1], key=jax.random.key(0)).own == ()
 
     def mean_cross_entropy(params):
         logits, _ = model.apply(params, variables.model_state, IMAGES, train=True)

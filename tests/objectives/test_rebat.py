@@ -11,10 +11,10 @@ from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import Aux, Variables
-from piat_jax.objectives import PGDAT, TRADES
+from piat_jax.objectives import PGDAT, TRADES, WrapperState
 from piat_jax.objectives.awp import AWP
 from piat_jax.objectives.base import Outputs
-from piat_jax.objectives.rebat import ReBAT, RPATpp
+from piat_jax.objectives.rebat import MovingAverage, ReBAT, RPATpp
 from tests.objectives.stub import (
     BATCH,
     CE,
@@ -43,8 +43,8 @@ AVERAGE = {
     "params": {"w": PARAMS["w"][:, ::-1], "scale": jnp.array([0.6, 1.2])},
     "model_state": {"mean": jnp.array([0.3, 0.2])},
 }
-STARTED = {**AVERAGE, "started": jnp.array(True)}
-TAUGHT = {"own": STARTED, "inner": ()}
+STARTED = MovingAverage(**AVERAGE, started=jnp.array(True))
+TAUGHT = WrapperState(STARTED, ())
 AUX = Aux(STATE, {})
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
 
@@ -117,8 +117,7 @@ def test_the_first_step_has_nothing_to_learn_from_the_average(method):
     # Where the running statistics are those of the batch, as both modes then agree. Around an affine model, RPAT++'s
     # target is r z(x') then.
     params, mean = PARAMS, jnp.mean(OTHER.reshape(4, -1), axis=0)
-    own = {"params": params, "model_state": {"mean": mean}, "started": jnp.array(True)}
-    state = {"own": own, "inner": ()}
+    state = WrapperState(MovingAverage(params, {"mean": mean}, jnp.array(True)), ())
     loss, aux = value(method(make(PGDAT)), params, CURVED, state, LATE)
     np.testing.assert_allclose(aux.metrics["divergence_from_average"], 0, atol=1e-6)
     np.testing.assert_allclose(loss, CE, rtol=1e-4)
@@ -129,9 +128,9 @@ def test_the_student_alone_is_differentiated(method):
     objective = method(make(PGDAT, model=Bent()))
 
     def loss(params, average, context=LATE):
-        return value(objective, params, CURVED, {"own": {**average, "started": jnp.array(True)}, "inner": ()}, context)[
-            0
-        ]
+        return value(
+            objective, params, CURVED, WrapperState(MovingAverage(**average, started=jnp.array(True)), ()), context
+        )[0]
 
     both = jax.jit(jax.grad(loss, argnums=(0, 1)))
     ours, teacher = both(PARAMS, AVERAGE)
@@ -181,8 +180,8 @@ def test_no_gradient_through_crafting():
 
 def test_within_and_around_another_wrapper():
     for objective, state in (
-        (AWP(ReBAT(make(PGDAT))), {"own": (), "inner": TAUGHT}),
-        (ReBAT(AWP(make(PGDAT))), {"own": STARTED, "inner": {"own": (), "inner": ()}}),
+        (AWP(ReBAT(make(PGDAT))), WrapperState((), TAUGHT)),
+        (ReBAT(AWP(make(PGDAT))), WrapperState(STARTED, WrapperState((), ()))),
     ):
         loss, _ = value(objective, batch=CURVED, state=state, context=LATE)
         np.testing.assert_allclose(loss, CE + kl(softmax(by_average(OTHER)), PA).mean(), rtol=1e-4)
@@ -192,7 +191,7 @@ def test_within_and_around_another_wrapper():
 
 
 def test_the_average_has_buffers_of_its_own():
-    own = state_of(ReBAT(make(PGDAT)))["own"]
+    own = state_of(ReBAT(make(PGDAT))).own
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((own, PARAMS, STATE))]
     assert len(set(pointers)) == len(pointers)
 

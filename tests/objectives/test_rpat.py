@@ -170,7 +170,7 @@ def test_a_drawn_share_takes_the_place_of_the_fixed_one(alpha_from):
     shares = []
     for seed in range(8):
         batch = perturb(drawn, context=CONTEXT._replace(key=jax.random.key(seed)))
-        share = batch.extra["rpat"]
+        share = batch.extra["RPAT"]
         shares.append(share.item())
         images = drawn.inputs(batch)
         np.testing.assert_allclose(images["mid"], IMAGES + share * (batch.images - IMAGES), rtol=1e-6)
