@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from piat_jax import losses, models
-from piat_jax.attacks import apgd, bind, cw, fab, fgsm, mi_fgsm, pgd, square
+from piat_jax.attacks import apgd, bind, cw, fab, fgsm, mi_fgsm, pgd, pgd_counted, square
 from piat_jax.averaging import EQUAL_WEIGHT, PIAT, Average, WarmupDecay, interpolated
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Batch
@@ -33,7 +33,8 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 
 ATTACKS = {
     "pgd": bind(pgd, eps=0.1, steps=2, restarts=2, keep="best", noise=0.01),
-    "pgd_normal": bind(pgd, eps=0.1, steps=2, start="normal", patience=1, count_correct=True, step_budget=2),
+    "pgd_normal": bind(pgd, eps=0.1, steps=2, start="normal", patience=1, step_budget=2),
+    "pgd_counted": bind(pgd_counted, eps=0.1, steps=2),
     "pgd_l2": bind(pgd, eps=0.1, steps=2, norm="l2", l2_rule="advertorch"),
     "pgd_targeted": bind(pgd, eps=0.1, steps=2, norm="l2", loss=losses.margin, targets=(LABELS + 1) % 3),
     "fgsm": bind(fgsm, eps=0.1, norm="l2"),

@@ -6,10 +6,25 @@ Those of `ATTACKS` return images. AutoAttack's members, `apgd`, `fab` and `squar
 from piat_jax.attacks.apgd import apgd
 from piat_jax.attacks.fab import fab, fab_distances
 from piat_jax.attacks.outcome import Outcome
-from piat_jax.attacks.pgd import cw, fgsm, mi_fgsm, pgd
+from piat_jax.attacks.pgd import Counted, counting, cw, fgsm, mi_fgsm, pgd, pgd_counted
 from piat_jax.attacks.square import square
 from piat_jax.core.bound import bind
 
-__all__ = ["ATTACKS", "Outcome", "apgd", "bind", "cw", "fab", "fab_distances", "fgsm", "mi_fgsm", "pgd", "square"]
+__all__ = [
+    "ATTACKS",
+    "Counted",
+    "Outcome",
+    "apgd",
+    "bind",
+    "counting",
+    "cw",
+    "fab",
+    "fab_distances",
+    "fgsm",
+    "mi_fgsm",
+    "pgd",
+    "pgd_counted",
+    "square",
+]
 
 ATTACKS = {"fgsm": fgsm, "pgd": pgd, "mi_fgsm": mi_fgsm, "cw": cw}

@@ -5,14 +5,14 @@ hyper-parameters. Jit the function that calls it. `eps` and `step_size` may be t
 example, so a sweep over them compiles once.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.attacks.ascent import Ascent, Best, Vary
-from piat_jax.core.bound import bind
+from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import (
     InputError,
     check_at_least,
@@ -27,11 +27,20 @@ from piat_jax.core.checks import (
 )
 from piat_jax.core.norms import L2_RULES, NORMS, Box, Radius, cap_radius, divide, finite_entries, norm_name
 from piat_jax.core.norms import norm as length
+from piat_jax.core.renamed import warn
 from piat_jax.core.rng import example_keys, fold_in
-from piat_jax.core.types import Array, LogitsFn, LossFn
+from piat_jax.core.types import Array, Attack, LogitsFn, LossFn
 
 STARTS = ("uniform", "normal", "none")
 KEEPS = ("last", "best")
+
+
+class Counted(NamedTuple):
+    """What `pgd_counted` returns."""
+
+    images: Array  # [B, H, W, C], those of `pgd`
+    correct: Array  # [B] int32, how many of the iterates that steps were taken from were no success
+    iterates: Array  # [B] int32, of how many
 
 
 def pgd(
@@ -58,7 +67,7 @@ def pgd(
     count_correct: bool = False,
     vary: Vary | None = None,
     l2_rule: str = "exact",
-) -> Any:
+) -> Array:
     """PGD: `x <- box(ball(x + step_size * u))`, `u` the steepest ascent direction of the loss, `steps` times.
 
     `u = sign(g)` under "linf" and `g / |g|_2` under "l2"; the ball is projected onto first, the box last.
@@ -70,7 +79,7 @@ def pgd(
       key: typed key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
       indices: `[B]` each example's index in its data set; default `0..B-1`.
       targets: `[B]` classes that the examples are to become. Success is then to be classified as the target, for
-        `keep`, `restarts`, `patience` and `count_correct` too, and `-loss(logits, targets)` is maximised (of
+        `keep`, `restarts` and `patience` too, and `-loss(logits, targets)` is maximised (of
         `losses.margin`, `losses.margin_to_target`); `labels` play no part. Default: to be misclassified.
       eps: radius in the unit of the pixels (8/255 where they are in [0, 1]), a scalar or `[B]`. A ball that holds the
         whole box is no bound.
@@ -93,8 +102,7 @@ def pgd(
       patience: FAT's early stop, tau, a scalar or `[B]`: a misclassified iterate is the result where tau is used up;
         else it takes one off tau and steps on, as correct ones do at no cost. Here the start is projected onto ball and
         box, for it may be the result. With `steps` or more nothing stops early. Needs `restarts=1`, `keep="last"`.
-      count_correct: also return how many of the iterates that steps were taken from were classified correctly (GAIRAT's
-        kappa). Needs `restarts=1`, `keep="last"`.
+      count_correct: what `pgd_counted` does, as this returns it as well for one release more.
       vary: `(logits_fn, images, x, index) -> (logits_fn, x)`, called at the beginning of each step of number `index`,
         0-based: the model that the step's gradient is taken of, and the point it is taken at and the step starts from,
         which must be in the ball (A&P). Examples that take no step stay where they are.
@@ -104,8 +112,7 @@ def pgd(
         onto the ball. Each training method's default is its code's. It changes nothing under "linf".
 
     Returns:
-      `[B, H, W, C]` in the dtype of the images, inside ball and box; no gradient flows through it. With `count_correct`
-      also two int32 `[B]`: how many iterates were correct, and of how many.
+      `[B, H, W, C]` in the dtype of the images, inside ball and box; no gradient flows through it.
 
     Entries of the gradient that are NaN count 0, and logits that are not finite are no success.
 
@@ -121,32 +128,19 @@ def pgd(
     >>> pgd(logits_fn, x, jnp.array([0]), key=jax.random.key(0), eps=0.25, step_size=0.25).ravel().tolist()
     [0.25, 0.75]
     """
-    norm = _check(logits_fn, images, eps, step_size, steps, norm, start, restarts, keep, box)
-    check_key(key)
-    check_radius("start_eps", eps if start_eps is None else start_eps, norm, box)
-    check_choice("l2_rule", l2_rule, L2_RULES)
-    check_at_least("noise", noise, 0)
-    if step_budget is not None:
-        check_range("step_budget", step_budget, 1, steps)
-    if patience is not None:
-        check_at_least("patience", patience, 0)
-    watched = patience is not None or count_correct
-    if watched and (restarts > 1 or keep != "last"):
-        name = "count_correct" if patience is None else "patience"
-        raise InputError(f"{name} follows one run to its end: restarts={restarts}, keep={keep!r} must be 1, 'last'")
-    options: dict[str, Any] = {"start_eps": start_eps, "step_budget": step_budget, "noise": noise, "vary": vary}
-    options |= {"targets": targets, "rule": L2_RULES[l2_rule]}
-    ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box, **options)
-    keys = example_keys(key, _indices(images, indices))
-    if watched:
-        x = ascent.start(keys, start)
-        if patience is None:
-            x, counts = ascent.run_watched(x, steps, keys, patience=steps)
-        else:
-            x, counts = ascent.run_watched(ascent.inside(x), steps, keys, patience)
-        x = ascent.result(jax.lax.stop_gradient(x))
-        taken = jnp.broadcast_to(jnp.asarray(steps if step_budget is None else step_budget, jnp.int32), labels.shape)
-        return (x, counts, taken) if count_correct else x
+    options: dict[str, Any] = {"targets": targets, "eps": eps, "step_size": step_size, "steps": steps, "norm": norm}
+    options |= {"start": start, "loss": loss, "box": box, "start_eps": start_eps, "step_budget": step_budget}
+    options |= {"noise": noise, "vary": vary, "l2_rule": l2_rule}
+    if patience is not None or count_correct:
+        if restarts > 1 or keep != "last":
+            name = "count_correct" if patience is None else "patience"
+            raise InputError(f"{name} follows one run to its end: restarts={restarts}, keep={keep!r} must be 1, 'last'")
+        counted = pgd_counted(logits_fn, images, labels, key=key, indices=indices, patience=patience, **options)
+        if count_correct:
+            warn("pgd(count_correct=True)", "pgd_counted")
+            return tuple(counted)  # type: ignore[return-value]
+        return counted.images
+    ascent, keys = _prepared(logits_fn, images, labels, key, indices, restarts=restarts, keep=keep, **options)
     if restarts == 1 and keep == "last":
         return ascent.result(jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps, keys)))
 
@@ -160,6 +154,74 @@ def pgd(
 
     first: Best = (ascent.images, jnp.full(labels.shape, False), jnp.full(labels.shape, -jnp.inf))
     return ascent.result(jax.lax.stop_gradient(jax.lax.fori_loop(0, restarts, restart, first)[0]))
+
+
+def pgd_counted(
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    *,
+    key: Array,
+    indices: Array | None = None,
+    targets: Array | None = None,
+    eps: Radius = 8 / 255,
+    step_size: Radius = 2 / 255,
+    steps: int = 10,
+    norm: str = "linf",
+    start: str = "uniform",
+    loss: LossFn = losses.cross_entropy,
+    box: Box = (0.0, 1.0),
+    start_eps: Radius | None = None,
+    step_budget: Array | int | None = None,
+    noise: Array | float = 0.0,
+    patience: Array | int | None = None,
+    vary: Vary | None = None,
+    l2_rule: str = "exact",
+) -> Counted:
+    """`pgd`'s images, and how many of the iterates that steps were taken from were classified correctly.
+
+    Args as in `pgd`, of which this is one run to its end. Source: GAIRAT, Zhang et al. (2021), arXiv:2010.01736, whose
+    kappa this counts.
+
+    >>> logits_fn = lambda x: jnp.stack([x.reshape(-1), jnp.full(x.shape[0], 0.5)], axis=1)
+    >>> x = jnp.array([0.875, 0.5625]).reshape(2, 1, 1, 1)
+    >>> options = dict(eps=0.25, step_size=0.125, steps=2, start="none")
+    >>> found = pgd_counted(logits_fn, x, jnp.array([0, 0]), key=jax.random.key(0), **options)
+    >>> found.images.ravel().tolist(), found.correct.tolist(), found.iterates.tolist()
+    ([0.625, 0.3125], [2, 1], [2, 2])
+    """
+    options: dict[str, Any] = {"targets": targets, "eps": eps, "step_size": step_size, "steps": steps, "norm": norm}
+    options |= {"start": start, "loss": loss, "box": box, "start_eps": start_eps, "step_budget": step_budget}
+    options |= {"noise": noise, "vary": vary, "l2_rule": l2_rule}
+    ascent, keys = _prepared(logits_fn, images, labels, key, indices, **options)
+    x = ascent.start(keys, start)
+    if patience is None:
+        x, correct = ascent.run_watched(x, steps, keys, patience=steps)
+    else:
+        check_at_least("patience", patience, 0)
+        x, correct = ascent.run_watched(ascent.inside(x), steps, keys, patience)
+    taken = jnp.asarray(steps if step_budget is None else step_budget, jnp.int32)
+    x = ascent.result(jax.lax.stop_gradient(x))
+    return Counted(x, correct, jnp.broadcast_to(taken, labels.shape))
+
+
+def counting(attack: Attack) -> Bound:
+    """`pgd_counted` with what is bound to an attack that is `pgd`.
+
+    Raises:
+      InputError: it is another attack, or one of several runs.
+
+    >>> counting(bind(pgd, eps=0.1, restarts=1))
+    pgd_counted(eps=0.1)
+    """
+    if not isinstance(attack, Bound) or attack.fn is not pgd:
+        name = attack.fn.__name__ if isinstance(attack, Bound) else type(attack).__name__
+        raise InputError(f"attack {name} counts no iterates; give bind(pgd, ...)")
+    bound = {**dict(attack.static), **attack.traced}
+    runs = {"restarts": bound.pop("restarts", 1), "keep": bound.pop("keep", "last")}
+    if runs != {"restarts": 1, "keep": "last"}:
+        raise InputError(f"iterates are counted of one run to its end, and attack has {runs}; leave these out")
+    return bind(pgd_counted, **bound)
 
 
 def fgsm(
@@ -241,6 +303,39 @@ does the PIAT paper's lineage.
 
 def _indices(images: Array, indices: Array | None) -> Array:
     return jnp.arange(images.shape[0]) if indices is None else indices
+
+
+def _prepared(
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    key: Array,
+    indices: Array | None,
+    *,
+    eps: Radius,
+    step_size: Radius,
+    steps: int,
+    norm: str,
+    start: str,
+    restarts: int = 1,
+    keep: str = "last",
+    loss: LossFn,
+    box: Box,
+    start_eps: Radius | None,
+    l2_rule: str,
+    **options: Any,
+) -> tuple[Ascent, Array]:
+    """PGD's problem and a key for each example, after all checks but those of what only one of its forms takes."""
+    norm = _check(logits_fn, images, eps, step_size, steps, norm, start, restarts, keep, box)
+    check_key(key)
+    check_radius("start_eps", eps if start_eps is None else start_eps, norm, box)
+    check_choice("l2_rule", l2_rule, L2_RULES)
+    check_at_least("noise", options["noise"], 0)
+    if options["step_budget"] is not None:
+        check_range("step_budget", options["step_budget"], 1, steps)
+    options |= {"start_eps": start_eps, "rule": L2_RULES[l2_rule]}
+    ascent = Ascent(logits_fn, images, labels, eps, step_size, norm, loss, box, **options)
+    return ascent, example_keys(key, _indices(images, indices))
 
 
 def _check(

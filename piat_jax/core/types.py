@@ -69,10 +69,20 @@ class Context(NamedTuple):
     # (gradient, weights it was taken at, weights) -> weights: a trial step of the run's optimizer, at its current rate
     # and without momentum, which leaves no trace; a pytree. None where there is no optimizer.
     trial_step: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None
+    # From an attack to its form that counts, for wrappers that look at iterates; it returns images, how many iterates
+    # were correct, and of how many. None where nobody asks.
+    counting: Callable[[Attack], Callable[..., tuple[Array, Array, Array]]] | None = None
 
     def with_attack(self, **options: Any) -> "Context":
         """The context with these of the attack's options set, over what a wrapper outside may have set."""
         return self._replace(attack={**self.attack, **options})
+
+
+class Iterates(NamedTuple):
+    """How the points fared that an attack took its steps from."""
+
+    correct: Array  # [B] int32, how many of them were no success
+    count: Array  # [B] int32, of how many
 
 
 class AdversarialBatch(NamedTuple):
@@ -83,6 +93,7 @@ class AdversarialBatch(NamedTuple):
     extra: Mapping[str, PyTree] = {}  # what wrappers hand on from `perturb` (`objectives.Wrapper.hand`)
     model_state: PyTree | None = None  # the statistics, where crafting has forwarded in training mode
     metrics: Mapping[str, Array] = {}  # scalars to log, means over the batch
+    iterates: Iterates | None = None  # of the attack, where `context.counting` asked
 
 
 class Aux(NamedTuple):

@@ -26,6 +26,7 @@ from piat_jax.core.types import (
     Aux,
     Batch,
     Context,
+    Iterates,
     LogitsFn,
     Model,
     PyTree,
@@ -192,21 +193,18 @@ class AttackedObjective(_Shared):
         return make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")
 
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
-        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with.
-
-        Where it also counts correct iterates (`count_correct`), they are in `extra["correct_iterates"]`, and of how
-        many in `extra["iterates"]`.
-        """
-        options = {**context.attack, **attack_options}
-        key = named_key(context.key, "attack")
-        result: Any = self.attack(
-            self.logits_fn(variables), batch.images, batch.labels, key=key, indices=batch.indices, **options
-        )
-        if not isinstance(result, tuple):
-            return AdversarialBatch(batch, jax.lax.stop_gradient(result))
-        images, correct, iterates = result
-        extra = {"correct_iterates": correct, "iterates": iterates}
-        return AdversarialBatch(batch, jax.lax.stop_gradient(images), extra)
+        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with."""
+        arguments = (self.logits_fn(variables), batch.images, batch.labels)
+        options = {
+            **context.attack,
+            **attack_options,
+            "key": named_key(context.key, "attack"),
+            "indices": batch.indices,
+        }
+        if context.counting is None:
+            return AdversarialBatch(batch, jax.lax.stop_gradient(self.attack(*arguments, **options)))
+        images, *iterates = context.counting(self.attack)(*arguments, **options)
+        return AdversarialBatch(batch, jax.lax.stop_gradient(images), iterates=Iterates(*iterates))
 
 
 class Resources(Protocol):

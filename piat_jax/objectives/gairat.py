@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from piat_jax.attacks import counting
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, signed, wrapper
-from piat_jax.objectives.wrapper_checks import attack_options, check_attack_takes, check_one_run
+from piat_jax.objectives.wrapper_checks import attack_options, check_attack_takes, check_one_run, innermost
 
 
 @wrapper(
@@ -37,20 +38,24 @@ class GAIRAT(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_attack_takes(self, "count_correct", "steps")
+        check_attack_takes(self, "steps")
         steps = attack_options(self.inner).get("steps")
         if steps is None:
             raise InputError("GAIRAT cannot tell how many steps attack takes; give it as bind(pgd, steps=10)")
         check_at_least("attack.steps", steps, 2)
         check_one_run(self)
+        counting(innermost(self).attack)
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """The batch as inside, its correct iterates counted, with each example's weight."""
-        adversarial = super().perturb(variables, objective_state, batch, context.with_attack(count_correct=True))
+        adversarial = super().perturb(variables, objective_state, batch, context._replace(counting=counting))
+        if adversarial.iterates is None:
+            name = type(innermost(self)).__name__
+            raise InputError(f"GAIRAT needs the attack's iterates counted; let {name}.perturb call self.craft")
         # Other wrappers may have set how many steps each example takes.
-        weights = instance_weights(adversarial.extra["correct_iterates"], adversarial.extra["iterates"], self.lam)
+        weights = instance_weights(*adversarial.iterates, self.lam)
         weights = jnp.where(reached(self.start, context), weights, 1.0)
         return self.hand(adversarial, weights)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from piat_jax import losses
-from piat_jax.attacks import bind, pgd
+from piat_jax.attacks import Counted, bind, counting, mi_fgsm, pgd, pgd_counted
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import example_keys, named_key
 
@@ -30,9 +30,9 @@ LABELS = jnp.where(jnp.arange(B) % 2 == 0, jnp.argmax(network(IMAGES), 1), jnp.a
 BASE = {"eps": 0.3, "step_size": 0.08, "start": "none", "steps": STEPS}
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "start", "count_correct", "restarts", "keep", "box"))
-def run(indices=None, images=IMAGES, labels=LABELS, **options):
-    return pgd(network, images, labels, key=KEY, indices=indices, **{**BASE, **options})
+@functools.partial(jax.jit, static_argnames=("attack", "steps", "start", "restarts", "keep", "box"))
+def run(indices=None, images=IMAGES, labels=LABELS, attack=pgd, **options):
+    return attack(network, images, labels, key=KEY, indices=indices, **{**BASE, **options})
 
 
 def correct(x):
@@ -48,7 +48,7 @@ def test_a_budget_of_k_is_a_run_of_k_steps():
     budget = jnp.arange(B) % STEPS + 1
     expected = np.stack([iterates()[k][i] for i, k in enumerate(budget)])
     np.testing.assert_allclose(run(step_budget=budget), expected, atol=1e-6)
-    images, counts, taken = run(step_budget=budget, count_correct=True)
+    images, counts, taken = run(attack=pgd_counted, step_budget=budget)
     np.testing.assert_array_equal(taken, budget)
     np.testing.assert_allclose(images, expected, atol=1e-6)
     right = np.stack([correct(x) for x in iterates()])
@@ -71,7 +71,7 @@ def test_an_example_stops_when_it_is_out_of_patience():
         wrong = np.flatnonzero(~right[:STEPS, i])
         stops.append(wrong[tau] if len(wrong) > tau else STEPS)
     assert set(stops) == set(range(STEPS + 1))  # every case occurs
-    images, counts, _ = run(patience=patience, count_correct=True)
+    images, counts, _ = run(attack=pgd_counted, patience=patience)
     np.testing.assert_allclose(images, [points[s][i] for i, s in enumerate(stops)], atol=1e-6)
     np.testing.assert_array_equal(counts, [right[:s, i].sum() for i, s in enumerate(stops)])
     assert counts.dtype == jnp.int32
@@ -82,7 +82,7 @@ def test_nothing_set_and_everything_set_to_no_effect_are_the_same():
     free = run(start="uniform", step_budget=jnp.full(B, STEPS), start_eps=BASE["eps"], noise=jnp.array(0.0))
     np.testing.assert_allclose(free, plain, atol=1e-6)
     np.testing.assert_allclose(run(start="uniform", patience=STEPS), plain, atol=1e-6)
-    images, counts, taken = run(start="uniform", count_correct=True)
+    images, counts, taken = run(attack=pgd_counted, start="uniform")
     np.testing.assert_array_equal(taken, np.full(B, STEPS))
     np.testing.assert_allclose(images, plain, atol=1e-6)
     assert 0 < counts.sum() < B * STEPS
@@ -124,11 +124,43 @@ def test_the_start_has_its_own_radius():
     assert np.sum(wide > eps - 1e-6) > B / 2  # held back at the rim
 
 
+def test_patience_alone_is_what_is_counted():
+    patience = jnp.arange(B) // 2 % 5
+    np.testing.assert_array_equal(run(patience=patience), run(attack=pgd_counted, patience=patience).images)
+
+
+def test_an_attack_in_its_counting_form():
+    attack = bind(pgd, eps=0.2, step_size=jnp.float32(0.05), restarts=1, keep="last")
+    counted = counting(attack)(network, IMAGES, LABELS, key=KEY, steps=3)
+    expected = pgd_counted(network, IMAGES, LABELS, key=KEY, eps=0.2, step_size=jnp.float32(0.05), steps=3)
+    jax.tree.map(np.testing.assert_array_equal, counted, expected)
+    assert type(counted) is Counted
+    for other, message in (
+        (bind(pgd, restarts=2), "iterates are counted of one run to its end, and attack has {'restarts': 2, 'keep':"),
+        (bind(mi_fgsm), "attack mi_fgsm counts no iterates; give bind(pgd, ...)"),
+        (pgd, "attack function counts no iterates; give bind(pgd, ...)"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            counting(other)
+
+
+def test_the_old_way_of_counting_warns():
+    with pytest.warns(DeprecationWarning, match=r"pgd\(count_correct=True\) is called pgd_counted now"):
+        old = pgd(network, IMAGES, LABELS, key=KEY, count_correct=True, **BASE)
+    jax.tree.map(np.testing.assert_array_equal, old, tuple(pgd_counted(network, IMAGES, LABELS, key=KEY, **BASE)))
+    with pytest.raises(InputError, match="count_correct follows one run to its end"):
+        pgd(network, IMAGES, LABELS, key=KEY, count_correct=True, keep="best", **BASE)
+
+
 def test_no_gradient_flows_through():
     def total(images):
         return sum(
-            jnp.sum(pgd(network, images, LABELS, key=KEY, **BASE, **options)[0])
-            for options in ({"patience": 1, "count_correct": True}, {"step_budget": 2})
+            jnp.sum(attack(network, images, LABELS, key=KEY, **BASE, **options))
+            for attack, options in (
+                (pgd, {"patience": 1}),
+                (pgd, {"step_budget": 2}),
+                (lambda *a, **k: pgd_counted(*a, **k).images, {"patience": 1}),
+            )
         )
 
     assert not np.any(jax.jit(jax.grad(total))(IMAGES))
@@ -146,7 +178,8 @@ def test_no_gradient_flows_through():
             {"patience": 1, "restarts": 2},
             "patience follows one run to its end: restarts=2, keep='last' must be 1, 'last'",
         ),
-        ({"count_correct": True, "keep": "best"}, "count_correct follows one run to its end"),
+        ({"patience": 1, "keep": "best"}, "patience follows one run to its end"),
+        ({"patience": 1, "l2_rule": "mine"}, "l2_rule='mine' is unknown"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from piat_jax import losses
-from piat_jax.attacks import apgd, bind, cw, fab, fgsm, mi_fgsm, pgd, square
+from piat_jax.attacks import apgd, bind, cw, fab, fgsm, mi_fgsm, pgd, pgd_counted, square
 from piat_jax.core.checks import InputError
 from piat_jax.core.norms import L2_RULES, cap_radius, diameter, finite_entries, projection_radius
 from tests.processors import skip_unless_compiled
@@ -255,7 +255,7 @@ class TestTargets:
         x, labels = jnp.full((1, 1, 1, 1), 0.1), jnp.array([0])
         options = {"eps": 0.9, "step_size": 0.125, "steps": 8, "start": "none", "patience": 0}
         untargeted = pgd(network, x, labels, key=KEY, **options)
-        found, missed, taken = pgd(network, x, labels, key=KEY, targets=jnp.array([2]), count_correct=True, **options)
+        found, missed, taken = pgd_counted(network, x, labels, key=KEY, targets=jnp.array([2]), **options)
         np.testing.assert_allclose(untargeted, 0.35, atol=1e-6)
         np.testing.assert_allclose(found, 0.85, atol=1e-6)
         assert (missed.item(), taken.item()) == (6, 8)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from piat_jax import losses
-from piat_jax.attacks import pgd
+from piat_jax.attacks import mi_fgsm, pgd
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
-from piat_jax.core.types import Variables
+from piat_jax.core.types import AdversarialBatch, Variables
 from piat_jax.objectives import PGDAT, TRADES
 from piat_jax.objectives.fat import FAT
 from piat_jax.objectives.gairat import GAIRAT, instance_weights
@@ -59,12 +59,12 @@ def test_the_batch_carries_the_weights_of_its_counts():
     kappa = sum(np.asarray(losses.correct(logits_fn(x), LABELS), int) for x in points)
     assert len(set(kappa)) > 1
     batch = run(GAIRAT(make(PGDAT, attack=attack)), context=LATE)
-    np.testing.assert_array_equal(batch.extra["correct_iterates"], kappa)
+    np.testing.assert_array_equal(batch.iterates.correct, kappa)
     np.testing.assert_allclose(batch.extra["GAIRAT"], instance_weights(kappa, 4, -1.0), rtol=1e-5)
     np.testing.assert_array_equal(batch.images, run(make(PGDAT, attack=attack)).images)
     # An attack that stops early counts as far as it went.
     np.testing.assert_array_equal(
-        run(FAT(GAIRAT(make(PGDAT, attack=attack)), noise=0.0), context=LATE).extra["correct_iterates"], kappa
+        run(FAT(GAIRAT(make(PGDAT, attack=attack)), noise=0.0), context=LATE).iterates.correct, kappa
     )
 
 
@@ -102,13 +102,27 @@ def test_forwards_are_those_inside():
     assert train_forwards(perturb, GAIRAT(make(PGDAT))) == ""
 
 
+def test_a_method_that_does_not_craft_has_no_iterates():
+    class Flipped(PGDAT):
+        def perturb(self, variables, objective_state, batch, context):
+            return AdversarialBatch(batch, batch.images[:, ::-1])
+
+    with pytest.raises(InputError, match=r"GAIRAT needs the attack's iterates counted; let Flipped\.perturb call self"):
+        perturb(GAIRAT(make(Flipped)))
+
+
 @pytest.mark.parametrize(
     ("inner", "message"),
     [
         (make(PGDAT, attack=bind(ATTACK, steps=1)), "attack.steps=1 must be at least 2"),
+        (make(PGDAT, attack=bind(mi_fgsm, steps=5)), "attack mi_fgsm counts no iterates; give bind(pgd, ...)"),
+        (
+            make(PGDAT, attack=bind(ATTACK, restarts=2)),
+            "GAIRAT follows one run to its end: attack.restarts=2",
+        ),
         (
             make(PGDAT, attack=bind(lambda *a, key, indices: a, indices=None)),
-            "GAIRAT sets the attack's 'count_correct'",
+            "GAIRAT sets the attack's 'steps', which this attack does not take",
         ),
     ],
 )
