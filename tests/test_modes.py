@@ -114,7 +114,7 @@ def step_of(objective, optimizer, hooks, key):
     def step(images, labels):
         state = init_state(objective, optimizer, images[:1], key=key)
         for hook in hooks:
-            state = hook.start(state) if isinstance(hook, PIAT) else hook.start_average(state)
+            state = hook.init(state)
         tiled = [jnp.concatenate([x] * objective.views) for x in (images, labels)]
         batch = Batch(*tiled, jnp.arange(len(tiled[1]), dtype=jnp.int32))
         after, metrics = train_step(objective, optimizer, state, batch, key=key, epochs=4)

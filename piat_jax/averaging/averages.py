@@ -21,7 +21,7 @@ average = AVERAGES.register
 )
 def ema(*, epochs: int, decay: float = 0.999, start: float = 0.0, warmup: bool = True) -> Average:
     """EMA of each step's weights; a constant decay without `warmup`."""
-    return Average(WarmupDecay(decay) if warmup else decay, period="step", start=start, epochs=epochs)
+    return Average(WarmupDecay(decay) if warmup else decay, every="step", start=start, epochs=epochs)
 
 
 @average(

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from piat_jax.core.checks import InputError, check_count, check_range
+from piat_jax.core.renamed import renamed_argument
 from piat_jax.core.types import Array, PyTree
 
 
@@ -145,8 +146,9 @@ class InterpolateParamsState(NamedTuple):
     anchor: optax.Params  # theta', the weights after the last interpolation; the initial ones before the first
 
 
+@renamed_argument("first", "first_epoch")
 def interpolate_params(
-    period: int | None = None, *, weight: Weight | None = None, first: int = 1
+    period: int | None = None, *, weight: Weight | None = None, first_epoch: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """Interpolate the parameters with their last interpolated value, every `period` updates or on demand.
 
@@ -167,14 +169,15 @@ def interpolate_params(
         argument only.
       weight: `lambda`, what remains of the past: a constant in [0, 1], or a schedule n -> lambda_n; None is PIAT's,
         `RationalWeight()`. With a constant this is `optax.lookahead` with `slow_step_size = 1 - weight`.
-      first: n of the first interpolation: 1 as in Algorithm 1, 0 to start at the schedule's b/d.
+      first_epoch: n of the first interpolation, whose period is PIAT's epoch: 1 as in Algorithm 1, 0 to start at the
+        schedule's b/d.
 
     Returns:
       A transformation whose state keeps one copy of the parameters. Updates keep their dtype, or take the parameters'
       where that is wider.
 
     Raises:
-      InputError: `period` is below 1 or no whole number, a constant `weight` outside [0, 1], `first` negative; in
+      InputError: `period` is below 1 or no whole number, a constant `weight` outside [0, 1], `first_epoch` negative; in
         `update`, no parameters were given.
 
     Inside `optax.MultiSteps` the period counts optimizer steps, and `interpolate=True` acts only on the micro-step
@@ -205,7 +208,7 @@ def interpolate_params(
         raise InputError(f"period={period} must be a whole number of updates; did you mean {round(period)}?")
     if period is not None:
         check_count("period", period, 1)
-    check_count("first", first, 0)
+    check_count("first_epoch", first_epoch, 0)
     # No schedule as a default argument: optax.inject_hyperparams would take it for one of its own.
     schedule = PAPER_WEIGHT if weight is None else weight
     check_weight(schedule)
@@ -228,7 +231,7 @@ def interpolate_params(
             sync |= count % period == 0
 
         fast = optax.apply_updates(params, updates)
-        target = interpolate(state.anchor, fast, weight_at(schedule, state.syncs + first))
+        target = interpolate(state.anchor, fast, weight_at(schedule, state.syncs + first_epoch))
 
         def step(to: Array, start: Array, given: Array) -> Array:
             dtype = jnp.result_type(start, given)
@@ -244,14 +247,19 @@ def interpolate_params(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@renamed_argument("first", "first_epoch")
 def interpolated(
-    inner: optax.GradientTransformation, period: int | None = None, *, weight: Weight | None = None, first: int = 1
+    inner: optax.GradientTransformation,
+    period: int | None = None,
+    *,
+    weight: Weight | None = None,
+    first_epoch: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer followed by `interpolate_params`, so that the order cannot be wrong.
 
     Args:
       inner: the whole optimizer; nothing may change the updates after it.
-      period, weight, first: see `interpolate_params`.
+      period, weight, first_epoch: see `interpolate_params`.
 
     Raises:
       InputError: see `interpolate_params`.
@@ -264,7 +272,7 @@ def interpolated(
         )
     if not isinstance(inner, optax.GradientTransformation):
         raise InputError(f"inner={inner!r} is no optimizer; give one of optax, such as optax.sgd(0.1)")
-    return optax.chain(inner, interpolate_params(period, weight=weight, first=first))
+    return optax.chain(inner, interpolate_params(period, weight=weight, first_epoch=first_epoch))
 
 
 def eval_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from piat_jax.averaging.interpolation import PAPER_WEIGHT, Weight, check_weight, interpolate, weight_at
 from piat_jax.core.checks import InputError, check_choice, check_count
 from piat_jax.core.registry import Registry
+from piat_jax.core.renamed import warn
 from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
@@ -29,7 +30,7 @@ class PIAT:
     """Interpolate the weights at the end of each epoch and continue from the result; an `EpochEnd`.
 
     `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`, with `theta'_0` the initial weights: the previous
-    *interpolated* weights, not those the previous epoch ended with. `start` puts them into the state before the first
+    *interpolated* weights, not those the previous epoch ended with. `init` puts them into the state before the first
     epoch. What is evaluated and returned is `theta'_n`, so run the hook before evaluating.
 
     Attributes:
@@ -48,7 +49,7 @@ class PIAT:
 
     >>> from piat_jax.core.types import TrainState
     >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
-    >>> state = PIAT(weight=0.25).start(TrainState(params={"w": jnp.array(8.0)}, anchor=None, **fields))
+    >>> state = PIAT(weight=0.25).init(TrainState(params={"w": jnp.array(8.0)}, anchor=None, **fields))
     >>> state = dataclasses.replace(state, params={"w": jnp.array(4.0)})  # an epoch of training
     >>> PIAT(weight=0.25)(state, 1).params["w"].item()
     5.0
@@ -65,14 +66,19 @@ class PIAT:
         check_choice("batch_stats", self.batch_stats, BATCH_STATS)
         check_choice("momentum", self.momentum, MOMENTUM)
 
-    def start(self, state: TrainState) -> TrainState:
+    def init(self, state: TrainState) -> TrainState:
         """The state with its weights and statistics as the anchor, to be called once, before the first epoch."""
         return dataclasses.replace(state, anchor=copied(state.variables))
+
+    def start(self, state: TrainState) -> TrainState:
+        """`init`, under the name that it had."""
+        warn("PIAT.start", "PIAT.init")
+        return self.init(state)
 
     def __call__(self, state: TrainState, epoch: Array | int) -> TrainState:
         """The state at the end of `epoch` (1-based, traced or not) -> the state that the next one starts from."""
         if state.anchor is None:
-            raise InputError("state.anchor is None; call PIAT.start(state) once, before the first epoch")
+            raise InputError("state.anchor is None; call PIAT.init(state) once, before the first epoch")
         weight = weight_at(self.weight, epoch - 1 + self.first_epoch)
         params = interpolate(state.anchor.params, state.params, weight)
         model_state = state.model_state

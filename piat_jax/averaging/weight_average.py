@@ -16,10 +16,11 @@ from piat_jax.averaging.interpolation import (
     weight_at,
 )
 from piat_jax.core.checks import InputError, check_choice, check_count, check_range, check_share
+from piat_jax.core.renamed import renamed_argument, warn
 from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, EpochEnd, TrainState, Variables, WeightAverage
 
-PERIODS = ("step", "epoch")
+EVERY = ("step", "epoch")
 BATCH_STATS = ("interpolate", "recompute")
 
 EQUAL_WEIGHT = RationalWeight(a=1.0, b=0.0, c=1.0, d=1.0)
@@ -50,23 +51,24 @@ class WarmupDecay:
         return jnp.minimum(PAPER_WEIGHT(n), self.limit)
 
 
+@renamed_argument("period", "every")
 @dataclasses.dataclass(frozen=True)
 class Average:
     """`average <- w_n average + (1 - w_n) current` after each step or epoch, in `TrainState.average`.
 
-    The first averaged state is copied, and n counts the states averaged before this one. `start_average` makes room in
+    The first averaged state is copied, and n counts the states averaged before this one. `init` makes room in
     the state before training. As the compiled loop's `step_end` use `after_step`; the object itself is an `EpochEnd`,
-    to be run after PIAT's, so that it averages `theta'_n`. Whichever the period does not concern changes nothing.
+    to be run after PIAT's, so that it averages `theta'_n`. Whichever `every` does not name changes nothing.
 
-    - EMA, SEAT: `Average(WarmupDecay(0.999), period="step")`
-    - EMA without warm-up: `Average(0.999, period="step")`, which after n states is `0.999^(n - 1)` the first of them
+    - EMA, SEAT: `Average(WarmupDecay(0.999), every="step")`
+    - EMA without warm-up: `Average(0.999, every="step")`, which after n states is `0.999^(n - 1)` the first of them
     - SWA: `Average(EQUAL_WEIGHT, start=55 / 200, epochs=200, batch_stats="recompute")`
     - FAWA: `Gated(FAWA(0.88), accept)`, with a validation score in `accept`
 
     Attributes:
       weight: `w`, what remains of the average: a constant in [0, 1], or a schedule n -> w_n. Equal averages share one
         compilation if their weights compare equal.
-      period: what is averaged, the state after each "step" or after each "epoch".
+      every: what is averaged, the state after each "step" or after each "epoch".
       start: share of the run's epochs before the first averaged state: 55/200 in KD+SWA, whose first is that of
         epoch 55 (0-based). 0 averages from the beginning.
       epochs: how many the run has; needed where `start` is above 0.
@@ -83,7 +85,7 @@ class Average:
 
     >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
     >>> mean = Average(EQUAL_WEIGHT)
-    >>> state = mean.start_average(TrainState(params={"w": jnp.array(8.0)}, **fields))
+    >>> state = mean.init(TrainState(params={"w": jnp.array(8.0)}, **fields))
     >>> for epoch, w in enumerate((1.0, 2.0, 6.0), 1):
     ...     state = mean(dataclasses.replace(state, params={"w": jnp.array(w)}), epoch)
     >>> averaged(state).params["w"].item()
@@ -91,14 +93,14 @@ class Average:
     """
 
     weight: Weight
-    period: str = "epoch"
+    every: str = "epoch"
     start: float = 0.0
     epochs: int | None = None
     batch_stats: str = "interpolate"
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
-        check_choice("period", self.period, PERIODS)
+        check_choice("every", self.every, EVERY)
         check_share("start", self.start)
         check_choice("batch_stats", self.batch_stats, BATCH_STATS)
         if self.epochs is not None:
@@ -106,21 +108,32 @@ class Average:
         elif self.start > 0:
             raise InputError(f"start={self.start} is a share of the run; give its epochs as well")
 
-    def start_average(self, state: TrainState) -> TrainState:
+    def init(self, state: TrainState) -> TrainState:
         """The state with room for an average of which nothing counts yet; to be called once, before training."""
         return dataclasses.replace(state, average=WeightAverage(copied(state.variables), jnp.zeros((), jnp.int32)))
 
+    def start_average(self, state: TrainState) -> TrainState:
+        """`init`, under the name that it had."""
+        warn("Average.start_average", "Average.init")
+        return self.init(state)
+
+    @property
+    def period(self) -> str:
+        """`every`, under the name that it had."""
+        warn("Average.period", "Average.every")
+        return self.every
+
     def after_step(self, state: TrainState) -> TrainState:
         """The state after an optimizer step of epoch `state.epoch` (0-based); pure, for the compiled loop."""
-        return self._update(state, state.epoch) if self.period == "step" else state
+        return self._update(state, state.epoch) if self.every == "step" else state
 
     def __call__(self, state: TrainState, epoch: Array | int) -> TrainState:
         """The state at the end of `epoch` (1-based, traced or not)."""
-        return self._update(state, epoch - 1) if self.period == "epoch" else state
+        return self._update(state, epoch - 1) if self.every == "epoch" else state
 
     def _update(self, state: TrainState, epoch: Array | int) -> TrainState:
         if state.average is None:
-            raise InputError("state.average is None; call Average.start_average(state) once, before training")
+            raise InputError("state.average is None; call Average.init(state) once, before training")
 
         def updated(average: WeightAverage, current: Variables) -> WeightAverage:
             weight = jnp.where(average.count == 0, 0.0, weight_at(self.weight, average.count))
@@ -204,6 +217,6 @@ def averaged(state: TrainState) -> Variables:
       InputError: the state has no room for an average.
     """
     if state.average is None:
-        raise InputError("state.average is None; call Average.start_average(state) once, before training")
+        raise InputError("state.average is None; call Average.init(state) once, before training")
     any_yet = state.average.count > 0
     return jax.tree.map(lambda mean, now: jnp.where(any_yet, mean, now), state.average.variables, state.variables)

@@ -108,7 +108,7 @@ def average(config: Config) -> Average | None:
     if name == "fawa":
         return Average(fields.decay, **when)
     warmed_up = name == "seat" or fields.warmup
-    return Average(WarmupDecay(fields.decay) if warmed_up else fields.decay, period="step", **when)
+    return Average(WarmupDecay(fields.decay) if warmed_up else fields.decay, every="step", **when)
 
 
 def schedule(config: Config, steps: int) -> optax.Schedule:
@@ -126,7 +126,7 @@ def recipe(config: Config, num_train: int) -> Recipe:
     learning_rate = schedule(config, steps_per_epoch(num_train, config.batch_size))
     return Recipe(
         optimizer=sgd(learning_rate, **sgd_options(config)),
-        step_end=(kept.after_step,) if (kept := average(config)) and kept.period == "step" else (),
+        step_end=(kept.after_step,) if (kept := average(config)) and kept.every == "step" else (),
         batch_size=config.batch_size,
         **datasets.augmentation(config),
         extra_per_batch=datasets.extra_per_batch(config),

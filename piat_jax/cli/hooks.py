@@ -23,8 +23,8 @@ def start(config: Config, state: TrainState) -> TrainState:
     """A fresh state with what PIAT and an average keep beside the weights."""
     kept = build.average(config)
     if parse_method(config.method).piat:
-        state = build.piat(config).start(state)
-    return kept.start_average(state) if kept else state
+        state = build.piat(config).init(state)
+    return kept.init(state) if kept else state
 
 
 def epoch_end(config: Config, net: Model, images: Any, num_classes: int, monitor: Split) -> list[EpochEnd]:
@@ -38,7 +38,7 @@ def epoch_end(config: Config, net: Model, images: Any, num_classes: int, monitor
         hooks.append(jax.jit(build.piat(config), donate_argnums=0))
         if config.piat.batch_stats == "recompute":
             hooks.append(_recomputed(config, net, images, lambda state: state.variables, _with_variables))
-    if kept and kept.period == "epoch":
+    if kept and kept.every == "epoch":
         hook: EpochEnd = jax.jit(kept, donate_argnums=0)
         if stack.average == "fawa":
             hook = Gated(hook, _worst_class_reaches(config, num_classes, monitor))
@@ -54,7 +54,7 @@ def check_stream(config: Config) -> None:
     """Raise InputError where statistics are to be estimated anew on training images that stay on the host."""
     kept = build.average(config)
     anew = (parse_method(config.method).piat and config.piat.batch_stats == "recompute") or (
-        kept and kept.period == "epoch" and kept.batch_stats == "recompute"
+        kept and kept.every == "epoch" and kept.batch_stats == "recompute"
     )
     if config.dataset.stream and anew:
         raise InputError(

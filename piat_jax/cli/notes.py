@@ -14,7 +14,7 @@ def old_averages(config: Config, steps: int) -> list[str]:
     groups = [name for name in ("rebat", "rpatpp") if name in config]  # each step, from the method's start on
     found = [(name, config[name].decay, config[name].start, steps) for name in groups]
     if kept and kept.weight != EQUAL_WEIGHT:
-        found.append(("average", kept.weight, kept.start, steps if kept.period == "step" else 1))
+        found.append(("average", kept.weight, kept.start, steps if kept.every == "step" else 1))
     notes = []
     for group, weight, start, per_epoch in found:
         first = round(start * config.epochs)

@@ -1,9 +1,15 @@
 """Names of an earlier release: they go on working for one more, with a warning."""
 
+import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from piat_jax.core.checks import InputError
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
@@ -27,6 +33,40 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(sys.modules[module], names[name])
 
     return get
+
+
+def renamed_argument(old: str, new: str) -> Callable[[T], T]:
+    """A decorator for a function or a class whose keyword argument `old` is called `new` now.
+
+    >>> import warnings
+    >>> @renamed_argument("size", "width")
+    ... def area(width):
+    ...     return width**2
+    >>> with warnings.catch_warnings(record=True, action="always") as told:
+    ...     found = area(size=3)
+    >>> found, str(told[0].message)
+    (9, 'area(size=...) is called area(width=...) now; the old name goes with the next release')
+    """
+
+    def decorate(target: T) -> T:
+        call = target.__init__ if inspect.isclass(target) else target
+
+        @functools.wraps(call)
+        def renaming(*args: Any, **kwargs: Any) -> Any:
+            if old in kwargs:
+                name = target.__name__
+                if new in kwargs:
+                    raise InputError(f"{name} is given {old} and {new}, which are one argument; leave {old} out")
+                warn(f"{name}({old}=...)", f"{name}({new}=...)")
+                kwargs[new] = kwargs.pop(old)
+            return call(*args, **kwargs)
+
+        if not inspect.isclass(target):
+            return renaming  # type: ignore[return-value]
+        target.__init__ = renaming  # type: ignore[misc]
+        return target  # type: ignore[return-value]
+
+    return decorate
 
 
 def warn(old: str, new: str, *, stacklevel: int = 3) -> None:

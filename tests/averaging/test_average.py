@@ -14,8 +14,8 @@ from piat_jax.core.types import TrainState
 
 RNG = np.random.default_rng(0)
 TRACK = RNG.normal(size=12)  # where the one weight goes
-EMA = Average(0.9, period="step")
-SEAT = Average(WarmupDecay(0.4), period="step")
+EMA = Average(0.9, every="step")
+SEAT = Average(WarmupDecay(0.4), every="step")
 SWA = Average(EQUAL_WEIGHT, start=55 / 200, epochs=20, batch_stats="recompute")
 
 
@@ -37,14 +37,14 @@ def at(state, w, epoch=0):
 
 
 def over_steps(average, track, **where):
-    state, after_step = average.start_average(make_state()), jax.jit(average.after_step)
+    state, after_step = average.init(make_state()), jax.jit(average.after_step)
     for w in track:
         state = after_step(at(state, w, **where))
     return state
 
 
 def over_epochs(average, track):
-    state, end = average.start_average(make_state()), jax.jit(average)
+    state, end = average.init(make_state()), jax.jit(average)
     for number, w in enumerate(track):
         state = end(at(state, w), jnp.int32(number + 1))
     return state
@@ -79,12 +79,12 @@ def test_equal_average_is_the_mean_from_its_first_epoch_on():
 
 
 def test_gate_of_steps_is_the_epoch_they_belong_to():
-    average = Average(0.9, period="step", start=0.5, epochs=4)
+    average = Average(0.9, every="step", start=0.5, epochs=4)
     assert [int(over_steps(average, [1.0], epoch=epoch).average.count) for epoch in range(4)] == [0, 0, 1, 1]
 
 
 def test_before_the_first_state_the_current_weights_are_evaluated():
-    state = at(SWA.start_average(make_state()), 3.0)
+    state = at(SWA.init(make_state()), 3.0)
     jax.tree.map(np.testing.assert_array_equal, jax.jit(averaged)(state), state.variables)
 
 
@@ -95,7 +95,7 @@ def test_without_weight_on_the_past_it_is_a_copy(average):
 
 
 def test_the_other_period_changes_nothing():
-    state = EMA.start_average(make_state())
+    state = EMA.init(make_state())
     assert EMA(state, 1) is state
     assert SWA.after_step(state) is state
 
@@ -108,7 +108,7 @@ def test_only_accepted_epochs_are_averaged():
         return seen[-1] > 1.5
 
     hook = Gated(jax.jit(Average(0.88), donate_argnums=0), accept)
-    state = Average(0.88).start_average(make_state())
+    state = Average(0.88).init(make_state())
     for number, w in enumerate((1.0, 2.0, 1.0, 4.0)):
         state = hook(at(state, w), number + 1)
     assert seen == [1.0, 2.0, 1.0, 4.0]
@@ -118,7 +118,7 @@ def test_only_accepted_epochs_are_averaged():
 
 def test_after_piat_its_interpolated_weights_are_averaged():
     piat, swa = PIAT(weight=0.5), Average(EQUAL_WEIGHT)
-    state, slow = swa.start_average(piat.start(make_state(0.0))), []
+    state, slow = swa.init(piat.init(make_state(0.0))), []
     for number, w in enumerate((4.0, 8.0), 1):
         state = swa(piat(at(state, w), number), number)
         slow.append(float(state.params["w"][0]))
@@ -132,16 +132,16 @@ def test_the_state_can_be_donated():
     )
     for average in (Average(0.9), Average(0.9, batch_stats="recompute")):
         for end in (average, jax.jit(average), jax.jit(average, donate_argnums=0)):
-            state = average.start_average(make_state())
+            state = average.init(make_state())
             for epoch in (1, 2, 3):
                 state = end(move(state), jnp.int32(epoch))
             assert np.all(np.isfinite(averaged(move(state)).params["w"]))
-    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(EMA.start_average(make_state()))]
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(EMA.init(make_state()))]
     assert len(set(pointers)) == len(pointers)
 
 
 def test_equal_averages_are_equal_and_hash():
-    again = Average(WarmupDecay(0.4), period="step")
+    again = Average(WarmupDecay(0.4), every="step")
     assert SEAT == again != EMA
     assert hash(again) == hash(SEAT)
 
@@ -150,7 +150,7 @@ def test_equal_averages_are_equal_and_hash():
     ("arguments", "message"),
     [
         ({"weight": 1.5}, "weight=1.5 must be in [0, 1]"),
-        ({"weight": 0.9, "period": "epochs"}, "period='epochs' is unknown; did you mean 'epoch'?"),
+        ({"weight": 0.9, "every": "epochs"}, "every='epochs' is unknown; did you mean 'epoch'?"),
         ({"weight": 0.9, "batch_stats": "keep"}, "batch_stats='keep' is unknown"),
         ({"weight": 0.9, "start": 55, "epochs": 200}, "start=55 must be a share of the run"),
         ({"weight": 0.9, "start": 0.5}, "start=0.5 is a share of the run; give its epochs as well"),
@@ -166,20 +166,20 @@ def test_a_bad_limit_and_a_missing_average_are_named():
     with pytest.raises(InputError, match=r"limit=2 must be in \[0, 1\]"):
         WarmupDecay(2)
     for call in (EMA.after_step, averaged):
-        with pytest.raises(InputError, match=r"call Average\.start_average"):
+        with pytest.raises(InputError, match=r"call Average\.init"):
             call(make_state())
 
 
 def test_statistics_of_the_optimizer_play_no_part():
     state = dataclasses.replace(make_state(), opt_state=optax.sgd(0.1, momentum=0.9).init(make_state().params))
-    after = EMA.after_step(EMA.start_average(state))
+    after = EMA.after_step(EMA.init(state))
     assert after.opt_state is state.opt_state
 
 
 def test_the_share_of_the_first_state_is_what_the_average_keeps_of_it():
     for weight in (0.9, WarmupDecay(0.4), EQUAL_WEIGHT):
         for states in (1, 2, 12):
-            state = over_steps(Average(weight, period="step"), [1.0] + [0.0] * (states - 1))
+            state = over_steps(Average(weight, every="step"), [1.0] + [0.0] * (states - 1))
             np.testing.assert_allclose(share_of_first(weight, states), averaged(state).params["w"][0], rtol=1e-5)
     with pytest.raises(InputError, match="states=0 must be at least 1"):
         share_of_first(0.9, 0)

@@ -9,12 +9,12 @@ from piat_jax.core.checks import InputError
 def test_each_builds_its_average():
     built = {name: build(epochs=40) for name, build in AVERAGES.items()}
     assert built == {
-        "ema": Average(WarmupDecay(0.999), period="step", epochs=40),
-        "seat": Average(WarmupDecay(0.999), period="step", epochs=40),
+        "ema": Average(WarmupDecay(0.999), every="step", epochs=40),
+        "seat": Average(WarmupDecay(0.999), every="step", epochs=40),
         "swa": Average(EQUAL_WEIGHT, start=55 / 200, epochs=40, batch_stats="recompute"),
         "fawa": FAWA(0.88, epochs=40, threshold=0.2),
     }
-    assert AVERAGES["ema"](epochs=40, decay=0.9, warmup=False) == Average(0.9, period="step", epochs=40)
+    assert AVERAGES["ema"](epochs=40, decay=0.9, warmup=False) == Average(0.9, every="step", epochs=40)
     for name in ("ema", "seat", "fawa"):
         assert AVERAGES[name](epochs=40, start=0.5).start == 0.5
     assert AVERAGES["fawa"](epochs=40, threshold=0.0).threshold == 0.0

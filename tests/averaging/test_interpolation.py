@@ -152,7 +152,9 @@ class TestTrajectories:
             expected.append(x - 1)
             x = x + (1 - (n + 1) / (n + 10)) * -2  # the weight of the past, on what two steps moved
             expected.append(x)
-        np.testing.assert_allclose(downhill(interpolated(optax.sgd(1.0), 2, first=first), 8.0, 6), expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            downhill(interpolated(optax.sgd(1.0), 2, first_epoch=first), 8.0, 6), expected, rtol=1e-6
+        )
 
     def test_weight_zero_is_plain_descent_and_one_goes_nowhere(self):
         assert downhill(interpolated(optax.sgd(1.0), 2, weight=0.0), 8.0, 4) == [7.0, 6.0, 5.0, 4.0]
@@ -396,7 +398,7 @@ class TestEvalParams:
         ({"period": 2.5}, "period=2.5 must be a whole number"),
         ({"period": "4"}, "period='4' must be a whole number"),
         ({"period": True}, "period=True must be a whole number"),
-        ({"first": -1}, "first=-1 must be at least 0"),
+        ({"first_epoch": -1}, "first_epoch=-1 must be at least 0"),
         ({"weight": 1.5}, "weight=1.5 must be in [0, 1]"),
         ({"weight": jnp.float32(1.5)}, "weight=1.5 must be in [0, 1]"),
         ({"weight": float("nan")}, "weight=nan must be in [0, 1]"),

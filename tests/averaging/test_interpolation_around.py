@@ -72,13 +72,13 @@ def test_weights_are_as_precise_as_what_they_multiply():
             objective_state=(),
         )
         for weight, at_2 in ((0.3, 0.3), (RationalWeight(), 3 / 12), (RationalWeight(b=2.0, d=7.0), 4 / 9)):
-            started = PIAT(weight=weight).start(state)
+            started = PIAT(weight=weight).init(state)
             moved = jax.tree.map(lambda leaf: leaf, started)
             moved.params["w"] = zero
             assert float(PIAT(weight=weight)(moved, 2).params["w"]) == pytest.approx(at_2, rel=1e-15)
         for weight, share in ((0.3, 0.3), (WarmupDecay(0.999), 2 / 11), (WarmupDecay(0.15), 0.15), (EQUAL_WEIGHT, 0.5)):
             average = Average(weight)
-            state_1 = average(average.start_average(state), 1)
+            state_1 = average(average.init(state), 1)
             moved = jax.tree.map(lambda leaf: leaf, state_1)
             moved.params["w"] = zero
             kept = average(moved, 2).average.variables.params["w"]

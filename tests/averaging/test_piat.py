@@ -45,7 +45,7 @@ def moved(state):
 
 def test_weights_statistics_and_anchor_by_hand():
     # lambda_1 = 2/11: of a move by 11, 9 remain.
-    state = PIAT()(moved(PIAT().start(make_state())), 1)
+    state = PIAT()(moved(PIAT().init(make_state())), 1)
     np.testing.assert_allclose(state.params["w"], [13.0, 7.0], rtol=1e-6)
     np.testing.assert_allclose(state.params["mu"], 12.0, rtol=1e-6)
     np.testing.assert_allclose(state.model_state["batch_stats"]["mean"], [9.0, 10.0], rtol=1e-6)
@@ -55,7 +55,7 @@ def test_weights_statistics_and_anchor_by_hand():
 
 @pytest.mark.parametrize("batch_stats", ["keep", "recompute"])
 def test_statistics_of_the_fast_weights(batch_stats):
-    state = PIAT(batch_stats=batch_stats)(moved(PIAT().start(make_state())), 1)
+    state = PIAT(batch_stats=batch_stats)(moved(PIAT().init(make_state())), 1)
     np.testing.assert_array_equal(state.model_state["batch_stats"]["mean"], [11.0, 12.0])
     np.testing.assert_allclose(state.params["w"], [13.0, 7.0], rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, state.anchor, state.variables)
@@ -63,19 +63,19 @@ def test_statistics_of_the_fast_weights(batch_stats):
 
 @pytest.mark.parametrize(("first_epoch", "epoch", "n"), [(1, 1, 1), (1, 120, 120), (0, 1, 0), (0, 120, 119)])
 def test_number_of_the_epoch(first_epoch, epoch, n):
-    state = moved(PIAT().start(make_state()))
+    state = moved(PIAT().init(make_state()))
     out = jax.jit(PIAT(first_epoch=first_epoch))(state, jnp.int32(epoch))
     np.testing.assert_allclose(out.params["mu"], 3.0 + 11.0 * 9 / (n + 10), rtol=1e-6)
 
 
 def test_constant_weight_and_edges():
     for weight, expected in ((0.0, 14.0), (0.25, 11.25), (1.0, 3.0)):
-        assert PIAT(weight=weight)(moved(PIAT().start(make_state())), 5).params["mu"] == expected
+        assert PIAT(weight=weight)(moved(PIAT().init(make_state())), 5).params["mu"] == expected
 
 
 def test_the_past_fades_as_the_product_of_the_weights():
     # If every epoch ended at the same point, its distance would be the product of lambda_n: 4.5e-13 after 120.
-    state = PIAT().start(make_state(params={"w": jnp.array(1.0)}))
+    state = PIAT().init(make_state(params={"w": jnp.array(1.0)}))
     run = jax.jit(PIAT())
     for epoch in range(1, 121):
         state = run(dataclasses.replace(state, params={"w": jnp.array(0.0)}), jnp.int32(epoch))
@@ -87,9 +87,9 @@ def test_the_past_fades_as_the_product_of_the_weights():
 @pytest.mark.parametrize("first", [0, 1])
 def test_equals_the_optax_transformation(first):
     fast, steps, epochs = optax.sgd(0.05, momentum=0.9), 3, 4
-    inside = interpolated(fast, steps, first=first)
+    inside = interpolated(fast, steps, first_epoch=first)
     hook = PIAT(first_epoch=first)
-    hooked, chained = hook.start(make_state(fast)), make_state(inside)
+    hooked, chained = hook.init(make_state(fast)), make_state(inside)
     step_hooked = jax.jit(functools.partial(train_step, fast))
     step_chained = jax.jit(functools.partial(train_step, inside))
     end = jax.jit(hook)
@@ -109,7 +109,7 @@ def test_returned_state_can_be_donated():
     for batch_stats in ("interpolate", "keep"):
         hook = PIAT(batch_stats=batch_stats)
         for end in (hook, jax.jit(hook), jax.jit(hook, donate_argnums=0)):
-            state = hook.start(make_state(optimizer))
+            state = hook.init(make_state(optimizer))
             for epoch in (1, 2):
                 state = end(step(state), jnp.int32(epoch))
             state = step(state)
@@ -119,7 +119,7 @@ def test_returned_state_can_be_donated():
 
 def test_it_costs_one_copy_of_what_it_interpolates():
     without = make_state(params={"w": jnp.zeros(5000)}, model_state={"batch_stats": {"mean": jnp.zeros(3000)}})
-    state = PIAT().start(without)
+    state = PIAT().init(without)
     size = {
         name: sum(leaf.nbytes for leaf in jax.tree.leaves(s)) for name, s in (("with", state), ("without", without))
     }
@@ -132,7 +132,7 @@ def test_it_costs_one_copy_of_what_it_interpolates():
 
 def test_start_copies():
     state = make_state()
-    started = PIAT().start(state)
+    started = PIAT().init(state)
     jax.tree.map(np.testing.assert_array_equal, started.anchor, Variables(PARAMS, STATS))
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((started.anchor, started.variables))]
     assert len(set(pointers)) == len(pointers)
@@ -152,7 +152,7 @@ def test_equal_hooks_are_equal_and_hash():
     ],
 )
 def test_momentum_reset(optimizer, zeroed, kept):
-    state = PIAT().start(make_state(optimizer))
+    state = PIAT().init(make_state(optimizer))
     for _ in range(2):
         state = train_step(optimizer, state)
     assert PIAT()(state, 1).opt_state is state.opt_state
@@ -188,7 +188,7 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_missing_anchor_and_momentum_are_named():
-    with pytest.raises(InputError, match=r"call PIAT.start\(state\) once"):
+    with pytest.raises(InputError, match=r"call PIAT.init\(state\) once"):
         PIAT()(make_state(), 1)
     with pytest.raises(InputError, match="finds no momentum"):
-        PIAT(momentum="reset")(PIAT().start(make_state(optax.sgd(0.1))), 1)
+        PIAT(momentum="reset")(PIAT().init(make_state(optax.sgd(0.1))), 1)

@@ -113,7 +113,7 @@ def test_100_classes_and_wide_networks():
 def test_the_average_of_a_method():
     for method, kind in (("ema", "step"), ("seat", "step"), ("swa", "epoch"), ("fawa", "epoch")):
         config = read_config(f"configs/cifar10_resnet18.py:trades+{method}+piat", {})
-        assert build.average(config).period == kind
+        assert build.average(config).every == kind
     assert config.dataset.validation_examples == 1000
     assert build.average(read_config("configs/cifar10_resnet18.py:trades+piat", {})) is None
 

@@ -24,7 +24,7 @@ class Problem(NamedTuple):
     piat: object
 
     def state(self) -> TrainState:
-        return PIAT().start(init_state(self.objective, self.recipe.optimizer, jnp.zeros((1, 8, 8, 1)), key=self.key))
+        return PIAT().init(init_state(self.objective, self.recipe.optimizer, jnp.zeros((1, 8, 8, 1)), key=self.key))
 
 
 @pytest.fixture(scope="session")
