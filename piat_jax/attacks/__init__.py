@@ -1,12 +1,14 @@
 """Attacks: `attack(logits_fn, images, labels, key=...)`, pure functions from pixel space to pixel space.
 
-Those of `ATTACKS` return images. AutoAttack's members, `apgd`, `fab` and `square`, return an `Outcome`.
+Those of `ATTACKS` return images; the decorator `attack` adds to them. AutoAttack's members, `apgd`, `fab` and `square`,
+return an `Outcome`.
 """
 
 from piat_jax.attacks.apgd import apgd
 from piat_jax.attacks.fab import fab, fab_distances
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.pgd import Counted, counting, cw, fgsm, mi_fgsm, pgd, pgd_counted
+from piat_jax.attacks.registry import ATTACKS, attack, takes
 from piat_jax.attacks.square import square
 from piat_jax.core.bound import bind
 
@@ -15,6 +17,7 @@ __all__ = [
     "Counted",
     "Outcome",
     "apgd",
+    "attack",
     "bind",
     "counting",
     "cw",
@@ -25,6 +28,5 @@ __all__ = [
     "pgd",
     "pgd_counted",
     "square",
+    "takes",
 ]
-
-ATTACKS = {"fgsm": fgsm, "pgd": pgd, "mi_fgsm": mi_fgsm, "cw": cw}

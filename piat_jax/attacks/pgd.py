@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.attacks.ascent import Ascent, Best, Vary
+from piat_jax.attacks.registry import attack
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import (
     InputError,
@@ -43,6 +44,43 @@ class Counted(NamedTuple):
     iterates: Array  # [B] int32, of how many
 
 
+@attack(
+    "fgsm",
+    summary="One step of the whole radius along the sign of the gradient.",
+    paper="Goodfellow et al. (2015), arXiv:1412.6572",
+)
+def fgsm(
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    *,
+    key: Array | None = None,
+    indices: Array | None = None,
+    targets: Array | None = None,
+    eps: Radius = 8 / 255,
+    norm: str = "linf",
+    loss: LossFn = losses.cross_entropy,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """FGSM: `x + eps * sign(grad loss)`, one whole step from `x` itself; arguments as in `pgd`, no randomness.
+
+    Source: Goodfellow et al. (2015), arXiv:1412.6572; PIAT paper, Eq. 1.
+
+    >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.zeros((1, 1))], axis=1)
+    >>> fgsm(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), eps=0.25).ravel().tolist()
+    [0.25]
+    """
+    del key, indices  # an attack like any other, but it draws nothing
+    norm = _check(logits_fn, images, eps, eps, 1, norm, "none", 1, "last", box)
+    ascent = Ascent(logits_fn, images, labels, eps, eps, norm, loss, box, targets=targets)
+    return ascent.result(jax.lax.stop_gradient(ascent.run(ascent.images, 1)))
+
+
+@attack(
+    "pgd",
+    summary="Steps along the sign of the gradient, each projected onto ball and box, from a random start.",
+    paper="Madry et al. (2018), arXiv:1706.06083",
+)
 def pgd(
     logits_fn: LogitsFn,
     images: Array,
@@ -205,7 +243,7 @@ def pgd_counted(
     return Counted(x, correct, jnp.broadcast_to(taken, labels.shape))
 
 
-def counting(attack: Attack) -> Bound:
+def counting(of: Attack) -> Bound:
     """`pgd_counted` with what is bound to an attack that is `pgd`.
 
     Raises:
@@ -214,43 +252,21 @@ def counting(attack: Attack) -> Bound:
     >>> counting(bind(pgd, eps=0.1, restarts=1))
     pgd_counted(eps=0.1)
     """
-    if not isinstance(attack, Bound) or attack.fn is not pgd:
-        name = attack.fn.__name__ if isinstance(attack, Bound) else type(attack).__name__
+    if not isinstance(of, Bound) or of.fn is not pgd:
+        name = of.fn.__name__ if isinstance(of, Bound) else type(of).__name__
         raise InputError(f"attack {name} counts no iterates; give bind(pgd, ...)")
-    bound = {**dict(attack.static), **attack.traced}
+    bound = {**dict(of.static), **of.traced}
     runs = {"restarts": bound.pop("restarts", 1), "keep": bound.pop("keep", "last")}
     if runs != {"restarts": 1, "keep": "last"}:
         raise InputError(f"iterates are counted of one run to its end, and attack has {runs}; leave these out")
     return bind(pgd_counted, **bound)
 
 
-def fgsm(
-    logits_fn: LogitsFn,
-    images: Array,
-    labels: Array,
-    *,
-    key: Array | None = None,
-    indices: Array | None = None,
-    targets: Array | None = None,
-    eps: Radius = 8 / 255,
-    norm: str = "linf",
-    loss: LossFn = losses.cross_entropy,
-    box: Box = (0.0, 1.0),
-) -> Array:
-    """FGSM: `x + eps * sign(grad loss)`, one whole step from `x` itself; arguments as in `pgd`, no randomness.
-
-    Source: Goodfellow et al. (2015), arXiv:1412.6572; PIAT paper, Eq. 1.
-
-    >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.zeros((1, 1))], axis=1)
-    >>> fgsm(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), eps=0.25).ravel().tolist()
-    [0.25]
-    """
-    del key, indices  # an attack like any other, but it draws nothing
-    norm = _check(logits_fn, images, eps, eps, 1, norm, "none", 1, "last", box)
-    ascent = Ascent(logits_fn, images, labels, eps, eps, norm, loss, box, targets=targets)
-    return ascent.result(jax.lax.stop_gradient(ascent.run(ascent.images, 1)))
-
-
+@attack(
+    "mi_fgsm",
+    summary="Steps along the sign of an accumulated gradient, from the image itself.",
+    paper="Dong et al. (2018), arXiv:1710.06081",
+)
 def mi_fgsm(
     logits_fn: LogitsFn,
     images: Array,
@@ -293,7 +309,11 @@ def mi_fgsm(
     return ascent.result(jax.lax.stop_gradient(x))
 
 
-cw = bind(pgd, loss=bind(losses.margin, kappa=50.0), steps=20)
+cw = attack(
+    "cw",
+    summary="PGD on the margin between the label's logit and the highest other one.",
+    paper="Carlini and Wagner (2017), arXiv:1608.04644, whose loss alone it has",
+)(bind(pgd, loss=bind(losses.margin, kappa=50.0), steps=20))
 """CW as adversarial training evaluates it: 20 steps of `pgd` on `-max(z_y - max_{j != y} z_j + kappa, 0)`, kappa = 50.
 
 Takes every option of `pgd`. It is not the optimiser of Carlini & Wagner (2017): MAIL, RAT and SEAT call this CW, and so

@@ -1,7 +1,7 @@
 """Data sets, and what turns them into augmented batches on the device.
 
-`load` reads one by its name or path; `sources` says which formats are looked for where. `batching` picks a step's
-examples; `augment` crops, flips and scales them.
+`load` reads one by its name or path; `sources` says which formats are looked for where, and the decorator `dataset`
+adds a name and its reader. `batching` picks a step's examples; `augment` crops, flips and scales them.
 """
 
 import dataclasses
@@ -11,12 +11,29 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError, check_count
-from piat_jax.data.dataset_info import KNOWN, Known, check_published
+from piat_jax.core.renamed import renamed
+from piat_jax.data.dataset_info import DATASETS, KNOWN, DatasetInfo, check_published, dataset
 from piat_jax.data.parts import first, hold_out
 from piat_jax.data.sources import check_name, find, names
 from piat_jax.data.types import Dataset, Found, Split
 
-__all__ = ["KNOWN", "Dataset", "Known", "Split", "check_name", "first", "hold_out", "load", "names", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "KNOWN",
+    "Dataset",
+    "DatasetInfo",
+    "Found",
+    "Split",
+    "check_name",
+    "dataset",
+    "first",
+    "hold_out",
+    "load",
+    "names",
+    "open_dataset",
+]
+
+__getattr__ = renamed(__name__, {"Known": "DatasetInfo"})
 
 
 def load(

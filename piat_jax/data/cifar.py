@@ -15,9 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.dataset_info import KNOWN
+from piat_jax.data.dataset_info import KNOWN, DatasetInfo, dataset
 from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found, Split
+
+CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
+maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail
+snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout
+tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
 
 
 class Layout(NamedTuple):
@@ -196,3 +206,57 @@ LAYOUTS = (
         lambda path, data: parse_binary(path, data, 2),  # the coarse label, then the fine one
     ),
 )
+
+
+@dataset(
+    "cifar10",
+    DatasetInfo(
+        title="CIFAR-10",
+        image_shape=(32, 32, 3),
+        train=50_000,
+        test=10_000,
+        classes=10,
+        class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        crop_padding=4,
+        flip=True,
+        names=("cifar10",),
+        home="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    ),
+    summary="Ten classes of small colour photographs.",
+    paper="Krizhevsky (2009), Learning multiple layers of features from tiny images",
+)
+def read_cifar10(search: Search, folder: Path) -> Found | None:
+    """What `folder` holds of CIFAR-10, the python version before the binary one."""
+    return read_layouts(search, folder, "cifar10")
+
+
+@dataset(
+    "cifar100",
+    DatasetInfo(
+        title="CIFAR-100 (fine labels)",
+        image_shape=(32, 32, 3),
+        train=50_000,
+        test=10_000,
+        classes=100,
+        class_names=tuple(CIFAR100_NAMES.split()),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        crop_padding=4,
+        flip=True,
+        names=("cifar100",),
+        home="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    ),
+    summary="A hundred classes of small colour photographs.",
+    paper="Krizhevsky (2009), Learning multiple layers of features from tiny images",
+)
+def read_cifar100(search: Search, folder: Path) -> Found | None:
+    """What `folder` holds of CIFAR-100, the python version before the binary one."""
+    return read_layouts(search, folder, "cifar100")
+
+
+def read_layouts(search: Search, folder: Path, name: str) -> Found | None:
+    """What `folder` holds of a data set in the first of its layouts."""
+    tried = (read_cifar(search, folder, layout) for layout in LAYOUTS if layout.name == name)
+    return next((found for found in tried if found), None)

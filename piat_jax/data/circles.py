@@ -9,6 +9,7 @@ import numpy as np
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
+from piat_jax.data.dataset_info import dataset
 from piat_jax.data.types import Found
 
 REACH = 2.0
@@ -60,6 +61,12 @@ class Circles:
         return points.reshape(count, 1, 1, 3), labels
 
 
+@dataset(
+    "circles",
+    title="Circles",
+    summary="The toy data of the PIAT paper as images of one pixel.",
+    paper="the PIAT paper, Section III-A",
+)
 def read_circles() -> Found:
     """1,000 + 1,000 of the paper's points as images 1x1x3 of bytes: pixel `x / 4 + 1/2`, so `[-2, 2]` is `[0, 1]`.
 

@@ -5,7 +5,7 @@ import importlib.resources
 
 import numpy as np
 
-from piat_jax.data.dataset_info import KNOWN
+from piat_jax.data.dataset_info import KNOWN, dataset
 from piat_jax.data.types import Found, Split
 
 FILE = "fashion_mnist_subset.npz"
@@ -14,6 +14,12 @@ SHA256 = "afe2f6bf8f614c076896487635dbefe09e7065c7bc9b10c1c9c9b2913009c642"
 """`content_hash` of the shipped arrays."""
 
 
+@dataset(
+    "embedded",
+    title="Fashion-MNIST (subset)",
+    summary="Balanced parts of Fashion-MNIST inside the package, to try things on.",
+    paper="Xiao et al. (2017), arXiv:1708.07747",
+)
 def read_embedded() -> Found:
     """1,024 training and 1,000 test images 28x28x1 of Fashion-MNIST, made by `piat_jax.data.build_subset`.
 

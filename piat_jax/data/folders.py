@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.data.dataset_info import DatasetInfo, dataset
 from piat_jax.data.encoded import EncodedImages
 from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found
@@ -31,6 +32,25 @@ def read_image_folder(search: Search, folder: Path) -> Found | None:
     return found(folder, list_classes(train, classes), list_classes(test, classes), "", tuple(classes))
 
 
+@dataset(
+    "tiny_imagenet",
+    DatasetInfo(
+        title="Tiny-ImageNet",
+        image_shape=(64, 64, 3),
+        train=100_000,
+        test=10_000,
+        classes=200,
+        class_names=(),
+        mean=(0.4802, 0.4481, 0.3975),
+        std=(0.2770, 0.2691, 0.2821),
+        crop_padding=4,
+        flip=True,
+        names=("tiny_imagenet", "tiny-imagenet"),
+        home="http://cs231n.stanford.edu/tiny-imagenet-200.zip, unzip it",
+    ),
+    summary="Two hundred classes of ImageNet, smaller; tested on its validation images.",
+    paper="Le and Yang (2015), Tiny ImageNet visual recognition challenge",
+)
 def read_tiny_imagenet(search: Search, folder: Path) -> Found | None:
     """What `folder` holds of Tiny-ImageNet (Le and Yang, 2015): its validation images are the test examples.
 

@@ -9,13 +9,57 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.data.dataset_info import DatasetInfo, dataset
 from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found, Split
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
+@dataset(
+    "mnist",
+    DatasetInfo(
+        title="MNIST",
+        image_shape=(28, 28, 1),
+        train=60_000,
+        test=10_000,
+        classes=10,
+        class_names=(),
+        mean=(0.1307,),
+        std=(0.3081,),
+        crop_padding=0,
+        flip=False,
+        names=("mnist", "MNIST/raw"),
+        home="http://yann.lecun.com/exdb/mnist: the four idx files",
+        in_root=False,
+    ),
+    summary="Handwritten digits.",
+    paper="LeCun et al. (1998), Gradient-based learning applied to document recognition",
+)
+@dataset(
+    "fashion_mnist",
+    DatasetInfo(
+        title="Fashion-MNIST",
+        image_shape=(28, 28, 1),
+        train=60_000,
+        test=10_000,
+        classes=10,
+        class_names=tuple(CLOTHES.split(",")),
+        mean=(0.2860,),
+        std=(0.3530,),
+        crop_padding=2,
+        flip=True,
+        names=("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"),
+        home="https://github.com/zalandoresearch/fashion-mnist: the four idx files, or `apt install "
+        "dataset-fashion-mnist`",
+        in_root=False,
+        packaged=DEBIAN_FASHION_MNIST,
+    ),
+    summary="Ten kinds of clothes, in the form of MNIST.",
+    paper="Xiao et al. (2017), arXiv:1708.07747",
+)
 def read_idx_folder(search: Search, folder: Path) -> Found | None:
     """What `folder` holds of MNIST or Fashion-MNIST: both call their four files alike."""
     either = [[folder / f"{file}.gz", folder / file] for file in FILES]

@@ -1,6 +1,5 @@
 """From a name or a path to the files behind it: which readers look where."""
 
-import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,38 +7,27 @@ from pathlib import Path
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.core.files import expanded
 from piat_jax.data.cache import read_cache
-from piat_jax.data.cifar import LAYOUTS, read_archive, read_cifar
-from piat_jax.data.circles import read_circles
-from piat_jax.data.dataset_info import KNOWN
-from piat_jax.data.embedded import read_embedded
-from piat_jax.data.folders import read_image_folder, read_tiny_imagenet
-from piat_jax.data.idx import DEBIAN_FASHION_MNIST, read_idx_folder
+from piat_jax.data.dataset_info import DATASETS
 from piat_jax.data.npz import read_array_folder, read_npz
 from piat_jax.data.parquet import read_parquet
 from piat_jax.data.search_paths import Search, roots
-from piat_jax.data.svhn import read_svhn
 from piat_jax.data.tfds_source import load_tfds, read_prepared
 from piat_jax.data.types import Found
+
+# isort: off
+# In this order named data sets are listed, and asked for what an unnamed folder holds.
+from piat_jax.data import embedded, circles  # noqa: F401
+from piat_jax.data.cifar import LAYOUTS, read_archive
+from piat_jax.data import svhn  # noqa: F401
+from piat_jax.data.folders import read_image_folder
+from piat_jax.data import idx  # noqa: F401
+# isort: on
 
 Reader = Callable[[Search, Path], Found | None]
 """Reads what a folder holds in one format; None, and a note of what is missing, where it holds nothing of it."""
 
-CIFAR = {name: [functools.partial(read_cifar, layout=x) for x in LAYOUTS if x.name == name] for name in KNOWN}
-PUBLISHED: dict[str, list[Reader]] = {
-    "cifar10": [*CIFAR["cifar10"]],
-    "cifar100": [*CIFAR["cifar100"]],
-    "svhn": [read_svhn],
-    "tiny_imagenet": [read_tiny_imagenet],
-    "fashion_mnist": [read_idx_folder],
-    "mnist": [read_idx_folder],
-}
-"""Readers of each named data set's own files, in the order in which they are asked."""
-
 ANY: list[Reader] = [read_cache, read_array_folder, read_parquet, read_prepared, read_image_folder]
 """Readers of formats that may hold any data set."""
-
-MADE = {"embedded": read_embedded, "circles": read_circles}
-"""Data sets that need no files."""
 
 
 def names() -> list[str]:
@@ -48,7 +36,7 @@ def names() -> list[str]:
     >>> names()[:4]
     ['embedded', 'circles', 'cifar10', 'cifar100']
     """
-    return [*MADE, *KNOWN, "npz"]
+    return [*DATASETS, "npz"]
 
 
 def check_name(name: str) -> None:
@@ -84,11 +72,7 @@ def find(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
     try:
         if name.startswith("tfds:"):
             return load_tfds(name.removeprefix("tfds:"), data_dir)
-        if name in MADE:
-            if str(data_dir):
-                raise InputError(f"data_dir={str(data_dir)!r} has no meaning for {name!r}; leave it out")
-            return MADE[name]()
-        if name in KNOWN:
+        if name in DATASETS:
             return _find_named(name, data_dir)
         if name == "npz":
             if not str(data_dir):
@@ -101,7 +85,14 @@ def find(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
 
 
 def _find_named(name: str, data_dir: str | os.PathLike[str]) -> Found:
-    """A published data set in whatever form it is there."""
+    """A named data set: made, or in whatever form it is there."""
+    read, info = source = DATASETS[name]
+    if source.is_made:
+        if str(data_dir):
+            raise InputError(f"data_dir={str(data_dir)!r} has no meaning for {name!r}; leave it out")
+        if found := read():
+            return found
+        raise InputError(f"dataset={name!r}: its function makes nothing; let it return a piat_jax.data.Found")
     search = Search()
     for folder, readers in _places(name, data_dir):
         if not folder.is_dir():
@@ -112,35 +103,37 @@ def _find_named(name: str, data_dir: str | os.PathLike[str]) -> Found:
                 if found.name not in ("", name):
                     raise InputError(f"{found.where} holds {found.name}, not {name}; give its own name or folder")
                 return found._replace(name=name)
-    raise search.not_found(name, f"download {KNOWN[name].home}, and give data_dir, the folder that holds it")
+    download = f"download {info.home}, and " if info else ""
+    raise search.not_found(name, f"{download}give data_dir, the folder that holds it")
 
 
 def _places(name: str, data_dir: str | os.PathLike[str]) -> Iterator[tuple[Path, list[Reader]]]:
     """Folders to look in and who looks."""
-    known, readers = KNOWN[name], PUBLISHED[name]
+    read, info = DATASETS[name]
+    folders = info.names if info else (name,)
     for root in roots(data_dir):
         # A root that the user did not name may hold several data sets, whose files are called alike.
         if str(data_dir):
-            yield root, [*readers, *ANY]
-        elif read_idx_folder not in readers:
-            yield root, readers
-        for folder in known.names:
-            yield root / folder, [*readers, *ANY]
+            yield root, [read, *ANY]
+        elif info is None or info.in_root:
+            yield root, [read]
+        for folder in folders:
+            yield root / folder, [read, *ANY]
     if not str(data_dir):
         tfds = expanded(os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets")
-        for folder in known.names:
+        for folder in folders:
             if "/" not in folder:
                 yield tfds / folder, [read_prepared]
-        if name == "fashion_mnist":
-            yield DEBIAN_FASHION_MNIST, readers
+        if info and info.packaged:
+            yield info.packaged, [read]
 
 
 def _find_path(path: Path) -> Found:
     """Whatever a folder or file holds."""
     if path.is_dir():
         search = Search()
-        readers = [*ANY[:-1], *(reader for readers in PUBLISHED.values() for reader in readers), ANY[-1]]
-        for reader in dict.fromkeys(readers):
+        named = (source.read for source in DATASETS.values() if not source.is_made)
+        for reader in dict.fromkeys([*ANY[:-1], *named, ANY[-1]]):
             if found := reader(search, path):
                 return found
         raise search.not_found(f"a data set in {path}", "give the folder that holds one of these")

@@ -5,12 +5,32 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.data.dataset_info import DatasetInfo, dataset
 from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found, Split
 
 FILES = ("train_32x32.mat", "test_32x32.mat")
 
 
+@dataset(
+    "svhn",
+    DatasetInfo(
+        title="SVHN (cropped digits)",
+        image_shape=(32, 32, 3),
+        train=73_257,
+        test=26_032,
+        classes=10,
+        class_names=(),
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+        crop_padding=0,
+        flip=False,
+        names=("svhn", "SVHN", "svhn_cropped"),
+        home="http://ufldl.stanford.edu/housenumbers: train_32x32.mat and test_32x32.mat",
+    ),
+    summary="Digits of house numbers, without the extra part.",
+    paper="Netzer et al. (2011), Reading digits in natural images",
+)
 def read_svhn(search: Search, folder: Path) -> Found | None:
     """What `folder` holds of SVHN (Netzer et al., 2011), without its extra part."""
     paths = search.files(folder, FILES)

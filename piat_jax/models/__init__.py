@@ -1,23 +1,27 @@
 """Image classifiers as pairs of pure functions; the only package that imports Flax.
 
-`create(name, num_classes=...)` makes one of `MODELS`. A module of your own joins through `LinenModel(module)`.
+`create(name, num_classes=...)` makes one of `MODELS`, to which the decorator `model` adds. A module of your own joins
+so, or without a name through `LinenModel(module)`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count, did_you_mean
 from piat_jax.models.conv import loop_safe_conv_general_dilated
-from piat_jax.models.convit import ConViT
-from piat_jax.models.deepmind import SwishPreActResNet, SwishWideResNet
 from piat_jax.models.layers import LinenModel, check_normalization
-from piat_jax.models.mlp import MLP
+from piat_jax.models.registry import MODELS, model
+
+# isort: off
+# In this order they are listed.
 from piat_jax.models.resnet import ResNet
-from piat_jax.models.vit import ViT
 from piat_jax.models.wide_resnet import WideResNet
+from piat_jax.models.deepmind import SwishPreActResNet, SwishWideResNet
+from piat_jax.models.mlp import MLP
+from piat_jax.models.vit import ViT
+from piat_jax.models.convit import ConViT
+# isort: on
 
 __all__ = [
     "DTYPES",
@@ -32,46 +36,11 @@ __all__ = [
     "WideResNet",
     "create",
     "loop_safe_conv_general_dilated",
+    "model",
 ]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# name -> (module class, its fixed options). Options not fixed here may be given to `create`.
-MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
-    "resnet18": (ResNet, {"stage_sizes": (2, 2, 2, 2)}),
-    # What the code of the RPAT paper calls ResNet-18.
-    "resnet26": (ResNet, {"stage_sizes": (2, 2, 2, 2), "bottleneck": True}),
-    "resnet50": (ResNet, {"stage_sizes": (3, 4, 6, 3), "bottleneck": True}),
-    # Two networks go by this name; the first form's weights would also fit the second, less its last BN.
-    "preact_resnet18": (ResNet, {"stage_sizes": (2, 2, 2, 2), "pre_activation": True}),
-    "preact_resnet18_v1": (ResNet, {"stage_sizes": (2, 2, 2, 2), "pre_activation": True, "raw_shortcut": True}),
-    "small_resnet": (ResNet, {}),
-    "wrn_28_10": (WideResNet, {"blocks_per_group": 4, "widen_factor": 10}),
-    # The paper's WRN-32-10 counts its depth as 6n + 2: five blocks per group, the same network as WRN-34-10.
-    "wrn_32_10": (WideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
-    "wrn_34_10": (WideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
-    "wrn_34_20": (WideResNet, {"blocks_per_group": 5, "widen_factor": 20}),
-    "wrn_70_16": (WideResNet, {"blocks_per_group": 11, "widen_factor": 16}),
-    "wide_resnet": (WideResNet, {}),
-    # DeepMind's, with Swish: they normalise by CIFAR-10's mean and std unless told otherwise.
-    "dm_preact_resnet18": (SwishPreActResNet, {"stage_sizes": (2, 2, 2, 2)}),
-    "dm_wrn_28_10": (SwishWideResNet, {"blocks_per_group": 4, "widen_factor": 10}),
-    "dm_wrn_34_10": (SwishWideResNet, {"blocks_per_group": 5, "widen_factor": 10}),
-    "dm_wrn_70_16": (SwishWideResNet, {"blocks_per_group": 11, "widen_factor": 16}),
-    "dm_wide_resnet": (SwishWideResNet, {}),
-    "mlp": (MLP, {}),
-    "vit_tiny": (ViT, {"width": 192, "depth": 12, "heads": 3}),
-    "vit_small": (ViT, {"width": 384, "depth": 12, "heads": 6}),
-    "vit_base": (ViT, {"width": 768, "depth": 12, "heads": 12}),
-    # DeiT differs from ViT in how it was trained.
-    "deit_tiny": (ViT, {"width": 192, "depth": 12, "heads": 3}),
-    "deit_small": (ViT, {"width": 384, "depth": 12, "heads": 6}),
-    "vit": (ViT, {}),
-    "convit_tiny": (ConViT, {"width": 192, "depth": 12, "local_depth": 10, "heads": 4}),
-    "convit_small": (ConViT, {"width": 432, "depth": 12, "local_depth": 10, "heads": 9}),
-    "convit_base": (ConViT, {"width": 768, "depth": 12, "local_depth": 10, "heads": 16}),
-    "convit": (ConViT, {}),
-}
 # What only a name decides.
 OF_NAMES = ("pre_activation", "raw_shortcut", "bottleneck")
 WITH_BATCH_NORM = (ResNet, WideResNet, SwishPreActResNet, SwishWideResNet)

@@ -11,6 +11,7 @@ import numpy as np
 from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.types import Array
 from piat_jax.models.layers import normalize
+from piat_jax.models.registry import model
 from piat_jax.models.vit import (
     Attention,
     PatchEmbed,
@@ -84,6 +85,42 @@ def _local(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Arra
     return small_normal(key, shape, dtype).at[:, : side * side].set(local.astype(dtype))
 
 
+@model(
+    "convit",
+    title="ConViT",
+    summary="As wide and as deep as model.options says.",
+    paper="d'Ascoli et al. (2021), arXiv:2103.10697",
+)
+@model(
+    "convit_base",
+    title="ConViT-B",
+    summary="Ten blocks that can attend by position and two ordinary ones, of width 768.",
+    paper="d'Ascoli et al. (2021), arXiv:2103.10697",
+    width=768,
+    depth=12,
+    local_depth=10,
+    heads=16,
+)
+@model(
+    "convit_small",
+    title="ConViT-S",
+    summary="Ten blocks that can attend by position and two ordinary ones, of width 432.",
+    paper="d'Ascoli et al. (2021), arXiv:2103.10697",
+    width=432,
+    depth=12,
+    local_depth=10,
+    heads=9,
+)
+@model(
+    "convit_tiny",
+    title="ConViT-Ti",
+    summary="Ten blocks that can attend by position and two ordinary ones, of width 192.",
+    paper="d'Ascoli et al. (2021), arXiv:2103.10697",
+    width=192,
+    depth=12,
+    local_depth=10,
+    heads=4,
+)
 class ConViT(nn.Module):
     """Patches and positions; GPSA blocks, a class token, ordinary blocks; LayerNorm, and linear on the class token.
 

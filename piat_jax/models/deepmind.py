@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from piat_jax.core.types import Array
 from piat_jax.models.batch_norm import BatchNorm
 from piat_jax.models.layers import Conv, Linear, he_fan_out, normalize, remat_block
+from piat_jax.models.registry import model
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
@@ -40,42 +41,13 @@ class SwishBlock(nn.Module):
         return x + y
 
 
-class SwishWideResNet(nn.Module):
-    """WideResNet-D-W with Swish: stem to 16 channels, three groups at 16W, 32W and 64W, BN, Swish, pool, linear.
-
-    Attributes:
-      num_classes: K.
-      blocks_per_group: n = (D - 4) / 6.
-      widen_factor: W.
-      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
-      mean, std: input normalisation per channel, inside the model; () for none. The published networks have
-        CIFAR-10's, and their files do not say so.
-      dtype: activations; weights and statistics stay float32.
-
-    Source: Gowal et al. (2020), arXiv:2010.03593.
-    """
-
-    num_classes: int
-    blocks_per_group: int = 4
-    widen_factor: int = 10
-    remat: bool = False
-    mean: tuple[float, ...] = CIFAR10_MEAN
-    std: tuple[float, ...] = CIFAR10_STD
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: Array, train: bool) -> Array:
-        x = normalize(images, self.mean, self.std, self.dtype)
-        x = Conv(16, kernel_init=he_fan_out, dtype=self.dtype, name="init_conv")(x)
-        block = remat_block(SwishBlock) if self.remat else SwishBlock
-        for group in range(3):
-            for index in range(self.blocks_per_group):
-                stride = 2 if group > 0 and index == 0 else 1
-                features = 16 * 2**group * self.widen_factor
-                x = block(features, stride, self.dtype, wide=True, name=f"layer{group}_{index}")(x, train)
-        return _head(self, x, train)
-
-
+@model(
+    "dm_preact_resnet18",
+    title="PreActResNet-18 (Swish)",
+    summary="PreActResNet-18 with Swish, as DeepMind's code has it.",
+    paper="Rebuffi et al. (2021), arXiv:2103.01946",
+    stage_sizes=(2, 2, 2, 2),
+)
 class SwishPreActResNet(nn.Module):
     """PreActResNet with Swish: stem, stages of blocks (every one after the first halves the image), BN, Swish, linear.
 
@@ -83,7 +55,10 @@ class SwishPreActResNet(nn.Module):
       num_classes: K.
       stage_sizes: blocks per stage; (2, 2, 2, 2) is PreActResNet-18.
       width: channels of the first stage, doubled by each one after it.
-      remat, mean, std, dtype: as in `SwishWideResNet`.
+      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
+      mean, std: input normalisation per channel, inside the model; () for none. The published networks have
+        CIFAR-10's, and their files do not say so.
+      dtype: activations; weights and statistics stay float32.
 
     Source: Gowal et al. (2020), arXiv:2010.03593; Rebuffi et al. (2021), arXiv:2103.01946.
     """
@@ -106,6 +81,69 @@ class SwishPreActResNet(nn.Module):
                 stride = 2 if stage > 0 and index == 0 else 1
                 features = self.width * 2**stage
                 x = block(features, stride, self.dtype, wide=False, name=f"layer{stage}_{index}")(x, train)
+        return _head(self, x, train)
+
+
+@model(
+    "dm_wide_resnet",
+    title="WideResNet (Swish)",
+    summary="With Swish, as deep and as wide as model.options says.",
+    paper="Gowal et al. (2020), arXiv:2010.03593",
+)
+@model(
+    "dm_wrn_70_16",
+    title="WRN-70-16 (Swish)",
+    summary="WRN-70-16 with Swish, as DeepMind's code has it.",
+    paper="Gowal et al. (2020), arXiv:2010.03593",
+    blocks_per_group=11,
+    widen_factor=16,
+)
+@model(
+    "dm_wrn_34_10",
+    title="WRN-34-10 (Swish)",
+    summary="WRN-34-10 with Swish, as DeepMind's code has it.",
+    paper="Gowal et al. (2020), arXiv:2010.03593",
+    blocks_per_group=5,
+    widen_factor=10,
+)
+@model(
+    "dm_wrn_28_10",
+    title="WRN-28-10 (Swish)",
+    summary="WRN-28-10 with Swish, as DeepMind's code has it.",
+    paper="Gowal et al. (2020), arXiv:2010.03593",
+    blocks_per_group=4,
+    widen_factor=10,
+)
+class SwishWideResNet(nn.Module):
+    """WideResNet-D-W with Swish: stem to 16 channels, three groups at 16W, 32W and 64W, BN, Swish, pool, linear.
+
+    Attributes:
+      num_classes: K.
+      blocks_per_group: n = (D - 4) / 6.
+      widen_factor: W.
+      remat, mean, std, dtype: as in `SwishPreActResNet`.
+
+    Source: Gowal et al. (2020), arXiv:2010.03593.
+    """
+
+    num_classes: int
+    blocks_per_group: int = 4
+    widen_factor: int = 10
+    remat: bool = False
+    mean: tuple[float, ...] = CIFAR10_MEAN
+    std: tuple[float, ...] = CIFAR10_STD
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        x = normalize(images, self.mean, self.std, self.dtype)
+        x = Conv(16, kernel_init=he_fan_out, dtype=self.dtype, name="init_conv")(x)
+        block = remat_block(SwishBlock) if self.remat else SwishBlock
+        for group in range(3):
+            for index in range(self.blocks_per_group):
+                stride = 2 if group > 0 and index == 0 else 1
+                features = 16 * 2**group * self.widen_factor
+                x = block(features, stride, self.dtype, wide=True, name=f"layer{group}_{index}")(x, train)
         return _head(self, x, train)
 
 

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 
 from piat_jax.core.types import Array
 from piat_jax.models.layers import Linear, normalize
+from piat_jax.models.registry import model
 
 
+@model(
+    "mlp",
+    title="MLP",
+    summary="Hidden layers with ReLU, of the sizes in model.options.hidden.",
+)
 class MLP(nn.Module):
     """Flatten, hidden layers with ReLU, linear.
 

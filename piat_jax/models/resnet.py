@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from piat_jax.core.types import Array
 from piat_jax.models.batch_norm import BatchNorm
 from piat_jax.models.layers import Conv, Linear, normalize, remat_block
+from piat_jax.models.registry import model
 
 
 class BasicBlock(nn.Module):
@@ -77,6 +78,52 @@ class PreActBlock(nn.Module):
         return x + y
 
 
+@model(
+    "small_resnet",
+    title="Small ResNet",
+    summary="Three stages of one block from 16 channels on, unless model.options says otherwise.",
+)
+# Two networks go by this name; the first form's weights would also fit the second, less its last BN.
+@model(
+    "preact_resnet18_v1",
+    title="PreActResNet-18 (v1)",
+    summary="The first published form, with raw shortcuts and nothing before the pooling.",
+    paper="He et al. (2016), arXiv:1603.05027",
+    stage_sizes=(2, 2, 2, 2),
+    pre_activation=True,
+    raw_shortcut=True,
+)
+@model(
+    "preact_resnet18",
+    title="PreActResNet-18",
+    summary="BatchNorm and ReLU before each convolution, and once more before the pooling.",
+    paper="He et al. (2016), arXiv:1603.05027",
+    stage_sizes=(2, 2, 2, 2),
+    pre_activation=True,
+)
+@model(
+    "resnet50",
+    title="ResNet-50",
+    summary="Bottlenecks in four stages of 3, 4, 6 and 3.",
+    paper="He et al. (2016), arXiv:1512.03385",
+    stage_sizes=(3, 4, 6, 3),
+    bottleneck=True,
+)
+@model(
+    "resnet26",
+    title="ResNet-26",
+    summary="ResNet-18 with bottlenecks, which the code of the RPAT paper calls ResNet-18.",
+    paper="He et al. (2016), arXiv:1512.03385",
+    stage_sizes=(2, 2, 2, 2),
+    bottleneck=True,
+)
+@model(
+    "resnet18",
+    title="ResNet-18",
+    summary="Four stages of two blocks after a 3x3 stem, for images of 32 pixels.",
+    paper="He et al. (2016), arXiv:1512.03385",
+    stage_sizes=(2, 2, 2, 2),
+)
 class ResNet(nn.Module):
     """3x3 stem, stages of blocks (every one after the first halves the image and doubles the width), pool, linear.
 

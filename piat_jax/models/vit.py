@@ -12,6 +12,7 @@ from piat_jax.core.forward import ATTENTION_GATES
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
 from piat_jax.models.layers import normalize, torch_uniform
+from piat_jax.models.registry import model
 
 
 def small_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -164,6 +165,57 @@ def check_heads(width: int, heads: int, depth: int) -> None:
         raise InputError(f"width={width} cannot be divided among heads={heads}")
 
 
+@model(
+    "vit",
+    title="ViT",
+    summary="As wide and as deep as model.options says.",
+    paper="Dosovitskiy et al. (2021), arXiv:2010.11929",
+)
+@model(
+    "deit_small",
+    title="DeiT-S",
+    summary="ViT-S, from which it differs in how it was trained.",
+    paper="Touvron et al. (2021), arXiv:2012.12877",
+    width=384,
+    depth=12,
+    heads=6,
+)
+@model(
+    "deit_tiny",
+    title="DeiT-Ti",
+    summary="ViT-Ti, from which it differs in how it was trained.",
+    paper="Touvron et al. (2021), arXiv:2012.12877",
+    width=192,
+    depth=12,
+    heads=3,
+)
+@model(
+    "vit_base",
+    title="ViT-B",
+    summary="Twelve blocks of width 768, with twelve heads each.",
+    paper="Dosovitskiy et al. (2021), arXiv:2010.11929",
+    width=768,
+    depth=12,
+    heads=12,
+)
+@model(
+    "vit_small",
+    title="ViT-S",
+    summary="Twelve blocks of width 384, with six heads each.",
+    paper="Steiner et al. (2021), arXiv:2106.10270",
+    width=384,
+    depth=12,
+    heads=6,
+)
+@model(
+    "vit_tiny",
+    title="ViT-Ti",
+    summary="Twelve blocks of width 192, with three heads each.",
+    paper="Steiner et al. (2021), arXiv:2106.10270",
+    width=192,
+    depth=12,
+    heads=3,
+)
 class ViT(nn.Module):
     """Patches, a class token and positions; blocks of attention and MLP; LayerNorm, and linear on the class token.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from piat_jax.core.types import Array
 from piat_jax.models.batch_norm import BatchNorm
 from piat_jax.models.layers import Conv, Linear, he_fan_out, normalize, remat_block
+from piat_jax.models.registry import model
 
 
 class WideBlock(nn.Module):
@@ -29,6 +30,53 @@ class WideBlock(nn.Module):
         return x + y
 
 
+@model(
+    "wide_resnet",
+    title="WideResNet",
+    summary="As deep and as wide as model.options says.",
+    paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
+)
+@model(
+    "wrn_70_16",
+    title="WRN-70-16",
+    summary="Three groups of eleven blocks, sixteen times as wide.",
+    paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
+    blocks_per_group=11,
+    widen_factor=16,
+)
+@model(
+    "wrn_34_20",
+    title="WRN-34-20",
+    summary="Three groups of five blocks, twenty times as wide.",
+    paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
+    blocks_per_group=5,
+    widen_factor=20,
+)
+@model(
+    "wrn_34_10",
+    title="WRN-34-10",
+    summary="Three groups of five blocks, ten times as wide.",
+    paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
+    blocks_per_group=5,
+    widen_factor=10,
+)
+# The paper counts the depth as 6n + 2: five blocks per group.
+@model(
+    "wrn_32_10",
+    title="WRN-32-10",
+    summary="WRN-34-10 by the name that it has in the PIAT paper.",
+    paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
+    blocks_per_group=5,
+    widen_factor=10,
+)
+@model(
+    "wrn_28_10",
+    title="WRN-28-10",
+    summary="Three groups of four blocks, ten times as wide.",
+    paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
+    blocks_per_group=4,
+    widen_factor=10,
+)
 class WideResNet(nn.Module):
     """3x3 stem to 16 channels, three groups of blocks at 16W, 32W and 64W (strides 1, 2, 2), BN, ReLU, pool, linear.
 

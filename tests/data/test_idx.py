@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.data import idx, load, sources
+from piat_jax.data import DATASETS, idx, load
+from piat_jax.data.dataset_info import Source
 
 TRAIN_IMAGES = (np.arange(3 * 28 * 28) % 251).astype(np.uint8).reshape(3, 28, 28)
 TEST_IMAGES = TRAIN_IMAGES[:2, ::-1]
@@ -78,7 +79,9 @@ def test_mnist_is_not_mistaken_for_fashion_mnist_in_a_shared_folder(tmp_path, mo
 def test_missing_files_list_every_path_and_the_fix(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIAT_DATA_DIR", str(tmp_path / "env"))
-    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    read, info = DATASETS["fashion_mnist"]
+    elsewhere = Source(read, info._replace(packaged=tmp_path / "debian"))
+    monkeypatch.setitem(DATASETS._entries, "fashion_mnist", elsewhere)
     write(tmp_path / "data/FashionMNIST/raw")
     (tmp_path / "data/FashionMNIST/raw/t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(InputError) as caught:
