@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from piat_jax import losses
+from piat_jax.averaging import AVERAGES
 from piat_jax.cli import errors, evaluate, train
-from piat_jax.cli.methods import AVERAGES
 from piat_jax.data import names
 from piat_jax.models import MODELS
 from piat_jax.objectives import METHODS, WRAPPERS

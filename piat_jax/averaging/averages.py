@@ -20,7 +20,17 @@ average = AVERAGES.register
     paper="Polyak and Juditsky (1992)",
 )
 def ema(*, epochs: int, decay: float = 0.999, start: float = 0.0, warmup: bool = True) -> Average:
-    """EMA of each step's weights; a constant decay without `warmup`."""
+    """EMA: `average <- decay average + (1 - decay) w` after each step, by default warmed up as SEAT's.
+
+    Args:
+      epochs: of the run.
+      decay: in [0, 1].
+      start: share of the run before the first averaged state, in [0, 1].
+      warmup: whether the decay is `min(decay, (n + 1) / (n + 10))` after n states, else it is constant.
+
+    >>> ema(epochs=120, warmup=False).weight
+    0.999
+    """
     return Average(WarmupDecay(decay) if warmup else decay, every="step", start=start, epochs=epochs)
 
 
@@ -30,7 +40,11 @@ def ema(*, epochs: int, decay: float = 0.999, start: float = 0.0, warmup: bool =
     paper="Wang and Wang (2022), arXiv:2203.09678",
 )
 def seat(*, epochs: int, decay: float = 0.999, start: float = 0.0) -> Average:
-    """SEAT's average of each step's weights."""
+    """SEAT: `ema` with warm-up; arguments as there.
+
+    >>> seat(epochs=120) == ema(epochs=120)
+    True
+    """
     return ema(epochs=epochs, decay=decay, start=start)
 
 
@@ -40,7 +54,11 @@ def seat(*, epochs: int, decay: float = 0.999, start: float = 0.0) -> Average:
     paper="Izmailov et al. (2018), arXiv:1803.05407",
 )
 def swa(*, epochs: int, start: float = 55 / 200) -> Average:
-    """SWA of the epochs from `start` on; BatchNorm's statistics are estimated anew."""
+    """SWA: the mean of the weights of the epochs from `start` on; BatchNorm's statistics are estimated anew.
+
+    >>> swa(epochs=200).batch_stats
+    'recompute'
+    """
     return Average(EQUAL_WEIGHT, start=start, epochs=epochs, batch_stats="recompute")
 
 
@@ -49,8 +67,16 @@ def swa(*, epochs: int, start: float = 55 / 200) -> Average:
     summary="Average over epochs in which the worst class is robust enough on validation data.",
     paper="Wei et al. (2023), arXiv:2303.14460",
 )
-def fawa(*, epochs: int, decay: float = 0.88, start: float = 0.0, threshold: float = 0.2) -> Average:
-    """FAWA of the epochs that a gate of this threshold lets through (`Gated`)."""
+def fawa(*, epochs: int, decay: float = 0.88, start: float = 0.0, threshold: float = 0.2) -> FAWA:
+    """FAWA: `average <- decay average + (1 - decay) w` after the epochs that a gate lets through (`FAWA`, `Gated`).
+
+    Args:
+      epochs, decay, start: as for `ema`.
+      threshold: what the worst class has to reach, an accuracy in [0, 1].
+
+    >>> fawa(epochs=200).threshold
+    0.2
+    """
     return FAWA(decay, start=start, epochs=epochs, threshold=threshold)
 
 

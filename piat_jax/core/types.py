@@ -82,7 +82,7 @@ class Iterates(NamedTuple):
     """How the points fared that an attack took its steps from."""
 
     correct: Array  # [B] int32, how many of them were no success
-    count: Array  # [B] int32, of how many
+    total: Array  # [B] int32, of how many
 
 
 class AdversarialBatch(NamedTuple):
