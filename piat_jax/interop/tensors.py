@@ -1,12 +1,11 @@
 """Files of named tensors: safetensors, PyTorch's, NumPy's. What is read are plain NumPy arrays."""
 
 import json
-import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,24 +13,10 @@ import numpy as np
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_file
 
-TYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "F8_E4M3": jnp.float8_e4m3fn,
-    "F8_E5M2": jnp.float8_e5m2,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
-CODES = {np.dtype(kind): code for code, kind in TYPES.items()}
+# How the types of a safetensors file are called there. Those that the library looks for in NumPy, which has none such,
+# are cut out of the file here.
+BY_LIBRARY = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+BY_HAND = {"F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
 # Where checkpoints keep the weights; of a last and a best one the published numbers are those of the last.
@@ -71,73 +56,58 @@ def read_tensors(path: Path, *, unsafe_pickle: bool = False) -> Tensors:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a .safetensors file: eight bytes with the header's length, the header in JSON, the data.
+    """The tensors of a .safetensors file.
 
     Raises:
       InputError: it is not whole, has a type that is not read here, or is damaged, which what `write_safetensors` wrote
         shows by its checksum.
-
-    Source: the format's description, huggingface/safetensors.
     """
-    content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+    from safetensors import SafetensorError, safe_open
+
     try:
-        length = int.from_bytes(content[:8].tobytes(), "little")
-        header = json.loads(content[8 : 8 + length].tobytes())
-        metadata = header.pop("__metadata__", None) or {}
-        data = content[8 + length :]
-        tensors = {name: _tensor(path, name, data, **entry) for name, entry in header.items()}
-        if metadata.get(CHECKSUM, found := _checksum(header, [data])) != found:
-            raise InputError(f"{path} is not what was written: its checksum differs; fetch it again")
-        return tensors
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        # The NumPy side: the one for Flax makes 64-bit numbers 32-bit ones. BF16 it finds by the name JAX has given it.
+        with safe_open(path, framework="np") as file:
+            header, data = _parts(np.memmap(path, np.uint8, "r"))
+            arrays = {name: _tensor(path, name, file, header[name], data) for name in file.keys()}  # noqa: SIM118
+            if (file.metadata() or {}).get(CHECKSUM, found := _checksum(header, data)) != found:
+                raise InputError(f"{path} is not what was written: its checksum differs; fetch it again")
+    except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+    return arrays
 
 
-def _tensor(
-    path: Path, name: str, data: np.ndarray, *, dtype: str, shape: list[int], data_offsets: list[int]
-) -> np.ndarray:
-    if dtype not in TYPES:
-        raise InputError(f"{path}: {name!r} is stored as {dtype}, which is not read here; save it as F32")
-    begin, end = data_offsets
-    kind = np.dtype(TYPES[dtype])
-    if not 0 <= begin <= end <= len(data) or end - begin != kind.itemsize * math.prod(shape):
-        raise ValueError(f"{end - begin} bytes from {begin} on for {dtype}{shape}, {len(data)} there")
-    return np.frombuffer(data[begin:end].tobytes(), kind).reshape(shape)
+def _tensor(path: Path, name: str, file: Any, entry: Mapping[str, Any], data: np.ndarray) -> np.ndarray:
+    code = entry["dtype"]
+    if code in BY_LIBRARY:
+        return file.get_tensor(name)
+    if code in BY_HAND:
+        begin, end = entry["data_offsets"]  # the library has checked them
+        return np.array(data[begin:end]).view(BY_HAND[code]).reshape(entry["shape"])
+    raise InputError(f"{path}: {name!r} is stored as {code}, which is not read here; save it as F32")
 
 
-def _checksum(header: Mapping[str, Any], data: Iterable[np.ndarray]) -> str:
-    total = zlib.crc32(_json(header))
-    for part in data:
-        total = zlib.crc32(part.data, total)
-    return f"{total:08x}"
+def _parts(content: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """A whole file's header without its metadata, and its data."""
+    end = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:end].tobytes())
+    header.pop("__metadata__", None)
+    return header, content[end:]
 
 
-def _json(header: Mapping[str, Any]) -> bytes:
-    return json.dumps(header, separators=(",", ":")).encode()
+def _checksum(header: Mapping[str, Any], data: np.ndarray) -> str:
+    # The format has none, and the library does not see a flipped bit.
+    return f"{zlib.crc32(data.data, zlib.crc32(json.dumps(header, separators=(',', ':')).encode())):08x}"
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a .safetensors file whole or not at all."""
-    arrays = {name: np.ascontiguousarray(values).reshape(values.shape) for name, values in arrays.items()}
-    header: dict[str, Any] = {}
-    offset = 0
-    for name, values in arrays.items():
-        offsets = [offset, offset + values.nbytes]
-        header[name] = {"dtype": CODES[values.dtype], "shape": list(values.shape), "data_offsets": offsets}
-        offset += values.nbytes
-    checksum = _checksum(header, (values.reshape(-1).view(np.uint8) for values in arrays.values()))
-    text = _json({"__metadata__": {"format": "pt", CHECKSUM: checksum}, **header})
-    text += b" " * (-len(text) % 8)
+    from safetensors.numpy import save
 
-    def fill(file: BinaryIO) -> None:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for values in arrays.values():
-            file.write(values.tobytes())
-
-    write_file(path, fill)
+    # In C's order: the library writes the memory of any other array as it lies.
+    arrays = {name: np.asarray(values, order="C") for name, values in arrays.items()}
+    checksum = _checksum(*_parts(np.frombuffer(save(arrays), np.uint8)))
+    content = save(arrays, {"format": "pt", CHECKSUM: checksum})
+    write_file(path, lambda file: file.write(content))
 
 
 def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,10 +1,12 @@
 import json
 import re
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from piat_jax.core.checks import InputError
 from piat_jax.interop import About, load_weights, save_safetensors, state_dict
@@ -208,6 +210,8 @@ def test_safetensors_as_the_format_says(tmp_path):
         "brain": np.asarray(jnp.arange(3, dtype=jnp.bfloat16)),
         "count": np.array(7),
         "none": np.zeros((0, 2), np.float32),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "large": np.array([2**40, -1]),
     }
     write_safetensors(path, arrays)
     got = read_safetensors(path)
@@ -217,7 +221,9 @@ def test_safetensors_as_the_format_says(tmp_path):
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     assert length % 8 == 0
-    assert json.loads(content[8 : 8 + length])["half"] == {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
+    header = json.loads(content[8 : 8 + length])
+    assert (header["half"]["dtype"], header["half"]["shape"]) == ("F16", [2, 3])
+    assert (header["brain"]["dtype"], header["__metadata__"]["format"]) == ("BF16", "pt")
     for damaged in (b"", content[:4], content[: 8 + length // 2], content[:-1], b"\xff" * 40):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="not a whole safetensors file"):
@@ -242,9 +248,30 @@ def test_a_flipped_bit_in_what_we_wrote_is_noticed(tmp_path):
     # Others write none.
     header = json.loads(good[8:begin])
     del header["__metadata__"]
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + good[begin:])
+    write_by_hand(path, header, good[begin:])
     np.testing.assert_array_equal(read_safetensors(path)["w"], np.arange(30))
+
+
+def write_by_hand(path, header, data):
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_the_checksum_is_that_of_files_of_earlier_versions(tmp_path):
+    """They have the tensors in the order they were given in, and the checksum of the header's shortest form."""
+    path, values = tmp_path / "a.safetensors", np.arange(6, dtype=np.float32)
+    header = {
+        "few": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},
+        "many": {"dtype": "F32", "shape": [2, 3], "data_offsets": [4, 28]},
+    }
+    data = bytes([7, 8, 9, 10]) + values.tobytes()
+    shortest = json.dumps(header, separators=(",", ":")).encode()
+    metadata = {"format": "pt", "piat_jax.crc32": f"{zlib.crc32(shortest + data):08x}"}
+    write_by_hand(path, {"__metadata__": metadata, **header}, data)
+    np.testing.assert_array_equal(read_safetensors(path)["many"], values.reshape(2, 3))
+    write_by_hand(path, {"__metadata__": metadata, **header}, data[:-1] + b"?")
+    with pytest.raises(InputError, match="its checksum differs"):
+        read_safetensors(path)
 
 
 def test_a_flipped_bit_in_a_zip_file_of_weights_is_noticed(resnet, tmp_path):
@@ -275,24 +302,27 @@ def test_a_flipped_bit_in_a_zip_file_of_weights_is_noticed(resnet, tmp_path):
 )
 def test_every_type_of_the_format_that_numpy_has_is_read(tmp_path, code, kind):
     path, values = tmp_path / "a.safetensors", np.array([0, 1, 2, 12], kind)
-    text = json.dumps({"x": {"dtype": code, "shape": [4], "data_offsets": [0, values.nbytes]}}).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + values.tobytes())
+    write_by_hand(path, {"x": {"dtype": code, "shape": [2, 2], "data_offsets": [0, values.nbytes]}}, values.tobytes())
     got = read_safetensors(path)["x"]
-    assert got.dtype == values.dtype
-    np.testing.assert_array_equal(np.asarray(got, np.float32), [0, 1, 2, 12])
-    other = text.replace(code.encode(), b"F4")
-    path.write_bytes(len(other).to_bytes(8, "little") + other + values.tobytes())
-    with pytest.raises(InputError, match="'x' is stored as F4, which is not read here; save it as F32"):
-        read_safetensors(path)
+    assert (got.dtype, type(got)) == (values.dtype, np.ndarray)
+    np.testing.assert_array_equal(np.asarray(got, np.float32), [[0, 1], [2, 12]])
+
+
+@pytest.mark.parametrize(("code", "size"), [("F4", 2), ("F8_E8M0", 4), ("C64", 32)])
+def test_other_types_are_named(tmp_path, code, size):
+    write_by_hand(
+        tmp_path / "a.safetensors", {"x": {"dtype": code, "shape": [4], "data_offsets": [0, size]}}, bytes(size)
+    )
+    with pytest.raises(InputError, match=f"'x' is stored as {code}, which is not read here; save it as F32"):
+        read_safetensors(tmp_path / "a.safetensors")
 
 
 def test_the_library_reads_what_we_write(resnet, tmp_path):
-    theirs = pytest.importorskip("safetensors.numpy")
     _, _, state = resnet
     save(tmp_path / "a.safetensors", state)
-    got = theirs.load_file(tmp_path / "a.safetensors")
+    got = safetensors.numpy.load_file(tmp_path / "a.safetensors")
     assert set(got) == set(state)
-    theirs.save_file(state, tmp_path / "b.safetensors")
+    safetensors.numpy.save_file(state, tmp_path / "b.safetensors")
     for name, values in read_safetensors(tmp_path / "b.safetensors").items():
         np.testing.assert_array_equal(values, state[name])
         np.testing.assert_array_equal(got[name], values)
