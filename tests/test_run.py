@@ -1,4 +1,5 @@
 import csv
+import html
 import importlib
 import json
 import re
@@ -135,7 +136,12 @@ def test_from_nothing_to_a_report_and_again(tmp_path, tiny, commands):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "secret" not in page + text
     assert page.count("data:image/png;base64,") == text.count("![") == 1
-    assert page.count("<table") == page.count("</table>") == 2
+    assert page.count("<table") == page.count("</table>") == page.count('<div class="wide">') == 2
+    assert re.findall(r'<table class="words">\s*<thead>\s*<tr>\s*<th scope="col">(.*)</th>', page) == ["Claim"]
+    assert "<td><strong>holds</strong></td>" in page
+    assert "<td>70.00 ± 0.00<small>84.28</small></td>" in page.replace("<strong>", "").replace("</strong>", "")
+    assert '<th scope="col">PGD-20 final</th>' in page
+    assert "<p><figure" not in page
 
     commands.clear()
     assert call("piat", "table1", *flags) == 0
@@ -212,6 +218,21 @@ def test_items_are_reported_in_the_papers_order(tmp_path, tiny, commands):
     (path, _) = report.write(tmp_path, "piat", ["fig9", "table1", "fig10"])
     titles = re.findall(r"^## (.*)$", path.read_text(), re.MULTILINE)
     assert titles[1:-1] == ["fig9", "Table I", "fig10", "extra"]
+
+
+@pytest.mark.parametrize(
+    "text", ["ReBAT*, *a*, **b**", "a|b", "_a_ __b__ wrn34_10 _", "<b>x</b>", "[a](b)", "`a` ~~b~~", "\\"]
+)
+def test_a_report_shows_every_text_as_it_is(text, tmp_path):
+    page = report.to_html(f"# x\n\n| a |\n|---|\n| {report.plain(text)} |", tmp_path)
+    assert f"<td>{html.escape(text)}</td>" in page
+
+
+def test_a_pictures_caption_is_text(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"abc")
+    page = report.to_html(f"# x\n\n![{report.plain('of <PIAT> [0, 1], *')}](a.png)", tmp_path)
+    assert 'src="data:image/png;base64,YWJj">' in page
+    assert "<figcaption>of &lt;PIAT&gt; [0, 1], *</figcaption>" in page
 
 
 def test_an_empty_report_is_refused(tmp_path):
