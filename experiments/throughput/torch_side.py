@@ -42,6 +42,7 @@ def _train(case: Case) -> tuple[Callable[[int], None], float]:
 
     def run(times: int) -> None:
         order = torch.randperm(len(labels), device=labels.device).split(case.batch)
+        loss = torch.zeros(())
         for number in range(times):
             rows = order[number % len(order)]
             x = _pixels(images[rows])
@@ -102,6 +103,7 @@ def _matmul(case: Case) -> tuple[Callable[[int], None], float]:
     left, right = torch.randn(2, size, size, device=_device(), dtype=getattr(torch, case.dtype))
 
     def run(times: int) -> None:
+        result = left
         for _ in range(times):
             result = left @ right
         result[0, 0].item()  # waits for the device

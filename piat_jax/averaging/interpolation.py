@@ -141,7 +141,8 @@ def _shapes(tree: PyTree) -> _Shapes:
 class InterpolateParamsState(NamedTuple):
     """State of `interpolate_params`."""
 
-    count: Array  # int32, updates seen
+    # int32, updates seen. The name that optax's states and checkpoints have; it hides tuple.count, as theirs does.
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
     syncs: Array  # int32, interpolations done
     anchor: optax.Params  # theta', the weights after the last interpolation; the initial ones before the first
 

@@ -141,6 +141,7 @@ def _matmul(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
     product = jax.jit(jnp.matmul)
 
     def run(times: int) -> None:
+        result = left
         for _ in range(times):
             result = product(left, right)
         jax.block_until_ready(result)

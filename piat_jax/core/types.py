@@ -161,7 +161,8 @@ class WeightAverage(NamedTuple):
     """Averaged weights that training never goes on from: EMA, SWA and their kind."""
 
     variables: Variables
-    count: Array  # int32, states averaged so far
+    # int32, states averaged so far. Checkpoints know it by this name; tuple.count, which it hides, is of no use here.
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 @jax.tree_util.register_dataclass

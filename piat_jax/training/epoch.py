@@ -52,8 +52,9 @@ class Examples(NamedTuple):
     labels: Array  # [N] int32
     extra: tuple[Array, Array] | None = None  # generated images and labels beside them: data.batching.epoch_order
 
+    # Windows and streams have it too. It hides tuple.count, which is of no use here.
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """N."""
         return self.labels.shape[0]
 
