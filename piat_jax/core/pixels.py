@@ -10,8 +10,8 @@ HIGH = np.float32(32897 / 2**23)
 LOW = np.float32(1 / 255 - 32897 / 2**23)
 
 
-def to_float(images: Array) -> Array:
-    """uint8 pixels as float32 in [0, 1]: x / 255, the only place where pixels are scaled.
+def to_float(images: Array | np.ndarray) -> Array:
+    """uint8 pixels, of NumPy or JAX, as float32 in [0, 1]: x / 255, the only place where pixels are scaled.
 
     Raises:
       InputError: `images` are not uint8; floats may have been scaled already.
@@ -23,5 +23,5 @@ def to_float(images: Array) -> Array:
         raise InputError(f"images has dtype {images.dtype}; give uint8 in [0, 255]")
     # XLA would turn a division by 255 into a product that is an ulp off for half the values. HIGH has so few bits that
     # its product with a byte is exact, and the sum rounds to what NumPy's and PyTorch's x / 255 give.
-    x = images.astype(jnp.float32)
+    x = jnp.asarray(images).astype(jnp.float32)
     return x * HIGH + x * LOW

@@ -79,8 +79,11 @@ def keep_replicated(tree: Tree, mesh: Mesh | None) -> Tree:
 
 
 def put_state(state: Tree, mesh: Mesh | None, *, split: bool) -> Tree:
-    """A training state on the devices; with `split` shared out by the rule of `state_shardings`."""
-    return state if mesh is None else put(state, state_shardings(state, mesh, split=split))
+    """A training state on the devices; with `split` shared out by the rule of `state_shardings`.
+
+    Without a mesh, arrays of NumPy go to the default device and those of JAX stay where they are.
+    """
+    return jax.device_put(state) if mesh is None else put(state, state_shardings(state, mesh, split=split))
 
 
 def keep_state(state: Tree, mesh: Mesh | None, *, split: bool) -> Tree:

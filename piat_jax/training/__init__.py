@@ -1,6 +1,7 @@
 """The training loop: pure step, compiled epoch, and the order of things between epochs."""
 
-from piat_jax.training.epoch import Examples, Recipe, TrainingDivergedError, run_epoch, train_steps
+from piat_jax.training.epoch import Recipe, TrainingDivergedError, run_epoch, train_steps
+from piat_jax.training.examples import Examples
 from piat_jax.training.loop import EpochRecord, fit
 from piat_jax.training.optimizer import piecewise_linear, sgd
 from piat_jax.training.step import init_state, train_step

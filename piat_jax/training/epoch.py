@@ -19,7 +19,8 @@ from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.sharding import keep_replicated, keep_state, put_state, replicate, split_batch
 from piat_jax.core.types import Array, Batch, Objective, TrainState
 from piat_jax.data.augment import augment
-from piat_jax.data.batching import epoch_order, steps_per_epoch, take_batch
+from piat_jax.data.batching import epoch_order, steps_per_epoch
+from piat_jax.training.examples import Examples, on_device
 from piat_jax.training.step import FINITE, train_step
 from piat_jax.training.stopping import Position, StopTraining
 from piat_jax.training.streaming import Stream, Window
@@ -43,35 +44,6 @@ class Recipe(NamedTuple):
     extra_per_batch: int = 0  # how many of a batch are of `Examples.extra`
     split_state: bool = False  # share out the state as well: each device keeps a part of weights, momentum and anchor
     skip_nonfinite: bool = False  # leave steps out whose loss or gradient is not finite, instead of stopping
-
-
-class Examples(NamedTuple):
-    """Training data on the device."""
-
-    images: Array  # [N, H, W, C] uint8
-    labels: Array  # [N] int32
-    extra: tuple[Array, Array] | None = None  # generated images and labels beside them: data.batching.epoch_order
-
-    # Windows and streams have it too. It hides tuple.count, which is of no use here.
-    @property
-    def count(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """N."""
-        return self.labels.shape[0]
-
-    @property
-    def extra_count(self) -> int:
-        """How many generated examples there are."""
-        return 0 if self.extra is None else self.extra[1].shape[0]
-
-    def take(self, order: Array, number: Array, batch_size: int, extra_per_batch: int) -> tuple[Array, Array, Array]:
-        """The batch of step `number`: images, labels and indices."""
-        if self.extra is None or not extra_per_batch:
-            return take_batch(self.images, self.labels, order, number, batch_size)
-        indices = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
-        own, extra = indices[:-extra_per_batch], indices[-extra_per_batch:] - self.count
-        parts = zip((self.images, self.labels), self.extra)
-        images, labels = (jnp.concatenate([mine[own], other[extra]]) for mine, other in parts)
-        return images, labels, indices
 
 
 class ChunkRecord(NamedTuple):
@@ -192,7 +164,8 @@ def run_epoch(
     Args:
       state: donated.
       objective: the method.
-      examples: the training data, on the device, or a `Stream` from the host.
+      examples: the training data: uint8 images and labels of NumPy or JAX, or a `Stream` from the host. What is not on
+        the device is checked and moved there first, at every call.
       key: the run's key.
       recipe: what is compiled in.
       epochs: how many the run has.
@@ -209,7 +182,10 @@ def run_epoch(
     Raises:
       TrainingDivergedError: the loss or the gradient of a step was not finite.
       StopTraining: `should_stop` said so.
+      InputError: examples that are not what is said above, or labels that are no class of the model.
     """
+    if isinstance(examples, Examples) and not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(examples)):
+        examples = on_device(examples, objective, state, recipe.mesh)
     total = steps_per_epoch(examples.count, recipe.batch_size)
     at = position or Position(int(state.epoch) + 1)
     before, began = at.seconds, time.perf_counter()

@@ -14,7 +14,8 @@ from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import put_state, replicate
 from piat_jax.core.types import Array, Context, EpochEnd, Objective, TrainState
 from piat_jax.data.batching import steps_per_epoch
-from piat_jax.training.epoch import Examples, Recipe, run_epoch
+from piat_jax.training.epoch import Recipe, run_epoch
+from piat_jax.training.examples import Examples, on_device
 from piat_jax.training.stopping import Interrupted, Position, StopTraining
 from piat_jax.training.streaming import Stream
 
@@ -58,7 +59,8 @@ def fit(
     Args:
       state: donated; at the end of an epoch, as `on_epoch` got it.
       objective: the method.
-      examples: training data, uint8, on the device, or a `Stream` from the host.
+      examples: training data: images `[N, H, W, C]` in uint8 and labels `[N]` in [0, K), of any type of whole numbers,
+        both arrays of NumPy or JAX; they are moved to the device once. Or a `Stream` from the host.
       key: the run's key: with the same one, a run that is stopped and resumed equals one that is not.
       recipe: optimizer, batch size and augmentation.
       epochs: the last epoch, 1-based.
@@ -76,7 +78,10 @@ def fit(
     Raises:
       StopTraining: training was asked to stop; holds the state, and the position to go on from.
       TrainingDivergedError: a loss or gradient that is not finite; holds the state before and its position.
+      InputError: examples that are not what is said above, such as images in floats or labels from 1 to K.
     """
+    if isinstance(examples, Examples):
+        examples = on_device(examples, objective, state, recipe.mesh)
     objective, examples, key = replicate((objective, examples, key), recipe.mesh)
     state = put_state(state, recipe.mesh, split=recipe.split_state)
     steps = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)

@@ -12,6 +12,7 @@ def test_to_float_is_the_exactly_rounded_quotient():
     expected = pixels.astype(np.float32) / np.float32(255)
     np.testing.assert_array_equal(to_float(jnp.asarray(pixels)), expected, strict=True)
     np.testing.assert_array_equal(jax.jit(to_float)(pixels), expected, strict=True)
+    assert isinstance(to_float(pixels), jax.Array)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])

@@ -155,7 +155,7 @@ def test_the_order_of_an_epochs_end_and_what_each_sees(problem):
 def test_a_finished_run_does_nothing(problem):
     state = dataclasses.replace(problem.state(), epoch=jnp.int32(2))
     before = train_steps._cache_size()
-    assert train(problem, state, 2) is state
+    assert all(jax.tree.leaves(jax.tree.map(lambda after, start: after is start, train(problem, state, 2), state)))
     assert train_steps._cache_size() == before
 
 

@@ -1,0 +1,94 @@
+"""Training data on the device: what it must be, and the way there."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.sharding import replicate
+from piat_jax.core.types import Array, Objective, TrainState
+from piat_jax.data.batching import take_batch
+from piat_jax.data.types import Split, check_split
+
+
+class Examples(NamedTuple):
+    """Training data, of NumPy or JAX: `fit` and `run_epoch` check it, and move to the device once what is not there."""
+
+    images: Array | np.ndarray  # [N, H, W, C] uint8
+    labels: Array | np.ndarray  # [N] whole numbers in [0, K)
+    extra: tuple[Array | np.ndarray, Array | np.ndarray] | None = None
+    """Generated images and labels beside them: data.batching.epoch_order."""
+
+    # Windows and streams have it too. It hides tuple.count, which is of no use here.
+    @property
+    def count(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """N."""
+        return self.labels.shape[0]
+
+    @property
+    def extra_count(self) -> int:
+        """How many generated examples there are."""
+        return 0 if self.extra is None else self.extra[1].shape[0]
+
+    def take(self, order: Array, number: Array, batch_size: int, extra_per_batch: int) -> tuple[Array, Array, Array]:
+        """The batch of step `number`: images, labels and indices."""
+        own = jnp.asarray(self.images), jnp.asarray(self.labels)
+        if self.extra is None or not extra_per_batch:
+            return take_batch(*own, order, number, batch_size)
+        indices = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
+        mine, others = indices[:-extra_per_batch], indices[-extra_per_batch:] - self.count
+        images, labels = (
+            jnp.concatenate([part[mine], jnp.asarray(extra)[others]]) for part, extra in zip(own, self.extra)
+        )
+        return images, labels, indices
+
+
+def on_device(examples: Examples, objective: Objective, state: TrainState, mesh: Mesh | None) -> Examples:
+    """The examples on the device, or on all of the mesh, with labels in int32; what is there already is not copied.
+
+    Args:
+      examples: the training data.
+      objective: the method; its model says how many classes there are.
+      state: any of its states.
+      mesh: devices that share each batch; None for one.
+
+    Raises:
+      InputError: images that are not uint8 `[N, H, W, C]`, labels that are not whole numbers `[N]` in [0, K), none of
+        either, or extra examples of another shape.
+    """
+    given = {"examples": examples[:2], **({} if examples.extra is None else {"examples.extra": examples.extra})}
+    splits = {name: _as_split(name, *pair) for name, pair in given.items()}
+    image_shape = examples.images.shape[1:]
+    # Of images of other axes `check_split` says so, before it looks at labels.
+    classes = _count_classes(objective, state, image_shape) if len(image_shape) == 3 else 0
+    for name, split in splits.items():
+        check_split(name, split, classes)
+        if split.images.shape[1:] != image_shape:
+            raise InputError(f"{name} images are {split.images.shape[1:]}, the others {image_shape}; give one kind")
+    pairs = [
+        (images, labels if isinstance(labels, jax.Array) and labels.dtype == jnp.int32 else split.labels)
+        for (images, labels), split in zip(given.values(), splits.values())
+    ]
+    placed = jax.device_put(pairs) if mesh is None else replicate(pairs, mesh)
+    return Examples(*placed[0], extra=placed[1] if len(placed) > 1 else None)
+
+
+def _as_split(name: str, images: Any, labels: Any) -> Split:
+    """The pair with its labels as int32 on the host, those beyond it as numbers that are beyond any class."""
+    for part, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, np.ndarray | jax.Array):
+            raise InputError(f"{name} {part} are a {type(value).__name__}; give an array of NumPy or JAX")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{name} labels have dtype {labels.dtype}; give whole numbers, one class index each")
+    wide = np.asarray(labels).astype(np.int64)
+    return Split(images, wide.clip(-1, np.iinfo(np.int32).max).astype(np.int32))
+
+
+def _count_classes(objective: Objective, state: TrainState, image_shape: tuple[int, ...]) -> int:
+    one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    apply = functools.partial(objective.model.apply, train=False)
+    return jax.eval_shape(apply, state.params, state.model_state, one)[0].shape[1]
