@@ -45,9 +45,10 @@ parity: $(READY)  ## The tests against PyTorch, which it installs.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/interop tests/cli/test_convert.py \
 		tests/test_torch_reference.py tests/test_throughput.py
 
-lint: $(READY)  ## Format, lint and types.
+lint: $(READY)  ## Format, lint, who imports whom, and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo --no-cache pyproject.toml
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Asks pypi.org, about everything that is installed; what it does not know is listed and not audited.
