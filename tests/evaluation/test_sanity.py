@@ -148,10 +148,11 @@ def test_a_black_box_alone_is_stronger_than_nothing():
     assert list(of_attacks(("square",), (False,), np.ones((1, 50), bool), np.ones((1, 50), bool))) == []
 
 
-class TestRowsThatSeeEachOther:
-    def minus_the_mean(self, x):
-        return linear(x) - linear(x).mean(axis=0, keepdims=True)
+def minus_the_mean(x):
+    return linear(x) - linear(x).mean(axis=0, keepdims=True)
 
+
+class TestRowsThatSeeEachOther:
     def found(self, logits_fn, images=IMAGES, devices=1, size=48):
         quick = AutoAttack(eps=1e-6, attacks=("square",), queries=1, block_size=size)
         labels = np.argmax(linear(images), axis=1)
@@ -161,7 +162,7 @@ class TestRowsThatSeeEachOther:
     @pytest.mark.parametrize("count", [1, 2, 7, 48])
     @pytest.mark.parametrize(("devices", "size"), [(1, 8), (1, 48), (2, 48)])
     def test_they_are_seen(self, count, devices, size):
-        message = self.found(self.minus_the_mean, IMAGES[:count], devices, size)["rows_see_each_other"]
+        message = self.found(minus_the_mean, IMAGES[:count], devices, size)["rows_see_each_other"]
         assert "the logits of an image change by up to" in message
         assert "put BatchNorm into evaluation mode" in message
 
