@@ -29,8 +29,10 @@ smoke: $(READY)  ## The same in a minute: two epochs of each, to see that everyt
 bench: $(READY)  ## Throughput of training, evaluation and AutoAttack, beside PyTorch's where it is installed.
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m experiments.throughput.benchmark $(BENCH)
 
-# Tests of one file share compiled functions, so a file stays with one process.
+# Tests of one file share compiled functions, so a file stays with one process. All keep what they compile in .cache/jax
+# (tests/conftest.py); what is a month old is compiled anew, for most of it is of programs that are no more.
 test: $(READY)  ## All tests, in as many processes as there are cores.
+	@mkdir -p .cache/jax && find .cache/jax -type f -mtime +30 -delete
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 # Processors round differently. ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.

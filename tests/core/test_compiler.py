@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from piat_jax.core import compiler
 from piat_jax.core.compiler import program_jit
@@ -89,3 +90,29 @@ def test_a_flag_of_the_user_decides(monkeypatch, name):
     monkeypatch.setenv("XLA_FLAGS", f"--{name}=")
     assert compiler._compiler_options() is None
     assert not probed
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A folder of its own for what JAX compiles; before and after it is that of all tests (conftest.py)."""
+    shared = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    compilation_cache.reset_cache()
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", shared)
+    compilation_cache.reset_cache()
+
+
+def test_half_an_entry_in_the_cache_of_tests_is_none(cache):
+    """JAX writes entries in place, and another process may be reading; the warning is no error (pyproject.toml)."""
+
+    def compiled():
+        jitted = jax.jit(lambda x: jnp.sin(x) * 3 + 1)
+        return jitted(jnp.float32(2.0))
+
+    expected = compiled()
+    entries = [path for path in cache.iterdir() if path.is_file()]
+    assert entries
+    for path in entries:
+        path.write_bytes(path.read_bytes()[:-20])
+    assert compiled() == expected
