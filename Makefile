@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test rounding parity lint audit clean
+.PHONY: help train smoke bench test rounding parity wheel lint audit clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -20,10 +20,10 @@ $(READY): requirements.txt requirements-dev.txt setup.cfg pyproject.toml
 	@touch $@
 
 train: $(READY)  ## Train PGD-AT, PIAT and PIAT+NMSE on the embedded data, evaluate, and write a report.
-	$(BIN)/python -m experiments.compare --workdir=$(RUNS)
+	$(BIN)/piat-sweep --config=embedded --methods=pgd_at,piat,nmse+piat --workdir=$(RUNS)
 
 smoke: $(READY)  ## The same in a minute: two epochs of each, to see that everything runs.
-	$(BIN)/python -m experiments.compare --workdir=runs/smoke --overwrite --config.epochs=2
+	$(BIN)/piat-sweep --config=embedded --methods=pgd_at,piat,nmse+piat --workdir=runs/smoke --overwrite --config.epochs=2
 
 # BENCH takes its flags. PyTorch is measured too if it is installed: $(BIN)/python -m pip install torch
 bench: $(READY)  ## Throughput of training, evaluation and AutoAttack, beside PyTorch's where it is installed.
@@ -47,6 +47,12 @@ parity: $(READY)  ## The tests against PyTorch, which it installs.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/interop tests/cli/test_convert.py \
 		tests/test_torch_reference.py tests/test_throughput.py
 
+wheel: $(READY)  ## Build the sdist and its wheel, and try the wheel in an empty environment.
+	$(BIN)/python -m pip install --quiet build
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . > /dev/null
+	$(BIN)/python tests/installed.py dist/*.whl requirements.txt
+
 lint: $(READY)  ## Format, lint, who imports whom, and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -59,4 +65,4 @@ audit: $(READY)  ## Known vulnerabilities of the packages this runs with.
 	$(BIN)/pip-audit --local --skip-editable --progress-spinner=off
 
 clean:  ## Remove the virtual environment and caches; runs/ stays.
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -11,11 +11,12 @@ The paper's numbers, best checkpoint (in brackets: final PGD-20), clean / PGD-20
     NMSE       58.88 / 29.55 /   –   / 24.82 (Table V)
 """
 
-from configs import common
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common
 
 
-def get_config(method: str = "nmse+piat") -> Config:
+def get_config(method: str = "nmse+piat") -> ConfigDict:
     """The protocol of CIFAR-10; 100 classes come from the data."""
     config = common.use_100_classes(common.get_config(method))
     config.dataset.name = "cifar100"

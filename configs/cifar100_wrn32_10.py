@@ -10,11 +10,12 @@ The paper's numbers, clean / PGD-20 / AutoAttack, L-inf 8/255, in percent:
     PIAT+NMSE  61.04 / 35.15 / 30.07
 """
 
-from configs import common
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common
 
 
-def get_config(method: str = "nmse+piat") -> Config:
+def get_config(method: str = "nmse+piat") -> ConfigDict:
     """The protocol of CIFAR-10; 100 classes come from the data."""
     config = common.use_wrn_32_10(common.use_100_classes(common.get_config(method)))
     config.dataset.name = "cifar100"

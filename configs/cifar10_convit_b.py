@@ -11,10 +11,11 @@ The paper's numbers, clean / PGD-20 / AutoAttack, L-inf 8/255, in percent; A&P i
 They start from weights pretrained on ImageNet; without them the numbers are out of reach.
 """
 
-from configs import common
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common
 
 
-def get_config(method: str = "ard_prm+piat") -> Config:
+def get_config(method: str = "ard_prm+piat") -> ConfigDict:
     """The protocol of configs/common.py for Vision Transformers."""
     return common.use_vit(common.get_config(method), "convit_base")

@@ -11,10 +11,11 @@ The paper's numbers, best checkpoint (in brackets: final PGD-20), clean / PGD-20
     NMSE       84.77 / 51.56 /   –   / 46.60 (Table V)
 """
 
-from configs import common
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common
 
 
-def get_config(method: str = "nmse+piat") -> Config:
+def get_config(method: str = "nmse+piat") -> ConfigDict:
     """The protocol of configs/common.py."""
     return common.get_config(method)

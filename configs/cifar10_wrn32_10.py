@@ -10,10 +10,11 @@ The paper's numbers, clean / PGD-20 / AutoAttack, L-inf 8/255, in percent:
     PIAT+NMSE  85.04 / 58.04 / 53.83
 """
 
-from configs import common
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common
 
 
-def get_config(method: str = "nmse+piat") -> Config:
+def get_config(method: str = "nmse+piat") -> ConfigDict:
     """The protocol of configs/common.py, for WRN-32-10."""
     return common.use_wrn_32_10(common.get_config(method))

@@ -5,11 +5,12 @@ r"""PGD-AT, PIAT and PIAT+NMSE on 1,024 images of Fashion-MNIST, on a CPU: what 
 The README has the measured numbers.
 """
 
-from configs import common
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common
 
 
-def get_config(method: str = "piat") -> Config:
+def get_config(method: str = "piat") -> ConfigDict:
     """A small ResNet without augmentation, eps 0.1, long enough for robust overfitting to show."""
     config = common.get_config(method)
     config.dataset.name = "embedded"

@@ -3,14 +3,15 @@ r"""Every method on 512 images of Fashion-MNIST, on a CPU: what `python -m exper
     piat-train --config=configs/embedded_512.py:trades+awp+piat --workdir=runs/trades+awp+piat
 
 Half the images of embedded.py and a shorter attack, so that a run takes about a minute of one core; so few images
-overfit soon. experiments/all_methods has the measured numbers.
+overfit soon. experiments/results/all_methods has the measured numbers.
 """
 
-from configs import embedded
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import embedded
 
 
-def get_config(method: str = "piat") -> Config:
+def get_config(method: str = "piat") -> ConfigDict:
     """The embedded data's protocol with 512 images and PGD-5, evaluated every 10 epochs."""
     config = embedded.get_config(method)
     config.dataset.train_examples = 512

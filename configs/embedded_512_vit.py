@@ -6,11 +6,12 @@ It starts from fresh weights, since nothing that was pretrained is in the packag
 31.3 % clean and 23.4 % PGD-20 accuracy after 100 epochs (one seed).
 """
 
-from configs import common, embedded_512
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common, embedded_512
 
 
-def get_config(method: str = "ard_prm+piat") -> Config:
+def get_config(method: str = "ard_prm+piat") -> ConfigDict:
     """embedded_512.py with the Vision Transformers' optimizer and four blocks, as long as there."""
     small = embedded_512.get_config(method)
     config = common.use_vit(embedded_512.get_config(method), "vit")

@@ -2,15 +2,16 @@ r"""Fashion-MNIST, a small ResNet, L-inf 0.1: the embedded data's experiment on 
 
     piat-train --config=configs/fashion_mnist.py:nmse+piat --workdir=runs/fashion_mnist/nmse+piat
 
-experiments/fashion_mnist has measured numbers. On a GPU, ResNet-18 is --config.model.options.width=64
+experiments/results/fashion_mnist has measured numbers. On a GPU, ResNet-18 is --config.model.options.width=64
 --config.model.options.stage_sizes=2,2,2,2 --config.model.options.stem_stride=1.
 """
 
-from configs import common
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common
 
 
-def get_config(method: str = "nmse+piat") -> Config:
+def get_config(method: str = "nmse+piat") -> ConfigDict:
     """The paper's protocol with the embedded data's network and radius."""
     config = common.get_config(method)
     config.dataset.name = "fashion_mnist"

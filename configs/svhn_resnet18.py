@@ -10,11 +10,12 @@ The paper's numbers, best checkpoint (in brackets: final PGD-20), clean / PGD-20
     PIAT+NMSE  91.70 / 61.21 / 55.88 / 51.29 (59.84)
 """
 
-from configs import common
-from piat_jax.cli.config import Config
+from ml_collections import ConfigDict
+
+from piat_jax.configs import common
 
 
-def get_config(method: str = "nmse+piat") -> Config:
+def get_config(method: str = "nmse+piat") -> ConfigDict:
     """The protocol of CIFAR-10, without augmentation: the paper names none, robust_overfitting and AWP use none."""
     config = common.get_config(method)
     config.dataset.name = "svhn"

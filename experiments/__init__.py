@@ -1,1 +1,1 @@
-"""Runnable experiments: what each measures is in its folder, with the results and the hardware they came from."""
+"""Runnable experiments: what was measured, and on what, is in results/, apart from the code."""

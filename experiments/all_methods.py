@@ -2,15 +2,14 @@
 
     python -m experiments.all_methods --seeds=0,1,2 --workdir=runs/all_methods
 
-Flags and config overrides are those of experiments.compare, which does the work; a second call goes on where the first
-was stopped. The report's piat.md and piat.png hold the comparison.
+Flags are those of piat-sweep, which does the work; a second call goes on where the first was stopped. The report's
+piat.md and piat.png hold the comparison.
 """
 
 import sys
 from collections.abc import Sequence
 
-from experiments import compare
-from piat_jax.cli import errors
+from piat_jax.cli import errors, sweep
 
 METHODS = (
     "pgd_at", "alp", "trades", "mart", "nmse", "mail", "gairat", "fat", "cfa", "rat", "consistency", "awp",
@@ -21,7 +20,7 @@ METHODS = (
 def main(argv: Sequence[str]) -> None:
     """The command."""
     both = [method + piat for method in METHODS for piat in ("", "+piat")]
-    compare.main(["--config=configs/embedded_512.py", f"--methods={','.join(both)}", *argv])
+    sweep.main(["--config=embedded_512", f"--methods={','.join(both)}", *argv])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What each method costs: passes through the network counted in the compiled step, and images per second measured.
 
-    python -m experiments.cost --config=configs/embedded.py --methods=trades,awp --repeats=5
+    python -m experiments.cost --config=embedded --methods=trades,awp --repeats=5
 
 Counting: the step is traced with a network that is one matrix product, and the products in the trace are counted by
 their shapes: forwards, gradients with respect to images (an attack's) and with respect to weights. Loops count as often
@@ -25,14 +25,15 @@ import jax.numpy as jnp
 from absl import flags
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, datasets, errors, hooks
-from piat_jax.cli.config import Config, apply_overrides, load_config, split_overrides
-from piat_jax.cli.run_folder import CHECKPOINTS, describe_run
+from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import forward_flop
 from piat_jax.core.jaxprs import inner_jaxprs
 from piat_jax.core.types import Array, Batch, Model, Objective, TrainState, Variables
 from piat_jax.data import KNOWN, load
+from piat_jax.experiment import Experiment, config, hooks
+from piat_jax.experiment.data import load_data
+from piat_jax.experiment.provenance import describe_run
 from piat_jax.training import Examples, init_state, run_epoch, train_step
 
 # Sizes no two of which are equal or multiples, so that a product's shapes say what it is.
@@ -64,41 +65,32 @@ class OneProduct:
         return z - mean[None], {"mean": 0.9 * model_state["mean"] + 0.1 * mean} if train else model_state
 
 
-def make_objective(config: Config, net: Model, image_shape: Sequence[int]) -> Objective:
+def make_objective(experiment: Experiment, net: Model, image_shape: Sequence[int]) -> Objective:
     """The method; where it needs teachers, random ones, which cost the same."""
-    if "kd" not in config:
-        return build.objective(config, net, build.attack(config), image_shape)
+    if "kd" not in experiment.wrappers:
+        return experiment.build_objective(net, image_shape)
     with tempfile.TemporaryDirectory() as folder:
-        config.kd.standard = config.kd.robust = folder
         variables = net.init(jax.random.key(0), jnp.zeros((1, *image_shape)))
         state = TrainState(step=0, epoch=0, opt_state=(), objective_state=(), **variables._asdict())  # type: ignore[arg-type]
-        Checkpoints(Path(folder) / CHECKPOINTS).save("best", state, {"epoch": 0})
-        return build.objective(config, net, build.attack(config), image_shape)
+        Checkpoints.of_run(Path(folder)).save("best", state, {"epoch": 0})
+        taught = experiment.with_fields({"kd.standard": folder, "kd.robust": folder})
+        return taught.build_objective(net, image_shape)
 
 
-def read(text: str, overrides: dict[str, str]) -> Config:
-    """The config, which may lack its teachers."""
-    config = load_config(text)
-    if found := apply_overrides(config, overrides):
-        raise InputError("\n".join(found))
-    return config
-
-
-def count_passes(config: Config) -> dict[str, tuple[float, float]]:
+def count_passes(experiment: Experiment) -> dict[str, tuple[float, float]]:
     """Forwards, image gradients and weight gradients of one step, in batches: the fewest and the most of any step."""
-    config = config.copy_and_resolve_references()
     # What names parts of a real network; neither changes a count.
-    if "rat" in config:
-        config.rat.head = ("linear", "dense", "kernel")
-    if "ard_prm" in config:
-        config.ard_prm.ard, config.ard_prm.patch_size = False, 1
-    objective = make_objective(config, OneProduct(), FEATURES)
-    recipe = build.recipe(config, config.batch_size)
+    if "rat" in experiment.wrappers:
+        experiment = experiment.with_fields({"rat.head": ("linear", "dense", "kernel")})
+    if "ard_prm" in experiment.wrappers:
+        experiment = experiment.with_fields({"ard_prm.ard": False, "ard_prm.patch_size": 1})
+    objective = make_objective(experiment, OneProduct(), FEATURES)
+    recipe = experiment.build_recipe(experiment.batch_size)
     images = jnp.zeros((1, *FEATURES))
     size = BATCH * objective.views
 
     def step(key: Array) -> Any:
-        state = hooks.start(config, init_state(objective, recipe.optimizer, images, key=key))
+        state = hooks.start(experiment, init_state(objective, recipe.optimizer, images, key=key))
         batch = Batch(jnp.full((size, *FEATURES), 0.5), jnp.arange(size) % CLASSES, jnp.arange(size))
         return train_step(objective, recipe.optimizer, state, batch, key=key, epochs=10)
 
@@ -106,7 +98,7 @@ def count_passes(config: Config) -> dict[str, tuple[float, float]]:
     return {kind: (low[kind] / BATCH, high[kind] / BATCH) for kind in ("forward", "images", "weights")}
 
 
-def training_flop(config: Config) -> float:
+def training_flop(experiment: Experiment) -> float:
     """Floating-point operations of a whole training run, evaluation aside.
 
     A pass forward, one back to the images and one back to the weights count the same. Where steps differ, the mean of
@@ -115,7 +107,7 @@ def training_flop(config: Config) -> float:
     Raises:
       InputError: the size of the data set is not known without reading it.
     """
-    name = config.dataset.name
+    name = experiment.dataset.name
     if name == "embedded":
         data = load(name)
         shape, examples, classes = data.train.images.shape[1:], len(data.train.labels), data.num_classes
@@ -123,10 +115,10 @@ def training_flop(config: Config) -> float:
         shape, examples, classes = KNOWN[name].image_shape, KNOWN[name].train, KNOWN[name].classes
     else:
         raise InputError(f"dataset.name={name!r} has no size known in advance; choose one of {', '.join(KNOWN)}")
-    examples = (config.dataset.train_examples or examples) - config.dataset.validation_examples
-    passes = sum(sum(pair) / 2 for pair in count_passes(config).values())
-    images = config.epochs * (examples // config.batch_size) * config.batch_size
-    return passes * images * forward_flop(build.model(config, classes), shape)
+    examples = (experiment.dataset.train_examples or examples) - experiment.dataset.validation_examples
+    passes = sum(sum(pair) / 2 for pair in count_passes(experiment).values())
+    images = experiment.epochs * (examples // experiment.batch_size) * experiment.batch_size
+    return passes * images * forward_flop(experiment.build_model(classes), shape)
 
 
 def _count(jaxpr: Any) -> tuple[Counter[str], Counter[str]]:
@@ -168,19 +160,19 @@ def _classify(equation: Any) -> tuple[str, int]:
     return ("forward", examples) if examples in out else ("weights", examples)
 
 
-def measure(configs: dict[str, Config], repeats: int) -> dict[str, list[float]]:
+def measure(methods: dict[str, Experiment], repeats: int) -> dict[str, list[float]]:
     """Images per second of each method's epochs, all methods in turn, `repeats` rounds; compilation is not counted."""
     runs = {}
-    for name, config in configs.items():
-        data, train, _ = datasets.dataset(config)
-        objective = make_objective(config, build.model(config, data.num_classes), train.images.shape[1:])
+    for name, experiment in methods.items():
+        data, train, _ = load_data(experiment)
+        objective = make_objective(experiment, experiment.build_model(data.num_classes), train.images.shape[1:])
         examples = Examples(jnp.asarray(train.images), jnp.asarray(train.labels))
-        recipe = build.recipe(config, len(train.labels))
+        recipe = experiment.build_recipe(len(train.labels))
         key = jax.random.key(0)
         state = init_state(objective, recipe.optimizer, jnp.zeros((1, *train.images.shape[1:])), key=key)
         # In the last epoch: what begins late in training has begun.
-        state = dataclasses.replace(hooks.start(config, state), epoch=jnp.int32(config.epochs - 1))
-        arguments = {"key": key, "recipe": recipe, "epochs": config.epochs, "steps_per_chunk": 10**6}
+        state = dataclasses.replace(hooks.start(experiment, state), epoch=jnp.int32(experiment.epochs - 1))
+        arguments = {"key": key, "recipe": recipe, "epochs": experiment.epochs, "steps_per_chunk": 10**6}
         runs[name] = [run_epoch(state, objective, examples, **arguments)[0], objective, examples, arguments]
         print(f"compiled {name}", file=sys.stderr)
     speeds: dict[str, list[float]] = {name: [] for name in runs}
@@ -196,35 +188,35 @@ def measure(configs: dict[str, Config], repeats: int) -> dict[str, list[float]]:
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    overrides, rest = split_overrides(argv)
+    overrides, rest = arguments.split_overrides(argv)
     values = arguments.new_flags()
-    flags.DEFINE_string("config", "configs/embedded.py", "Config file, without a method.", flag_values=values)
+    flags.DEFINE_string("config", "embedded", "Config, without a method.", flag_values=values)
     flags.DEFINE_list("methods", list(METHODS), "Methods.", flag_values=values)
     flags.DEFINE_integer("repeats", 0, "Rounds of measuring; 0 only counts.", flag_values=values)
     arguments.parse(values, rest, __doc__)
     names = dict.fromkeys(["pgd_at", *values.methods])
-    configs = {name: read(f"{values.config}:{name}", overrides) for name in names}
-    speeds = measure(configs, values.repeats) if values.repeats else {}
+    methods = {name: config.load(f"{values.config}:{name}", overrides, checked=False) for name in names}
+    speeds = measure(methods, values.repeats) if values.repeats else {}
     if speeds:
         about = describe_run()
         print(f"{about['devices'][0]}, python {about['versions']['python']}, jax {about['versions']['jax']}\n")
-    print(table(configs, speeds))
+    print(table(methods, speeds))
 
 
-def table(configs: dict[str, Config], speeds: dict[str, list[float]]) -> str:
+def table(methods: dict[str, Experiment], speeds: dict[str, list[float]]) -> str:
     """Markdown: the counts, and the median over rounds of each method's speed over PGD-AT's."""
     lines = [
         "| method | forwards | gradients by images | gradients by weights |"
         + (" img/s | of PGD-AT |" if speeds else ""),
         "|---|---:|---:|---:|" + ("---:|---:|" if speeds else ""),
     ]
-    for name, config in configs.items():
-        counts = count_passes(config)
+    for name, experiment in methods.items():
+        counts = count_passes(experiment)
         cells = [_interval(*counts[kind]) for kind in ("forward", "images", "weights")]
         if speeds:
             ratios = [mine / base for mine, base in zip(speeds[name], speeds["pgd_at"])]
             cells += [f"{statistics.median(speeds[name]):.0f}", f"{statistics.median(ratios):.2f}"]
-        lines.append(f"| `{config.method}` | {' | '.join(cells)} |")
+        lines.append(f"| `{experiment.method}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -17,19 +17,19 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments import cost, jobs, report
-from experiments.figures import render
-from experiments.items import SCALES, Item, Setting
-from experiments.results import Result, collect, to_json
+from experiments import cost
+from experiments.engine import figures, report
+from experiments.engine.figures import render
+from experiments.engine.items import SCALES, Item, Setting
+from experiments.engine.results import Result, collect, to_json
 from piat_jax.cli import arguments, errors
-from piat_jax.cli.config import split_overrides
-from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.files import expanded, write_file, write_json
+from piat_jax.experiment import sweep
 from piat_jax.training.progress import duration
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ SUFFIXES = (".png", ".svg")
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    overrides, rest = split_overrides(argv)
+    overrides, rest = arguments.split_overrides(argv)
     values = arguments.new_flags()
     flags.DEFINE_enum("scale", "small", SCALES, "The paper's data and networks, or small ones.", flag_values=values)
     flags.DEFINE_list("data", [], "Data sets, of those the item has at this scale; all by default.", flag_values=values)
@@ -51,12 +51,12 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_boolean("dry_run", False, "Only say what would run.", flag_values=values)
     flags.DEFINE_boolean("collect", False, "Run nothing; report what is there so far.", flag_values=values)
     flags.DEFINE_float("tflops", 0.05, "TFLOP/s that --dry_run reckons with.", flag_values=values)
-    positional = arguments.parse(values, rest, __doc__, folders=True)
+    positional = arguments.parse(values, rest, __doc__, positional=True)
     if not positional:
         raise InputError(f"which paper? {', '.join(PAPERS)}; see --help")
     paper, names = positional[0], positional[1:]
     check_choice("paper", paper, PAPERS)
-    items = {item.key: item for item in importlib.import_module(f"experiments.{paper}.items").ITEMS}
+    items = {item.key: item for item in importlib.import_module(f"experiments.papers.{paper}").ITEMS}
     if not names:
         print("\n".join(describe(item) for item in items.values()))
         return
@@ -69,17 +69,17 @@ def main(argv: Sequence[str]) -> None:
         chosen = [item for item in chosen if values.scale in item.settings]
     plan = [(item, settings(item, values.scale, values.data)) for item in chosen]
     folder = expanded(values.workdir)
-    due: dict[Path, jobs.Job] = {}
+    due: dict[Path, sweep.Job] = {}
     for item, found in plan:
         for setting in found:
             for job in item.jobs(setting, seeds, folder, overrides):
                 due[job.folder] = _joined(due.get(job.folder), job)
-    jobs.check(list(due.values()))
+    sweep.check(list(due.values()))
     if values.dry_run:
         print(estimate(list(due.values()), values.tflops))
         return
     if not values.collect:
-        jobs.run_jobs(list(due.values()))
+        sweep.run_jobs(list(due.values()))
     for item, found in plan:
         print(f"{item.title}: {', '.join(map(str, save(paper, item, values.scale, found, seeds, folder, out)))}")
     for path in report.write(out, paper, list(items)):
@@ -113,24 +113,24 @@ def _seed(text: str) -> int:
         raise InputError(f"seeds: {text!r} is not a whole number; give such as --seeds=0,1,2") from None
 
 
-def _joined(one: jobs.Job | None, other: jobs.Job) -> jobs.Job:
+def _joined(one: sweep.Job | None, other: sweep.Job) -> sweep.Job:
     """A run that several items need, with the attacks of all."""
     if one is None:
         return other
     return other._replace(attacks=tuple(dict.fromkeys((*one.attacks, *other.attacks))))
 
 
-def estimate(due: Sequence[jobs.Job], tflops: float) -> str:
+def estimate(due: Sequence[sweep.Job], tflops: float) -> str:
     """What would run, and its training's floating-point operations and hours."""
     check_at_least("tflops", tflops, 1e-6)
     lines, total = [], 0.0
     for job in due:
-        if jobs.is_trained(job):
+        if sweep.is_trained(job):
             lines.append(f"{job.folder}  trained")
-        elif jobs.is_taught(job.method):
+        elif sweep.is_taught(job.method):
             lines.append(f"{job.folder}  not reckoned: its teachers are trained first")
         else:
-            flop = cost.training_flop(read_config(job.config, dict(job.overrides)))
+            flop = cost.training_flop(job.experiment())
             total += flop
             lines.append(f"{job.folder}  {flop / 1e12:.3g} TFLOP, {duration(flop / tflops / 1e12)}")
     cost_ = f"{total / 1e12:.3g} TFLOP, {duration(total / tflops / 1e12)} at {tflops:g} TFLOP/s (--tflops)"
@@ -147,7 +147,7 @@ def save(
     if not any(entry.runs for entry in result.entries):
         raise InputError(f"{item.key} has no evaluated run in {folder}; leave out --collect")
     if item.study:
-        result = dataclasses.replace(result, study=item.study(result))
+        result = dataclasses.replace(result, study=study_of(item).run(result))
     figures = draw(result)
     content = to_json(paper, result, keys_of(item))
     content["pictures"] = {setting: [[f"{_stem(item, setting)}.png", item.title]] for setting in figures}
@@ -175,11 +175,17 @@ def keys_of(item: Item) -> list[str]:
     return keys + [name for name in ("oscillation", "gap", "seconds") if name in item.extra]
 
 
+def study_of(item: Item) -> Any:
+    """The module of an item's study: `run(result)` gives what is kept as JSON, `draw(result, setting)` a figure."""
+    return importlib.import_module(f"experiments.studies.{item.study}")
+
+
 def draw(result: Result) -> dict[str, "Figure"]:
     """The item's figures, by the data set's name; none of what has no run."""
-    drawn = {}
+    item, drawn = result.item, {}
+    draws = getattr(figures, item.draw) if item.draw else study_of(item).draw if item.study else None
     for setting in result.settings:
-        if result.item.draw and result.ran(setting) and (figure := result.item.draw(result, setting)):
+        if draws and result.ran(setting) and (figure := draws(result, setting)):
             drawn[setting.name] = figure
     return drawn
 

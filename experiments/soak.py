@@ -22,7 +22,6 @@ from typing import Any
 from absl import flags
 
 from piat_jax.cli import arguments, errors
-from piat_jax.cli.config import split_overrides
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded, write_file
 from piat_jax.training.metrics import read_metrics
@@ -50,11 +49,11 @@ WATCHED = {
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    overrides, rest = split_overrides(argv)
+    overrides, rest = arguments.split_overrides(argv)
     values = arguments.new_flags()
     flags.DEFINE_string("workdir", "runs/soak", "Folder of the run.", flag_values=values)
     flags.DEFINE_string("out", "runs/soak/report", "Folder of what is found.", flag_values=values)
-    flags.DEFINE_string("config", "configs/embedded.py:nmse+swa+piat", "Config file and method.", flag_values=values)
+    flags.DEFINE_string("config", "embedded:nmse+swa+piat", "Config and method.", flag_values=values)
     flags.DEFINE_integer("epochs", 500, "Epochs to train.", flag_values=values)
     arguments.parse(values, rest, __doc__)
     options = {**OPTIONS, **overrides, "epochs": values.epochs}
@@ -69,9 +68,9 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("\n".join(grown))
 
 
-def watch(config: str, folder: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+def watch(text: str, folder: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Train, and look at the process once an epoch."""
-    command = [sys.executable, "-m", "piat_jax.cli.train", f"--config={config}", f"--workdir={folder}", "--overwrite"]
+    command = [sys.executable, "-m", "piat_jax.cli.train", f"--config={text}", f"--workdir={folder}", "--overwrite"]
     command += [f"--config.{name}={value}" for name, value in options.items()]
     environment = {**os.environ, "JAX_LOG_COMPILES": "1"}
     samples, compiled, last = [], [], ""

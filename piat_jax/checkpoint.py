@@ -50,10 +50,18 @@ class Checkpoints:
     and read its own part of the arrays, and the first does what is left.
     """
 
+    FOLDER = "checkpoints"
+    """What the folder is called within a run's."""
+
     def __init__(self, folder: str | Path):
         self.folder = expanded(folder).absolute()
         self._worker = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+
+    @classmethod
+    def of_run(cls, folder: Path) -> "Checkpoints":
+        """Those of the run in a folder."""
+        return cls(folder / cls.FOLDER)
 
     def save(self, name: str, state: TrainState, info: Mapping[str, Any], evaluated: Variables | None = None) -> None:
         """Save a state as `name`, with a JSON-able description that says at least its `epoch`.

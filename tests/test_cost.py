@@ -1,6 +1,7 @@
 import pytest
 
-from experiments.cost import count_passes, read, table
+from experiments.cost import count_passes, table
+from piat_jax.experiment import config
 
 # By hand, with K = 3 attack steps: forwards (attack, what it compares with, training), gradients by images, by weights.
 COUNTS = {
@@ -26,12 +27,12 @@ RANGES = {
 
 @pytest.mark.parametrize("method", [*COUNTS, *RANGES])
 def test_counts_by_hand(method):
-    counts = count_passes(read(f"configs/cifar10_resnet18.py:{method}", {"attack.steps": "3"}))
+    counts = count_passes(config.load(f"cifar10_resnet18:{method}", {"attack.steps": 3}, checked=False))
     expected = RANGES.get(method) or tuple((n, n) for n in COUNTS[method])
     assert tuple(counts.values()) == expected
 
 
 def test_the_table_has_ranges_and_ratios():
-    configs = {name: read(f"configs/embedded.py:{name}", {}) for name in ("pgd_at", "awp")}
+    configs = {name: config.load(f"embedded:{name}") for name in ("pgd_at", "awp")}
     text = table(configs, {"pgd_at": [100.0, 200.0, 90.0], "awp": [80.0, 100.0, 45.0]})
     assert text.splitlines()[-1] == "| `pgd_at+awp` | 11 to 12 | 10 | 1 to 2 | 80 | 0.50 |"

@@ -122,12 +122,15 @@ PLANTED = {
     "evaluation/accuracy.py": ("from absl import flags", "piat_jax.evaluation.accuracy -> absl"),
     "experiment/x.py": ("from ml_collections import ConfigDict", "piat_jax.experiment.x -> ml_collections"),
     "experiment/y.py": ("from absl import flags", "piat_jax.experiment.y -> absl"),
+    "experiment/run.py": ("from piat_jax.configs import common", "piat_jax.experiment.run -> piat_jax.configs.common"),
+    "benchmark/ours.py": ("from piat_jax.cli import errors", "piat_jax.benchmark.ours -> piat_jax.cli.errors"),
+    "cli/report.py": ("import ml_collections", "piat_jax.cli.report -> ml_collections"),
     "interop/weights.py": ("def f():\n    from orbax.checkpoint import v1", "piat_jax.interop.weights -> orbax"),
     "other/z.py": ("", "piat_jax.other"),
 }
 ALLOWED = {
     "experiment/config.py": "import ml_collections\nfrom piat_jax.interop import names",
-    "cli/errors.py": "from absl import flags\nimport ml_collections\nfrom piat_jax.experiment import config",
+    "cli/errors.py": "from absl import flags\nfrom piat_jax.experiment import config",
     "models/layers.py": "import flax.linen",
 }
 

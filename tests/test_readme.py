@@ -72,9 +72,8 @@ def test_the_train_step_of_your_own():
 
 
 def test_the_network_and_method_of_your_own(tmp_path):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "mine.py").write_text(block("# configs/mine.py"))
-    config = f"--config={tmp_path}/configs/mine.py:mine+awp+piat"
+    (tmp_path / "mine.py").write_text(block("# mine.py"))
+    config = f"--config={tmp_path}/mine.py:mine+awp+piat"
     small = ["epochs=1", "batch_size=8", "attack.steps=1", "dataset.train_examples=16", "dataset.test_examples=8"]
     fields = [f"--config.{field}" for field in (*small, "evaluation.attacks=clean", "evaluation.select=clean")]
     workdir = f"--workdir={tmp_path / 'run'}"
@@ -84,6 +83,15 @@ def test_the_network_and_method_of_your_own(tmp_path):
     finally:
         MODELS.pop("net"), METHODS.pop("mine")
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["checkpoints"]["final"]["epoch"] == 1
+
+
+def test_the_front_door(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = block("import piat_jax").replace("epochs=3)", "epochs=1, overrides={'attack.steps': 1})")
+    assert "epochs=1" in code
+    exec(code, {})
+    assert "small_resnet (19,810 parameters), 28x28x1 -> 10 classes; embedded, nmse+piat" in capsys.readouterr().out
+    assert (tmp_path / "exported" / "model.safetensors").exists()
 
 
 def test_every_method_source_and_config_is_listed():

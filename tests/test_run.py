@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import jobs, report, results, run
-from experiments.claims import Claim
-from experiments.items import Block, Item, Row, Setting, run_folder
+from experiments import run
+from experiments.engine import report, results
+from experiments.engine.claims import Claim
+from experiments.engine.items import Block, Item, Row, Setting, run_folder
 from piat_jax.cli import errors
-from piat_jax.cli.config import to_plain
-from piat_jax.cli.evaluators import settings_of
-from piat_jax.cli.methods import parse_method
-from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
+from piat_jax.experiment import sweep
+from piat_jax.experiment.config import load as read_config
+from piat_jax.experiment.evaluation import settings_of
+from piat_jax.experiment.methods import parse_method
 
-ITEMS = {paper: importlib.import_module(f"experiments.{paper}.items").ITEMS for paper in run.PAPERS}
+ITEMS = {paper: importlib.import_module(f"experiments.papers.{paper}").ITEMS for paper in run.PAPERS}
 SETTING = Setting(
     "tiny", "Tiny", "configs/embedded_512.py", Block("CIFAR10", "resnet18"), {"epochs": "4"}, aa_examples=5
 )
@@ -30,7 +31,7 @@ def fake(job):
     """What piat-train and piat-evaluate leave, without training."""
     config = read_config(job.config, dict(job.overrides))
     seed = int(job.overrides["seed"])
-    final = FINAL.get(config.method, (0.4,) * 3)[seed]
+    final = FINAL.get(str(config.method), (0.4,) * 3)[seed]
     job.folder.mkdir(parents=True)
     about = {"devices": ["cpu"], "machine": "m", "versions": {"jax": "1"}, "commit": "abc", "command": ["secret"]}
     epochs = [
@@ -43,7 +44,7 @@ def fake(job):
         "final": {"epoch": config.epochs, "accuracy": accuracy},
     }
     evaluation = {"num_examples": 1000, "aa_examples": 5, "settings": settings_of(config), "checkpoints": points}
-    for name, content in (("config", to_plain(config)), ("run", about), ("evaluation", evaluation)):
+    for name, content in (("config", config.plain()), ("run", about), ("evaluation", evaluation)):
         (job.folder / f"{name}.json").write_text(json.dumps(content))
     (job.folder / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
@@ -58,16 +59,16 @@ def commands(monkeypatch):
         if command[2] == "piat_jax.cli.train":
             fake(pretend.due.pop(0))
 
-    monkeypatch.setattr(jobs, "_run", pretend)
-    original = jobs.run_jobs
+    monkeypatch.setattr(sweep, "_run", pretend)
+    original = sweep.run_jobs
 
     def remember(due, **options):
         pretend.due = [job for job in due if not job.folder.exists()]
-        monkeypatch.setattr(jobs, "count_cores", lambda: 0)  # one after the other
+        monkeypatch.setattr(sweep, "count_cores", lambda: 0)  # one after the other
         return original(due, **options)
 
-    monkeypatch.setattr(jobs, "run_jobs", remember)
-    monkeypatch.setattr(jobs, "is_trained", lambda job: (job.folder / "config.json").exists())
+    monkeypatch.setattr(sweep, "run_jobs", remember)
+    monkeypatch.setattr(sweep, "is_trained", lambda job: (job.folder / "config.json").exists())
     return called
 
 
@@ -85,9 +86,9 @@ def tiny(monkeypatch):
             Claim("PIAT ends more robust", "PIAT", "PGD-AT", "final:pgd20", "higher"),
             Claim("of what was not run", "PIAT", "MART", "final:pgd20", "higher"),
         ),
-        draw=importlib.import_module("experiments.figures").curves,
+        draw="curves",
     )
-    monkeypatch.setattr(importlib.import_module("experiments.piat.items"), "ITEMS", (item,))
+    monkeypatch.setattr(importlib.import_module("experiments.papers.piat"), "ITEMS", (item,))
     return item
 
 
@@ -242,7 +243,7 @@ def test_an_empty_report_is_refused(tmp_path):
 
 def test_a_failed_run_stops_with_its_last_line(tmp_path):
     with pytest.raises(InputError, match=r"x failed with exit code 2: error: --config is missing"):
-        jobs._run([jobs.sys.executable, "-m", "piat_jax.cli.train"], "x", dict(jobs.os.environ))
+        sweep._run([sweep.sys.executable, "-m", "piat_jax.cli.train"], "x", dict(sweep.os.environ))
 
 
 def test_a_list_of_everything(capsys):
@@ -274,10 +275,10 @@ def test_every_run_of_every_item_has_a_config_that_is_right(scale, tmp_path):
                     # Each method, each of its overrides and each config file at least once.
                     file = file_of(job)
                     own = tuple(sorted(job.overrides.keys() - setting.overrides.keys()))
-                    if not jobs.is_taught(method) and not {file, (method, own)} <= checked.keys():
+                    if not sweep.is_taught(method) and not {file, (method, own)} <= checked.keys():
                         checked |= {file: job, (method, own): job}
     assert len(seen) > 60
-    jobs.check(list({job.folder: job for job in checked.values()}.values()))
+    sweep.check(list({job.folder: job for job in checked.values()}.values()))
 
 
 def test_every_published_number_stands_beside_a_row():

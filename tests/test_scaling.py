@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.throughput import scaling
 from piat_jax.cli import errors
 
-ROWS = Path("experiments/throughput/scaling.jsonl")
+ROWS = Path("experiments/results/throughput/scaling.jsonl")
 
 
 def test_every_point_is_measured_and_described():

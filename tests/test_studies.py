@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 
 from experiments import run as command
-from experiments.ecas import radii
-from experiments.items import Item, Row, Setting
-from experiments.piat import landscape
-from experiments.results import Entry, Result
-from experiments.rpat import perception
-from experiments.trained import load_final
-from piat_jax.analysis.runs import Run
+from experiments.engine.items import Item, Row, Setting
+from experiments.engine.results import Entry, Result
+from experiments.engine.trained import load_final
+from experiments.studies import landscape, perception, radii
+from piat_jax.analysis.runs import RunResults
 from piat_jax.attacks import bind, pgd
 from piat_jax.cli import errors, train
-from piat_jax.cli.config import to_plain
-from piat_jax.cli.train import read_config
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
 
@@ -47,8 +43,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-def a_run(folder, seed=0, metrics=()):
-    return Run(folder, "", "", "", 1, seed, tuple(metrics), 24, 24, 0, {})
+def a_run(folder, seed=0, metrics=(), **more):
+    return RunResults(folder, "", "", "", 1, seed, tuple(metrics), 24, 24, 0, {}, **more)
 
 
 def result_of(rows, **fields):
@@ -60,10 +56,10 @@ def result_of(rows, **fields):
 
 def pgd20(final, images, labels):
     """The logits on PGD-20's images."""
-    fields = final.config.evaluation
+    fields = final.experiment.evaluation
     attack = bind(pgd, eps=fields.eps, step_size=fields.step_size, steps=20)
     logits_fn = make_logits_fn(final.model, final.variables)
-    key = named_key(jax.random.key(final.config.seed), "evaluate")
+    key = named_key(jax.random.key(final.experiment.seed), "evaluate")
     return np.asarray(logits_fn(attack(logits_fn, images, labels, key=key)), np.float64)
 
 
@@ -119,7 +115,7 @@ def test_how_far_logits_move(trained, tmp_path, monkeypatch):
     moved = perception._perception(other)
     ((logits_fn, attack, _, _, key),) = given
     noisy = np.asarray(attack(logits_fn, images, labels, key=key))
-    eps = final.config.evaluation.eps
+    eps = final.experiment.evaluation.eps
     noise = (noisy - images)[(images > eps) & (images < 1 - eps)]  # where the box cuts nothing off
     assert np.abs(noisy - images).max() <= eps + 1e-6
     np.testing.assert_allclose([np.abs(noise).mean(), noise.std()], [eps / 2, eps / 3**0.5], rtol=0.05)
@@ -150,15 +146,13 @@ def test_whether_images_that_fool_move_less(tmp_path, monkeypatch):
 
 
 def test_the_radii_that_entropy_chose(tmp_path):
-    config = to_plain(read_config("configs/embedded.py:ecas", {}))
-    config["ecas"]["levels"] = [9.0, 3.0, 12.0]
-    (tmp_path / "config.json").write_text(json.dumps(config))
 
     def epoch(lowered, *raised):
         numbered = {f"train_radius_raised_{number}": share for number, share in enumerate(raised, 1)}
         return {"epoch": 1, **dict(reversed(numbered.items())), "train_radius_lowered": lowered}
 
-    one = a_run(tmp_path, metrics=[epoch(0.1, 0.2, 0.0), epoch(0.3, 0.0, 0.1)])
+    fields = {"ecas.levels": [9.0, 3.0, 12.0]}
+    one = a_run(tmp_path, metrics=[epoch(0.1, 0.2, 0.0), epoch(0.3, 0.0, 0.1)], fields=fields)
     other = a_run(tmp_path, metrics=[epoch(0.3, 0.2, 0.0), epoch(0.1, 0.0, 0.3)])
     result = result_of({"ECAS": [one, other]})
     study = radii.run(result)
@@ -185,7 +179,8 @@ def test_a_study_is_saved_and_drawn_for_each_data_set_that_ran(tmp_path, monkeyp
     other = dataclasses.replace(SETTING, name="other")
     row = Row("PGD-AT", "pgd_at")
     drawn = []
-    item = Item("fig", "Fig.", (row,), {"small": (SETTING, other)}, draw=lambda result, setting: drawn.append(setting))
+    monkeypatch.setattr(command.figures, "curves", lambda result, setting: drawn.append(setting))
+    item = Item("fig", "Fig.", (row,), {"small": (SETTING, other)}, draw="curves")
     entries = (Entry(SETTING, row, (a_run(tmp_path),)), Entry(other, row))
     assert command.draw(Result(item, "small", (0,), entries)) == {}  # there was nothing to draw
     assert drawn == [SETTING]

@@ -11,10 +11,13 @@ import pytest
 
 from experiments.throughput import benchmark
 from piat_jax.attacks import bind, pgd
-from piat_jax.cli import benchmark as command
-from piat_jax.cli import benchmark_ours, errors
-from piat_jax.cli.benchmark_ours import NETWORKS, Network
-from piat_jax.cli.interleaved import Case, Measured, Work, measure
+from piat_jax.benchmark import measure as command
+from piat_jax.benchmark import ours as benchmark_ours
+from piat_jax.benchmark.interleaved import Case, Measured, Work, measure
+from piat_jax.benchmark.ours import NETWORKS, Network
+from piat_jax.cli import errors
+from piat_jax.cli.arguments import parse
+from piat_jax.cli.benchmark import new_flags
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.norms import random_in_ball
 from piat_jax.core.rng import example_keys, named_key
@@ -236,8 +239,8 @@ def faked(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "measure", fake_measure)
 
     def run(*arguments):
-        values = command.new_flags()
-        command.arguments.parse(values, [*arguments, f"--out={tmp_path}"], "")
+        values = new_flags()
+        parse(values, [*arguments, f"--out={tmp_path}"], "")
         command.run(values, {"ours": first_side, "pytorch": second_side})
         return tmp_path
 
@@ -300,7 +303,7 @@ def test_bad_flags_are_refused(flag, message, capsys):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
 def test_without_torch_it_says_so(monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(benchmark.benchmark, "run", lambda values, sides: asked.append(list(sides)))
+    monkeypatch.setattr(command, "run", lambda values, sides: asked.append(list(sides)))
     assert errors.run(benchmark.main, []) == 0
     assert asked == [["ours"]]
     assert capsys.readouterr().out == "torch is not installed: this library is measured alone\n"

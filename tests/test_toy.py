@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims import Claim, Interval, interval, verdict
-from experiments.piat import toy
-from experiments.piat.toy_study import Scores, Settings, drop_epochs, measure
+from experiments.engine.claims import Claim, Interval, interval, verdict
+from experiments.toy import __main__ as toy
+from experiments.toy.study import Scores, Settings, drop_epochs, measure
 from piat_jax.core.checks import InputError
 from piat_jax.data.circles import Circles
 

@@ -1,6 +1,6 @@
 """Ours against PyTorch: AutoAttack's standard version on one trained network, flags and seconds, in one process.
 
-    python -m experiments.autoattack.compare runs/x --examples=1000 --rounds=2 --out=experiments/autoattack/embedded
+    python -m experiments.autoattack.compare runs/x --examples=1000 --rounds=2 --out=autoattack
 
 Needs PyTorch. The two take turns, ours first; what ours compiles is counted in its first round and told apart. Writes
 result.json and table.md.
@@ -19,16 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, errors, run_folder
-from piat_jax.cli.cores import use_one_device_a_core
-from piat_jax.cli.evaluate import CHECKPOINTS
+from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError, check_at_least
+from piat_jax.core.cores import use_one_device_a_core
 from piat_jax.core.files import expanded
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.data import load
 from piat_jax.evaluation import AutoAttack, Robustness
 from piat_jax.evaluation.blocks import Blocks
+from piat_jax.experiment import Run
+from piat_jax.experiment.provenance import describe_run
+from piat_jax.experiment.run import ON_DISK
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,20 +41,23 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("rounds", 2, "How often each runs.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best or final.", flag_values=values)
     flags.DEFINE_string("out", "", "Folder to write to; by default nothing is written.", flag_values=values)
-    folders = arguments.parse(values, argv, __doc__, folders=True)
+    folders = arguments.parse(values, argv, __doc__, positional=True)
     if len(folders) != 1:
         raise InputError("give the folder of one run")
     check_at_least("rounds", values.rounds, 1)
     folder = expanded(folders[0])
-    config = run_folder.read_config(folder)
-    if not config.model.name.startswith(("small_resnet", "resnet")):
-        raise InputError(f"model.name={config.model.name!r} has no counterpart in torch_model.py; give a ResNet's run")
-    data = load(config.dataset.name, data_dir=config.dataset.data_dir, test_examples=values.examples)
+    run = Run(folder)
+    experiment = run.experiment()
+    if not experiment.model.name.startswith(("small_resnet", "resnet")):
+        raise InputError(
+            f"model.name={experiment.model.name!r} has no counterpart in torch_model.py; give a ResNet's run"
+        )
+    data = load(experiment.dataset.name, data_dir=experiment.dataset.data_dir, test_examples=values.examples)
     images, labels = np.asarray(data.test.images) / np.float32(255), np.asarray(data.test.labels)
-    net = build.model(config, data.num_classes, dtype="float32")
+    net = experiment.build_model(data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *images.shape[1:])))
-    variables = Checkpoints(folder / run_folder.CHECKPOINTS).load_variables(CHECKPOINTS[values.checkpoint], like)
-    ours = AutoAttack(eps=config.evaluation.eps, norm=config.evaluation.norm, block_size=values.block_size)
+    variables = run.checkpoints.load_variables(ON_DISK[values.checkpoint], like)
+    ours = AutoAttack(eps=experiment.evaluation.eps, norm=experiment.evaluation.norm, block_size=values.block_size)
     module = _module(net, variables, images)
     logits_fn = make_logits_fn(net, variables)
 
@@ -133,7 +137,7 @@ def _same_logits(logits_fn: Any, module: Any, images: np.ndarray) -> None:
 def _report(result: Robustness, theirs: Any, rounds: list[dict[str, Any]], folder: Path, values: Any) -> dict[str, Any]:
     import torch  # pyright: ignore[reportMissingImports]
 
-    robust, about = theirs.robust.cpu().numpy(), run_folder.describe_run()
+    robust, about = theirs.robust.cpu().numpy(), describe_run()
     return {
         "run": folder.name,
         "examples": len(robust),

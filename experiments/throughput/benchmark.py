@@ -11,15 +11,16 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from piat_jax.cli import arguments, benchmark, benchmark_ours, errors
+from piat_jax.benchmark import measure, ours
+from piat_jax.cli import arguments, benchmark, errors
 
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    values = benchmark.new_flags("experiments/throughput")
+    values = benchmark.new_flags("experiments/results/throughput")
     flags.DEFINE_boolean("ours_only", False, "Leave PyTorch out.", flag_values=values)
     arguments.parse(values, argv, __doc__)
-    sides = {"ours": benchmark_ours.prepare}
+    sides = {"ours": ours.prepare}
     if not values.ours_only:
         if importlib.util.find_spec("torch"):
             from experiments.throughput import torch_side
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
             sides["pytorch"] = torch_side.prepare
         else:
             print("torch is not installed: this library is measured alone")
-    benchmark.run(values, sides)
+    measure.run(values, sides)
 
 
 if __name__ == "__main__":

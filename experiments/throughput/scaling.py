@@ -19,10 +19,11 @@ import jax
 from absl import flags
 
 from piat_jax.analysis.curves import COLORS, STYLE
-from piat_jax.cli import arguments, benchmark_ours, errors
-from piat_jax.cli.benchmark import forwards, read_rows
-from piat_jax.cli.benchmark_ours import NETWORKS, Network
-from piat_jax.cli.interleaved import Case, Work, measure
+from piat_jax.benchmark import ours
+from piat_jax.benchmark.interleaved import Case, Work, measure
+from piat_jax.benchmark.measure import forwards, read_rows
+from piat_jax.benchmark.ours import NETWORKS, Network
+from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded
 
@@ -83,13 +84,13 @@ def prepare(case: Case) -> Work:
     width, size, devices = map(int, case.model.split("-"))
     jax.config.update("jax_num_cpu_devices", devices)
     NETWORKS[case.model] = Network("small_resnet", (size, size, 3), {"width": width, "stem_stride": 1})
-    return benchmark_ours.prepare(case)
+    return ours.prepare(case)
 
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
     values = arguments.new_flags()
-    flags.DEFINE_string("out", "experiments/throughput", "Folder to write to.", flag_values=values)
+    flags.DEFINE_string("out", "experiments/results/throughput", "Folder to write to.", flag_values=values)
     flags.DEFINE_boolean("redraw", False, "Draw what is measured already, measure nothing.", flag_values=values)
     arguments.parse(values, argv, __doc__)
     out = expanded(values.out)

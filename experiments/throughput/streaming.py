@@ -17,9 +17,9 @@ import numpy as np
 
 from piat_jax import models
 from piat_jax.attacks import bind, pgd
-from piat_jax.cli.benchmark_ours import NETWORKS, _device
-from piat_jax.cli.run_folder import describe_run
+from piat_jax.benchmark.ours import NETWORKS, _device
 from piat_jax.data import Split
+from piat_jax.experiment.provenance import describe_run
 from piat_jax.objectives import PGDAT
 from piat_jax.training import Examples, Recipe, init_state, run_epoch, sgd
 from piat_jax.training.streaming import Stream

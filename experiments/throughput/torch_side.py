@@ -14,9 +14,9 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from experiments.autoattack import torch_attacks
 from experiments.autoattack.torch_model import ResNet, WideResNet
 from experiments.throughput.torch_train import as_cuda_graph, correct_under_pgd, make_logits_fn, sgd, train_step
-from piat_jax.cli import benchmark_ours as ours
-from piat_jax.cli.cores import count_cores
-from piat_jax.cli.interleaved import Case, Work
+from piat_jax.benchmark import ours
+from piat_jax.benchmark.interleaved import Case, Work
+from piat_jax.core.cores import count_cores
 
 ATTACK = {"eps": ours.EPS, "step_size": ours.STEP_SIZE}
 

@@ -1,12 +1,13 @@
 """What runs have shown: tables and curves in the papers' form. Imports matplotlib only where it draws."""
 
 from piat_jax.analysis.curves import robust_accuracy_figure
-from piat_jax.analysis.runs import Checkpoint, Run, display_name, load_run
+from piat_jax.analysis.runs import Checkpoint, RunResults, display_name, load_run
 from piat_jax.analysis.tables import Table, best_final_table, oscillation, stability_table
+from piat_jax.core.renamed import renamed
 
 __all__ = [
     "Checkpoint",
-    "Run",
+    "RunResults",
     "Table",
     "best_final_table",
     "display_name",
@@ -15,3 +16,5 @@ __all__ = [
     "robust_accuracy_figure",
     "stability_table",
 ]
+
+__getattr__ = renamed(__name__, {"Run": "RunResults"})

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piat_jax.analysis.runs import Group, Run, display_name, group_runs
+from piat_jax.analysis.runs import Group, RunResults, group_runs
+from piat_jax.analysis.tables import attack_name
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.files import expanded
 
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, without its yellow, which is too light for a line.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MOST_LINES = 2 * len(COLORS)
+"""What can be told apart in one panel: the palette twice, with other dashes."""
 MARKERS = "os^Dv<>"
 WIDTH = 3.5  # inches, a column of a two-column paper
 SUFFIXES = (".png", ".svg", ".pdf")
 TRAIN_KEY = "train_adversarial_accuracy"
-AXIS_NAMES = {"test_pgd20": "PGD-20 accuracy (%)", "test_clean": "Clean accuracy (%)"}
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -57,7 +59,7 @@ def curve(group: Group, key: str) -> Curve | None:
 
 
 def robust_accuracy_figure(
-    runs: Sequence[Run], path: str | os.PathLike[str], *, key: str = "test_pgd20", training: bool = False
+    runs: Sequence[RunResults], path: str | os.PathLike[str], *, key: str = "test_pgd20", training: bool = False
 ) -> "Figure":
     """Draw a test accuracy over the epochs, one line per method, and save it: the form of the PIAT paper's Fig. 1.
 
@@ -92,7 +94,7 @@ def save(figure: "Figure", path: Path) -> None:
         figure.savefig(path, dpi=200)
 
 
-def draw(runs: Sequence[Run], *, key: str = "test_pgd20", training: bool = False) -> "Figure":
+def draw(runs: Sequence[RunResults], *, key: str = "test_pgd20", training: bool = False) -> "Figure":
     """The figure of robust_accuracy_figure, not saved."""
     groups = group_runs(runs)
     return draw_groups(groups, _names(groups), key=key, training=training)
@@ -113,7 +115,7 @@ def draw_groups(groups: Sequence[Group], names: Sequence[str], *, key: str, trai
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    content = [(tests, AXIS_NAMES.get(key, f"{key} (%)"))]
+    content = [(tests, f"{attack_name(key.removeprefix('test_'))} accuracy (%)")]
     trains = [curve(group, TRAIN_KEY) if test else None for group, test in zip(groups, tests)]
     if training and any(trains):
         content.append((trains, "Training accuracy\nunder attack (%)"))
@@ -206,8 +208,6 @@ def _names(groups: Sequence[Group]) -> list[str]:
     """Method names, with data set and model where these differ."""
     several = [len({getattr(group, field) for group in groups}) > 1 for field in ("dataset", "model")]
     return [
-        ", ".join(
-            [display_name(group.method), *(text for text, on in zip((group.dataset, group.model), several) if on)]
-        )
+        ", ".join([group.name, *(text for text, on in zip((group.dataset, group.model), several) if on)])
         for group in groups
     ]

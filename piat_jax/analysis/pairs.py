@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
-from piat_jax.analysis.runs import Run, display_name, group_runs
+from piat_jax.analysis.runs import RunResults, group_runs
 from piat_jax.analysis.tables import Cell, Table, accuracy_of, attack_names, cell_of
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ class Pair(NamedTuple):
     """One method's runs without and with PIAT, seed by seed."""
 
     name: str
-    without: tuple[Run, ...]
-    within: tuple[Run, ...]
+    without: tuple[RunResults, ...]
+    within: tuple[RunResults, ...]
 
     def cells(self, attack: str, checkpoint: str) -> tuple[Cell | None, Cell | None, Cell | None]:
         """Accuracy without and with, and the mean difference of the seeds."""
@@ -27,22 +27,22 @@ class Pair(NamedTuple):
         return cell_of(one), cell_of(other), cell_of(change)
 
 
-def find_pairs(runs: Sequence[Run]) -> list[Pair]:
+def find_pairs(runs: Sequence[RunResults]) -> list[Pair]:
     """The methods that were run both ways with the same seeds; other runs are left out.
 
     Raises:
       InputError: from group_runs.
     """
-    groups = {(group.dataset, group.model, group.method): group for group in group_runs(runs)}
+    groups = {(group.dataset, group.model, group.method, group.variant): group for group in group_runs(runs)}
     pairs = []
-    for (dataset, model, method), group in groups.items():
-        partner = groups.get((dataset, model, f"{method}+piat"))
+    for (dataset, model, method, variant), group in groups.items():
+        partner = groups.get((dataset, model, f"{method}+piat", variant))
         if partner is None:
             continue
         by_seed = [{run.seed: run for run in side.runs} for side in (group, partner)]
         seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
         if seeds:
-            pairs.append(Pair(display_name(method), *(tuple(side[seed] for seed in seeds) for side in by_seed)))
+            pairs.append(Pair(group.name, *(tuple(side[seed] for seed in seeds) for side in by_seed)))
     return pairs
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training run."""
+class RunResults:
+    """What one training run gave."""
 
     folder: Path
     method: str
@@ -43,6 +43,13 @@ class Run:
     aa_examples: int  # the first of them, on which AutoAttack and its members were run
     held_out: int  # training images that chose the best epoch; 0: the test images did, as in the papers
     checkpoints: Mapping[str, Checkpoint]  # of "best", "final" those that were evaluated
+    select: str = "pgd20"  # the attack that chose the best epoch, and that curves are drawn of
+    fields: Mapping[str, Any] = field(default_factory=dict)  # of the config, "group.name" to value
+
+    @property
+    def selected(self) -> str:
+        """The metric that chose the best epoch; of held-out examples it stands for theirs."""
+        return f"test_{self.select}"
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """The epochs that have the metric `key`, and its values; held-out examples stand in for the test set's."""
@@ -52,7 +59,7 @@ class Run:
         return np.array([epoch for epoch, _ in pairs], int), np.array([value for _, value in pairs], float)
 
 
-def load_run(folder: str | os.PathLike[str]) -> Run:
+def load_run(folder: str | os.PathLike[str]) -> RunResults:
     """Read config.json, metrics.jsonl and evaluation.json of a run folder.
 
     Raises:
@@ -82,7 +89,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         )
     num_examples = _field(path, evaluation, "num_examples", int)
     path = folder / CONFIG
-    return Run(
+    return RunResults(
         folder,
         method=_field(path, config, "method", str),
         dataset=_field(path, config, "dataset.name", str),
@@ -94,6 +101,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         aa_examples=evaluation.get("aa_examples", num_examples),
         held_out=config["dataset"].get("validation_examples", 0),
         checkpoints=checkpoints,
+        select=config.get("evaluation", {}).get("select", "pgd20"),
+        fields=_leaves(config),
     )
 
 
@@ -117,6 +126,12 @@ def _title(part: str) -> str:
     return next((known.about(part).title for known in registries if part in known), default_title(part))
 
 
+# Fields that make no other experiment: where data lie, what was looked at or kept; the seed is what groups are made of.
+IDLE = ("seed", "fsdp", "nonfinite", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "kd.")
+WATCHED = ("every_epochs", "attacks", "select", "final_attacks", "batch_size")
+IDLE += tuple(f"evaluation.{name}" for name in WATCHED)
+
+
 @dataclass(frozen=True)
 class Group:
     """The runs of one experiment, which differ in their seed alone."""
@@ -124,34 +139,76 @@ class Group:
     dataset: str
     model: str
     method: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunResults, ...]
+    variant: str = ""  # what is set otherwise than in other runs of the same method: "attack.eps=8/255"
+
+    @property
+    def name(self) -> str:
+        """What the papers call the method, and what is set otherwise."""
+        return ", ".join(filter(None, [display_name(self.method), self.variant]))
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs by data set, model and method, each in the order of first appearance.
+def group_runs(runs: Sequence[RunResults]) -> list[Group]:
+    """Runs by data set, model, method and whatever else differs, each in the order of first appearance.
 
     Raises:
-      InputError: no runs; two runs of one seed; runs of different lengths, which are no seeds of one experiment.
+      InputError: no runs; two runs of one experiment and seed.
     """
     if not runs:
         raise InputError("no runs; give at least one")
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    kinds: dict[tuple[str, str, str], list[RunResults]] = {}
     for run in runs:
-        groups.setdefault((run.dataset, run.model, run.method), []).append(run)
-    for members in groups.values():
-        for index, run in enumerate(members):
-            for other in members[:index]:
-                what = f"{other.folder} and {run.folder} are both {display_name(run.method)} on {run.dataset}"
+        kinds.setdefault((run.dataset, run.model, run.method), []).append(run)
+    blocks = list(dict.fromkeys(key[:2] for key in kinds))
+    groups = []
+    for key, members in sorted(kinds.items(), key=lambda item: blocks.index(item[0][:2])):
+        by_variant: dict[str, list[RunResults]] = {}
+        for run, variant in zip(members, variants(members)):
+            seeds = by_variant.setdefault(variant, [])
+            for other in seeds:
                 if run.seed == other.seed:
-                    raise InputError(f"{what} with seed {run.seed}; give one of them")
-                if run.epochs != other.epochs:
-                    raise InputError(
-                        f"{what}, for {other.epochs} and {run.epochs} epochs, and have no common mean; "
-                        "report them separately"
-                    )
-    blocks = list(dict.fromkeys(key[:2] for key in groups))
-    ordered = sorted(groups.items(), key=lambda item: blocks.index(item[0][:2]))
-    return [Group(*key, tuple(members)) for key, members in ordered]
+                    what = f"{display_name(run.method)} on {run.dataset} with seed {run.seed}"
+                    raise InputError(f"{other.folder} and {run.folder} are both {what}; give one of them")
+            seeds.append(run)
+        groups += [Group(*key, tuple(found), variant) for variant, found in by_variant.items()]
+    return groups
+
+
+def variants(runs: Sequence[RunResults]) -> list[str]:
+    """What sets each of some runs of a method apart from the others, as "attack.eps=8/255, epochs=60".
+
+    A field that says no more than one before it, such as an evaluation's radius that follows the attack's, is left out,
+    and so is one that a run of another version lacks.
+    """
+    names = [name for name in dict.fromkeys(name for run in runs for name in run.fields) if not name.startswith(IDLE)]
+    telling: dict[tuple[Any, ...], str] = {}
+    for name in names:
+        values = [run.fields.get(name) for run in runs]
+        different = list(dict.fromkeys(map(str, values)))
+        if len(different) > 1 and None not in values:
+            telling.setdefault(tuple(different.index(str(value)) for value in values), name)
+    return [", ".join(f"{name}={_short(run.fields[name])}" for name in telling.values()) for run in runs]
+
+
+def _short(value: Any) -> str:
+    """A value in a label; 255ths where it is some.
+
+    >>> _short(8 / 255), _short(0.25), _short([1, 0.5])
+    ('8/255', '0.25', '1,0.5')
+    """
+    if isinstance(value, list | tuple):
+        return ",".join(map(_short, value))
+    if isinstance(value, float) and 0 < value < 1 and abs(255 * value - round(255 * value)) < 1e-6:
+        return f"{round(255 * value)}/255"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every field of nested objects by its path."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
 
 
 def _read_json(path: Path, command: str) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from piat_jax.analysis.runs import Group, Run, display_name, group_runs
+from piat_jax.analysis.runs import Group, RunResults, group_runs
 
 ATTACKS = ("clean", "pgd20", "cw20", "aa")
 """The order of the columns; other attacks follow in the order in which they appear."""
 MISSING = "\N{EN DASH}"
-PGD = "test_pgd20"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Table:
         return [t.ljust(w) if i < self.labels else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths))]
 
 
-def best_final_table(runs: Sequence[Run]) -> Table:
+def best_final_table(runs: Sequence[RunResults]) -> Table:
     """The best and the final checkpoint under each attack: the form of the PIAT paper's Table I.
 
     Diff is the distance of the two means, unsigned as in the paper; its deviation is that of the signed differences
@@ -120,12 +119,12 @@ def best_final_table(runs: Sequence[Run]) -> Table:
     return _table(groups, columns, notes)
 
 
-def chosen_on(run: Run) -> str:
+def chosen_on(run: RunResults) -> str:
     """The images that chose a run's best epoch."""
     return f"{run.held_out} held-out training images" if run.held_out else "the test images, as in the papers"
 
 
-def attack_names(runs: Sequence[Run]) -> dict[str, str]:
+def attack_names(runs: Sequence[RunResults]) -> dict[str, str]:
     """The attacks that any run was evaluated under, in the order of the columns, and what the papers call them."""
     found = dict.fromkeys(attack for run in runs for point in run.checkpoints.values() for attack in point.accuracy)
     ordered = [*(name for name in ATTACKS if name in found), *(name for name in found if name not in ATTACKS)]
@@ -141,7 +140,7 @@ def attack_name(attack: str) -> str:
     return "Clean" if attack == "clean" else re.sub(r"(?<=[A-Z])(\d+)$", r"-\1", attack.upper().replace("_", "-"))
 
 
-def runs_csv(runs: Sequence[Run]) -> str:
+def runs_csv(runs: Sequence[RunResults]) -> str:
     """Every run by itself: one line for each checkpoint, and for each evaluation during training (accuracies in %)."""
     attacks = attack_names(runs)
     during = {name: f"test_{name}" for name in attacks}
@@ -162,16 +161,18 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.4g}"
 
 
-def stability_table(runs: Sequence[Run]) -> Table:
-    """How steadily training went, from the PGD-20 accuracies during training.
+def stability_table(runs: Sequence[RunResults]) -> Table:
+    """How steadily training went, from the accuracies during training under the attack that chose the best epoch.
 
     Raises:
       InputError: from group_runs.
     """
+    names = dict.fromkeys(attack_name(run.select) for run in runs)
+    name = next(iter(names)) if len(names) == 1 else "Robust"
     columns = [
-        Column("PGD-20 Best", lambda run: _percent(run, PGD, np.max)),
-        Column("PGD-20 Final", lambda run: _percent(run, PGD, lambda values: values[-1])),
-        Column("Best - Final", lambda run: _percent(run, PGD, lambda values: values.max() - values[-1]), lowest=True),
+        Column(f"{name} Best", lambda run: _percent(run, run.selected, np.max)),
+        Column(f"{name} Final", lambda run: _percent(run, run.selected, lambda values: values[-1])),
+        Column("Best - Final", lambda run: _percent(run, run.selected, _fall), lowest=True),
         Column("Oscillation", oscillation, lowest=True),
         Column("Clean Final", lambda run: _percent(run, "test_clean", lambda values: values[-1])),
     ]
@@ -179,7 +180,9 @@ def stability_table(runs: Sequence[Run]) -> Table:
         "Accuracy (%) during training; final: the last evaluated epoch; oscillation: mean |change| between evaluated "
         "epochs in the second half of training, in percentage points."
     ]
-    if len({tuple(run.series(PGD)[0]) for run in runs}) > 1:
+    if len(names) > 1:
+        notes.append(f"Robust: under what chose the best epoch, which is {' or '.join(names)}: not all rows compare.")
+    if len({tuple(run.series(run.selected)[0]) for run in runs}) > 1:
         notes.append("The runs were evaluated after different epochs: their oscillations do not compare.")
     for run in runs:
         if run.metrics[-1]["epoch"] != run.epochs:
@@ -187,13 +190,17 @@ def stability_table(runs: Sequence[Run]) -> Table:
     return _table(group_runs(runs), columns, notes)
 
 
-def oscillation(run: Run) -> float | None:
-    """Mean absolute change of the PGD-20 accuracy between evaluated epochs in the second half, in percentage points.
+def _fall(values: np.ndarray) -> float:
+    return values.max() - values[-1]
+
+
+def oscillation(run: RunResults) -> float | None:
+    """Mean absolute change of the selected accuracy between evaluated epochs in the second half, in percentage points.
 
     It grows with the spacing of the evaluations; compare runs that were evaluated after the same epochs. None if fewer
     than two epochs of the second half were evaluated.
     """
-    epochs, values = run.series(PGD)
+    epochs, values = run.series(run.selected)
     late = values[2 * epochs >= run.epochs]
     return float(100 * np.abs(np.diff(late)).mean()) if len(late) > 1 else None
 
@@ -203,30 +210,30 @@ class Column:
     """A column of numbers: what a run contributes, and which end is good."""
 
     name: str
-    value: Callable[[Run], float | None]  # percent, or None
+    value: Callable[[RunResults], float | None]  # percent, or None
     lowest: bool = False
     unsigned: bool = False
 
 
-def accuracy_of(attack: str, checkpoint: str) -> Callable[[Run], float | None]:
+def accuracy_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
     """What a run's checkpoint reached under an attack, in percent; None where it was not evaluated."""
 
-    def value(run: Run) -> float | None:
+    def value(run: RunResults) -> float | None:
         point = run.checkpoints.get(checkpoint)
         return None if point is None or attack not in point.accuracy else 100 * point.accuracy[attack]
 
     return value
 
 
-def _difference(attack: str) -> Callable[[Run], float | None]:
-    def value(run: Run) -> float | None:
+def _difference(attack: str) -> Callable[[RunResults], float | None]:
+    def value(run: RunResults) -> float | None:
         best, final = (accuracy_of(attack, checkpoint)(run) for checkpoint in ("best", "final"))
         return None if best is None or final is None else best - final
 
     return value
 
 
-def _percent(run: Run, key: str, reduce: Callable[[np.ndarray], float]) -> float | None:
+def _percent(run: RunResults, key: str, reduce: Callable[[np.ndarray], float]) -> float | None:
     values = run.series(key)[1]
     return float(100 * reduce(values)) if len(values) else None
 
@@ -238,7 +245,7 @@ def _table(groups: Sequence[Group], columns: Sequence[Column], notes: Sequence[s
         "Model": [group.model for group in groups],
     }
     labels = {name: texts for name, texts in labels.items() if len(set(texts)) > 1}
-    labels["Method"] = [display_name(group.method) for group in groups]
+    labels["Method"] = [group.name for group in groups]
     seeds = [len(group.runs) for group in groups]
     if max(seeds) > 1:
         notes = [*notes, "Mean ± sample standard deviation over seeds."]

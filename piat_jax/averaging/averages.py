@@ -20,7 +20,7 @@ average = AVERAGES.register
     paper="Polyak and Juditsky (1992)",
 )
 def ema(*, epochs: int, decay: float = 0.999, start: float = 0.0, warmup: bool = True) -> Average:
-    """EMA: `average <- decay average + (1 - decay) w` after each step, by default warmed up as SEAT's.
+    """EMA: `average <- decay average + (1 - decay) w` after each step, warmed up as SEAT's unless told not to.
 
     Args:
       epochs: of the run.
@@ -40,7 +40,10 @@ def ema(*, epochs: int, decay: float = 0.999, start: float = 0.0, warmup: bool =
     paper="Wang and Wang (2022), arXiv:2203.09678",
 )
 def seat(*, epochs: int, decay: float = 0.999, start: float = 0.0) -> Average:
-    """SEAT: `ema` with warm-up; arguments as there.
+    """SEAT: `ema` with warm-up.
+
+    Args:
+      epochs, decay, start: as for `ema`.
 
     >>> seat(epochs=120) == ema(epochs=120)
     True
@@ -55,6 +58,9 @@ def seat(*, epochs: int, decay: float = 0.999, start: float = 0.0) -> Average:
 )
 def swa(*, epochs: int, start: float = 55 / 200) -> Average:
     """SWA: the mean of the weights of the epochs from `start` on; BatchNorm's statistics are estimated anew.
+
+    Args:
+      epochs, start: as for `ema`.
 
     >>> swa(epochs=200).batch_stats
     'recompute'

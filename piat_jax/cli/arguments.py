@@ -1,39 +1,71 @@
-"""Flags of a command, through absl, in an object of their own so that commands can be called from Python."""
+"""What a command is given: flags, through absl, in an object of their own, and overrides of a config's fields.
+
+Nothing here loads JAX, so that --help is quick.
+"""
 
 from collections.abc import Sequence
 
 from absl import flags
 
+import piat_jax
 from piat_jax.core.checks import InputError
 
 
 class HelpRequested(Exception):
-    """--help was given; its text is the message."""
+    """--help or --version was given; its answer is the message."""
 
 
 def new_flags() -> flags.FlagValues:
-    """An empty set of flags with --help."""
+    """An empty set of flags with --help and --version."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow positional arguments
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    flags.DEFINE_boolean("version", False, "Show the version.", flag_values=values)
     return values
 
 
 def parse(
-    values: flags.FlagValues, arguments: Sequence[str], description: str | None, *, folders: bool = False
+    values: flags.FlagValues, arguments: Sequence[str], description: str | None, *, positional: bool = False
 ) -> list[str]:
-    """Read `arguments` into `values` and return the positional ones, which only commands on `folders` take.
+    """Read `arguments` into `values` and return the positional ones, where a command takes some.
 
     Raises:
       InputError: an unknown flag, a value of the wrong type, or a positional argument where none is taken.
-      HelpRequested: --help was given.
+      HelpRequested: --help or --version was given.
     """
     try:
-        positional = values(["command", *arguments])[1:]
+        given = values(["command", *arguments])[1:]
     except flags.Error as error:
         raise InputError(str(error).removeprefix("FATAL Flags parsing error:").strip().replace("\n", "; ")) from error
+    if values.version:
+        raise HelpRequested(f"piat_jax {piat_jax.__version__}")
     if values.help:
         raise HelpRequested(f"{(description or '').strip()}\n{values.get_help(include_special_flags=False)}")
-    if positional and not folders:
-        raise InputError(f"unexpected argument {positional[0]!r}; fields are set as --config.FIELD=VALUE")
-    return positional
+    if given and not positional:
+        raise InputError(f"unexpected argument {given[0]!r}; fields are set as --config.FIELD=VALUE")
+    return given
+
+
+def split_overrides(arguments: Sequence[str], kind: str = "config") -> tuple[dict[str, str], list[str]]:
+    """`--config.a.b=value` arguments as {"a.b": "value"}, and the rest; another `kind` takes the place of "config".
+
+    `--config.flag` and `--noconfig.flag` set a boolean; `--config.a.b value` works as well.
+
+    >>> split_overrides(["--config.attack.eps=8/255", "--noconfig.dataset.flip", "--workdir=x"])
+    ({'attack.eps': '8/255', 'dataset.flip': 'false'}, ['--workdir=x'])
+    """
+    overrides, rest = {}, []
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        flag = argument.lstrip("-")
+        if argument.startswith("-") and flag.startswith(f"no{kind}."):
+            overrides[flag.removeprefix(f"no{kind}.")] = "false"
+        elif argument.startswith("-") and flag.startswith(f"{kind}."):
+            path, equals, value = flag.removeprefix(f"{kind}.").partition("=")
+            if not equals:
+                value = remaining.pop(0) if remaining and not remaining[0].startswith("--") else "true"
+            overrides[path] = value
+        else:
+            rest.append(argument)
+    return overrides, rest

@@ -10,15 +10,16 @@ command goes on. A cache is read by its path, or by its data set's name if its f
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.files import expanded
-from piat_jax.data import Dataset, open_dataset
-from piat_jax.data.inspection import draw_sheet, inspect, to_text
-from piat_jax.data.prepare import prepare
+
+if TYPE_CHECKING:
+    from piat_jax.data import Dataset
 
 COMMANDS = ("inspect", "prepare")
 
@@ -29,11 +30,16 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("data_dir", "", "Where a named data set's files are.", flag_values=values)
     flags.DEFINE_string("sheet", "", "Picture that inspect writes.", flag_values=values)
     flags.DEFINE_string("out", "", "Folder that prepare writes.", flag_values=values)
-    given = arguments.parse(values, argv, __doc__, folders=True)
+    given = arguments.parse(values, argv, __doc__, positional=True)
     if len(given) != 2:
         raise InputError("give a command and a data set, such as piat-data inspect cifar10; see --help")
     command, name = given
     check_choice("command", command, COMMANDS)
+
+    from piat_jax.data import open_dataset
+    from piat_jax.data.inspection import inspect, to_text
+    from piat_jax.data.prepare import prepare
+
     if command == "inspect":
         if values.out:
             raise InputError(f"out={values.out!r} is a flag of prepare; inspect takes --sheet")
@@ -49,8 +55,10 @@ def main(argv: Sequence[str]) -> None:
     print(f"{dataset.name}: {len(dataset.train.labels):,} + {len(dataset.test.labels):,} examples in {folder}")
 
 
-def write_sheet(path: str, dataset: Dataset) -> None:
+def write_sheet(path: str, dataset: "Dataset") -> None:
     """Draw the sheet, or say why not."""
+    from piat_jax.data.inspection import draw_sheet
+
     try:
         draw_sheet(dataset, expanded(path))
     except (OSError, ValueError) as error:

@@ -4,14 +4,12 @@ import os
 import signal
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import jax
 from absl import flags
 
 from piat_jax.cli.errors import CRASHED, SAVED
 from piat_jax.core.checks import InputError
-from piat_jax.core.multihost import is_first
 
 SECONDS = 60
 """How long a process may be silent before the others give it up, or be the last to end."""
@@ -41,6 +39,8 @@ def start(values: flags.FlagValues) -> None:
     Raises:
       InputError: flags that do not fit together, no job that JAX knows, or processes that do not come.
     """
+    import jax
+
     if jax.distributed.is_initialized():
         return
     coordinator, count, number = (values[name].value for name in ("coordinator", "num_processes", "process_id"))
@@ -73,7 +73,7 @@ def start(values: flags.FlagValues) -> None:
         raise InputError(f"the processes do not come together: {str(error).partition(chr(10))[0]}") from error
     # JAX keeps SIGTERM to itself from then on; what answers it here is `StopSignals`, and elsewhere it ends a process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if not is_first():
+    if jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
@@ -83,7 +83,8 @@ def leave(code: int) -> NoReturn:
     They may wait for this one, which must not wait for them on its way out. Where they fail alike, they do so by
     themselves within a few seconds.
     """
-    if code not in (0, SAVED) and jax.distributed.is_initialized():
+    jax: Any = sys.modules.get("jax")
+    if code not in (0, SAVED) and jax and jax.distributed.is_initialized():
         if code != CRASHED:
             together = threading.Thread(target=jax.distributed.shutdown, daemon=True)
             together.start()

@@ -4,20 +4,14 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-import jax
-
 from piat_jax.cli.arguments import HelpRequested
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, SavedAndStopped
 
 SAVED = 75
 """Exit code of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
 
 CRASHED = 1
 """Exit code after an error that is nobody's input, as Python's own."""
-
-
-class SavedAndStopped(Exception):
-    """A command was asked to stop and saved what it had done."""
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +36,8 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         print("interrupted", file=sys.stderr)
         return 130
     except Exception:
+        import jax
+
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()

@@ -4,54 +4,68 @@
     piat-report runs
 
 A folder is a run or holds runs. Writes table.md, table.csv, stability.md, runs.csv (every run by itself) and
-robust_accuracy.png into --out, by default the folder `report` in what the given folders have in common. Of methods run
-without and with PIAT it also writes piat.md and, where there are several, piat.png.
+robust_accuracy.png, the accuracy that chose the best epoch, into --out, by default the folder `report` in what the
+given folders have in common. Of methods run without and with PIAT it also writes piat.md and, where there are several,
+piat.png. Runs of one method that differ in more than their seed have a row for each setting. What was not evaluated
+yet is left out, with a note.
 """
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from piat_jax.analysis.curves import COLORS, draw, save
-from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
-from piat_jax.analysis.runs import FILES, load_run
-from piat_jax.analysis.tables import PGD, best_final_table, runs_csv, stability_table
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import expanded
-
-# What can be told apart in one panel: a palette twice, with other dashes.
-MOST_LINES = 2 * len(COLORS)
+from piat_jax.core.files import command, expanded
 
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
     values = arguments.new_flags()
     flags.DEFINE_string("out", None, "Folder to write to.", flag_values=values)
-    given = [expanded(text) for text in arguments.parse(values, argv, __doc__, folders=True)]
+    given = [expanded(text) for text in arguments.parse(values, argv, __doc__, positional=True)]
     if not given:
         raise InputError("no run folders; give some, such as piat-report runs; see --help")
-    out = expanded(values.out) if values.out else _common(given) / "report"
-    runs = [load_run(folder) for folder in find_runs(given)]
+    report(given, expanded(values.out) if values.out else _common(given) / "report")
+
+
+def report(folders: Sequence[Path], out: Path) -> None:
+    """Write a report of the runs in some folders into another."""
+    from piat_jax.analysis.curves import MOST_LINES, draw, save
+    from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
+    from piat_jax.analysis.runs import EVALUATION, load_run
+    from piat_jax.analysis.tables import best_final_table, runs_csv, stability_table
+
+    found = find_runs(folders)
+    evaluated = [folder for folder in found if (folder / EVALUATION).exists() or not folder.exists()]
+    for folder in found:
+        if folder not in evaluated:
+            how = command("piat-evaluate", workdir=folder)
+            print(f"note: {folder} is left out: it was not evaluated; {how} does it", file=sys.stderr)
+    if not evaluated:
+        raise InputError(f"none of the {len(found)} runs was evaluated; piat-evaluate RUN does it")
+    runs = [load_run(folder) for folder in evaluated]
     table, stability = best_final_table(runs), stability_table(runs)
     pairs = find_pairs(runs)
-    plotted = [run for run in runs if len(run.series(PGD)[0])]
+    selected = Counter(run.selected for run in runs).most_common(1)[0][0]
+    plotted = [run for run in runs if run.selected == selected and len(run.series(selected)[0])]
     figures = {}
     several = len({(run.dataset, run.model, run.method) for run in plotted})
     if 0 < several <= MOST_LINES:
-        figures["robust_accuracy.png"] = draw(plotted, training=True)
+        figures["robust_accuracy.png"] = draw(plotted, key=selected, training=True)
     if len(pairs) > 1:
-        figures["piat.png"] = draw_pairs(pairs)
+        figures["piat.png"] = draw_pairs(pairs, selected.removeprefix("test_"))
 
+    texts = {"table.md": table.to_markdown(), "table.csv": table.to_csv(), "stability.md": stability.to_markdown()}
+    texts["runs.csv"] = runs_csv(runs)
+    if pairs:
+        texts["piat.md"] = "\n".join(piat_table(pairs, name).to_markdown() for name in ("best", "final"))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        texts = {"table.md": table.to_markdown(), "table.csv": table.to_csv(), "stability.md": stability.to_markdown()}
-        texts["runs.csv"] = runs_csv(runs)
-        if pairs:
-            texts["piat.md"] = "\n".join(piat_table(pairs, name).to_markdown() for name in ("best", "final"))
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
         for name, figure in figures.items():
@@ -63,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{several} methods are too many lines for robust_accuracy.png; give at most {MOST_LINES} for it")
     for run in runs:
         if run not in plotted:
-            print(f"{run.folder} has no {PGD} in its metrics and is not in the figure")
+            print(f"{run.folder} has no {selected} in its metrics and is not in the figure")
     for name in (*texts, *figures):
         print(out / name)
 
@@ -81,7 +95,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in FILES)
+    return any((folder / name).is_file() for name in ("config.json", "metrics.jsonl", "evaluation.json"))
 
 
 def _common(folders: Sequence[Path]) -> Path:

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TypeGuard
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+
+class SavedAndStopped(Exception):
+    """Work was asked to stop and saved what it had done."""
 
 
 class InputError(ValueError):
@@ -153,6 +155,8 @@ def _check_number(argument: str, value: object) -> None:
 
 def _is_concrete(value: object) -> TypeGuard[float]:
     """Whether `value` is a number or an array of numbers that is there to look at; a traced one is not."""
+    import jax  # not at the top: commands read their flags before JAX is loaded
+
     if isinstance(value, jax.Array):
         try:
             np.asarray(value)
@@ -239,6 +243,8 @@ def checked_logits(logits_fn: Any, images: Any, *keys: Any) -> Any:
     Raises:
       InputError: no logits `[B, K]`, a network that computes with NumPy, or an Equinox module, called on a batch.
     """
+    import jax
+
     try:
         logits = logits_fn(images, *keys)
     except jax.errors.TracerArrayConversionError as error:
@@ -314,7 +320,9 @@ def check_key(key: object) -> None:
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: key=0 is no key; give jax.random.key(0)
     """
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    import jax
+
+    if not isinstance(key, jax.Array) or not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise InputError(f"key={key!r} is no key; give jax.random.key({key if isinstance(key, int) else 0})")
 
 

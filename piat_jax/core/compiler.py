@@ -18,7 +18,7 @@ class ProgramJit:
     """`jax.jit` of a whole program, on a CPU with the fastest convolutions and matrix products that XLA has there.
 
     From jax 0.11 on XLA:CPU can call oneDNN, whose kernels take two thirds of the time of its own on convolutions;
-    jax 0.10 knows the option and does nothing, but is faster without YNNPACK (experiments/throughput/NOTES.md).
+    jax 0.10 knows the option and does nothing, but is faster without YNNPACK (experiments/results/throughput/NOTES.md).
     Neither is the default, and options can be given to the outermost jit only, so this is for what is never nested.
     Nothing is asked for where XLA_FLAGS names one of them. What a jitted function has beside the call (`lower`,
     `clear_cache`) this has too.

@@ -25,3 +25,12 @@ def to_float(images: Array | np.ndarray) -> Array:
     # its product with a byte is exact, and the sum rounds to what NumPy's and PyTorch's x / 255 give.
     x = jnp.asarray(images).astype(jnp.float32)
     return x * HIGH + x * LOW
+
+
+def as_float(images: Array) -> Array:
+    """Pixels as float32 in [0, 1]: uint8 scaled, floats as they are.
+
+    >>> as_float(jnp.array([0, 255], jnp.uint8)).tolist(), as_float(jnp.array([0.5])).tolist()
+    ([0.0, 1.0], [0.5])
+    """
+    return to_float(images) if images.dtype == jnp.uint8 else images.astype(jnp.float32)

@@ -11,7 +11,7 @@ from piat_jax import losses
 from piat_jax.core.checks import check_count
 from piat_jax.core.compiler import program_jit
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.core.pixels import to_float
+from piat_jax.core.pixels import as_float
 from piat_jax.core.sharding import gather, replicate, split_batch
 from piat_jax.core.types import Array, Attack, Model, Variables
 from piat_jax.evaluation.robustness import Finding
@@ -36,7 +36,7 @@ def correct_under_attack(
     Args:
       model: the model.
       variables: its weights and statistics.
-      images: `[N, H, W, C]` uint8.
+      images: `[N, H, W, C]` uint8, or floats in [0, 1].
       labels: `[N]`.
       attack: an attack with its hyper-parameters bound, or None for clean images.
       key: randomness of example i derives from it and i, so the result does not depend on the batch size.
@@ -52,7 +52,7 @@ def correct_under_attack(
     >>> from piat_jax.models import create
     >>> model = create("mlp", num_classes=2, hidden=(4,))
     >>> images = jnp.zeros((3, 2, 2, 1), jnp.uint8)
-    >>> variables = model.init(jax.random.key(0), to_float(images))
+    >>> variables = model.init(jax.random.key(0), as_float(images))
     >>> correct_under_attack(model, variables, images, jnp.zeros(3, int), None, key=jax.random.key(0)).shape
     (3,)
     """
@@ -102,7 +102,7 @@ def _correct_block(
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
     logits_fn = make_logits_fn(model, variables)
-    x, y, indices = split_batch((to_float(images[indices]), labels[indices], indices), mesh)
+    x, y, indices = split_batch((as_float(images[indices]), labels[indices], indices), mesh)
     valid = jnp.full(y.shape, True)
     if attack is not None:
         clean, x = x, attack(logits_fn, x, y, key=key, indices=indices)

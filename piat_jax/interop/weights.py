@@ -19,7 +19,7 @@ from piat_jax.core.shards import check_shards
 from piat_jax.core.types import Variables
 from piat_jax.interop.names import HEADS, flatten, from_torch, network_of, torch_key, unflatten
 from piat_jax.interop.tensors import Tensors, read_safetensors, read_tensors
-from piat_jax.models import LinenModel
+from piat_jax.models import MODELS, LinenModel
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "1.")
 """What DataParallel, wrappers, torch.compile and Sequential(normalize, model) put before the names."""
@@ -31,7 +31,7 @@ GOOGLE = re.compile(r".*encoderblock.*")
 PATCHES = "params/patch_embed/proj/kernel"  # what a Vision Transformer is known by
 PATCH_KERNELS = re.compile(r"patch_embed\.proj\.weight|(?:.*/)?embedding/kernel")
 POSITIONS = re.compile(r"pos_embed|(?:.*/)?pos_embedding")
-CONFIG, SAFETENSORS, CHECKPOINTS = "config.json", "model.safetensors", "checkpoints"
+CONFIG, SAFETENSORS = "config.json", "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,8 @@ def load_weights(
     """
     path = expanded(path)
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    if (path / CHECKPOINTS).is_dir():
-        variables = Checkpoints(path / CHECKPOINTS).load_variables(checkpoint, like)
+    if (path / Checkpoints.FOLDER).is_dir():
+        variables = Checkpoints.of_run(path).load_variables(checkpoint, like)
         mapped = tuple((name, name, leaf.shape) for name, leaf in flatten(variables).items())
         model, origin = _with_normalization(path, model, _of_run(path))
         return Loaded(model, variables, LoadReport(mapped, (), (), "run" if origin == "file" else origin))
@@ -126,6 +126,15 @@ def transformer_sizes(path: str | Path, *, unsafe_pickle: bool = False) -> tuple
     tokens = positions[0][1] if positions else 0
     side = next((math.isqrt(n) for n in (tokens - 1, tokens) if n > 0 and math.isqrt(n) ** 2 == n), 0)
     return patch_size, side * patch_size
+
+
+def has_patches(model: str) -> bool:
+    """Whether a network of this name is a Vision Transformer.
+
+    >>> has_patches("vit_small"), has_patches("resnet18")
+    (True, False)
+    """
+    return model in MODELS and hasattr(MODELS[model][0], "patch_size")
 
 
 def _read(path: Path, unsafe_pickle: bool) -> Tensors:

@@ -125,7 +125,7 @@ def _sum(x: Array) -> Array:
     if jax.default_backend() != "cpu":
         return jnp.sum(x, tuple(range(x.ndim - 1)))
     # Together, XLA makes a tree of windows of them, which takes 15 times as long with jax 0.12; the barrier keeps it
-    # from putting them together again (experiments/throughput/NOTES.md).
+    # from putting them together again (experiments/results/throughput/NOTES.md).
     for axis in reversed(range(x.ndim - 1)):
         x = lax.optimization_barrier(jnp.sum(x, axis))
     return x

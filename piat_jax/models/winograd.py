@@ -6,7 +6,7 @@ Four by four outputs Y are computed together, from the six by six inputs d that 
 
 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, equation 8). Summed over channels, the
 product in the middle is a matrix product for each of the 36 places in a tile; the transforms beside it cost little
-where channels are many (experiments/throughput/NOTES.md).
+where channels are many (experiments/results/throughput/NOTES.md).
 
 The three matrices take polynomials to their values at six points and back (Toom and Cook). Lavin and Gray's points, 0,
 1, -1, 2, -2 and infinity, leave an error of 3.4e-6 in float32, where a direct convolution has 1e-7; ours leave 1.5e-6

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from piat_jax.analysis import display_name, load_run
-from piat_jax.analysis.runs import group_runs
+from piat_jax.analysis.runs import group_runs, variants
 from piat_jax.core.checks import InputError
 
 
@@ -127,7 +129,18 @@ def test_runs_that_are_no_seeds_of_one_experiment_are_refused(run_at):
     first = load_run(run_at("1", seed=0))
     with pytest.raises(InputError, match="both PGD-AT on cifar10 with seed 0; give one of them"):
         group_runs([first, load_run(run_at("2", seed=0))])
-    with pytest.raises(InputError, match="for 4 and 8 epochs, and have no common mean"):
-        group_runs([first, load_run(run_at("3", seed=1, epochs=8))])
     with pytest.raises(InputError, match="no runs"):
         group_runs([])
+
+
+def test_runs_of_one_method_are_told_apart_by_what_is_set_otherwise(run_at):
+    runs = [load_run(run_at(str(epochs + seed), seed=seed, epochs=epochs)) for epochs in (4, 8) for seed in (0, 1)]
+    assert [(group.name, len(group.runs)) for group in group_runs(runs)] == [
+        ("PGD-AT, epochs=4", 2),
+        ("PGD-AT, epochs=8", 2),
+    ]
+    # What follows another field, is not there in all, or makes no other experiment says nothing.
+    both = {"attack.eps": 8 / 255, "evaluation.eps": 8 / 255, "log.tensorboard": True}
+    other = {"attack.eps": 0.5, "evaluation.eps": 0.5, "log.tensorboard": False, "average.warmup": True}
+    found = variants([replace(runs[0], fields=fields) for fields in (both, other)])
+    assert found == ["attack.eps=8/255", "attack.eps=0.5"]

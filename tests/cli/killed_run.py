@@ -18,6 +18,7 @@ from piat_jax import checkpoint
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import errors, train
 from piat_jax.evaluation import accuracy
+from piat_jax.experiment import run_training
 from piat_jax.training import metrics
 from piat_jax.training.progress import TrainingProgress
 
@@ -69,8 +70,8 @@ def main(folder, event, count):
         kill_at(accuracy, "_correct_block", count)
     elif event == "save":
         kill_at(checkpoint.ocp, "save_checkpointables_async", count, seconds=0.05)
-    ended, real_fit = [], train.fit
-    train.fit = lambda *arguments, **options: ended.append(real_fit(*arguments, **options))
+    ended, real_fit = [], run_training.fit
+    run_training.fit = lambda *arguments, **options: ended.append(real_fit(*arguments, **options))
     code = run(folder)
     if event == "compare":
         code += run(folder.with_name("whole"))

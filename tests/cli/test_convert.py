@@ -12,6 +12,7 @@ import pytest
 from piat_jax.cli import convert, errors, evaluate
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import Variables
+from piat_jax.experiment import Run, classifier
 from piat_jax.interop import load_weights, read_exported, state_dict
 from piat_jax.interop.tensors import write_safetensors
 from piat_jax.models import create
@@ -101,7 +102,7 @@ def test_the_size_of_the_images_is_known_or_asked_for(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     for name, size in (("tiny_imagenet", 64), ("embedded", 28), ("cifar10", 32)):
-        assert convert._size(name) == (size, size)
+        assert classifier._size(name) == (size, size)
     config["dataset"]["name"] = "./own.npz"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     assert command(tmp_path / "run", tmp_path / "out") == 2
@@ -136,10 +137,10 @@ def test_what_is_printed_to_be_run_is_quoted_and_needs_no_attack_of_training(fol
     printed = capsys.readouterr().out
     assert f"evaluate with: piat-evaluate '--workdir={target}'" in printed
     assert shlex.split(printed.rpartition("evaluate with: ")[2]) == ["piat-evaluate", f"--workdir={target}"]
-    config = evaluate._config(target, None, {}, None)
+    config = evaluate.experiment_of(Run(target), None, {})
     assert (config.evaluation.norm, config.evaluation.final_attacks) == ("l1", ("aa",))
     with pytest.raises(InputError, match="norm"):
-        evaluate._config(target, None, {}, ["pgd20"])
+        evaluate.experiment_of(Run(target), None, {"evaluation.final_attacks": "pgd20"})
 
 
 @pytest.mark.parametrize(

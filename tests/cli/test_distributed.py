@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import arguments, build, distributed, errors, evaluate, run_folder, train
+from piat_jax.cli import arguments, distributed, errors, evaluate, train
 from piat_jax.core.checks import InputError
 from piat_jax.core.sharding import data_mesh
 from piat_jax.evaluation.robustness import Robustness
+from piat_jax.experiment import Run
 from piat_jax.training.metrics import read_metrics
 from tests.cli.two_processes import EVALUATE, TRAIN
 
@@ -29,8 +30,7 @@ def free_port():
 
 
 def weights(folder):
-    config = run_folder.read_config(folder)
-    net = build.model(config, 10)
+    net = Run(folder).experiment().build_model(10)
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     return Checkpoints(folder / "checkpoints").load_variables("last", like)
 

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from piat_jax.averaging import EQUAL_WEIGHT, Average
-from piat_jax.cli import build, errors, methods, run_folder
-from piat_jax.cli.config import load_config
-from piat_jax.cli.methods import AVERAGES, method_groups, parse_method
+from piat_jax.averaging import AVERAGES, average_fields
+from piat_jax.cli import errors, methods
 from piat_jax.core.checks import InputError
+from piat_jax.experiment import Run, config
+from piat_jax.experiment.methods import method_groups, parse_method
 from piat_jax.objectives import METHODS, WRAPPERS
 
 
@@ -58,7 +58,7 @@ def test_an_exact_stack_wins_over_its_base():
 
 
 def test_averages_are_made_of_their_fields():
-    assert Average(EQUAL_WEIGHT, start=AVERAGES["swa"]["start"], epochs=200).start == pytest.approx(55 / 200)
+    assert average_fields("swa")["start"] == pytest.approx(55 / 200)
     with pytest.raises(InputError, match="'' is unknown"):
         parse_method("trades++piat")
 
@@ -80,14 +80,13 @@ def test_averages_are_made_of_their_fields():
     ],
 )
 def test_l2_steps_are_those_of_the_method_s_code(method, rule):
-    config = load_config(f"configs/cifar10_resnet18.py:{method}")
-    assert config.attack.l2_rule == rule
-    config.attack.norm = "l2"
-    assert build.attack(config).options["l2_rule"] == rule
+    experiment = config.load(f"cifar10_resnet18:{method}", checked=False)
+    assert experiment.attack.l2_rule == rule
+    assert experiment.with_fields({"attack.norm": "l2"}).build_attack().options["l2_rule"] == rule
 
 
 def test_runs_from_before_there_were_rules_take_exact_steps(tmp_path):
-    config = json.loads(load_config("configs/cifar10_resnet18.py:trades").to_json_best_effort())
-    del config["attack"]["l2_rule"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert run_folder.read_config(tmp_path).attack.l2_rule == "exact"
+    plain = config.load("cifar10_resnet18:trades").plain()
+    del plain["attack"]["l2_rule"]
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    assert Run(tmp_path).experiment().attack.l2_rule == "exact"

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import compare
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import benchmark, convert, data, errors, evaluate, report, train
-from piat_jax.cli.config import load_config
+from piat_jax.cli import benchmark, convert, data, errors, evaluate, report, sweep, train
 from piat_jax.core.checks import InputError
 from piat_jax.data import load
 from piat_jax.data.npz import read_examples
 from piat_jax.evaluation.journal import Journal
 from piat_jax.evaluation.robustness import Robustness
+from piat_jax.experiment.classifier import load as load_classifier
+from piat_jax.experiment.config import read as read_config
 from piat_jax.interop import About, load_weights, read_exported, save_safetensors
 from piat_jax.interop.tensors import write_safetensors
 from piat_jax.models import create
@@ -46,7 +46,7 @@ def home(tmp_path, monkeypatch):
         (data.main, ["inspect", "cifar10", "--data_dir=~/absent"]),
         (data.main, ["prepare", "embedded", "--out=~/file"]),
         (benchmark.main, ["--out=~/file"]),
-        (compare.main, ["--workdir=~/file", "--methods=pgd_at"]),
+        (sweep.main, ["--config=embedded", "--workdir=~/file", "--methods=pgd_at"]),
         (train.main, [CONFIG, "--workdir=~/new", "--config.dataset.extra=~/absent.npz"]),
         (train.main, [CONFIG, "--workdir=~/new", "--config.model.weights=~/absent.pt"]),
         (train.main, [CONFIG, "--workdir=~/new", "--config.dataset.name=~/absent"]),
@@ -73,7 +73,7 @@ def test_every_function_that_takes_a_path_does(home, monkeypatch):
     assert Checkpoints("~/saves").folder == home / "saves"
     assert Journal("~/aa", {}).folder == home / "aa"
     assert Journal.read_settings("~/aa") == {}
-    for read in (read_exported, Robustness.load, load, load_config):
+    for read in (read_exported, Robustness.load, load, load_classifier, lambda path: read_config(f"{path}.py")):
         with pytest.raises(InputError, match=str(home)):
             read("~/absent")
     assert not list(home.glob("~*"))

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from piat_jax.analysis import curves
 from piat_jax.cli import errors, report
 
 FILES = ["piat.md", "robust_accuracy.png", "runs.csv", "stability.md", "table.csv", "table.md"]
@@ -73,7 +74,7 @@ def test_where_a_report_goes_by_default(runs, monkeypatch, capsys):
 
 
 def test_too_many_lines_are_not_drawn(runs, capsys, monkeypatch):
-    monkeypatch.setattr(report, "MOST_LINES", 1)
+    monkeypatch.setattr(curves, "MOST_LINES", 1)
     assert call(runs) == 0
     assert "2 methods are too many lines for robust_accuracy.png; give at most 1" in capsys.readouterr().out
     assert not (runs / "report" / "robust_accuracy.png").exists()
@@ -105,8 +106,6 @@ def test_errors_are_one_line_and_nothing_is_written(runs, tmp_path, capsys):
     assert f"{runs / 'gone'} does not exist" in fails(capsys, runs / "gone", f"--out={out}")
     assert f"{runs / 'notes'} is no run and holds none" in fails(capsys, runs / "notes", f"--out={out}")
     assert "oot" in fails(capsys, runs, f"--oot={out}")
-    (runs / "b_plain" / "evaluation.json").unlink()
-    assert f"piat-evaluate --workdir={runs / 'b_plain'} writes it" in fails(capsys, runs, f"--out={out}")
     assert not out.exists()
     assert not (runs / "report").exists()
 
@@ -120,3 +119,29 @@ def test_an_out_that_is_a_file(runs, tmp_path, capsys):
 def test_help(capsys):
     assert call("--help") == 0
     assert "--out" in capsys.readouterr().out
+
+
+def test_a_run_that_was_not_evaluated_is_left_out_with_a_note(runs, tmp_path, capsys):
+    (runs / "b_plain" / "evaluation.json").unlink()
+    assert call(runs, f"--out={tmp_path / 'out'}") == 0
+    told = capsys.readouterr()
+    how = f"piat-evaluate --workdir={runs / 'b_plain'}"
+    assert told.err == f"note: {runs / 'b_plain'} is left out: it was not evaluated; {how} does it\n"
+    assert "PIAT" in told.out
+    assert "PGD-AT" not in told.out
+    (runs / "a_piat" / "evaluation.json").unlink()
+    assert call(runs, f"--out={tmp_path / 'other'}") == 2
+    assert "error: none of the 2 runs was evaluated; piat-evaluate RUN does it\n" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_chose_the_best_epoch_is_drawn(runs, capsys):
+    for name in ("a_piat", "b_plain"):
+        for file in ("metrics.jsonl", "config.json"):
+            path = runs / name / file
+            path.write_text(path.read_text().replace("test_pgd20", "test_cw7"))
+        config = json.loads((runs / name / "config.json").read_text())
+        (runs / name / "config.json").write_text(json.dumps(config | {"evaluation": {"select": "cw7"}}))
+    assert call(runs) == 0
+    assert str(runs / "report" / "robust_accuracy.png") in capsys.readouterr().out
+    assert "| Method | Seeds | CW-7 Best | CW-7 Final |" in (runs / "report" / "stability.md").read_text()

@@ -14,14 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import compare
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import datasets, errors, evaluate, evaluators, hooks, run_folder, train
-from piat_jax.cli.attack_progress import AttackProgress
-from piat_jax.cli.config import leaves, to_plain
-from piat_jax.cli.train import read_config
+from piat_jax.cli import errors, evaluate, sweep, train
 from piat_jax.core.checks import InputError
 from piat_jax.evaluation import Robustness
+from piat_jax.experiment import Run, data, hooks, run_evaluation, run_training
+from piat_jax.experiment.config import load as read_config
+from piat_jax.experiment.console import AttackLines
+from piat_jax.experiment.experiment import leaves
+from piat_jax.experiment.provenance import describe_run
+from piat_jax.experiment.run import LATER
+from piat_jax.experiment.run_evaluation import is_evaluated
 from piat_jax.interop import state_dict
 from piat_jax.interop.tensors import write_safetensors
 from piat_jax.models import LinenModel, create
@@ -86,7 +89,7 @@ def test_what_a_run_leaves(run):
 
 def test_it_starts_from_weights(run, tmp_path, monkeypatch, capsys):
     started = []
-    monkeypatch.setattr(train, "fit", lambda state, *arguments, **options: started.append(state))
+    monkeypatch.setattr(run_training, "fit", lambda state, *arguments, **options: started.append(state))
     assert command(tmp_path / "again", f"--config.model.weights={run}", config="configs/embedded.py:pgd_at+ema") == 0
     assert f"from {run}: " in capsys.readouterr().out
     (state,) = started
@@ -135,30 +138,30 @@ def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):
 def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
     earlier = {"average.warmup": "false", "attack.l2_rule": "exact"}
     today = read_config("configs/embedded.py:rpat+ema", earlier)
-    plain = to_plain(today)
-    for path in run_folder.LATER:
+    plain = today.plain()
+    for path in LATER:
         group, _, name = path.rpartition(".")
         del (plain[group] if group else plain)[name]
     (tmp_path / "config.json").write_text(json.dumps(plain))
-    assert to_plain(run_folder.read_config(tmp_path)) == to_plain(today)
+    assert Run(tmp_path).experiment().plain() == today.plain()
     # Nor is it another run to go on with.
-    run_folder.check_folder(tmp_path, today, resume=True, overwrite=False)
+    Run(tmp_path).check_free(today, resume=True, overwrite=False)
     # An average that was not warmed up goes on warmed up; those that always were have no such field.
-    run_folder.check_folder(tmp_path, read_config("configs/embedded.py:rpat+ema", {}), resume=True, overwrite=False)
+    Run(tmp_path).check_free(read_config("configs/embedded.py:rpat+ema", {}), resume=True, overwrite=False)
     # How L2 steps are taken makes another run of it in L2 alone.
     for norm, message in (("linf", None), ("l2", "attack.l2_rule: exact -> advertorch")):
         before = read_config("configs/embedded.py:rpat+ema", {**earlier, "attack.norm": norm})
-        (tmp_path / "config.json").write_text(json.dumps(to_plain(before)))
+        (tmp_path / "config.json").write_text(json.dumps(before.plain()))
         later = read_config("configs/embedded.py:rpat+ema", {"average.warmup": "false", "attack.norm": norm})
         with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
-            run_folder.check_folder(tmp_path, later, resume=True, overwrite=False)
+            Run(tmp_path).check_free(later, resume=True, overwrite=False)
     for method in ("seat", "swa", "fawa"):
-        other = to_plain(read_config(f"configs/embedded.py:{method}", {}))
+        other = read_config(f"configs/embedded.py:{method}", {}).plain()
         (tmp_path / "config.json").write_text(json.dumps(other))
-        assert to_plain(run_folder.read_config(tmp_path)) == other
+        assert Run(tmp_path).experiment().plain() == other
     # Whatever is added to the config from here on has to be added there, for the runs that are there already.
-    fields = {name for name, _ in leaves(today)}
-    assert len(fields) == 72, "a new field: give runs without it what they did, in run_folder.LATER"
+    fields = leaves(today.plain())
+    assert len(fields) == 72, "a new field: give runs without it what they did, in LATER"
 
 
 def test_evaluate_options(run, capsys):
@@ -195,13 +198,13 @@ def test_a_resumed_evaluation_keeps_what_was_found(run, tmp_path, capsys):
     config = read_config(
         "configs/embedded.py:nmse+piat", {a.partition("=")[0][9:]: a.partition("=")[2] for a in TINY[:-1]}
     )
-    config.evaluation.final_attacks = ("clean", "square2")
-    assert not evaluate.is_evaluated(config, folder, aa_examples=7)
+    config = config.with_fields({"evaluation.final_attacks": ("clean", "square2")})
+    assert not is_evaluated(config, Run(folder), aa_examples=7)
     content = evaluated("--attacks=clean,square2", "--aa_examples=7", "--resume")
     assert content["checkpoints"]["final"]["accuracy"]["clean"] == 0.123
     assert len(Robustness.load(folder / "robustness" / "final-square2").robust) == content["aa_examples"] == 7
-    assert evaluate.is_evaluated(config, folder, aa_examples=7)
-    assert not evaluate.is_evaluated(config, folder)
+    assert is_evaluated(config, Run(folder), aa_examples=7)
+    assert not is_evaluated(config, Run(folder))
     # What comes later leaves AutoAttack's examples as they were; AutoAttack on others is another evaluation.
     content = evaluated("--attacks=clean,fgsm", "--resume")
     assert list(content["checkpoints"]["final"]["accuracy"]) == ["clean", "square2", "fgsm"]
@@ -272,10 +275,10 @@ def _without_final(folder):
 
 def test_a_run_that_was_stopped_within_an_epoch_has_other_weights():
     point = {"epoch": 2, "accuracy": {"clean": 0.5}}
-    assert evaluate._is_at(point, {"epoch": 2, "steps": 0})
-    assert not evaluate._is_at(point, {"epoch": 2, "steps": 1})
-    assert not evaluate._is_at({**point, "steps": 1}, {"epoch": 2, "steps": 0})
-    assert not evaluate._is_at(None, {"epoch": 2, "steps": 0})
+    assert run_evaluation._is_at(point, {"epoch": 2, "steps": 0})
+    assert not run_evaluation._is_at(point, {"epoch": 2, "steps": 1})
+    assert not run_evaluation._is_at({**point, "steps": 1}, {"epoch": 2, "steps": 0})
+    assert not run_evaluation._is_at(None, {"epoch": 2, "steps": 0})
 
 
 def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
@@ -291,7 +294,7 @@ def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(AttackProgress, "__call__", interrupt)
+        patch.setattr(AttackLines, "__call__", interrupt)
         assert errors.run(evaluate.main, [*arguments, attacks]) == 130
     capsys.readouterr()
     kept = files(folder)
@@ -374,7 +377,7 @@ def test_the_best_stays_where_others_are_measured_otherwise(run, tmp_path, capsy
     shutil.copytree(run, folder)
     before = best_of(folder)
     scores = {"test_clean": 1.0, "test_pgd2": 1.0}
-    monkeypatch.setattr(evaluators, "monitor", lambda *arguments, **options: lambda state, epoch: scores)
+    monkeypatch.setattr(run_training, "monitor", lambda *arguments, **options: lambda state, epoch: scores)
     assert command(folder, "--resume", "--config.epochs=3", "--config.evaluation.eps=0.0001") == 0
     told = capsys.readouterr().err
     assert f"of epoch {before['epoch']}, was chosen under other settings (eps: 0.1 -> 0.0001)" in told
@@ -390,20 +393,20 @@ def test_a_run_is_not_resumed_with_other_data(run, tmp_path, capsys, monkeypatch
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     kept = files(folder)
-    real = datasets.load
+    real = data.load
 
     def other(*arguments, **options):
         data = real(*arguments, **options)
         return dataclasses.replace(data, test=data.test._replace(images=255 - data.test.images))
 
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "load", other)
+        patch.setattr(data, "load", other)
         assert command(folder, "--resume", "--config.epochs=3") == 2
     assert "was begun with other data (monitor.images: " in capsys.readouterr().err
     assert files(folder) == kept
     # A run of an older version does not say which; it is told from then on, and holds out the last ones as it did.
     (folder / "data.json").unlink()
-    assert run_folder.hold_out_how(folder) == "last"
+    assert Run(folder).hold_out_how() == "last"
     assert command(folder, "--resume") == 0
     assert json.loads((folder / "data.json").read_text())["hold_out"] == "last"
     assert json.loads((run / "data.json").read_text())["hold_out"] == "by class"
@@ -419,7 +422,7 @@ def test_fewer_epochs_than_are_done_change_nothing(run, capsys):
 
 def test_a_folder_has_one_run_at_a_time(run, tmp_path, capsys):
     before = files(run)
-    with run_folder.locked(run):
+    with Run(run).locked():
         assert command(run, "--resume", "--config.epochs=3") == 2
         assert f"is in use by process {os.getpid()}, which trains in it" in capsys.readouterr().err
         assert command(run, "--overwrite") == 2
@@ -428,7 +431,7 @@ def test_a_folder_has_one_run_at_a_time(run, tmp_path, capsys):
     }
     # Nothing is left behind: a finished run resumed does nothing.
     assert command(run, "--resume") == 0
-    with run_folder.locked(tmp_path / "new"):
+    with Run(tmp_path / "new").locked():
         assert command(tmp_path / "new") == 2
         assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["lock"]
 
@@ -441,7 +444,7 @@ def test_a_folder_that_cannot_be_written_is_named(capsys):
 def test_the_command_that_is_kept_does_not_name_the_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.setattr(sys, "argv", ["/home/ada/bin/piat-train", "--workdir=/home/ada/runs/x", "--config=c.py"])
-    assert run_folder.describe_run()["command"] == ["piat-train", "--workdir=~/runs/x", "--config=c.py"]
+    assert describe_run()["command"] == ["piat-train", "--workdir=~/runs/x", "--config=c.py"]
 
 
 def test_overwrite_starts_again(run, tmp_path):
@@ -527,7 +530,7 @@ def test_a_comparison_done_wrong_starts_nothing(tmp_path, capsys):
         (["--seeds=0,x"], "config.seed='x' is not a whole number"),
         (["piat"], "unexpected argument 'piat'"),
     ):
-        assert errors.run(compare.main, [f"--workdir={tmp_path / 'new'}", *arguments]) == 2
+        assert errors.run(sweep.main, ["--config=embedded", f"--workdir={tmp_path / 'new'}", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 

@@ -12,6 +12,7 @@ from piat_jax.cli import errors, train
 from piat_jax.core.rng import named_key
 from piat_jax.data import load
 from piat_jax.data.batching import epoch_permutation
+from piat_jax.experiment import run_training
 from piat_jax.models import create
 
 EPOCHS, STEPS, BATCH, TRAIN, TEST = 3, 2, 8, 20, 24
@@ -98,7 +99,7 @@ def test_the_written_weights_are_those_computed_by_hand(folder, monkeypatch):
 
     # What a resumed run would go on from.
     resumed = []
-    monkeypatch.setattr(train, "fit", lambda state, *arguments, **options: resumed.append(state))
+    monkeypatch.setattr(run_training, "fit", lambda state, *arguments, **options: resumed.append(state))
     assert errors.run(train.main, command(folder, EPOCHS, "--resume")) == 0
     (state,) = resumed
     assert (int(state.step), int(state.epoch), int(state.average.count)) == (6, 3, 6)
@@ -141,7 +142,7 @@ def test_the_logged_learning_rate_is_that_of_the_epoch(folder):
 
 
 def test_an_average_that_is_mostly_its_first_state_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "fit", lambda *arguments, **options: None)
+    monkeypatch.setattr(run_training, "fit", lambda *arguments, **options: None)
 
     def told(method, **options):
         fields = [f"--config.{name.replace('__', '.')}={value}" for name, value in options.items()]

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from piat_jax.attacks import fgsm, pgd
-from piat_jax.cli import build, hooks
-from piat_jax.cli.methods import parse_method
-from piat_jax.cli.train import read_config
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import ATTENTION_GATES, make_logits_fn
 from piat_jax.core.types import Batch, Context, Variables
+from piat_jax.experiment import hooks
+from piat_jax.experiment.config import load as read_config
 from piat_jax.models import create
 from piat_jax.objectives import ARDPRM, PGDAT, TRADES, WRAPPERS
 from piat_jax.objectives.ard_prm import Drop, RampProgress, patch_mask, ramp_progress
@@ -147,11 +146,11 @@ CLEAN = Batch(IMAGES, LABELS, jnp.arange(3))
 )
 def test_every_crafting_method_takes_it(method):
     config = read_config(f"configs/cifar10_vit_b.py:{method}", {"attack.steps": "2"})
-    if "las" in config:
-        config.las.strategy = "mlp"
-    objective = build.objective(config, MODEL, build.attack(config))
+    if "las" in config.wrappers:
+        config = config.with_fields({"las.strategy": "mlp"})
+    objective = config.build_objective(MODEL)
     batch = jax.tree.map(lambda x: jnp.concatenate([x] * objective.views), CLEAN)
-    optimizer = build.recipe(config, 640).optimizer
+    optimizer = config.build_recipe(640).optimizer
     start = jax.eval_shape(lambda: hooks.start(config, init_state(objective, optimizer, IMAGES[:1], key=KEY)))
 
     def step(state):
@@ -163,7 +162,7 @@ def test_every_crafting_method_takes_it(method):
     shape = (len(batch.labels), 5, 8)
     selects = [e for e in equations(jaxpr.jaxpr) if e.primitive.name == "select_n" and e.outvars[0].aval.shape == shape]
     assert len(selects) >= 2
-    assert "ard_prm" in parse_method(config.method).wrappers
+    assert "ard_prm" in config.method.wrappers
 
 
 @pytest.mark.parametrize(
@@ -190,6 +189,6 @@ def test_what_does_not_go_together(make, message):
 
 def test_perturbations_alone_are_masked_without_attention():
     config = read_config("configs/cifar10_resnet18.py:ard_prm", {})
-    objective = build.objective(config, create("mlp", num_classes=3), build.attack(config))
+    objective = config.build_objective(create("mlp", num_classes=3))
     assert (objective.ard, objective.prm, WRAPPERS["ard_prm"]) == (False, True, type(objective))
     assert patch_mask(KEY, 2, IMAGES, 4).sum() == 2 * 16

@@ -10,12 +10,11 @@ import pytest
 
 from piat_jax.averaging import AVERAGES
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.cli import build, evaluators, hooks
-from piat_jax.cli.methods import method_groups, parse_method
-from piat_jax.cli.run_folder import CHECKPOINTS
-from piat_jax.cli.train import read_config
 from piat_jax.core.types import Batch, Variables
 from piat_jax.data import Split
+from piat_jax.experiment import evaluation, hooks
+from piat_jax.experiment.config import load as read_config
+from piat_jax.experiment.methods import method_groups, parse_method
 from piat_jax.objectives import METHODS, WRAPPERS
 from piat_jax.training import Examples, fit, init_state, train_steps
 from tests.objectives.stub import CONTEXT
@@ -47,9 +46,9 @@ def teacher(tmp_path_factory):
     """A folder with a checkpoint to be taught by."""
     folder = tmp_path_factory.mktemp("teacher")
     config = read_config("configs/cifar10_resnet18.py", SMALL)
-    objective = build.objective(config, build.model(config, 3), build.attack(config))
-    state = init_state(objective, build.recipe(config, 16).optimizer, jnp.zeros((1, 4, 4, 1)), key=KEY)
-    Checkpoints(folder / CHECKPOINTS).save("best", state, {"epoch": 1})
+    objective = config.build_objective(config.build_model(3))
+    state = init_state(objective, config.build_recipe(16).optimizer, jnp.zeros((1, 4, 4, 1)), key=KEY)
+    Checkpoints.of_run(folder).save("best", state, {"epoch": 1})
     return folder
 
 
@@ -76,10 +75,10 @@ def test_trains_alone_and_with_piat_resumes_and_compiles_once(method, teacher, t
     recipe = None
     for name in (method, f"{method}+piat"):
         config = read(name, teacher)
-        net = build.model(config, 3)
-        objective = build.objective(config, net, build.attack(config), (4, 4, 1))
+        net = config.build_model(3)
+        objective = config.build_objective(net, (4, 4, 1))
         # One optimizer object, as equal ones would not share a compilation.
-        recipe = recipe or build.recipe(config, 16)
+        recipe = recipe or config.build_recipe(16)
         epoch_end = hooks.epoch_end(config, net, jnp.asarray(TRAIN.images), 3, TRAIN)
         checkpoints = Checkpoints(tmp_path / name)
 
@@ -107,7 +106,7 @@ def test_trains_alone_and_with_piat_resumes_and_compiles_once(method, teacher, t
         same(whole_leaves := jax.tree.leaves(_data(whole)), jax.tree.leaves(_data(train(_load(checkpoints, start())))))
         assert all(np.all(np.isfinite(leaf)) for leaf in whole_leaves)
         assert not np.array_equal(first["linear"]["dense"]["kernel"], whole.params["linear"]["dense"]["kernel"])
-        variables = evaluators.evaluated(objective, whole)
+        variables = evaluation.evaluated(objective, whole)
         assert jax.tree.structure(variables) == jax.tree.structure(whole.variables)
     assert train_steps._cache_size() == compiled + 1
 
@@ -128,7 +127,7 @@ FARTHEST = {"ecas": 12 / 8, "las": 15 / 8}
 @pytest.mark.parametrize("method", [*METHODS, *WRAPPERS, "awp+ecas", "awp+las"])
 def test_crafting_in_l2_stays_in_the_ball_and_is_a_constant(method, teacher):
     config = read(method, teacher, **{"attack.norm": "l2", "attack.eps": "0.5", "attack.step_size": "0.2"})
-    objective = build.objective(config, build.model(config, 3), build.attack(config), (4, 4, 1))
+    objective = config.build_objective(config.build_model(3), (4, 4, 1))
     size = objective.views
     images = jnp.tile(jnp.asarray(TRAIN.images[:4] / 255, jnp.float32), (size, 1, 1, 1))
     batch = Batch(images, jnp.tile(jnp.arange(4) % 3, size), jnp.arange(4 * size))

@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from piat_jax.attacks import square
-from piat_jax.cli import build, hooks
-from piat_jax.cli.train import read_config
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Batch, Variables
+from piat_jax.experiment import hooks
+from piat_jax.experiment.config import load as read_config
 from piat_jax.models import create
 from piat_jax.objectives import (
     ALP,
@@ -253,14 +253,19 @@ VIT = create("vit", num_classes=3, width=8, depth=1, heads=2)
 )
 def test_from_the_config_line(method, classes):
     config = read_config(f"configs/cifar10_vit_b.py:{method}", {"attack.steps": "1"})
-    assert (config.mix.prob, config.mix.mixup_alpha, config.mix.cutmix_alpha, config.mix.switch) == (0.3, 0.8, 1, 0.5)
-    objective = layer = build.objective(config, VIT, build.attack(config))
+    assert (
+        config.wrappers["mix"].prob,
+        config.wrappers["mix"].mixup_alpha,
+        config.wrappers["mix"].cutmix_alpha,
+        config.wrappers["mix"].switch,
+    ) == (0.3, 0.8, 1, 0.5)
+    objective = layer = config.build_objective(VIT)
     for cls in classes:
         assert type(layer) is cls
         layer = getattr(layer, "inner", None)
     images = jnp.zeros((4, 8, 8, 3))
     batch = Batch(images, jnp.arange(4) % 3, jnp.arange(4))
-    optimizer = build.recipe(config, 640).optimizer
+    optimizer = config.build_recipe(640).optimizer
 
     def two_steps():
         state = hooks.start(config, init_state(objective, optimizer, images[:1], key=KEYS[0]))

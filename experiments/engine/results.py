@@ -1,0 +1,222 @@
+"""What the runs of an item gave: measures of each run, differences between methods, where it ran; as plain JSON."""
+
+import csv
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.engine.claims import Claim, Interval, interval, verdict
+from experiments.engine.items import Block, Item, Row, Setting, run_folder
+from piat_jax.analysis.runs import EVALUATION, RunResults, load_run
+from piat_jax.analysis.tables import accuracy_of, chosen_on, oscillation
+from piat_jax.experiment.run import DESCRIPTION, read_json
+
+PGD = "test_pgd20"
+PAPER_TABLES = Path(__file__).parent / "paper_tables.csv"
+IN_TABLES = {"cw20": "cw", "cw30": "cw"}  # what the papers call an attack
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row on one data set: a run for each seed that is there, none where only the published number is quoted."""
+
+    setting: Setting
+    row: Row
+    runs: tuple[RunResults, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """An item's runs."""
+
+    item: Item
+    scale: str
+    seeds: tuple[int, ...]
+    entries: tuple[Entry, ...]
+    study: Mapping[str, Any] = field(default_factory=dict)
+
+    def entry(self, setting: Setting, name: str) -> Entry | None:
+        """The row called `name` on a data set."""
+        found = [entry for entry in self.entries if entry.setting == setting and entry.row.name == name]
+        return found[0] if found else None
+
+    def ran(self, setting: Setting) -> list[Entry]:
+        """The rows on a data set that have a run."""
+        return [entry for entry in self.entries if entry.setting == setting and entry.runs]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The data sets, in order."""
+        return tuple({entry.setting.name: entry.setting for entry in self.entries}.values())
+
+
+def collect(item: Item, scale: str, settings: Sequence[Setting], seeds: Sequence[int], folder: Path) -> Result:
+    """Read the runs of an item; those that were not evaluated yet are left out."""
+    entries = []
+    for setting in settings:
+        for row in item.rows:
+            folders = [run_folder(folder, setting, row, seed) for seed in seeds] if row.method else []
+            runs = [load_run(path) for path in folders if (path / EVALUATION).exists()]
+            entries.append(Entry(setting, row, tuple(runs)))
+    return Result(item, scale, tuple(seeds), tuple(entries))
+
+
+def measure(run: RunResults, key: str) -> float | None:
+    """A number of a run, in percent or points unless it says otherwise; None where it is not known.
+
+    Keys: "best:pgd20" and the like; "diff:pgd20", best minus final; "mean:best" and "nrr:best", the arithmetic and the
+    harmonic mean of clean and AutoAttack accuracy; "oscillation" and "gap", highest minus last, of the PGD-20 accuracy
+    during training; "seconds", the median epoch's.
+    """
+    kind, _, rest = key.partition(":")
+    if kind in ("best", "final"):
+        return accuracy_of(rest, kind)(run)
+    if kind == "oscillation":
+        return oscillation(run)
+    if kind == "gap":
+        values = run.series(PGD)[1]
+        return float(100 * (values.max() - values[-1])) if len(values) else None
+    if kind == "seconds":
+        # The first epoch compiles.
+        times = [entry["train_seconds"] for entry in run.metrics[1:] if "train_seconds" in entry]
+        return float(np.median(times)) if times else None
+    pair = (f"best:{rest}", f"final:{rest}") if kind == "diff" else (f"{rest}:clean", f"{rest}:aa")
+    one, other = (measure(run, name) for name in pair)
+    if one is None or other is None:
+        return None
+    if kind == "diff":
+        return one - other
+    return _of_two(kind, one, other)
+
+
+def _of_two(kind: str, clean: float, robust: float) -> float:
+    """Mean or NRR: `2 clean robust / (clean + robust)`."""
+    if kind == "mean":
+        return (clean + robust) / 2
+    return 2 * clean * robust / (clean + robust) if clean + robust else 0.0
+
+
+@functools.cache
+def published_tables() -> Mapping[tuple[str, ...], float]:
+    """Every published number in percent, by paper, table, dataset, model, norm, method, checkpoint and metric."""
+    with PAPER_TABLES.open(newline="") as file:
+        return {tuple(line[:-1]): float(line[-1]) for line in list(csv.reader(file))[1:]}
+
+
+def published(paper: str, item: Item, block: Block | None, row: Row, key: str) -> float | None:
+    """The paper's number for a measure of a row; None where it has none."""
+    if block is None:
+        return None
+    kind, _, rest = key.partition(":")
+
+    def look_up(checkpoint: str, attack: str) -> float | None:
+        name = (
+            paper.upper(),
+            item.published,
+            *block,
+            row.published or row.name,
+            checkpoint,
+            IN_TABLES.get(attack, attack),
+        )
+        return published_tables().get(name)
+
+    if kind in ("best", "final"):
+        return look_up(kind, rest)
+    if kind == "diff":
+        best, final = look_up("best", rest), look_up("final", rest)
+        return None if best is None or final is None else abs(best - final)
+    if kind in ("mean", "nrr"):
+        clean, robust = look_up(rest, "clean"), look_up(rest, "aa")
+        return None if clean is None or robust is None else _of_two(kind, clean, robust)
+    return None
+
+
+def difference(result: Result, setting: Setting, claim: Claim) -> tuple[Interval, int] | None:
+    """The paired difference, over the seeds that have both numbers, that a claim is about; None where none has."""
+    pair = [result.entry(setting, name) for name in (claim.method, claim.other)]
+    one, other = ({run.seed: measure(run, claim.measure) for run in entry.runs} if entry else {} for entry in pair)
+    found = [(one[seed], other[seed]) for seed in one.keys() & other.keys()]
+    known = [mine - theirs for mine, theirs in found if mine is not None and theirs is not None]
+    return (interval(np.array(known)), len(known)) if known else None
+
+
+def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
+    """What the report needs to know."""
+    item = result.item
+    rows = []
+    for entry in result.entries:
+        block = entry.setting.beside
+        theirs = {key: published(paper, item, block, entry.row, key) for key in keys}
+        values = {key: [measure(run, key) for run in entry.runs] for key in keys}
+        ours = {key: [value for value in found if value is not None] for key, found in values.items()}
+        rows.append(
+            {
+                "setting": entry.setting.name,
+                "name": entry.row.name,
+                "method": entry.row.method,
+                "overrides": dict(entry.row.overrides),
+                "note": entry.row.note,
+                "ours": {key: found for key, found in ours.items() if found},
+                "paper": {key: value for key, value in theirs.items() if value is not None},
+                "during_training": [_series(run) for run in entry.runs],
+            }
+        )
+    claims = []
+    for setting in result.settings:
+        for claim in item.claims:
+            if found := difference(result, setting, claim):
+                shown, count = found
+                low, high = (value if np.isfinite(value) else None for value in shown[1:])
+                about = {"setting": setting.name, **claim._asdict(), "seeds": count, "mean": shown.mean}
+                claims.append({**about, "low": low, "high": high, "verdict": verdict(claim, shown)})
+    runs = [run for entry in result.entries for run in entry.runs]
+    return {
+        "paper": paper,
+        "item": item.key,
+        "title": item.title,
+        "scale": result.scale,
+        "seeds": list(result.seeds),
+        "keys": list(keys),
+        "as_table": item.as_table,
+        "settings": [_about(setting, result) for setting in result.settings],
+        "rows": rows,
+        "claims": claims,
+        "study": dict(result.study),
+        "notes": list(item.notes),
+        "ran_on": _environments(runs),
+    }
+
+
+def _series(run: RunResults) -> str:
+    """PGD-20 accuracy in percent by epoch, one run a line: "5:51.2 10:53.4"."""
+    return " ".join(f"{epoch}:{100 * value:.4g}" for epoch, value in zip(*run.series(PGD)))
+
+
+def _about(setting: Setting, result: Result) -> dict[str, Any]:
+    runs = [run for entry in result.entries if entry.setting == setting for run in entry.runs]
+    return {
+        "name": setting.name,
+        "title": setting.title,
+        "config": setting.config,
+        "overrides": dict(setting.overrides),
+        "differs": setting.differs,
+        "beside": list(setting.beside) if setting.beside else None,
+        "test_examples": max((run.num_examples for run in runs), default=0),
+        "aa_examples": setting.aa_examples,
+        "chosen_on": " or ".join(sorted({chosen_on(run) for run in runs})),
+    }
+
+
+def _environments(runs: Sequence[RunResults]) -> list[dict[str, Any]]:
+    """Devices, versions and commits, each combination once."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        about = read_json(run.folder / DESCRIPTION)
+        kept = {name: about.get(name) for name in ("devices", "machine", "versions", "commit")}
+        found.setdefault(json.dumps(kept, sort_keys=True), kept)
+    return list(found.values())

@@ -1,0 +1,1 @@
+"""Throughput: implementations of one piece of work, measured in turn."""

@@ -1,0 +1,23 @@
+"""Whole experiments: a config is resolved once into an `Experiment`, which is trained and evaluated in a `Run`.
+
+`config` is the only file that knows config files; `train` and `evaluate` are plain functions that tell a listener what
+they do.
+"""
+
+from piat_jax.experiment.config import default_config, load, resolve
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.run import Run
+from piat_jax.experiment.run_evaluation import EvaluationListener, evaluate
+from piat_jax.experiment.run_training import Listener, train
+
+__all__ = [
+    "EvaluationListener",
+    "Experiment",
+    "Listener",
+    "Run",
+    "default_config",
+    "evaluate",
+    "load",
+    "resolve",
+    "train",
+]

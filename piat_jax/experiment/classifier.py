@@ -1,0 +1,394 @@
+"""A network with its weights, ready for use: `load` makes one of a run, an exported folder or a file of weights."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax import models
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.core.checks import InputError, check_choice, check_images, check_labels
+from piat_jax.core.files import expanded
+from piat_jax.core.pixels import as_float
+from piat_jax.core.rng import named_key
+from piat_jax.core.types import Array, TrainState, Variables
+from piat_jax.data import Split
+from piat_jax.data.dataset_info import KNOWN
+from piat_jax.evaluation import AutoAttack
+from piat_jax.evaluation.blocks import Blocks, Rows
+from piat_jax.experiment.evaluation import evaluation_attack, evaluator
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.fields import Fields
+from piat_jax.experiment.methods import Stack
+from piat_jax.experiment.run import ON_DISK, Run
+from piat_jax.experiment.validate import problems
+from piat_jax.interop import (
+    About,
+    LoadReport,
+    load_weights,
+    save_safetensors,
+    save_torch,
+    write_exported,
+    write_onnx,
+)
+from piat_jax.interop.names import HEADS
+from piat_jax.interop.weights import has_patches, read_config, transformer_sizes
+
+
+class Origin(NamedTuple):
+    """Where a classifier comes from."""
+
+    about: About
+    experiment: Experiment  # how it is evaluated
+    report: LoadReport  # what became of the weights' file
+
+
+class _Beside:
+    """Something that a pytree carries along; to JAX all of them are alike, so that none compiles anew."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Beside)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network with its weights: a pytree, and itself a `logits_fn` for every attack and for `AutoAttack.run`.
+
+    >>> from piat_jax.models import create
+    >>> net = create("mlp", num_classes=3, hidden=(4,))
+    >>> weights = net.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+    >>> model = Classifier.of(net, weights, About(model="mlp", num_classes=3, image_shape=(2, 2, 1)))
+    >>> model.predict(np.zeros((5, 2, 2, 1), np.uint8)).shape
+    (5,)
+    >>> jax.jit(lambda model, images: model(images))(model, jnp.zeros((5, 2, 2, 1))).shape
+    (5, 3)
+    """
+
+    model: models.LinenModel = dataclasses.field(metadata={"static": True})
+    variables: Variables
+    beside: _Beside = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(
+        cls,
+        model: models.LinenModel,
+        variables: Variables,
+        about: About,
+        *,
+        experiment: Experiment | None = None,
+        report: LoadReport = LoadReport((), (), (), "model"),  # noqa: B008
+    ) -> "Classifier":
+        """A classifier of a network and its weights; without an experiment, evaluated as the PIAT paper does."""
+        return cls(model, variables, _Beside(Origin(about, experiment or Experiment(method=Stack("pgd_at")), report)))
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+        return self.beside.value
+
+    @property
+    def about(self) -> About:
+        """What is known of it."""
+        return self.origin.about
+
+    def __repr__(self) -> str:
+        about = self.about
+        known = ", ".join(filter(None, (about.dataset, about.method, about.threat, about.checkpoint, about.source)))
+        shape = "x".join(map(str, about.image_shape))
+        parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(self.variables.params))
+        return f"{about.model} ({parameters:,} parameters), {shape} -> {about.num_classes} classes" + (
+            f"; {known}" if known else ""
+        )
+
+    def __call__(self, images: Array) -> Array:
+        """Logits `[B, K]` of `images[B, H, W, C]`, floats in [0, 1]; may be traced."""
+        return self.model.apply(self.variables.params, self.variables.model_state, images, train=False)[0]
+
+    def logits(self, images: Any, *, batch_size: int = 500) -> np.ndarray:
+        """Logits `[N, K]`, float32.
+
+        Args:
+          images: `[N, H, W, C]` uint8, or floats in [0, 1].
+          batch_size: images at once.
+
+        Raises:
+          InputError: images of another shape or outside [0, 1].
+        """
+        pixels = self._pixels(images)
+        blocks = self._blocks(min(batch_size, len(pixels)))
+        parts = [blocks.logits(pixels[start : start + blocks.size]) for start in range(0, len(pixels), blocks.size)]
+        return np.concatenate(parts)
+
+    def predict(self, images: Any, *, batch_size: int = 500) -> np.ndarray:
+        """The class of each image, `[N]`; arguments as of `logits`."""
+        return self.logits(images, batch_size=batch_size).argmax(axis=1)
+
+    def attack(self, images: Any, labels: Any, attack: str = "pgd20", *, seed: int = 0, **fields: Any) -> np.ndarray:
+        """Adversarial images `[N, H, W, C]`, floats in [0, 1].
+
+        Args:
+          images: `[N, H, W, C]` uint8, or floats in [0, 1].
+          labels: `[N]` classes.
+          attack: as piat-evaluate calls it: pgd20, cw20, fgsm, aa, apgd-ce50.
+          seed: of all that is drawn.
+          **fields: of config.evaluation, in place of the run's: eps, step_size, norm, restarts, batch_size, precision.
+        """
+        experiment = self._experiment(seed, fields)
+        pixels, labels = self._pixels(images), self._labels(labels, len(images))
+        bound = evaluation_attack(experiment, attack)
+        if bound is None:  # "clean"
+            return pixels
+        if isinstance(bound, AutoAttack):
+            return bound.run(self, pixels, labels).images
+        blocks = self._blocks(min(experiment.evaluation.batch_size, len(pixels)))
+        key, found = named_key(jax.random.key(seed), "evaluate"), []
+        for start in range(0, len(pixels), blocks.size):
+            part = slice(start, start + blocks.size)
+            indices = np.arange(len(pixels), dtype=np.uint32)[part]
+            rows = Rows(pixels[part], labels[part], indices, np.ones(len(indices), bool), None)
+            found.append(blocks.attack(bound, rows, key, bound.options["eps"], bound.options["norm"])[0])
+        return np.concatenate(found)
+
+    def evaluate(
+        self, images: Any, labels: Any, attacks: str | Sequence[str] = "clean,pgd20", *, seed: int = 0, **fields: Any
+    ) -> dict[str, float]:
+        """The accuracy under each attack, as a share; arguments as of `attack`, `attacks` a list or text with commas.
+
+        >>> from piat_jax.models import create
+        >>> net = create("mlp", num_classes=2, hidden=())
+        >>> weights = net.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+        >>> model = Classifier.of(net, weights, About(model="mlp", num_classes=2, image_shape=(2, 2, 1)))
+        >>> images = np.zeros((4, 2, 2, 1), np.uint8)
+        >>> model.evaluate(images, model.predict(images), "clean")
+        {'clean': 1.0}
+        """
+        experiment = self._experiment(seed, fields)
+        split = Split(self._pixels(images), self._labels(labels, len(images)))
+        correct = evaluator(experiment, self.model, split)
+        names = attacks.split(",") if isinstance(attacks, str) else attacks
+        built = {name.strip(): evaluation_attack(experiment, name.strip()) for name in names}
+        return {name: float(correct(self.variables, attack).mean()) for name, attack in built.items()}
+
+    def to_torch(self, path: str | Path) -> None:
+        """Write a state_dict for PyTorch; mean and std, where there are some, stand before the network there."""
+        save_torch(expanded(path), self.model, self.variables)
+
+    def to_safetensors(self, folder: str | Path) -> None:
+        """Write a folder with model.safetensors, config.json and a model card."""
+        save_safetensors(expanded(folder), self.model, self.variables, self.about)
+
+    def to_onnx(self, path: str | Path, *, nchw: bool = False) -> None:
+        """Write an ONNX model of images in [0, 1], `[B, H, W, C]`, or with `nchw` channels first."""
+        write_onnx(expanded(path), self, self.about.image_shape, nchw=nchw)
+
+    def to_jax(self, path: str | Path) -> None:
+        """Write a compiled function of JAX, which is called without this library."""
+        write_exported(expanded(path), self, self.about.image_shape)
+
+    def to_run(self, folder: str | Path, experiment: Experiment) -> None:
+        """Write a run of no epochs, which every command takes: `experiment` with this network, and its weights.
+
+        Raises:
+          InputError: the experiment does not fit the network.
+        """
+        module, target = self.model.module, expanded(folder)
+        normalization = {name: tuple(getattr(module, name, ())) for name in ("mean", "std")}
+        network = dataclasses.replace(
+            experiment.model, name=self.about.model, options=Fields(self.about.options), **normalization
+        )
+        experiment = dataclasses.replace(experiment, model=network)
+        if found := problems(experiment, trains=False):
+            raise InputError("\n".join(found))
+        # Beside it first: a run without its weights would be one that was stopped.
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        run = Run(partial)
+        run.open(experiment)
+        zero = jnp.zeros((), jnp.int32)
+        state = TrainState(step=zero, epoch=zero, **self.variables._asdict(), opt_state={}, objective_state={})
+        info = {"epoch": 0, "method": str(experiment.method), "scores": {}, "source": self.about.source}
+        run.checkpoints.save_async(state, info, best=True)
+        run.checkpoints.wait()
+        partial.rename(target)
+
+    def _experiment(self, seed: int, fields: Mapping[str, Any]) -> Experiment:
+        """How it is evaluated, with other fields of the evaluation."""
+        experiment = self.origin.experiment
+        known = [each.name for each in dataclasses.fields(experiment.evaluation)]
+        for name in fields:
+            check_choice("field", name, known)
+        evaluation = dataclasses.replace(experiment.evaluation, **fields)
+        return dataclasses.replace(experiment, seed=seed, evaluation=evaluation)
+
+    def _pixels(self, images: Any) -> np.ndarray:
+        """Images as float32 in [0, 1]."""
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[1:] != tuple(self.about.image_shape) or not len(images):
+            shape = ", ".join(map(str, ("N", *self.about.image_shape)))
+            raise InputError(f"images have the shape {images.shape}; give [{shape}], N at least 1")
+        if images.dtype != np.uint8:
+            check_images("images", images)
+        return np.asarray(as_float(jnp.asarray(images)))
+
+    def _labels(self, labels: Any, count: int) -> np.ndarray:
+        labels = np.asarray(labels)
+        check_labels("labels", labels, np.zeros((count, self.about.num_classes)))
+        return labels.astype(np.int32)
+
+    def _blocks(self, size: int) -> Blocks:
+        return Blocks(self, size, jax.devices(), self.origin.experiment.evaluation.precision)
+
+
+def load(
+    source: str | Path,
+    *,
+    checkpoint: str = "best",
+    model: str = "",
+    num_classes: int = 0,
+    options: Mapping[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_shape: Sequence[int] | None = None,
+    adapt: bool = False,
+    unsafe_pickle: bool = False,
+) -> Classifier:
+    """The network in a run, an exported folder or a file of weights.
+
+    Args:
+      source: the folder of a run; a folder with model.safetensors; or a file (.safetensors, .pt, .pth, .bin, .npz).
+      checkpoint: of a run: "best" or "final".
+      model: the network, as configs call it, where neither a run nor a config.json says it. So what follows.
+      num_classes: its classes.
+      options: of the network: `{"width": 4}`.
+      mean: of the input normalisation, one for each channel; () is none.
+      std: the same for the standard deviation.
+      image_shape: height, width, channels; (32, 32, 3) unless something knows better.
+      adapt: make a Vision Transformer's patches, positions and head fit where they differ.
+      unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
+
+    Raises:
+      InputError: nothing is there, it does not fit, or it is not known which network the weights are of.
+    """
+    path = expanded(source)
+    if not path.exists():
+        raise InputError(f"{path} is no file and no folder; give weights or a run")
+    check_choice("checkpoint", checkpoint, (*ON_DISK, "last"))
+    given = {"model": model, "num_classes": num_classes, "options": options, "mean": mean, "std": std}
+    if (path / Checkpoints.FOLDER).is_dir():
+        for name, value in given.items():
+            if value:
+                raise InputError(f"--{name} does not go with a run, whose config says it")
+        kept = ON_DISK.get(checkpoint, checkpoint)
+        net, about, experiment = _of_run(Run(path), kept, image_shape)
+    else:
+        kept, experiment = checkpoint, None
+        net, about = _of_weights(path, **given, image_shape=image_shape, adapt=adapt, unsafe_pickle=unsafe_pickle)
+    shape = about.image_shape
+    loaded = load_weights(path, net, shape, adapt=adapt, unsafe_pickle=unsafe_pickle, checkpoint=kept)
+    return Classifier.of(loaded.model, loaded.variables, about, experiment=experiment, report=loaded.report)
+
+
+def _of_run(run: Run, kept: str, image_shape: Sequence[int] | None) -> tuple[models.LinenModel, About, Experiment]:
+    """What a run's config and files say."""
+    experiment, info = run.experiment(), run.checkpoints.info(kept)
+    classes, channels = _sizes(info["shapes"])
+    results = run.evaluation()
+    name = next(name for name, on_disk in ON_DISK.items() if on_disk == kept)
+    result = results.get("checkpoints", {}).get(name, {})
+    known = result.get("epoch") == info["epoch"]
+    attack = experiment.attack
+    # Of weights that were imported, the config says what they are evaluated on, not how they were trained.
+    trained = "source" not in info
+    threat = f"{attack.norm}, eps {attack.eps:.4g} ({255 * attack.eps:.3g}/255), {attack.steps} steps"
+    about = About(
+        model=experiment.model.name,
+        num_classes=classes,
+        image_shape=_shape(image_shape) or (*_size(experiment.dataset.name), channels),
+        options=dict(experiment.model.options),
+        dataset=experiment.dataset.name,
+        method=f"{experiment.method}, {experiment.epochs} epochs" if trained else "",
+        threat=threat if trained else "",
+        checkpoint=f"{name}, epoch {info['epoch']}" if trained else "",
+        accuracy=result.get("accuracy", {}) if known else {},
+        num_examples=results.get("num_examples", 0),
+        source=info.get("source", ""),
+    )
+    return experiment.build_model(classes, dtype="float32"), about, experiment
+
+
+def _size(dataset: str) -> tuple[int, int]:
+    """Height and width of the images of a data set that is known by name."""
+    dataset = "fashion_mnist" if dataset == "embedded" else dataset
+    if dataset not in KNOWN:
+        raise InputError(
+            f"--image_shape is missing: the run was trained on {dataset!r}, whose images are of no known size; "
+            "give height,width,channels, such as 32,32,3"
+        )
+    return KNOWN[dataset].image_shape[:2]
+
+
+def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """Classes and channels of a network, from its first and last layer."""
+    kernels = {path.split("/")[1]: shape for path, shape in shapes.items() if path.endswith("/kernel")}
+    classes = next((shape[-1] for name, shape in kernels.items() if name in HEADS), 0)
+    stems = ("conv1", "init_conv", "conv_2d", "patch_embed")
+    channels = next((shape[2] for name, shape in kernels.items() if name in stems), 3)
+    return classes, channels
+
+
+def _of_weights(
+    path: Path,
+    *,
+    model: str,
+    num_classes: int,
+    options: Mapping[str, Any] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    image_shape: Sequence[int] | None,
+    adapt: bool,
+    unsafe_pickle: bool,
+) -> tuple[models.LinenModel, About]:
+    """What was given, or the config.json beside the weights says."""
+    written = read_config(path)
+    ours = written.get("piat_jax", {})
+    name, classes = model or ours.get("model", ""), num_classes or written.get("num_classes", 0)
+    if not name:
+        raise InputError("--model is missing: weights do not say which network they are of; see --help")
+    if not classes:
+        raise InputError("--num_classes is missing; give the number of classes, such as 10")
+    known: dict[str, Any] = ours.get("options", {}) if name == ours.get("model") else {}
+    known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    known |= dict(options or {})
+    normalization: dict[str, Any] = {}
+    if mean is not None or std is not None:
+        normalization = {"mean": tuple(mean or ()), "std": tuple(std or ())}
+    size = written.get("pretrained_cfg", {}).get("input_size", (3, 32, 32))
+    shape = _shape(image_shape) or (size[1], size[2], size[0])
+    if not adapt and "patch_size" not in known and has_patches(name):
+        patch_size, side = transformer_sizes(path, unsafe_pickle=unsafe_pickle)
+        known |= {"patch_size": patch_size} if patch_size else {}
+        if side and "pretrained_cfg" not in written and not image_shape:
+            shape = (side, side, 3)
+    about = About(model=name, num_classes=classes, image_shape=shape, options=known, source=path.name)
+    return models.create(name, num_classes=classes, **normalization, **known), about
+
+
+def _shape(image_shape: Sequence[int] | None) -> tuple[int, int, int] | None:
+    if not image_shape:
+        return None
+    if len(image_shape) != 3:
+        raise InputError(f"image_shape={tuple(image_shape)} is not height, width, channels, such as (32, 32, 3)")
+    height, width, channels = image_shape
+    return height, width, channels

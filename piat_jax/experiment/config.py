@@ -1,0 +1,294 @@
+"""Config files, and overrides of their fields: the one file that knows ml_collections.
+
+What comes out is an `Experiment`; every problem is told at once, with the nearest name that exists.
+"""
+
+import ast
+import copy
+import difflib
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.core.files import expanded
+from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.experiment.fields import Fields, OptimizerFields
+from piat_jax.experiment.methods import method_groups, parse_method
+from piat_jax.experiment.run import Run
+from piat_jax.experiment.validate import problems
+from piat_jax.objectives import WRAPPERS
+
+PACKAGE = Path(__file__).parents[1]
+KNOTS = "optimizer.lr_epochs"
+
+
+def load(text: str, overrides: Mapping[str, Any] = {}, *, trains: bool = True, checked: bool = True) -> Experiment:
+    """The experiment of a config with some of its fields changed.
+
+    Args:
+      text: `NAME`, `NAME:METHOD`, `FILE.py` or `FILE.py:METHOD`: a config that is installed with the package, or a
+        file of one's own.
+      overrides: field to value, `{"attack.eps": 8 / 255}`; text is read as the command line reads it.
+      trains: whether it is to be trained; else what is evaluated during training does not matter.
+      checked: whether the values are checked, teachers of other runs among them; names and types always are.
+
+    Raises:
+      InputError: with every problem on a line of its own.
+
+    >>> load("embedded:nmse+piat", {"epochs": 3, "attack.eps": "8/255"}).optimizer.lr_epochs
+    (0.0, 1.5, 2.25, 3.0)
+    """
+    return resolve(read(text), overrides, trains=trains, checked=checked)
+
+
+def resolve(
+    config: ConfigDict | Experiment, overrides: Mapping[str, Any] = {}, *, trains: bool = True, checked: bool = True
+) -> Experiment:
+    """The experiment that a config describes, with some fields changed; arguments and errors as of `load`.
+
+    Raises:
+      InputError: also where `config` is neither a ConfigDict nor an `Experiment`.
+    """
+    if not isinstance(config, ConfigDict | Experiment):
+        raise InputError(
+            f"config is a {type(config).__name__}; give 'NAME:METHOD', what a config file's get_config returns, "
+            "or an Experiment"
+        )
+    fields: Any = config.plain() if isinstance(config, Experiment) else copy.deepcopy(config)
+    found = _apply(fields, overrides)
+    experiment = Experiment.from_plain(_to_dict(fields))
+    found += problems(experiment, trains=trains) if checked else []
+    if found:
+        raise InputError("\n".join(found))
+    return experiment
+
+
+def resume(
+    run: Run, config: str | ConfigDict | Experiment | None = None, overrides: Mapping[str, Any] = {}
+) -> Experiment:
+    """What a run goes on as: its own experiment, or that of a config, with some fields changed.
+
+    The learning rate's knots stay where they are, also where the number of epochs changes.
+    """
+    own = run.experiment()
+    if "epochs" in overrides:
+        overrides = {KNOTS: own.optimizer.lr_epochs, **overrides}
+    return load(config, overrides) if isinstance(config, str) else resolve(config or own, overrides)
+
+
+def default_config(method: str = "pgd_at") -> ConfigDict:
+    """Every field of a method's experiment with its default, for config files to change.
+
+    `evaluation.eps`, `step_size` and `norm` and the wrappers' `eps` follow the training attack until they are set.
+    """
+    stack = parse_method(method)
+    groups = method_groups(stack)
+    of_attack = groups.pop("attack")
+    wrappers = {name: Fields(groups[name]) for name in stack.wrappers}
+    config: Any = ConfigDict(
+        Experiment(
+            method=stack,
+            objective=Fields(groups["objective"]),
+            wrappers=wrappers,
+            average=Fields(groups.get("average", {})),
+        ).plain()
+    )
+    config.attack.update(of_attack)
+    for name in wrappers:
+        if "eps" in config[name]:
+            config[name].eps = config.attack.get_oneway_ref("eps")
+    for name in ("eps", "step_size", "norm"):
+        config.evaluation[name] = config.attack.get_oneway_ref(name)
+    return config
+
+
+def names() -> list[str]:
+    """The configs that are installed with the package, by name.
+
+    >>> names()[:2]
+    ['cifar100_resnet18', 'cifar100_wrn32_10']
+    """
+    return sorted(path.stem for path in _folder().glob("*.py") if path.stem not in ("__init__", "common"))
+
+
+def _folder() -> Path:
+    """Where these are: in the package, and in a checkout beside it."""
+    return next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
+
+
+def read(text: str) -> ConfigDict:
+    """The config of a name or file, and of the method after a colon; locked against new fields.
+
+    Raises:
+      InputError: there is no such config, it defines no get_config, or the method is unknown.
+    """
+    name, _, method = text.partition(":")
+    path = _path(name)
+    # Files in a folder `configs` may import their neighbours as configs.NAME.
+    root = str(path.resolve().parent.parent)
+    if path.resolve().parent.name == "configs" and root not in (*sys.path, str(PACKAGE)):
+        sys.path.insert(0, root)
+    try:
+        module = runpy.run_path(str(path), run_name=f"piat_config_{path.stem}")
+        if "get_config" not in module:
+            raise InputError(f"config={name!r} defines no function get_config(method)")
+        config: Any = module["get_config"](method) if method else module["get_config"]()
+    except InputError:
+        raise
+    except Exception as error:  # whatever is wrong in a file of the user's own
+        raise InputError(f"config={name!r}: {_place(error, path)}{type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"config={name!r}: get_config returned {type(config).__name__}; return a ConfigDict, such as that of "
+            "piat_jax.configs.common.get_config(method) with fields changed"
+        )
+    knots = _to_dict(config).get("optimizer", {}).get("lr_epochs", ())
+    if tuple(knots) == OptimizerFields.lr_epochs:
+        _move_knots(config, OptimizerFields.lr_epochs[-1])
+    return config.lock()
+
+
+def _path(name: str) -> Path:
+    """The file of a config."""
+    path = expanded(name)
+    if path.is_file():
+        return path
+    if "/" not in name and not name.endswith(".py"):
+        installed = _folder() / f"{name}.py"
+        if installed.is_file() and name in names():
+            return installed
+        raise InputError(f"config={name!r} is unknown{did_you_mean(name, names())} A file needs its ending .py")
+    others = sorted(str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common"))
+    hint = did_you_mean(name, others) if others else f"; there is no folder {path.parent} with config files"
+    raise InputError(f"config={name!r} is not a file{hint}")
+
+
+def _place(error: Exception, path: Path) -> str:
+    """Where in a file an error comes from."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+    return f"line {line}: " if line else ""
+
+
+def _to_dict(config: Any) -> dict[str, Any]:
+    """Nested dicts of a config, its references resolved."""
+    return {name: _to_dict(value) if isinstance(value, ConfigDict | dict) else value for name, value in config.items()}
+
+
+def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
+    """Set fields by the type each has; returns what went wrong, one line each."""
+    found = []
+    fields = leaves(_to_dict(config))
+    groups = {path.rpartition(".")[0] for path in fields} - {""}
+    for path, given in overrides.items():
+        if path == "method":
+            where = "choose the method after the colon: --config=NAME:"
+            found.append(f"config.method cannot be set; {where}{given}")
+        elif path in groups:
+            inside = [name for name in fields if name.startswith(f"{path}.")]
+            found.append(f"config.{path} is a group of fields; set one of them: {', '.join(inside)}")
+        elif path not in fields:
+            found.append(f"config.{path}{_unknown(path, list(fields), config)}")
+        else:
+            try:
+                value = parse_value(given, fields[path])
+            except (ValueError, SyntaxError, ZeroDivisionError):
+                found.append(f"config.{path}={given!r} is not {_kind(fields[path])}")
+                continue
+            group, _, name = path.rpartition(".")
+            parent = config
+            for part in group.split(".") if group else ():
+                parent = parent[part]
+            parent[name] = value
+    if "epochs" in overrides and KNOTS not in overrides and min(fields["epochs"], config["epochs"]) > 0:
+        _move_knots(config, fields["epochs"])
+    return found
+
+
+def _move_knots(config: Any, epochs: float) -> None:
+    """Put the learning rate's knots, which were set for so many epochs, at the same shares of the run."""
+    share = config["epochs"] / epochs
+    config["optimizer"]["lr_epochs"] = tuple(round(share * knot, 6) for knot in config["optimizer"]["lr_epochs"])
+
+
+def _unknown(path: str, fields: Sequence[str], config: Any) -> str:
+    """What to say of a field that there is not: the nearest one, or where to look.
+
+    Only what differs is compared: within a group the names in it, else those of all groups, then whole paths.
+    """
+    group, _, name = path.rpartition(".")
+    part = path.partition(".")[0]
+    if part in WRAPPERS and part not in config:
+        return f": {config['method']} has no {part}; write --config=NAME:{config['method']}+{part}"
+    of = f": {config['method']} has no such" if group == "objective" else " is unknown"
+    inside = {field.rpartition(".")[2]: field for field in fields if group and field.startswith(f"{group}.")}
+    anywhere = {field.rpartition(".")[2]: field for field in reversed(fields)}
+    whole = {} if inside else {field: field for field in fields}
+    for written, among, cutoff in ((name, inside, 0.6), (path, whole, 0.75), (name, anywhere, 0.75)):
+        if near := difflib.get_close_matches(written, among, n=1, cutoff=cutoff):
+            return f"{of}; did you mean {among[near[0]]!r}?"
+    if inside:
+        return f"{of}; choose one of {', '.join(inside.values())}"
+    parts = dict.fromkeys(f"{field.partition('.')[0]}." if "." in field else field for field in fields)
+    return f"{of}; there are {', '.join(parts)}; piat-train --fields lists what is in the groups"
+
+
+def parse_value(given: Any, like: Any) -> Any:
+    """`given` as a value of the same type as `like`; text is read, and floats may be fractions.
+
+    >>> parse_value("8/255", 0.1) == 8 / 255, parse_value("1,2", (0.5,)), parse_value("(3, 4)", (0,))
+    (True, (1.0, 2.0), (3, 4))
+    >>> parse_value(1, 0.5), parse_value([3, 4], (0,))
+    (1.0, (3, 4))
+    """
+    if isinstance(given, os.PathLike):
+        given = os.fspath(given)
+    if not isinstance(given, str):
+        return _as_type_of(given, like)
+    text = given
+    if isinstance(like, bool):
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(text)
+        return text.lower() in ("true", "1")
+    if isinstance(like, int):
+        return int(text)
+    if isinstance(like, float):
+        try:
+            return float(text)
+        except ValueError:
+            return float(Fraction(text.replace(" ", "")))
+    if isinstance(like, tuple):
+        parts = [part.strip().strip("'\"") for part in text.strip().strip("()").split(",") if part.strip()]
+        if like:
+            return tuple(parse_value(part, like[0]) for part in parts)
+        return tuple(ast.literal_eval(part) for part in parts)
+    return text
+
+
+def _as_type_of(value: Any, like: Any) -> Any:
+    """A Python value where a value like another is wanted; ValueError where it is of another kind."""
+    if isinstance(like, tuple) and isinstance(value, list | tuple):
+        return tuple(parse_value(each, like[0]) if like else each for each in value)
+    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, type(like)) and isinstance(value, bool) == isinstance(like, bool):
+        return value
+    raise ValueError(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int):
+        return "a whole number"
+    if isinstance(value, float):
+        return "a number (8/255 is one)"
+    return "a list such as 1,2,3" if isinstance(value, tuple) else "text"

@@ -1,0 +1,137 @@
+"""What training and evaluation print while they run: a bar on a terminal, plain lines elsewhere and in notebooks."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from piat_jax.core.files import command
+from piat_jax.evaluation import AttackProgress, Robustness
+from piat_jax.experiment.run import Run
+from piat_jax.experiment.run_evaluation import EvaluationListener
+from piat_jax.experiment.run_training import Listener, Started
+from piat_jax.training.progress import TrainingProgress, duration
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def note(text: str) -> None:
+    """Say what may not be meant."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+class TrainingConsole(Listener):
+    """Prints what `train` tells."""
+
+    progress: TrainingProgress | None = None
+
+    def say(self, text: str) -> None:
+        """A line."""
+        print(text, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line on stderr."""
+        note(text)
+
+    def started(self, begun: Started) -> None:
+        """What is trained on what, and where."""
+        experiment, at = begun.experiment, begun.at
+        where = f", from epoch {at.epoch}" + (f", step {at.steps + 1}" if at.steps else "")
+        eps, device = experiment.attack.eps, jax.devices()[0].device_kind
+        self.say(
+            f"{experiment.method}: {experiment.model.name} ({begun.parameters:,} parameters) on "
+            f"{experiment.dataset.name} ({begun.examples:,} images), {experiment.epochs} epochs, eps {eps:.4g} = "
+            f"{255 * eps:.3g}/255, {begun.devices} x {device}, in {begun.run.folder}{where if begun.resumed else ''}"
+        )
+        images = begun.steps * experiment.batch_size
+        self.progress = TrainingProgress(experiment.epochs, first_epoch=at.epoch, images_per_epoch=images)
+
+    def chunk(self, epoch: int, done: int, total: int) -> None:
+        """The bar moves."""
+        assert self.progress is not None
+        self.progress.chunk(epoch, done, total)
+
+    def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
+        """A line for each epoch."""
+        assert self.progress is not None
+        self.progress.epoch(epoch, values, images_per_second)
+
+    def closed(self) -> None:
+        """The bar goes."""
+        if self.progress:
+            self.progress.close()
+
+    def done(self, run: Run) -> None:
+        """All epochs are over."""
+        took = duration(self.progress.elapsed()) if self.progress else "no time"
+        self.say(f"done in {took}; evaluate with: {command('piat-evaluate', workdir=run.folder)}")
+
+
+class EvaluationConsole(EvaluationListener):
+    """Prints what `evaluate` tells."""
+
+    def note(self, text: str) -> None:
+        """A line on stderr."""
+        note(text)
+
+    @contextmanager
+    def attacking(self, run: Run, checkpoint: str) -> Iterator[Any]:
+        """A bar, or a line now and then."""
+        what = f"{run.folder}  {checkpoint}"
+        if sys.stdout.isatty():
+            with attack_bar(what) as report:
+                yield report
+        else:
+            yield AttackLines(what)
+
+    def attacked(self, found: Robustness) -> None:
+        """AutoAttack's table."""
+        print(found, flush=True)
+
+    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float) -> None:
+        """A line."""
+        took = duration(seconds)
+        print(f"{run.folder}  {checkpoint} (epoch {epoch})  {attack} {100 * value:.2f}%  {took}", flush=True)
+
+
+class AttackLines:
+    """A report for `AutoAttack.run` that prints a line now and then."""
+
+    def __init__(self, what: str):
+        self.what, self.last = what, time.perf_counter()
+
+    def __call__(self, progress: AttackProgress) -> None:
+        """After a block."""
+        if time.perf_counter() - self.last > SECONDS_BETWEEN_LINES:
+            self.last = time.perf_counter()
+            print(f"{self.what}  {_state(progress)}  left at most {duration(progress.left)}", flush=True)
+
+
+@contextmanager
+def attack_bar(what: str) -> Iterator[Any]:
+    """A report for `AutoAttack.run` that moves a bar."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left {task.fields[left]}"),
+    )
+    with Progress(*columns, console=Console(), transient=True) as bar:
+        task = bar.add_task(what, total=1.0, state="", left="?")
+
+        def report(progress: AttackProgress) -> None:
+            share = progress.elapsed / (progress.elapsed + progress.left)
+            bar.update(task, completed=share, state=_state(progress), left=duration(progress.left))
+
+        yield report
+
+
+def _state(progress: AttackProgress) -> str:
+    done = f"{progress.attack} {progress.done}/{progress.total}"
+    return f"{done}  robust {progress.robust}/{progress.examples}"

@@ -1,0 +1,149 @@
+"""The accuracies that an experiment asks for: under which attacks, and how they are measured."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax.attacks import ATTACKS, takes
+from piat_jax.attacks.ensemble import MEMBERS
+from piat_jax.averaging import averaged
+from piat_jax.core.bound import Bound, bind
+from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.multihost import is_first
+from piat_jax.core.rng import named_key
+from piat_jax.core.sharding import data_mesh
+from piat_jax.core.types import Attack, Model, Objective, TrainState, Variables
+from piat_jax.data import Split
+from piat_jax.evaluation import AutoAttack, Finding, correct_under_attack
+from piat_jax.experiment.experiment import Experiment, try_attack
+
+
+def evaluation_attack(experiment: Experiment, name: str) -> Bound | AutoAttack | None:
+    """The attack called `name`: a name and its number of steps, as in "clean", "pgd20", "fgsm", "aa" or "apgd-ce50"."""
+    if name == "clean":
+        return None
+    match = re.fullmatch(r"([a-z_-]*[a-z])(\d*)", name)
+    kind, steps = match.groups() if match else (name, "")
+    if kind in ("aa", "aa-plus") or kind in MEMBERS:
+        return _autoattack(experiment, kind, steps)
+    if kind not in ATTACKS:
+        known = ["clean", *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS), "aa", "aa-plus"]
+        raise InputError(f"attack {name!r} is unknown{did_you_mean(name, [*known, *MEMBERS])}")
+    fields, taken = experiment.evaluation, takes(kind)
+    options: dict[str, Any] = {"eps": fields.eps, "norm": fields.norm}
+    if "steps" not in taken:
+        if steps not in ("", "1"):
+            raise InputError(f"attack {name!r}: {kind} takes one step; did you mean 'mi_fgsm{steps}' or 'pgd{steps}'?")
+    elif not steps:
+        raise InputError(f"attack {name!r} needs its number of steps; did you mean '{kind}20'?")
+    else:
+        options["steps"] = int(steps)
+    options |= {field: getattr(fields, field) for field in ("step_size", "restarts") if field in taken}
+    bound = bind(ATTACKS[kind], **options)
+    try_attack(bound)
+    return bound
+
+
+def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack:
+    """AutoAttack, or one of its members, with its own numbers unless one is given: of steps, or queries for Square."""
+    fields = experiment.evaluation
+    if number and kind not in MEMBERS:
+        raise InputError(f"attack {kind + number!r}: {kind} takes no number; its numbers are AutoAttack's")
+    options: dict[str, Any] = {"attacks": (kind,)} if kind in MEMBERS else {}
+    if number:
+        options["queries" if kind == "square" else "steps"] = int(number)
+    return AutoAttack(
+        eps=fields.eps,
+        norm=fields.norm,
+        version="plus" if kind == "aa-plus" else "standard",
+        seed=experiment.seed,
+        block_size=fields.batch_size,
+        precision=fields.precision,
+        **options,
+    )
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """What accuracies depend on, beside the examples and the attack's name."""
+    fields = ("eps", "step_size", "norm", "restarts", "precision")
+    return {"seed": experiment.seed, **{field: getattr(experiment.evaluation, field) for field in fields}}
+
+
+def evaluated(objective: Objective, state: TrainState) -> Variables:
+    """What a method evaluates: the average if one is kept, else what the objective says, mostly the weights."""
+    return averaged(state) if state.average else objective.eval_variables(state.variables, state.objective_state)
+
+
+def monitor(
+    experiment: Experiment,
+    objective: Objective,
+    num_classes: int,
+    split: Split,
+    *,
+    on_block: Callable[[], None] = lambda: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Callable[[TrainState, int], dict[str, float]]:
+    """Evaluation during training: accuracy of the state under each attack, in the epochs where it is due."""
+    attacks = {name: evaluation_attack(experiment, name) for name in experiment.evaluation.attacks}
+    net = experiment.build_model(num_classes, dtype="float32")
+    correct = evaluator(experiment, net, split, on_block=on_block, note=note)
+
+    def evaluate(state: TrainState, epoch: int) -> dict[str, float]:
+        if epoch % experiment.evaluation.every_epochs and epoch != experiment.epochs:
+            return {}
+        prefix = experiment.monitor
+        variables = evaluated(objective, state)
+        return {f"{prefix}_{name}": float(correct(variables, attack).mean()) for name, attack in attacks.items()}
+
+    return evaluate
+
+
+def evaluator(
+    experiment: Experiment,
+    net: Model,
+    split: Split,
+    *,
+    on_block: Callable[[], None] = lambda: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Callable[[Variables, Attack | AutoAttack | None], np.ndarray]:
+    """Which examples of `split` given weights classify under an attack, with precise products.
+
+    Args:
+      experiment: says how.
+      net: the network, with float32 activations.
+      split: images, uint8 or floats in [0, 1], and labels.
+      on_block: called before each block of images.
+      note: is told what makes a result doubtful.
+    """
+    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+    key = named_key(jax.random.key(experiment.seed), "evaluate")
+    precision = None if experiment.evaluation.precision == "default" else experiment.evaluation.precision
+    mesh = data_mesh(jax.device_count())  # all: blocks are padded to whatever can be shared out
+
+    def tell(finding: Finding) -> None:
+        if is_first():
+            note(finding.message)
+
+    def correct(variables: Variables, attack: Attack | AutoAttack | None) -> np.ndarray:
+        if isinstance(attack, AutoAttack):
+            return attack.run(make_logits_fn(net, variables), images, labels).robust
+        with jax.default_matmul_precision(precision):
+            return correct_under_attack(
+                net,
+                variables,
+                images,
+                labels,
+                attack,
+                key=key,
+                batch_size=experiment.evaluation.batch_size,
+                mesh=mesh,
+                on_block=on_block,
+                on_finding=tell,
+            )
+
+    return correct

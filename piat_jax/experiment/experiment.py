@@ -1,0 +1,303 @@
+"""What a config describes, resolved once: frozen, and able to build every object of the experiment."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from piat_jax import models
+from piat_jax.attacks import ATTACKS
+from piat_jax.averaging import AVERAGES, PIAT, Average, RationalWeight
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.core.bound import Bound, bind
+from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
+from piat_jax.core.sharding import data_mesh
+from piat_jax.core.types import Array, Attack, Model, Variables
+from piat_jax.data.batching import steps_per_epoch
+from piat_jax.experiment.fields import (
+    AttackFields,
+    CheckpointFields,
+    DatasetFields,
+    EvaluationFields,
+    Fields,
+    LogFields,
+    ModelFields,
+    OptimizerFields,
+    PIATFields,
+    field,
+    group,
+)
+from piat_jax.experiment.methods import Stack, parse_method
+from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective, Wrapper
+from piat_jax.training import Recipe, piecewise_linear, sgd
+
+AUGMENTATION = ("crop_padding", "padding_mode", "flip", "policy", "cutout")
+
+
+@group
+class Experiment:
+    """One experiment: what a config file and its overrides say, without the file.
+
+    Attributes are the config's fields; a wrapper's are in `wrappers`. The methods build what they describe; none of
+    them reads data.
+    """
+
+    method: Stack
+    seed: int = field("of weights, batches, attacks: everything that is drawn", default=0)
+    epochs: int = field("of training", default=120)
+    batch_size: int = field(
+        "not stated; every public code's. The last partial batch of an epoch is dropped", default=128
+    )
+    fsdp: bool = field(
+        "each device keeps a part of weights, momentum and anchor, not all: memory for communication", default=False
+    )
+    nonfinite: str = field("what to do at a step whose loss or gradient is not finite: stop, skip", default="stop")
+    dataset: DatasetFields = field("the data set", default=DatasetFields)
+    model: ModelFields = field("the network", default=ModelFields)
+    optimizer: OptimizerFields = field("the optimizer", default=OptimizerFields)
+    attack: AttackFields = field("the training attack", default=AttackFields)
+    objective: Fields = field("of the method's objective", default=Fields)
+    wrappers: Mapping[str, Fields] = field("of each wrapper of the method, in groups of their names", default=Fields)
+    average: Fields = field("of the method's average", default=Fields)
+    piat: PIATFields = field("parameter interpolation", default=PIATFields)
+    evaluation: EvaluationFields = field("evaluation", default=EvaluationFields)
+    checkpoint: CheckpointFields = field("checkpoints", default=CheckpointFields)
+    log: LogFields = field("logging", default=LogFields)
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as nested dicts, in the form of a config."""
+        found: dict[str, Any] = {}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if each.name == "wrappers":
+                found |= {name: dict(fields) for name, fields in value.items()}
+            elif each.name != "average" or value:
+                found[each.name] = _plain(value)
+        return found
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Experiment":
+        """The inverse of `plain`; lists, as JSON has them, become tuples.
+
+        Raises:
+          InputError: an unknown field or group, or no method.
+        """
+        if "method" not in plain:
+            raise InputError("config has no method; begin with get_config(method) of piat_jax.configs.common")
+        stack = parse_method(plain["method"])
+        values: dict[str, Any] = {"method": stack}
+        known = {each.name: each for each in dataclasses.fields(cls)}
+        wrappers = {}
+        for name, value in plain.items():
+            if name in stack.wrappers:
+                wrappers[name] = Fields(_tuples(value))
+            elif name not in known or name == "wrappers":
+                raise InputError(f"config.{name} is no field of an experiment with {stack}; remove it")
+            elif name != "method":
+                values[name] = _group(name, known[name].default_factory, value)
+        return cls(**values, wrappers={name: wrappers.get(name, Fields()) for name in stack.wrappers})
+
+    def with_fields(self, values: Mapping[str, Any]) -> "Experiment":
+        """The experiment with some fields changed, by their paths, unchecked.
+
+        >>> Experiment(method=parse_method("trades")).with_fields({"attack.eps": 0.5}).attack.eps
+        0.5
+        """
+        plain = self.plain()
+        for path, value in values.items():
+            *groups, name = path.split(".")
+            functools.reduce(lambda fields, group: fields[group], groups, plain)[name] = value
+        return Experiment.from_plain(plain)
+
+    # What it builds ---------------------------------------------------------------------------------------------------
+
+    def build_model(self, num_classes: int, *, dtype: str = "") -> models.LinenModel:
+        """The network for this many classes; `dtype` in place of the experiment's."""
+        fields = {name: value for name, value in vars(self.model).items() if name not in ("name", "weights", "options")}
+        fields |= dict(self.model.options) | ({"dtype": dtype} if dtype else {})
+        return models.create(self.model.name, num_classes=num_classes, **fields)
+
+    def build_attack(self) -> Bound:
+        """The training attack, checked on a one-pixel image."""
+        bound = bind(ATTACKS["pgd"], **vars(self.attack))
+        try_attack(bound)
+        return bound
+
+    def build_objective(
+        self, net: Model, image_shape: Sequence[int] = (), *, attack: Attack | None = None
+    ) -> AttackedObjective | Wrapper:
+        """The method around a network and an attack.
+
+        Args:
+          net: the network.
+          image_shape: `(H, W, C)`; without it no teacher's weights are loaded.
+          attack: in place of the training attack.
+        """
+        built: AttackedObjective | Wrapper = METHODS[self.method.base](
+            model=net, attack=attack or self.build_attack(), **self.objective
+        )
+        for name, fields in self.wrappers.items():
+            try:
+                built = WRAPPERS[name].from_fields(built, fields, _Resources(self, name, net, image_shape))
+            except InputError as error:
+                of_field = str(error).partition("=")[0] in fields
+                raise InputError(f"{name}{'.' if of_field else ': '}{error}") from error
+        return built
+
+    def build_piat(self) -> PIAT | None:
+        """The interpolation hook; None where the method has none."""
+        return self.check_piat() if self.method.piat else None
+
+    def check_piat(self) -> PIAT:
+        """The interpolation hook of the fields, whether the method has it or not."""
+        fields = self.piat
+        return PIAT(
+            weight=RationalWeight(fields.a, fields.b, fields.c, fields.d),
+            first_epoch=fields.first_epoch,
+            batch_stats=fields.batch_stats,
+            momentum=fields.momentum,
+        )
+
+    def build_average(self) -> Average | None:
+        """The average beside the weights; None where the method has none."""
+        name = self.method.average
+        return AVERAGES[name](epochs=self.epochs, **self.average) if name else None
+
+    def build_schedule(self, steps: int) -> optax.Schedule:
+        """The learning rate of each optimizer step, with so many steps in an epoch."""
+        return piecewise_linear(self.optimizer.lr_epochs, self.optimizer.lr_values, steps)
+
+    def build_optimizer(self, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        """The optimizer at a learning rate."""
+        fields = self.optimizer
+        return sgd(learning_rate, momentum=fields.momentum, weight_decay=fields.weight_decay, max_norm=fields.max_norm)
+
+    def build_recipe(self, num_train: int) -> Recipe:
+        """Optimizer, batch size, augmentation and averages within an epoch, for so many training examples."""
+        schedule = self.build_schedule(steps_per_epoch(num_train, self.batch_size))
+        kept = self.build_average()
+        return Recipe(
+            optimizer=self.build_optimizer(schedule),
+            step_end=(kept.after_step,) if kept and kept.every == "step" else (),
+            batch_size=self.batch_size,
+            **{name: getattr(self.dataset, name) for name in AUGMENTATION},
+            extra_per_batch=self.extra_per_batch,
+            mesh=data_mesh(self.batch_size),
+            split_state=self.fsdp,
+            skip_nonfinite=self.nonfinite == "skip",
+        )
+
+    @property
+    def extra_per_batch(self) -> int:
+        """How many examples of a batch are generated ones."""
+        return round(self.dataset.extra_fraction * self.batch_size) if self.dataset.extra else 0
+
+    @property
+    def monitor(self) -> str:
+        """What is evaluated during training: "validation" if examples are held out for it, else "test"."""
+        return "validation" if self.dataset.validation_examples else "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resources:
+    """What a wrapper named `group` makes objects of its text fields with."""
+
+    experiment: Experiment
+    group: str
+    net: Model
+    image_shape: Sequence[int]
+
+    def network(self, name: str, num_classes: int) -> Model:
+        """A network; the model's own options are used if it is of the same kind."""
+        model = self.experiment.model
+        options = dict(model.options) if name == model.name else {}
+        return models.create(name, num_classes=num_classes, dtype=model.dtype, **options)
+
+    def teacher(self, field: str, folder: str) -> Variables:
+        """The best checkpoint of the run in a folder; without the shape of images, nothing is loaded."""
+        where = f"{self.group}.{field}"
+        if not folder:
+            raise InputError(f"{where} is empty; give the folder of a run trained with another method")
+        saved = Checkpoints.of_run(expanded(folder))
+        if "best" not in saved:
+            raise InputError(f"{where}={folder!r} has no best checkpoint; give the folder of a finished run")
+        if not self.image_shape:
+            return Variables({}, {})
+        like = jax.eval_shape(self.net.init, jax.random.key(0), jnp.zeros((1, *self.image_shape)))
+        # As fresh arrays: one bound to a device would bind the state in the first epoch, and the second compile anew.
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), saved.load_variables("best", like))
+
+
+def try_attack(bound: Bound) -> None:
+    """Trace an attack on one pixel, so that it checks its arguments; nothing is computed.
+
+    The radius is checked elsewhere, by its name in the config.
+    """
+    bound = bind(bound, eps=0.5)
+    image = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+
+    def run(x: Array, y: Array) -> Array:
+        return bound(lambda x: jnp.concatenate([x, -x], axis=-1).reshape(1, 2), x, y, key=jax.random.key(0))
+
+    jax.eval_shape(run, image, label)
+
+
+def leaves(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every field of nested dicts as {"group.name": value}, in their order.
+
+    >>> leaves({"seed": 0, "attack": {"eps": 0.1, "steps": 10}})
+    {'seed': 0, 'attack.eps': 0.1, 'attack.steps': 10}
+    """
+    found: dict[str, Any] = {}
+    for name, value in plain.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The fields in which two nested dicts differ, as "name: old -> new"; a list and a tuple are alike.
+
+    >>> differences({"a": {"b": 1}, "c": [2]}, {"a": {"b": 3}, "c": (2,)})
+    ['a.b: 1 -> 3']
+    """
+    before, after = (leaves(_tuples(plain)) for plain in (old, new))
+    return [
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, "absent") != after.get(name, "absent")
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Stack):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return {name: _plain(each) for name, each in vars(value).items()} if dataclasses.is_dataclass(value) else value
+
+
+def _tuples(value: Any) -> Any:
+    """Nested dicts with tuples for lists."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(each) for name, each in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _group(name: str, cls: Any, value: Any) -> Any:
+    """The value of a field or group."""
+    if cls is dataclasses.MISSING:
+        return value
+    values = _tuples(value)
+    if cls is Fields:
+        return Fields(values)
+    known = {each.name: each for each in dataclasses.fields(cls)}
+    for unknown in values.keys() - known.keys():
+        raise InputError(f"config.{name}.{unknown} is no field of config.{name}; there are {', '.join(known)}")
+    return cls(**{key: Fields(each) if known[key].default_factory is Fields else each for key, each in values.items()})

@@ -1,0 +1,173 @@
+"""The fields that every experiment has, one frozen group each: default, unit and meaning.
+
+The defaults are the PIAT paper's protocol for ResNet-18 on CIFAR-10. Where the paper is silent they are those of its
+lineage (SEAT, Generalist) and marked "not stated". A method's own fields are those of its class (objectives/).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, dataclass_transform
+
+MEANING = "meaning"
+
+
+def field(meaning: str, *, default: Any) -> Any:
+    """A field with its default and what it means; the default of a group is the group with its own defaults."""
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata={MEANING: meaning})
+    return dataclasses.field(default=default, metadata={MEANING: meaning})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field, dataclasses.field))
+def group(cls: type) -> type:
+    """Declare a group of fields."""
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+class Fields(Mapping[str, Any]):
+    """Fields that are known by name only: of a method, a wrapper, an average, or the options of a model.
+
+    >>> Fields({"beta": 6.0}).beta, dict(Fields({"beta": 6.0}))
+    (6.0, {'beta': 6.0})
+    """
+
+    def __init__(self, values: Mapping[str, Any] = {}):
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._values:
+            raise AttributeError(name)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Fields({self._values})"
+
+
+@group
+class DatasetFields:
+    """What is trained and tested on, and how training images are augmented."""
+
+    name: str = field("a name (piat-data lists them), tfds:NAME, or the path of a folder or file", default="cifar10")
+    data_dir: str = field("where a named data set's files are; empty looks in the usual places", default="")
+    train_examples: int = field("the first n; 0 = all", default=0)
+    test_examples: int = field("the first n; 0 = all", default=0)
+    validation_examples: int = field(
+        "held out of training to choose the best epoch; 0 chooses on the test set. fawa decides on them, as in CFA",
+        default=0,
+    )
+    crop_padding: int = field("pixels; 0 = no random crop", default=4)
+    padding_mode: str = field("zeros, reflect", default="zeros")
+    flip: bool = field("mirror half of the images; never for digits", default=True)
+    policy: str = field("autoaugment: its CIFAR policy; empty = none", default="")
+    cutout: int = field("pixels a side of a black square; 0 = none", default=0)
+    extra: str = field(
+        "an .npz file with generated examples (image, label), mixed into every batch; empty = none", default=""
+    )
+    extra_fraction: float = field("of each batch; an epoch stays as long as it is without them", default=0.7)
+    stream: bool = field("from the host in windows of steps: for data larger than the device's memory", default=False)
+
+
+@group
+class ModelFields:
+    """The network."""
+
+    name: str = field("a name of piat_jax.models.MODELS", default="resnet18")
+    dtype: str = field("of activations: float32, bfloat16", default="float32")
+    mean: tuple[float, ...] = field(
+        'input normalisation per channel, inside the model; () = none, the paper\'s "normalized into [0, 1]"',
+        default=(),
+    )
+    std: tuple[float, ...] = field("the same for the standard deviation", default=())
+    bn_groups: int = field(
+        "groups of the batch with BatchNorm statistics of their own: as many as the GPUs of a DataParallel run",
+        default=1,
+    )
+    weights: str = field(
+        "to start from: a file, a hub's folder or a run, as piat-convert takes them; empty = none", default=""
+    )
+    options: Fields = field("of this model only: width, stage_sizes, ...", default=Fields)
+
+
+@group
+class OptimizerFields:
+    """SGD and its learning rate."""
+
+    lr_epochs: tuple[float, ...] = field(
+        "knots of the piecewise-linear schedule, in epochs; unless given they move with the number of epochs",
+        default=(0.0, 60.0, 90.0, 120.0),
+    )
+    lr_values: tuple[float, ...] = field("learning rate at each knot", default=(0.01, 0.01, 0.001, 0.0001))
+    momentum: float = field("of the velocity", default=0.9)
+    weight_decay: float = field("coupled, on every parameter", default=3.5e-3)
+    max_norm: float = field("the gradient is scaled to this L2 norm where it is longer; 0 = never", default=0.0)
+
+
+@group
+class AttackFields:
+    """The training attack."""
+
+    eps: float = field("radius, pixels in [0, 1]; write 8/255 on the command line", default=8 / 255)
+    step_size: float = field("pixels in [0, 1]", default=2 / 255)
+    steps: int = field("gradient steps", default=10)
+    norm: str = field("linf, l2", default="linf")
+    start: str = field("uniform, normal, none; not stated (Algorithm 1 prints none)", default="uniform")
+    l2_rule: str = field("L2 steps: exact, or as codes take them: trades, awp, advertorch", default="exact")
+    restarts: int = field("independent runs, of which the best counts", default=1)
+    keep: str = field("the iterate that is taken: last, best", default="last")
+
+
+@group
+class PIATFields:
+    """Parameter interpolation; used where the method says piat. lambda_n = (a n + b) / (c n + d), Eq. 10."""
+
+    a: float = field("of lambda_n = (a n + b) / (c n + d)", default=1.0)
+    b: float = field("a = c = 0 gives the constant b / d", default=1.0)
+    c: float = field("of lambda_n", default=1.0)
+    d: float = field("of lambda_n", default=10.0)
+    first_epoch: int = field("n of the first epoch: 1 as in Algorithm 1, 0 as in the lineage's code", default=1)
+    batch_stats: str = field("BatchNorm statistics: interpolate, keep, recompute; not stated", default="interpolate")
+    momentum: str = field("the optimizer's, across the write-back: keep, reset; not stated", default="keep")
+
+
+@group
+class EvaluationFields:
+    """What is evaluated during training and afterwards."""
+
+    every_epochs: int = field("and always after the last", default=1)
+    attacks: tuple[str, ...] = field(
+        "during training; a name and its steps: pgd20, cw20, mi_fgsm10, fgsm", default=("clean", "pgd20")
+    )
+    select: str = field("the best checkpoint is that with the highest accuracy under this", default="pgd20")
+    final_attacks: tuple[str, ...] = field("what piat-evaluate runs by default", default=("clean", "pgd20", "cw20"))
+    eps: float = field("radius, pixels in [0, 1]; follows attack.eps unless given", default=8 / 255)
+    step_size: float = field("pixels in [0, 1]; follows attack.step_size unless given", default=2 / 255)
+    norm: str = field("linf, l2; follows attack.norm unless given", default="linf")
+    restarts: int = field("of pgd and cw", default=1)
+    batch_size: int = field("examples per compiled call", default=500)
+    precision: str = field("of matrix products: highest, default (may be TF32 on a GPU)", default="highest")
+
+
+@group
+class CheckpointFields:
+    """What is saved."""
+
+    every_epochs: int = field('of "last", which is also saved when it is the best so far', default=1)
+
+
+@group
+class LogFields:
+    """What is logged."""
+
+    steps_per_chunk: int = field(
+        "training steps between two looks at the loss; fewer if they take over 2 seconds", default=50
+    )
+    tensorboard: bool = field("write TensorBoard events; needs tensorboardX", default=True)

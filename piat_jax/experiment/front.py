@@ -1,0 +1,55 @@
+"""Training from Python, as short as the command."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from piat_jax.experiment import config as configs
+from piat_jax.experiment.console import TrainingConsole
+from piat_jax.experiment.run import Run
+from piat_jax.experiment.run_training import Listener
+from piat_jax.experiment.run_training import train as train_experiment
+
+
+def train(
+    config: Any,
+    workdir: str | os.PathLike[str],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+    **fields: Any,
+) -> Run:
+    """Train an experiment and return its run; lines show how it goes, and on a terminal a bar.
+
+    Args:
+      config: `NAME:METHOD` or `FILE.py:METHOD` as for piat-train, what a config file's `get_config` returns, or an
+        `Experiment`.
+      workdir: folder of the run; new or empty, unless one of the next but one is given.
+      overrides: fields to change: `{"attack.eps": 8 / 255, "model.options.width": 16}`.
+      resume: go on from the last checkpoint in `workdir`.
+      overwrite: replace the run in `workdir`.
+      listener: is told what happens, in place of the printed lines.
+      **fields: fields without a group, to change as well: `epochs=3`, `seed=1`, `batch_size=64`.
+
+    Returns:
+      The run: `run.metrics()` has a record of each epoch, and `piat_jax.load(run.folder)` the network.
+
+    Raises:
+      InputError: something cannot be used; every problem of the config is a line. Training diverged.
+      SavedAndStopped: Ctrl-C or SIGTERM came; the state was saved, and `resume=True` goes on from there.
+    """
+    changes = {**(overrides or {}), **fields}
+    if isinstance(config, os.PathLike):
+        config = os.fspath(config)
+    run = Run(workdir)
+    if resume and run.exists:
+        experiment = configs.resume(run, config, changes)
+    else:
+        experiment = configs.load(config, changes) if isinstance(config, str) else configs.resolve(config, changes)
+    console = listener or TrainingConsole()
+    train_experiment(experiment, run, resume=resume, overwrite=overwrite, listener=console)
+    if isinstance(console, TrainingConsole):
+        console.done(run)
+    return run

@@ -1,0 +1,103 @@
+"""What happens to a state before the first epoch and after each: PIAT, the averages, statistics estimated anew."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from piat_jax.averaging import FAWA, Gated, averaged, recompute_batch_stats
+from piat_jax.core.checks import InputError
+from piat_jax.core.types import Array, EpochEnd, Model, TrainState, Variables
+from piat_jax.data import Split
+from piat_jax.data.batching import steps_per_epoch
+from piat_jax.evaluation import worst_class
+from piat_jax.experiment.evaluation import evaluation_attack, evaluator
+from piat_jax.experiment.experiment import Experiment
+
+
+def start(experiment: Experiment, state: TrainState) -> TrainState:
+    """A fresh state with what PIAT and an average keep beside the weights."""
+    piat, kept = experiment.build_piat(), experiment.build_average()
+    if piat:
+        state = piat.init(state)
+    return kept.init(state) if kept else state
+
+
+def epoch_end(experiment: Experiment, net: Model, images: Any, num_classes: int, monitor: Split) -> list[EpochEnd]:
+    """The hooks after each epoch: PIAT, then the average, each followed by new statistics where they are asked for.
+
+    `images` are the training images, uint8; `monitor` is what FAWA decides on.
+    """
+    hooks: list[EpochEnd] = []
+    piat, kept = experiment.build_piat(), experiment.build_average()
+    if piat:
+        hooks.append(jax.jit(piat, donate_argnums=0))
+        if piat.batch_stats == "recompute":
+            hooks.append(_recomputed(experiment, net, images, lambda state: state.variables, _with_variables))
+    if kept and kept.every == "epoch":
+        hook: EpochEnd = jax.jit(kept, donate_argnums=0)
+        if isinstance(kept, FAWA):
+            hook = Gated(hook, _worst_class_reaches(experiment, kept.threshold, num_classes, monitor))
+        hooks.append(hook)
+        if kept.batch_stats == "recompute":
+            anew = _recomputed(experiment, net, images, averaged, _with_average)
+            first = round(kept.start * experiment.epochs)
+            hooks.append(lambda state, epoch: anew(state, epoch) if int(epoch) > first else state)
+    return hooks
+
+
+def check_stream(experiment: Experiment) -> None:
+    """Raise InputError where statistics are to be estimated anew on training images that stay on the host."""
+    piat, kept = experiment.build_piat(), experiment.build_average()
+    anew = (piat and piat.batch_stats == "recompute") or (
+        kept and kept.every == "epoch" and kept.batch_stats == "recompute"
+    )
+    if experiment.dataset.stream and anew:
+        raise InputError(
+            f"dataset.stream=True keeps the training images on the host, and {experiment.method} estimates BatchNorm "
+            "statistics on them anew; leave out swa or piat.batch_stats=recompute, or set dataset.stream=False"
+        )
+
+
+def _recomputed(
+    experiment: Experiment,
+    net: Model,
+    images: Array,
+    get: Callable[[TrainState], Variables],
+    put: Callable[[TrainState, Variables], TrainState],
+) -> EpochEnd:
+    """Estimates the statistics of some variables anew on the clean training images."""
+    count = steps_per_epoch(len(images), experiment.batch_size)
+    # Mixed, as training mixes them: batches of data that lie class by class have other variances.
+    order = np.random.default_rng(experiment.seed).permutation(len(images))[: count * experiment.batch_size]
+
+    @jax.jit
+    def recompute(state: TrainState, images: Array, order: Array) -> TrainState:
+        return put(state, recompute_batch_stats(net, get(state), images[order]))
+
+    batches = jnp.asarray(order.reshape(count, experiment.batch_size), jnp.int32)
+    return lambda state, epoch: recompute(state, images, batches)
+
+
+def _with_variables(state: TrainState, variables: Variables) -> TrainState:
+    return dataclasses.replace(state, model_state=variables.model_state)
+
+
+def _with_average(state: TrainState, variables: Variables) -> TrainState:
+    assert state.average is not None
+    kept = state.average.variables._replace(model_state=variables.model_state)
+    return dataclasses.replace(state, average=state.average._replace(variables=kept))
+
+
+def _worst_class_reaches(
+    experiment: Experiment, threshold: float, num_classes: int, split: Split
+) -> Callable[[TrainState], bool]:
+    """Whether PGD-10 leaves every class of the held-out images at least `threshold` accurate."""
+    correct = evaluator(experiment, experiment.build_model(num_classes, dtype="float32"), split)
+    return lambda state: bool(
+        worst_class(correct(state.variables, evaluation_attack(experiment, "pgd10")), split.labels, num_classes)
+        >= threshold
+    )

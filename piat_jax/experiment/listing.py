@@ -1,0 +1,84 @@
+"""An experiment's fields as text: each with its value and meaning."""
+
+import dataclasses
+import inspect
+import re
+import textwrap
+from typing import Any
+
+from piat_jax.averaging import AVERAGES
+from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.experiment.fields import MEANING, Fields
+from piat_jax.models import MODELS
+from piat_jax.objectives import METHODS, WRAPPERS
+
+WIDTH = 110
+
+
+def field_list(experiment: Experiment) -> str:
+    """Every field: its value, and below it what it means and in which unit."""
+    lines, told = [], meanings(experiment)
+    for path, value in leaves(experiment.plain()).items():
+        lines.append(f"{path} = {shown(value)}")
+        lines += textwrap.wrap(
+            told.get(path, ""), WIDTH, break_on_hyphens=False, initial_indent=" " * 8, subsequent_indent=" " * 8
+        )
+    return "\n".join(lines)
+
+
+def meanings(experiment: Experiment) -> dict[str, str]:
+    """What each field means, by its path; those of a method are from the docstring of its class."""
+    found = _declared(experiment, "") | {"method": "its parts joined by +; chosen after the config's name"}
+    classes: dict[str, Any] = {"objective": METHODS[experiment.method.base]}
+    if experiment.method.average:
+        classes["average"] = AVERAGES[experiment.method.average]
+    classes |= {name: WRAPPERS[name] for name in experiment.wrappers}
+    classes["model.options"] = MODELS[experiment.model.name][0]
+    for group, described in classes.items():
+        documented: dict[str, str] = {}
+        for base in (*reversed(getattr(described, "__mro__", (AVERAGES["ema"],))), described):
+            texts = _documented(base)
+            documented |= {name: text for name, text in texts.items() if not text.startswith(("as in", "as for"))}
+        found |= {f"{group}.{name}": text for name, text in documented.items()}
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as it can be written on the command line, and as a fraction of 255 where it is one.
+
+    >>> shown(8 / 255), shown((1, 2))
+    ('0.0313725 (8/255)', '1,2')
+    """
+    if isinstance(value, float):
+        of_255 = 255 * value
+        fraction = 0 < value < 1 and abs(of_255 - round(of_255)) < 1e-6
+        return f"{value:.6g}" + (f" ({round(of_255)}/255)" if fraction else "")
+    if isinstance(value, tuple):
+        return ",".join(shown(each) for each in value) or "()"
+    return str(value) or "''"
+
+
+def _declared(group: Any, prefix: str) -> dict[str, str]:
+    """The meanings that a group's fields are declared with, and those of the groups in it."""
+    found = {}
+    for each in dataclasses.fields(group):
+        value, text = getattr(group, each.name), each.metadata.get(MEANING, "")
+        inside = dataclasses.is_dataclass(value) and not isinstance(value, Fields)
+        found |= _declared(value, f"{prefix}{each.name}.") if inside and text else {f"{prefix}{each.name}": text}
+    return found
+
+
+def _documented(documented: Any) -> dict[str, str]:
+    """The attributes that a class's docstring describes, or the arguments that a function's does.
+
+    >>> _documented(METHODS["trades"])["beta"]
+    '6 in the papers that compare (1/lambda of the original).'
+    """
+    parts = re.split(r"\n(?:Attributes|Args):\n", inspect.cleandoc(documented.__doc__ or ""))
+    block = re.split(r"\n(?=\S)", parts[1])[0] if len(parts) > 1 else ""
+    found = {}
+    for entry in re.split(r"\n(?=  \S)", f"\n{block}"):
+        names, colon, text = entry.strip().partition(": ")
+        if colon and re.fullmatch(r"\w+(, \w+)*", names):
+            found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return found

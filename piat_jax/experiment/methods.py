@@ -1,0 +1,130 @@
+"""Methods as text: their parts joined by +, one objective, then wrappers from the inside out, an average, and piat."""
+
+import dataclasses
+import textwrap
+from typing import Any, NamedTuple
+
+from piat_jax.averaging import AVERAGES, INTERPOLATIONS, PIAT, RationalWeight, average_fields
+from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective
+
+SHARED = {field.name for field in dataclasses.fields(AttackedObjective)}
+
+
+class Stack(NamedTuple):
+    """A method taken apart."""
+
+    base: str
+    wrappers: tuple[str, ...] = ()  # from the inside out
+    average: str = ""
+    piat: bool = False
+
+    def __str__(self) -> str:
+        return "+".join([self.base, *self.wrappers, *filter(None, [self.average]), *(["piat"] if self.piat else [])])
+
+
+def parse_method(method: str) -> Stack:
+    """The parts of "trades+awp+swa+piat"; an objective that is left out is the one the paper wraps, mostly PGD-AT.
+
+    >>> str(parse_method("piat")), str(parse_method("awp+piat")), str(parse_method("rat"))
+    ('pgd_at+piat', 'pgd_at+awp+piat', 'trades+rat')
+    >>> parse_method("trades+awp+swa")
+    Stack(base='trades', wrappers=('awp',), average='swa', piat=False)
+    >>> parse_method("tradse+piat")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: method='tradse+piat': 'tradse' is unknown; did you mean 'trades'?
+    """
+    parts = method.split("+")
+    known = [*METHODS, *WRAPPERS, *AVERAGES, *INTERPOLATIONS]
+    for part in parts:
+        if part not in known:
+            where = f"method={method!r}: {part!r}" if len(parts) > 1 else f"method={method!r}"
+            raise InputError(f"{where} is unknown{did_you_mean(part, known)}")
+        if parts.count(part) > 1:
+            raise InputError(f"method={method!r} has {part!r} twice; leave one out")
+    bases, averages = ([part for part in parts if part in table] for table in (METHODS, AVERAGES))
+    for kind, found in (("objectives", bases), ("averages", averages)):
+        if len(found) > 1:
+            raise InputError(f"method={method!r} has {len(found)} {kind} ({', '.join(found)}); keep one")
+    wrappers = tuple(part for part in parts if part in WRAPPERS)
+    wanted = [WRAPPERS[name].default_inner for name in wrappers if WRAPPERS[name].default_inner != "pgd_at"]
+    base = (bases or wanted or ["pgd_at"])[0]
+    return Stack(base, wrappers, averages[0] if averages else "", "piat" in parts)
+
+
+def method_groups(stack: Stack) -> dict[str, dict[str, Any]]:
+    """The config groups of a method: "objective", "attack" (what it changes there), one for each wrapper, "average".
+
+    >>> groups = method_groups(parse_method("trades+awp"))
+    >>> groups["objective"]["beta"], groups["attack"], groups["awp"]
+    (6.0, {'start': 'normal', 'l2_rule': 'awp'}, {'gamma': 0.005, 'start': 0.045})
+    """
+    inside, groups = [stack.base], {"objective": _defaults(METHODS[stack.base], SHARED)}
+    groups["objective"] = {"attack_batch_norm": "eval"} | groups["objective"]
+    groups["attack"] = dict(METHODS[stack.base].attack_options)
+    for name in stack.wrappers:
+        wrapper = WRAPPERS[name]
+        own = _defaults(wrapper, {"inner"}) | dict(wrapper.text_fields)
+        for key in inside:
+            own |= wrapper.variants.get(key, {})
+        groups[name] = own
+        for key, options in sorted(wrapper.inner_options.items(), key=lambda item: item[0].count("+")):
+            if key.startswith(stack.base) and set(key.split("+")) <= set(inside):
+                groups["objective"] |= options
+        groups["attack"] |= wrapper.attack_options
+        inside.append(name)
+    if stack.average:
+        groups["average"] = average_fields(stack.average)
+    return groups
+
+
+def _defaults(cls: type, without: set[str]) -> dict[str, Any]:
+    """Fields of a dataclass and their defaults."""
+    fields = [field for field in dataclasses.fields(cls) if field.name not in without]
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+
+def describe(name: str) -> str:
+    """A part's or a whole method's entry: names, sentences, papers and defaults."""
+    stack = parse_method(name)
+    groups = method_groups(stack)
+    parts = name.split("+")
+    lines = []
+    for part in parts:
+        registry = next(known for known in (METHODS, WRAPPERS, AVERAGES, INTERPOLATIONS) if part in known)
+        about = registry.about(part)
+        lines += [part, *textwrap.wrap(about.summary, 110, initial_indent="    ", subsequent_indent="    ")]
+        lines += [f"    {about.paper}"] if about.paper else []
+    shown = {
+        "objective": groups["objective"] if any(part in METHODS or part in WRAPPERS for part in parts) else {},
+        "attack": groups["attack"],
+        **{part: groups[part] for part in parts if part in WRAPPERS},
+        "average": groups.get("average", {}),
+        "piat": _defaults(RationalWeight, set()) | _defaults(PIAT, {"weight"}) if "piat" in parts else {},
+    }
+    for group, fields in shown.items():
+        if fields:
+            text = ", ".join(f"{field}={_short(value)}" for field, value in fields.items())
+            lines += textwrap.wrap(
+                f"config.{group}: {text}", 110, initial_indent="    ", subsequent_indent="        ",
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return repr(value)
+
+
+def parts() -> dict[str, list[str]]:
+    """The names of all parts, by kind."""
+    return {
+        "Objectives, one in each method": list(METHODS),
+        "Wrappers, around an objective and each other": list(WRAPPERS),
+        "Averages of the weights, evaluated in their place": list(AVERAGES),
+        "Interpolation, with any of them": list(INTERPOLATIONS),
+    }

@@ -1,0 +1,214 @@
+"""Evaluating the best and the final checkpoint of a run; what is found is kept in its folder."""
+
+import functools
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.analysis.runs import EVALUATION
+from piat_jax.attacks.ensemble import MEMBERS
+from piat_jax.core.checks import InputError
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.multihost import any_of_all, is_first, on_first
+from piat_jax.data import first, load
+from piat_jax.evaluation import AutoAttack, Robustness
+from piat_jax.evaluation.journal import Journal
+from piat_jax.evaluation.robustness import JSON
+from piat_jax.experiment.evaluation import evaluation_attack, evaluator, settings_of
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.run import ON_DISK, Run
+
+CHECKPOINTS = tuple(ON_DISK)
+
+
+class EvaluationListener:
+    """What an evaluation tells while it goes on; nothing here does anything."""
+
+    def note(self, text: str) -> None:
+        """What may not be meant."""
+
+    def attacking(self, run: Run, checkpoint: str) -> AbstractContextManager[Any]:
+        """AutoAttack begins; what it returns is told of each block, in a `with`."""
+        return nullcontext(lambda progress: None)
+
+    def attacked(self, found: Robustness) -> None:
+        """AutoAttack is done."""
+
+    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float) -> None:
+        """The accuracy of a checkpoint under an attack, as a share."""
+
+
+def evaluate(
+    experiment: Experiment,
+    run: Run,
+    *,
+    checkpoints: Sequence[str] = CHECKPOINTS,
+    num_examples: int = 0,
+    aa_examples: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: EvaluationListener | None = None,
+) -> dict[str, Any]:
+    """Evaluate checkpoints of a run under `experiment.evaluation.final_attacks`, and write what is found.
+
+    With `resume` an accuracy that was found before, of the same weights on the same examples, is not found again.
+    Where the best checkpoint is the final one it is evaluated once.
+
+    Args:
+      experiment: says how; mostly `run.experiment()`.
+      run: the run.
+      checkpoints: of "best" and "final".
+      num_examples: the first n test images; 0 is all.
+      aa_examples: AutoAttack and its members: the first n of these; 0 is all.
+      resume: keep what was found, and go on with what was stopped.
+      overwrite: evaluate again, in place of what was found.
+      listener: is told what happens.
+
+    Returns:
+      What evaluation.json holds: accuracies as shares, by checkpoint and attack, and what they depend on.
+
+    Raises:
+      InputError: the folder has accuracies on other examples or of other settings, and not `overwrite`.
+    """
+    listener = listener or EvaluationListener()
+    fields, attacks = experiment.dataset, experiment.evaluation.final_attacks
+    data = load(fields.name, data_dir=fields.data_dir, test_examples=num_examples or fields.test_examples)
+    net = experiment.build_model(data.num_classes, dtype="float32")
+    like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
+    correct = evaluator(experiment, net, data.test, note=listener.note)
+    by_autoattack = any(map(is_autoattack, attacks))
+    for_autoattack = first("aa_examples", aa_examples if by_autoattack else 0, fields.name, data.test)
+    result = {
+        "num_examples": len(data.test.labels),
+        "aa_examples": len(for_autoattack.labels),
+        "settings": settings_of(experiment),
+        "checkpoints": {},
+    }
+    before = _comparable(run, result, by_autoattack=by_autoattack, overwrite=overwrite)
+    valid = dict(before) if resume else {}
+
+    def keep() -> None:
+        if is_first():
+            run.write_evaluation(result)
+
+    for name in checkpoints:
+        variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
+        # Within an epoch a run that was stopped has taken so many steps more.
+        at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
+        accuracy: dict[str, float] = {}
+        if _is_at(before.get(name), at):
+            accuracy = dict(before[name]["accuracy"])
+        elif name in before:  # the run was trained on
+            on_first(functools.partial(run.drop_robustness, name))
+        twin = next((other for other, point in valid.items() if other != name and _is_at(point, at)), "")
+        valid[name] = {**at, "accuracy": accuracy}
+        result["checkpoints"] = {**before, **result["checkpoints"], name: valid[name]}
+        keep()  # of which weights the folders are that attacks begin now
+        for text in attacks:
+            if resume and text in accuracy:
+                continue
+            began = time.perf_counter()
+            attack = evaluation_attack(experiment, text)
+            if twin and text in valid[twin]["accuracy"] and _take_over(run, twin, name, text):
+                accuracy[text] = valid[twin]["accuracy"][text]
+            elif isinstance(attack, AutoAttack):
+                where = run.robustness(name, text)
+                if not resume:
+                    on_first(functools.partial(shutil.rmtree, where, ignore_errors=True))
+                with listener.attacking(run, name) as report:
+                    found = attack.run(make_logits_fn(net, variables), *for_autoattack, folder=where, report=report)
+                listener.attacked(found)
+                accuracy[text] = found.accuracy
+            else:
+                accuracy[text] = float(correct(variables, attack).mean())
+            listener.accuracy(run, name, at["epoch"], text, accuracy[text], time.perf_counter() - began)
+            keep()  # the next attack may take hours
+    return result
+
+
+def check_not_evaluated(experiment: Experiment, run: Run, checkpoints: Sequence[str]) -> None:
+    """Raise InputError where AutoAttack or a member of it has begun on one of the checkpoints; writes nothing."""
+    for name in checkpoints:
+        for attack in filter(is_autoattack, experiment.evaluation.final_attacks):
+            path = run.robustness(name, attack)
+            if Journal.read_settings(path) is None:
+                continue
+            if (path / JSON).exists():
+                how, fix = "a finished evaluation", "keep it, or --overwrite to evaluate again"
+            else:
+                how, fix = "an evaluation that was stopped", "go on with it, or --overwrite to start again"
+            raise InputError(f"{path} holds {how}; give --resume to {fix}")
+
+
+def is_evaluated(experiment: Experiment, run: Run, *, aa_examples: int = 0) -> bool:
+    """Whether both checkpoints of a finished run were evaluated as `experiment.evaluation` says."""
+    found, attacks = run.evaluation(), experiment.evaluation.final_attacks
+    if not found:
+        return False
+    points = [found["checkpoints"].get(name, {"epoch": -1, "accuracy": {}}) for name in CHECKPOINTS]
+    return (
+        found["settings"] == settings_of(experiment)
+        and points[-1]["epoch"] == experiment.epochs
+        and all(attack in point["accuracy"] for point in points for attack in attacks)
+        and (not any(map(is_autoattack, attacks)) or found.get("aa_examples") == (aa_examples or found["num_examples"]))
+    )
+
+
+def is_autoattack(name: str) -> bool:
+    """Whether an attack of this name is AutoAttack or a member of it, which has examples and a folder of its own."""
+    return name.startswith("aa") or name.rstrip("0123456789") in MEMBERS
+
+
+def _is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
+    """Whether these accuracies are of the weights that a run had there; without steps, as they were once kept, of 0."""
+    return point is not None and all(point.get(name, 0) == number for name, number in at.items())
+
+
+def _take_over(run: Run, name: str, other: str, attack: str) -> bool:
+    """Give what one checkpoint's evaluation left to the other of the same weights; whether it was all there."""
+    if not is_autoattack(attack):
+        return True
+    source, target = (run.robustness(each, attack) for each in (name, other))
+    if not any_of_all(is_first() and (source / JSON).exists()):  # who writes it knows
+        return False
+    on_first(functools.partial(_copy_folder, source, target))
+    return True
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)  # what was stopped
+    shutil.copytree(source, target)
+
+
+def _comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwrite: bool) -> dict[str, Any]:
+    """What an evaluation of the same examples with the same settings has found before, by checkpoint.
+
+    Where AutoAttack is not asked for, the examples it had stay those of `result`.
+
+    Raises:
+      InputError: there is another one, and it is not to be overwritten.
+    """
+    before = run.evaluation()
+    if not before:
+        return {}
+    checkpoints = before["checkpoints"]
+    if any(is_autoattack(name) for point in checkpoints.values() for name in point["accuracy"]):
+        before.setdefault("aa_examples", before["num_examples"])
+        if not by_autoattack:
+            result["aa_examples"] = before["aa_examples"]
+    else:
+        before["aa_examples"] = result["aa_examples"]
+    there, here = ({**found, **found["settings"]} for found in (before, result))
+    compared = ("num_examples", "aa_examples", *result["settings"])
+    changed = [name for name in compared if there.get(name) != here[name]]
+    if changed and not overwrite:
+        told = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in changed)
+        path = run.folder / EVALUATION
+        raise InputError(f"{path} holds another evaluation ({told}); give --overwrite to replace it")
+    return {} if changed else checkpoints

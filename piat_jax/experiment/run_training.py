@@ -1,0 +1,317 @@
+"""Training a whole experiment into a run's folder, with every accident that may happen on the way."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError, SavedAndStopped
+from piat_jax.core.multihost import on_first
+from piat_jax.core.sharding import put_state
+from piat_jax.core.types import EpochEnd, Objective, TrainState, Variables
+from piat_jax.data.batching import steps_per_epoch
+from piat_jax.experiment import hooks, notes
+from piat_jax.experiment.data import describe_data, load_data, load_extra, place_data
+from piat_jax.experiment.evaluation import evaluated, monitor
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.run import DIVERGED, Run
+from piat_jax.experiment.selection import Selection, how_measured, resumed
+from piat_jax.interop import load_weights
+from piat_jax.models import LinenModel
+from piat_jax.training import (
+    EpochRecord,
+    Examples,
+    Position,
+    Recipe,
+    StopSignals,
+    StopTraining,
+    TrainingDivergedError,
+    fit,
+    init_state,
+)
+from piat_jax.training.metrics import MetricsWriter, has_tensorboard
+from piat_jax.training.streaming import Stream
+
+
+class Started(NamedTuple):
+    """What a run is about to do."""
+
+    experiment: Experiment
+    run: Run
+    parameters: int  # of the network
+    examples: int  # that are trained on
+    steps: int  # in an epoch
+    devices: int
+    at: Position  # where it begins
+    resumed: bool
+
+
+class Listener:
+    """What training tells while it goes on; nothing here does anything."""
+
+    def say(self, text: str) -> None:
+        """What was done before training."""
+
+    def note(self, text: str) -> None:
+        """What may not be meant."""
+
+    def started(self, begun: Started) -> None:
+        """Training begins."""
+
+    def chunk(self, epoch: int, done: int, total: int) -> None:
+        """Steps done within an epoch."""
+
+    def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
+        """An epoch is over: the loss, and accuracies as shares."""
+
+    def closed(self) -> None:
+        """Training is over, however it ended."""
+
+
+class Setup(NamedTuple):
+    """What training is done with."""
+
+    objective: Objective
+    recipe: Recipe
+    examples: Examples | Stream
+    key: jax.Array
+    epoch_end: list[EpochEnd]
+    evaluate: Callable[[TrainState, int], Mapping[str, float]]
+
+
+class Begin(NamedTuple):
+    """What a run begins with, or goes on from."""
+
+    state: TrainState
+    selection: Selection
+    position: Position | None = None  # within an epoch; None between two
+    records: Sequence[Mapping[str, Any]] = ()  # of the epochs that are done
+
+
+def train(
+    experiment: Experiment, run: Run, *, resume: bool = False, overwrite: bool = False, listener: Listener | None = None
+) -> None:
+    """Train an experiment into the folder of a run; everything is checked before anything is written.
+
+    In each epoch the weights w are trained on attacked images; then the hooks change them (PIAT: `w <- lambda_n w' +
+    (1 - lambda_n) w`, w' those the epoch began with); then they are evaluated and saved, and the next epoch begins.
+
+    Args:
+      experiment: what to train.
+      run: where. A folder that holds a run needs one of the next two.
+      resume: go on from the newest checkpoint.
+      overwrite: replace the run.
+      listener: is told what happens.
+
+    Raises:
+      InputError: something cannot be used, or training diverged.
+      SavedAndStopped: SIGTERM or Ctrl-C came; the state was saved, and `resume` goes on from there.
+    """
+    listener = listener or Listener()
+    check = functools.partial(run.check_free, experiment, resume=resume, overwrite=overwrite)
+    on_first(check)
+    with contextlib.ExitStack() as stack:
+        signals = StopSignals()
+        setup, fresh, described = _set_up(experiment, run, signals, listener, resume=resume)
+        on_first(lambda: stack.enter_context(run.locked(listener.note)))
+        on_first(check)  # nobody came in between
+        stack.enter_context(signals)
+        begin = (
+            _resume(experiment, run, fresh, listener) if resume else Begin(fresh, Selection(how_measured(experiment)))
+        )
+        started = _started(experiment, run, setup, begin, resume=resume)
+        on_first(functools.partial(_notice, started, begin.selection, listener))
+        on_first(lambda: run.open(experiment, overwrite=overwrite, data=described))
+        recorder = Recorder(started, setup.objective, begin, listener)
+        listener.started(started)
+        try:
+            fit(
+                begin.state,
+                setup.objective,
+                setup.examples,
+                key=setup.key,
+                recipe=setup.recipe,
+                epochs=experiment.epochs,
+                epoch_end=setup.epoch_end,
+                evaluate=signals.interruptible(setup.evaluate),
+                on_epoch=recorder,
+                on_chunk=listener.chunk,
+                steps_per_chunk=experiment.log.steps_per_chunk,
+                position=begin.position,
+                should_stop=signals.requested,
+            )
+            run.checkpoints.wait()
+        except TrainingDivergedError as error:
+            recorder.stopped(error.state, error.position)
+            on_first(functools.partial(run.write_diverged, error.report))
+            raise InputError(
+                f"{error}. Saved as it was before that step; {DIVERGED} in {str(run.folder)!r} has the images. "
+                "With --resume --config.nonfinite=skip it goes on and leaves such steps out"
+            ) from error
+        except StopTraining as stop:
+            recorder.stopped(stop.state, stop.position)
+            raise SavedAndStopped(
+                f"saved in epoch {stop.position.epoch} after {stop.position.steps} of {started.steps} steps; "
+                f"the same command with --resume goes on from there in {run.folder}"
+            ) from None
+        finally:
+            listener.closed()
+            recorder.writer.close()
+
+
+def _set_up(
+    experiment: Experiment, run: Run, signals: StopSignals, listener: Listener, *, resume: bool
+) -> tuple[Setup, TrainState, dict[str, Any]]:
+    """What training is done with, the state before its first step, and what tells its data from other data."""
+    hold_out_how = run.hold_out_how() if resume else "by class"
+    data, training_split, watched = load_data(experiment, hold_out_how=hold_out_how)
+    extra = load_extra(experiment, training_split, data.num_classes)
+    described = describe_data(training_split, watched, extra, hold_out_how)
+    if resume:
+        on_first(functools.partial(run.check_data, described))
+    net = experiment.build_model(data.num_classes)
+    objective = experiment.build_objective(net, training_split.images.shape[1:])
+    recipe = experiment.build_recipe(len(training_split.labels))
+    key = jax.random.key(experiment.seed)
+
+    examples = place_data(experiment, training_split, extra)
+    images = training_split.images if isinstance(examples, Stream) else examples.images
+    begun = resume and "last" in run.checkpoints
+    pretrained = None if begun else _pretrained(experiment, net, images.shape[1:], listener)
+    state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key, variables=pretrained)
+    state = put_state(hooks.start(experiment, state), recipe.mesh, split=recipe.split_state)
+    evaluate = monitor(experiment, objective, data.num_classes, watched, on_block=signals.check, note=listener.note)
+    epoch_end = hooks.epoch_end(experiment, net, images, data.num_classes, watched)
+    return Setup(objective, recipe, examples, key, epoch_end, evaluate), state, described
+
+
+def _pretrained(
+    experiment: Experiment, net: LinenModel, image_shape: Sequence[int], listener: Listener
+) -> Variables | None:
+    """The weights in `model.weights`, made to fit; None where a run starts from fresh ones."""
+    weights = experiment.model.weights
+    if not weights:
+        return None
+    try:
+        loaded = load_weights(weights, net, image_shape, adapt=True)
+    except InputError as error:
+        raise InputError(f"model.weights: {error}") from error
+    if loaded.model != net:
+        mean, std = loaded.model.module.mean, loaded.model.module.std
+        raise InputError(
+            f"model.weights={weights!r} normalise by mean={mean}, std={std}; "
+            "set config.model.mean and config.model.std to these"
+        )
+    listener.say(f"from {weights}: {loaded.report}")
+    return loaded.variables
+
+
+def _resume(experiment: Experiment, run: Run, fresh: TrainState, listener: Listener) -> Begin:
+    """What to go on from: the newest checkpoint that can be read, or a fresh state where none was saved yet."""
+    restored = run.checkpoints.restore(fresh)
+    if restored is None:
+        if run.metrics():
+            listener.note(f"{run.folder} has no checkpoint yet; starting from the beginning")
+        return Begin(fresh, Selection(how_measured(experiment)))
+    for line in restored.damaged:
+        listener.note(line)
+    position = Position(**restored.info["position"]) if restored.info.get("position") else None
+    done = position.epoch - 1 if position else int(restored.state.epoch)
+    if done + bool(position) > experiment.epochs:
+        raise InputError(
+            f"epochs={experiment.epochs} are fewer than the {done}{' and a part' if position else ''} that the run in "
+            f"{str(run.folder)!r} has done; give at least {done + bool(position)}"
+        )
+    # A checkpoint has the metrics up to it, whatever has become of their file; those of older versions have not.
+    known = restored.info["metrics"] if "metrics" in restored.info else run.metrics()
+    records = [record for record in known if record["epoch"] <= done]
+    return Begin(restored.state, resumed(experiment, run, restored, records), position, records)
+
+
+def _started(experiment: Experiment, run: Run, setup: Setup, begin: Begin, *, resume: bool) -> Started:
+    """What the run is about to do."""
+    examples, mesh = len(setup.examples.labels), setup.recipe.mesh
+    return Started(
+        experiment,
+        run,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(begin.state.params)),
+        examples=examples,
+        steps=steps_per_epoch(examples, experiment.batch_size),
+        devices=1 if mesh is None else mesh.size,
+        at=begin.position or Position(int(begin.state.epoch) + 1),
+        resumed=resume,
+    )
+
+
+def _notice(started: Started, selection: Selection, listener: Listener) -> None:
+    """Say what may not be meant."""
+    experiment, run = started.experiment, started.run
+    for line in filter(None, (selection.note(), *notes.old_averages(experiment, started.steps))):
+        listener.note(line)
+    last = experiment.optimizer.lr_epochs[-1]
+    if last != experiment.epochs:
+        listener.note(
+            f"the learning rate is set up to epoch {last:g} and the run has {experiment.epochs} epochs; "
+            "--config.optimizer.lr_epochs and lr_values move its knots"
+        )
+    if started.resumed and run.exists and (before := run.experiment().epochs) != experiment.epochs:
+        listener.note(
+            f"the run had {before} epochs and has {experiment.epochs} now; what a method does by share of the run "
+            "(a start, a ramp) follows these from here on"
+        )
+    if experiment.log.tensorboard and not has_tensorboard():
+        listener.note("TensorBoard events are not written: pip install 'piat_jax[logging]'")
+
+
+class Recorder:
+    """What happens last in an epoch, as `fit`'s `on_epoch`: log, save, show."""
+
+    def __init__(self, started: Started, objective: Objective, begin: Begin, listener: Listener):
+        self.experiment, self.checkpoints = started.experiment, started.run.checkpoints
+        self.objective, self.selection, self.listener = objective, begin.selection, listener
+        self.schedule = self.experiment.build_schedule(started.steps)
+        tensorboard = self.experiment.log.tensorboard
+        self.writer = MetricsWriter(started.run.folder, records=begin.records, tensorboard=tensorboard)
+
+    def __call__(self, state: TrainState, epoch: EpochRecord) -> None:
+        """Record an epoch."""
+        step = int(state.step)
+        self.checkpoints.check()
+        self.writer.write(
+            {
+                "epoch": epoch.epoch,
+                "step": step,
+                "learning_rate": float(jnp.asarray(self.schedule(step - 1))),
+                **{f"train_{name}": value for name, value in epoch.train.items()},
+                **epoch.scores,
+                **({"averaged_states": int(state.average.count)} if state.average else {}),
+                "images_per_second": round(epoch.images_per_second, 2),
+                "train_seconds": round(epoch.train_seconds, 4),
+                "evaluate_seconds": round(epoch.evaluate_seconds, 4),
+            }
+        )
+        best = self.selection.take(epoch.epoch, epoch.scores)
+        every, last = self.experiment.checkpoint.every_epochs, self.experiment.epochs
+        if best or epoch.epoch % every == 0 or epoch.epoch == last:
+            info = self._info(epoch.epoch, epoch.scores)
+            self.checkpoints.save_async(state, info, evaluated(self.objective, state), best=best)
+        on_training_data = epoch.train.get("adversarial_accuracy", epoch.train.get("clean_accuracy", 0.0))
+        shown = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
+        self.listener.epoch(epoch.epoch, shown, epoch.images_per_second)
+
+    def stopped(self, state: TrainState, position: Position) -> None:
+        """Save a state from within an epoch."""
+        info = {**self._info(int(state.epoch), {}), "position": position._asdict()}
+        self.checkpoints.save("last", state, info, evaluated(self.objective, state))
+
+    def _info(self, epoch: int, scores: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "method": str(self.experiment.method),
+            "scores": dict(scores),
+            "selection": self.selection.best,
+            "metrics": self.writer.records,
+        }

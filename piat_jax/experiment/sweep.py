@@ -1,0 +1,248 @@
+"""Runs trained and evaluated side by side, each by piat-train and piat-evaluate in a process of its own.
+
+On a CPU all start at once with one thread each: small convolutions use two cores better as two runs than as two
+threads. On an accelerator they take turns. What is done is left alone, what is half done goes on.
+"""
+
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.cores import count_cores
+from piat_jax.core.files import expanded
+from piat_jax.experiment import config
+from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.experiment.methods import parse_method
+from piat_jax.experiment.run import Run
+from piat_jax.experiment.run_evaluation import is_autoattack, is_evaluated
+
+# Of a run that is taken for one that was asked for these may differ: where data lie, and what was looked at or kept.
+FREE_FIELDS = ("fsdp", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "evaluation.final_attacks")
+TEACHERS = {"standard": "standard", "robust": "pgd_at"}
+print_lock = threading.Lock()
+
+
+class Job(NamedTuple):
+    """A run to train and evaluate."""
+
+    folder: Path
+    config: str  # of a config, NAME:METHOD or FILE:METHOD
+    overrides: Mapping[str, str]  # of its fields, the seed among them
+    attacks: tuple[str, ...] = ()  # of the evaluation; () = the config's
+    aa_examples: int = 0  # that AutoAttack gets; 0 = all
+
+    @property
+    def method(self) -> str:
+        """What stands after the colon."""
+        return self.config.partition(":")[2]
+
+    @property
+    def run(self) -> Run:
+        """Its folder's run."""
+        return Run(self.folder)
+
+    def experiment(self) -> Experiment:
+        """What is trained and how it is evaluated."""
+        attacks = {"evaluation.final_attacks": self.attacks} if self.attacks else {}
+        return config.load(self.config, {**self.overrides, **attacks})
+
+
+def plan(
+    text: str,
+    folder: Path,
+    *,
+    methods: Sequence[str],
+    seeds: Sequence[str],
+    swept: Mapping[str, Sequence[str]],
+    overrides: Mapping[str, str],
+    attacks: tuple[str, ...] = (),
+    aa_examples: int = 0,
+) -> list[Job]:
+    """The runs of every method, seed and combination of swept values, teachers first.
+
+    Args:
+      text: a config, without a method.
+      folder: where the runs' folders are to be, `METHOD,FIELD=VALUE-seedN`.
+      methods: as a config takes them.
+      seeds: of each.
+      swept: field to values.
+      overrides: fields of all runs.
+      attacks: of the evaluation; () = the config's.
+      aa_examples: that AutoAttack gets; 0 = all.
+    """
+    jobs: dict[Path, Job] = {}
+    for values in itertools.product(*swept.values()):
+        fields = dict(zip(swept, values))
+
+        def job(method: str, seed: str, more: Mapping[str, str], fields: Mapping[str, str] = fields) -> Job:
+            label = ",".join([method, *(f"{path}={value.replace('/', 'over')}" for path, value in fields.items())])
+            where = folder / f"{label}-seed{seed}"
+            taught = {**overrides, **fields, "seed": seed, **more}
+            return Job(where, f"{text}:{method}", taught, attacks, aa_examples)
+
+        for seed in seeds:
+            teachers = {method: job(method, seed, {}) for method in TEACHERS.values()}
+            for method in methods:
+                if is_taught(method):
+                    jobs |= {teacher.folder: teacher for teacher in teachers.values()}
+                more = taught_by({name: teacher.folder for name, teacher in teachers.items()})
+                made = job(method, seed, more if is_taught(method) else {})
+                jobs[made.folder] = made
+    return list(jobs.values())
+
+
+def is_taught(method: str) -> bool:
+    """Whether the method needs its teachers' runs first."""
+    return "kd" in parse_method(method).wrappers
+
+
+def taught_by(folders: Mapping[str, Path]) -> dict[str, str]:
+    """The overrides that name the teachers: the folders of the runs of "standard" and "pgd_at"."""
+    return {f"kd.{kind}": str(folders[method]) for kind, method in TEACHERS.items()}
+
+
+def split_values(text: str, like: object) -> list[str]:
+    """The values of a swept field: parted by `;`, or by commas where each is no list.
+
+    Raises:
+      InputError: the field is a list, and there is no `;`.
+
+    >>> split_values("4/255,8/255", 0.1), split_values("0,1;0,2", (0.0,))
+    (['4/255', '8/255'], ['0,1', '0,2'])
+    """
+    if isinstance(like, tuple) and ";" not in text:
+        raise InputError(f"{text!r} are values of a list; part the lists by ;, such as '0.1,0.01;0.2,0.02'")
+    parts = text.split(";" if ";" in text else ",")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def swept_values(text: str, methods: Sequence[str], given: Mapping[str, str]) -> dict[str, list[str]]:
+    """Swept fields and their values, `given` as text.
+
+    Raises:
+      InputError: a field that some method has not, or no value.
+    """
+    found: dict[str, list[str]] = {}
+    for path, values in given.items():
+        for method in methods:
+            fields = leaves(config.load(f"{text}:{method}", checked=False).plain())
+            if path not in fields:
+                config.load(f"{text}:{method}", {path: values}, checked=False)  # says what is wrong with the name
+            found[path] = split_values(values, fields.get(path))
+        if not found[path]:
+            raise InputError(f"sweep.{path} is empty; give values, such as --sweep.{path}=1,2")
+    return found
+
+
+def check(jobs: Sequence[Job]) -> None:
+    """Raise InputError for the first job whose config is wrong; piat-train checks those that wait for teachers."""
+    for job in jobs:
+        if not is_taught(job.method):
+            experiment = job.experiment()
+            there = experiment.dataset.test_examples
+            if any(map(is_autoattack, experiment.evaluation.final_attacks)) and 0 < there < job.aa_examples:
+                raise InputError(
+                    f"dataset.test_examples={there} are fewer than the {job.aa_examples} that AutoAttack is to have in "
+                    f"{job.folder.name}; give at least these"
+                )
+
+
+def is_trained(job: Job) -> bool:
+    """Whether the folder holds this run up to its last epoch.
+
+    Raises:
+      InputError: it holds another one.
+    """
+    run = job.run
+    if not run.exists or (is_taught(job.method) and not _teachers_are_there(job)):
+        return False
+    experiment = job.experiment()
+    run.check_free(experiment, resume=True, overwrite=False, free=FREE_FIELDS)
+    if "last" not in run.checkpoints:
+        return False
+    info = run.checkpoints.info("last")
+    # Stopped within an epoch, or in the evaluation behind it, a run has a position there.
+    return info["epoch"] == experiment.epochs and not info.get("position")
+
+
+def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) -> None:
+    """Train and evaluate what is not done; lines of output begin with the run's name.
+
+    Args:
+      jobs: teachers first.
+      overwrite: start again where there are runs.
+      at_once: how many; 0 leaves it to the machine.
+
+    Raises:
+      InputError: a command failed; the message has its last line. What others have done stays.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    cores = count_cores()
+    at_once = at_once or (max(1, min(len(jobs), 2 * cores)) if on_cpu else 1)
+    environment = dict(os.environ)
+    if on_cpu:
+        environment["NPROC"] = str(max(1, cores // at_once))  # the threads XLA uses on a CPU
+    width = max((len(job.folder.name) for job in jobs), default=0)
+
+    def run(due: tuple[Job, list[list[str]]]) -> None:
+        job, commands = due
+        for command in commands:
+            _run([sys.executable, "-m", *command], f"{job.folder.name:{width}}", environment)
+
+    for pupils in (False, True):
+        due = [(job, _commands(job, overwrite=overwrite)) for job in jobs if is_taught(job.method) == pupils]
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(run, due))
+
+
+def command_lines(jobs: Sequence[Job]) -> list[str]:
+    """What is still to be done, as a line for a shell for each run; a line done twice does nothing the second time."""
+    lines = []
+    for job in jobs:
+        names = {"piat_jax.cli.train": "piat-train", "piat_jax.cli.evaluate": "piat-evaluate"}
+        commands = [shlex.join([names[module], *rest]) for module, *rest in _commands(job, overwrite=False)]
+        if commands:
+            lines.append(" && ".join(commands))
+    return lines
+
+
+def _commands(job: Job, *, overwrite: bool) -> list[list[str]]:
+    """What is still to be called."""
+    fields = [f"--config.{path}={value}" for path, value in job.overrides.items()]
+    train = ["piat_jax.cli.train", f"--config={job.config}", f"--workdir={job.folder}", *fields]
+    evaluate = ["piat_jax.cli.evaluate", f"--workdir={job.folder}", f"--aa_examples={job.aa_examples}"]
+    if job.attacks:
+        evaluate.append(f"--attacks={','.join(job.attacks)}")
+    if overwrite:
+        return [[*train, "--overwrite"], [*evaluate, "--overwrite"]]
+    if not is_trained(job):
+        return [[*train, "--resume"], [*evaluate, "--resume"]]
+    return [] if is_evaluated(job.experiment(), job.run, aa_examples=job.aa_examples) else [[*evaluate, "--resume"]]
+
+
+def _teachers_are_there(job: Job) -> bool:
+    return all(Run(expanded(job.overrides[f"kd.{kind}"])).exists for kind in TEACHERS)
+
+
+def _run(command: list[str], name: str, environment: dict[str, str]) -> None:
+    """Run a command, its lines passed on with the run's name in front."""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        lines = []
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            with print_lock:
+                print(f"{name}  {line}", end="", flush=True)
+    if process.returncode:
+        raise InputError(f"{name.strip()} failed with exit code {process.returncode}: {lines[-1] if lines else ''}")

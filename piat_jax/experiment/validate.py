@@ -1,0 +1,89 @@
+"""The checks that need only an experiment's fields: everything that is wrong with them, at once."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from piat_jax.attacks import ATTACKS
+from piat_jax.core.bound import bind
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_seed, did_you_mean
+from piat_jax.experiment.data import check_data_fields
+from piat_jax.experiment.evaluation import evaluation_attack
+from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.experiment.hooks import check_stream
+
+
+def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
+    """Everything that is wrong with a config's values, one line each; touches neither data nor device.
+
+    Without `trains` what is evaluated during training does not matter.
+    """
+    found = []
+
+    def attempt(check: Callable[..., Any], *arguments: Any, group: str = "", **options: Any) -> None:
+        try:
+            check(*arguments, **options)
+        except InputError as error:
+            # A field that is named without its group: momentum=... is PIAT's or the optimizer's.
+            inside = f"{group}." if group and re.match(r"\w+=", str(error)) else ""
+            found.append(f"config: {inside}{error}")
+
+    attempt(check_seed, "seed", experiment.seed)
+    for name in ("epochs", "batch_size"):
+        attempt(check_at_least, name, getattr(experiment, name), 1)
+    for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
+        group, _, field = name.partition(".")
+        attempt(check_at_least, name, getattr(getattr(experiment, group), field), 1)
+    attempt(check_choice, "nonfinite", experiment.nonfinite, ("stop", "skip"))
+    check_data_fields(experiment, attempt)
+    attempt(check_stream, experiment)
+    for group in ("attack", "evaluation"):
+        fields = experiment.attack if group == "attack" else experiment.evaluation
+        eps, norm = fields.eps, fields.norm
+        if group == "attack" or eps != experiment.attack.eps:
+            attempt(check_range, f"{group}.eps", eps, 0, 1 if norm.lower() == "linf" else float("inf"), open_low=True)
+    attempt(experiment.build_attack, group="attack")
+    during = experiment.evaluation.attacks if trains else ()
+    for name in dict.fromkeys((*during, *experiment.evaluation.final_attacks)):
+        attempt(evaluation_attack, experiment, name)
+    if trains and experiment.evaluation.select not in experiment.evaluation.attacks:
+        hint = did_you_mean(experiment.evaluation.select, experiment.evaluation.attacks)
+        found.append(
+            f"config: evaluation.select={experiment.evaluation.select!r} is not evaluated during training{hint}"
+        )
+    attempt(check_choice, "evaluation.precision", experiment.evaluation.precision, ("highest", "default"))
+    attempt(experiment.build_model, 10)
+    attempt(_check_groups, experiment)
+    attempt(experiment.check_piat, group="piat")
+    attempt(experiment.build_average, group="average")
+    attempt(experiment.build_optimizer, 0.1, group="optimizer")
+    attempt(experiment.build_schedule, 1, group="optimizer")
+    if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
+        try:
+            training_attack = experiment.build_attack()
+        except InputError:  # listed already
+            training_attack = bind(ATTACKS["pgd"])
+        attempt(experiment.build_objective, experiment.build_model(10), attack=training_attack)
+    if experiment.method.average == "fawa" and not experiment.dataset.validation_examples:
+        found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
+    named = "\n".join(found)
+    found += [
+        f"config: {name}={value} must be finite"
+        for name, value in leaves(experiment.plain()).items()
+        if not name.endswith("eps") and not _is_finite(value) and f"{name}=" not in named  # a radius may be infinite
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number in a field is; texts and the like are."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _check_groups(experiment: Experiment) -> None:
+    groups = experiment.build_model(10).bn_groups
+    if experiment.batch_size % groups:
+        raise InputError(f"model.bn_groups={groups} does not divide batch_size={experiment.batch_size}")

@@ -1,0 +1,55 @@
+"""What all commands have in common: help, version, and how soon they answer."""
+
+import importlib
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+import piat_jax
+from piat_jax.__main__ import COMMANDS
+from piat_jax.cli import errors
+
+ROOT = Path(__file__).parent.parent.parent
+MODULES = [name.removeprefix("piat-") for name in COMMANDS]
+
+
+def main_of(name):
+    return importlib.import_module(f"piat_jax.cli.{name}").main
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_help_and_version(name, capsys):
+    assert errors.run(main_of(name), ["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"piat-{name}" in printed
+    assert len(printed.splitlines()) < 80
+    assert errors.run(main_of(name), ["--version"]) == 0
+    assert capsys.readouterr().out == f"piat_jax {piat_jax.__version__}\n"
+    assert errors.run(main_of(name), ["--nope"]) == 2
+    assert "Unknown command line flag 'nope'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_help_needs_no_jax(name):
+    code = f"import sys\nsys.argv = ['x', '--help']\nfrom piat_jax.cli import {name}\ntry:\n    {name}.entry()\n"
+    code += "except SystemExit:\n    print('JAX' if 'jax' in sys.modules else 'quick')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "quick", done.stderr
+
+
+def test_benchmark_alone_prints_its_help(capsys):
+    assert errors.run(main_of("benchmark"), []) == 0
+    assert "--models" in capsys.readouterr().out
+
+
+def test_the_list_is_that_of_the_installed_commands():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    scripts = dict(line.split(" = ") for line in setup["options.entry_points"]["console_scripts"].strip().splitlines())
+    assert scripts == {name: f"piat_jax.cli.{name.removeprefix('piat-')}:entry" for name in COMMANDS}
+    done = subprocess.run([sys.executable, "-m", "piat_jax"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)

@@ -1,0 +1,350 @@
+"""Every field of every config changes what it describes: the commands are run with and without it, up to the training.
+
+What stands around the training is replaced by recorders: the data, `fit`, the attack's evaluation, what is saved.
+Fields are found in the configs, so a new one that nothing reads fails here.
+"""
+
+import dataclasses
+import functools
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from piat_jax.averaging import AVERAGES, Gated
+from piat_jax.core.types import TrainState, Variables
+from piat_jax.data import Dataset, Split
+from piat_jax.evaluation import AutoAttack
+from piat_jax.experiment import Run, config, data, evaluation, run_evaluation, run_training
+from piat_jax.experiment.console import TrainingConsole
+from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.objectives import METHODS, WRAPPERS
+from piat_jax.training import EpochRecord
+from piat_jax.training.progress import TrainingProgress
+
+FILES = config.names()
+# Where one configuration has the field: a method for most, so that attack, average and PIAT are all there.
+FIRST = "pgd_at+awp+seat+piat"
+NOTHING = {  # in piat-train
+    "method": "chosen after the config's name, and refused as a field",
+    "evaluation.final_attacks": "of piat-evaluate, which has a test of its own below",
+}
+# Whose networks have attention.
+VIT = "cifar10_vit_b"
+# What a field needs to matter, by how its name begins.
+AROUND = {
+    "dataset.extra_fraction": {"dataset.extra": "x.npz"},
+    "model.mean": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
+    "model.std": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
+    "kd.": {"kd.standard": "a", "kd.robust": "b"},
+}
+# Values of text, and of what has to fit together; the first that is not the default is taken. Others are halved,
+# counted up or negated.
+OTHER = {
+    "nonfinite": ["skip"],
+    "dataset.name": ["cifar100"],
+    "dataset.data_dir": ["elsewhere"],
+    "dataset.padding_mode": ["reflect"],
+    "dataset.policy": ["autoaugment"],
+    "dataset.extra": ["x.npz"],
+    "model.name": ["preact_resnet18"],
+    "model.dtype": ["bfloat16"],
+    "model.bn_groups": [2],
+    "model.weights": ["w.npz"],
+    "batch_size": [16],
+    "attack.norm": ["l2"],
+    "attack.start": ["none"],
+    "attack.keep": ["best"],
+    "attack.l2_rule": ["trades", "exact"],
+    "objective.attack_batch_norm": ["train", "eval"],
+    "objective.attack_loss": ["cross_entropy"],
+    "objective.clean_forwards": [1, 2],
+    "piat.c": [2.0],
+    "piat.batch_stats": ["recompute"],
+    "piat.momentum": ["reset"],
+    "evaluation.attacks": [("clean", "pgd20", "pgd7")],
+    "evaluation.select": ["clean"],
+    "evaluation.norm": ["l2"],
+    "evaluation.precision": ["default"],
+    "rpat.alpha_from": ["beta-"],
+    "rpat.scale": ["paper"],
+    "rpat.distance": ["kl"],
+    "mail.normalization": ["paper"],
+    "rat.head": [("fc", "dense", "kernel")],
+    "ecas.scheduler": ["fixed"],
+    "ecas.entropy_batch_norm": ["eval"],
+    "las.betas": [(5.0, 6.0)],
+    "las.strategy": ["small_resnet"],
+    "average.threshold": [0.9],
+    "kd.standard": ["other"],
+    "kd.robust": ["other"],
+}
+# Of every run here: four epochs in which rates and averages differ, three steps each.
+RUN = {"epochs": 4, "batch_size": 8, "optimizer.lr_epochs": (0.0, 1.0, 2.0, 3.0, 4.0)}
+RUN["optimizer.lr_values"] = (0.1, 0.08, 0.06, 0.04, 0.02)
+
+
+def get(experiment, path):
+    return leaves(experiment.plain())[path]
+
+
+def changed(path, value):
+    if path in OTHER:
+        return next(other for other in OTHER[path] if other != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.25
+    if isinstance(value, tuple) and value:
+        return tuple(changed("", each) for each in value)
+    raise AssertionError(f"{path}={value!r} needs another value in OTHER")
+
+
+@functools.cache
+def loaded(file, method):
+    experiment = config.load(f"{file}:{method}", checked=False)
+    held_out = min(experiment.dataset.validation_examples, 8)
+    return experiment.with_fields({**RUN, "dataset.validation_examples": held_out})
+
+
+def configured(file, method, **fields):
+    return loaded(file, method).with_fields(fields)
+
+
+@functools.cache
+def fields():
+    """Every field with the first (file, method) that has it; each objective, average and network has its own."""
+    found = {}
+    of_methods = [("cifar10_resnet18", method) for method in (FIRST, *METHODS, *WRAPPERS, *AVERAGES)]
+    for file, method in [*of_methods, (VIT, "ard_prm"), *((file, FIRST) for file in FILES)]:
+        experiment = loaded(file, method)
+        stack = experiment.method
+        owners = {"objective": stack.base, "average": stack.average, "model.options": experiment.model.name}
+        for path in leaves(experiment.plain()):
+            group = path.rpartition(".")[0]
+            if path not in NOTHING and not (group == "ard_prm" and file != VIT):
+                found.setdefault((owners.get(group, ""), path), (file, method))
+    return found
+
+
+# Recorders -----------------------------------------------------------------------------------------------------------
+
+
+def plain(value):
+    """Anything as nested tuples that compare by what they hold; an experiment in a closure is left out."""
+    if isinstance(value, Experiment):
+        return "experiment"
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        return (str(value.dtype), value.shape, np.asarray(value).tobytes())
+    if isinstance(value, Gated):
+        return ("gated", plain(value.hook), value.accept(STATE))
+    if hasattr(value, "__wrapped__"):
+        return plain(value.__wrapped__)
+    if isinstance(value, types.FunctionType):
+        cells = value.__closure__ or ()
+        return (value.__qualname__, *(plain(cell.cell_contents) for cell in cells))
+    if isinstance(value, types.MethodType):
+        return (value.__qualname__, plain(value.__self__))
+    if isinstance(value, dict):
+        return tuple((name, plain(each)) for name, each in value.items())
+    if isinstance(value, (tuple, list)):
+        return tuple(map(plain, value))
+    if dataclasses.is_dataclass(value) and not hasattr(value, "apply"):  # a network compares itself
+        return (type(value).__name__, *(plain(getattr(value, field.name)) for field in dataclasses.fields(value)))
+    return value
+
+
+def toy_state():
+    weights = {"w": jnp.array([3.0, -4.0])}
+    fields = {"params": weights, "model_state": {}, "opt_state": (), "objective_state": ()}
+    return TrainState(step=jnp.int32(0), epoch=jnp.int32(0), **fields)
+
+
+STATE = toy_state()
+
+
+def probed(optimizer):
+    """The updates an optimizer makes of gradients that grow, over the run's steps."""
+    params, updates = STATE.params, []
+    state = optimizer.init(params)
+    for step in range(12):
+        update, state = optimizer.update({"w": jnp.array([6.0, 8.0]) * (step + 1)}, state, params)
+        updates.append(plain(update))
+    return tuple(updates)
+
+
+class Saved:
+    """In place of the checkpoints of a run."""
+
+    FOLDER = "checkpoints"
+
+    def __init__(self, folder):
+        self.folder, self.saves = str(folder), []
+
+    @classmethod
+    def of_run(cls, folder):
+        return cls(folder)
+
+    def __contains__(self, name):
+        return "runs" not in self.folder
+
+    def check(self):
+        pass
+
+    wait = check
+
+    def save_async(self, state, info, evaluated, *, best):
+        self.saves.append((info["epoch"], best, info["scores"]))
+        SEEN.append(("saved", info["epoch"], best, plain(info["metrics"])))
+
+    def load_variables(self, name, like):
+        return Variables({"w": np.frombuffer(self.folder.encode(), np.uint8)}, {})
+
+    def load_evaluated(self, name, like):
+        return STATE.variables, {"epoch": 4}
+
+
+SEEN = []
+
+
+def fake_load(name, **options):
+    SEEN.append(("load", name, tuple(sorted(options.items()))))
+    images = np.arange(24 * 8 * 8 * 3, dtype=np.uint32).reshape(24, 8, 8, 3).astype(np.uint8)
+    split = Split(images, np.arange(24, dtype=np.int32) % 10)
+    return Dataset(name, split, split, 10)
+
+
+def fake_extra(path):
+    SEEN.append(("extra", str(path)))
+    return Split(np.zeros((9, 8, 8, 3), np.uint8), np.zeros(9, np.int32))
+
+
+def fake_weights(path, net, *arguments, **options):
+    return types.SimpleNamespace(model=net, report="", variables=Variables({"w": path}, {}))
+
+
+def fake_correct(net, variables, images, labels, attack, **options):
+    for listener in ("on_block", "on_finding"):
+        options.pop(listener)
+    SEEN.append(("evaluated", net, plain((images, labels, attack, options)), jax.config.jax_default_matmul_precision))
+    # Half of each class; clean gets better with each evaluation and all else worse, so that it matters what selects.
+    done = sum(event[0] == "evaluated" for event in SEEN)
+    share = 0.5 + (0.01 if attack is None else -0.01) * done
+    return np.arange(len(labels)) < share * len(labels) if attack is None else np.full(len(labels), share)
+
+
+def fake_autoattack(attack, logits_fn, images, labels, **options):
+    SEEN.append(("AutoAttack", plain(attack), len(labels)))
+    return types.SimpleNamespace(accuracy=0.5)
+
+
+def fake_progress(progress, epoch, shown, rate):
+    SEEN.append(("progress", epoch, progress.epochs, progress.first_epoch, progress.images_per_epoch))
+
+
+def fake_init(objective, optimizer, images, *, key, variables):
+    SEEN.append(("init", images.shape, plain((key, tuple(variables or ())))))
+    return STATE
+
+
+def fake_fit(state, objective, examples, *, recipe, epochs, epoch_end, evaluate, on_epoch, **options):
+    options = {name: plain(options[name]) for name in ("key", "steps_per_chunk", "position")}
+    leaves, structure = jax.tree.flatten(objective)
+    plain_recipe = {name: value for name, value in recipe._asdict().items() if name != "optimizer"}
+    SEEN.append(("fit", plain(state), plain(leaves), structure, plain(plain_recipe), epochs, plain(options)))
+    SEEN.append(("data", plain(examples if isinstance(examples, tuple) else "streamed"), plain(epoch_end)))
+    SEEN.append(("optimizer", probed(recipe.optimizer)))
+    for epoch in range(1, epochs + 1):
+        scores = evaluate(state, epoch)
+        at = dataclasses.replace(state, step=jnp.int32(3 * epoch), epoch=jnp.int32(epoch))
+        on_epoch(at, EpochRecord(epoch, {"loss": 1.0}, scores, 1.0, 1.0, 1.0))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recorders():
+    def writer(folder, *, records, tensorboard):
+        SEEN.append(("tensorboard", tensorboard))
+        kept = []
+        return types.SimpleNamespace(records=kept, write=kept.append, close=lambda: None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sys.modules["piat_jax.experiment.experiment"], sys.modules["piat_jax.experiment.run"]):
+            patch.setattr(module, "Checkpoints", Saved)
+        for module in (data, run_evaluation):
+            patch.setattr(module, "load", fake_load)
+        patch.setattr(data, "read_examples", fake_extra)
+        patch.setattr(run_training, "load_weights", fake_weights)
+        patch.setattr(run_training, "init_state", fake_init)
+        patch.setattr(run_training, "fit", fake_fit)
+        patch.setattr(run_training, "MetricsWriter", writer)
+        patch.setattr(run_training, "has_tensorboard", lambda: True)
+        patch.setattr(TrainingProgress, "epoch", fake_progress)
+        patch.setattr(AutoAttack, "run", fake_autoattack)
+        patch.setattr(evaluation, "correct_under_attack", fake_correct)
+        for module in (evaluation, run_training):
+            patch.setattr(module, "evaluated", lambda objective, state: state.variables)
+        patch.setattr(Run, "open", lambda *arguments, **options: None)
+        yield
+
+
+@functools.cache
+def described(file, method, overrides, folder):
+    """What piat-train gives to the training, measures, logs and saves."""
+    SEEN.clear()
+    run_training.train(configured(file, method, **dict(overrides)), Run(folder), listener=TrainingConsole())
+    return tuple(SEEN)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "run"
+
+
+@pytest.mark.parametrize(("owner", "path"), fields())
+def test_it_changes_what_it_describes(owner, path, folder):
+    file, method = fields()[owner, path]
+    around = next((fields for start, fields in AROUND.items() if path.startswith(start)), {})
+    before = described(file, method, tuple(around.items()), folder)
+    value = get(configured(file, method, **around), path)
+    after = described(file, method, (*around.items(), (path, changed(path, value))), folder)
+    assert before != after, f"config.{path} of {file}:{method} changes nothing: {value!r} -> {changed(path, value)!r}"
+
+
+def test_the_same_config_describes_the_same(folder):
+    """Or every test above would pass."""
+    before = described(FILES[0], FIRST, (), folder)
+    described.cache_clear()
+    assert described(FILES[0], FIRST, (), folder) == before
+    # Three steps of eight images an epoch, of which the first of four is over.
+    assert ("progress", 1, 4, 1, 24) in before
+
+
+EVALUATION = (
+    *(f"evaluation.{name}" for name in ("final_attacks", "eps", "step_size", "norm", "restarts", "batch_size")),
+    *("evaluation.precision", "seed", "dataset.name", "dataset.data_dir", "dataset.test_examples"),
+    *("model.name", "model.mean", "model.std"),
+)
+
+
+@pytest.mark.parametrize("attack", ["pgd3", "aa"])
+def test_what_is_evaluated_afterwards_follows_the_config_too(attack, tmp_path):
+    def evaluated(**fields):
+        SEEN.clear()
+        experiment = configured("cifar10_resnet18", "pgd_at", **{"evaluation.final_attacks": (attack,)} | fields)
+        run_evaluation.evaluate(experiment, Run(tmp_path), checkpoints=["final"], overwrite=True)
+        return tuple(SEEN)
+
+    nothing_to_aa = ("evaluation.step_size", "evaluation.restarts", "model.name", "model.mean", "model.std")
+    for path in EVALUATION if attack == "pgd3" else [path for path in EVALUATION if path not in nothing_to_aa]:
+        around = AROUND.get(path, {})
+        value = get(configured("cifar10_resnet18", "pgd_at", **around), path)
+        other = ("clean", attack) if path == "evaluation.final_attacks" else changed(path, value)
+        before, after = (evaluated(**{**around, path: each}) for each in (value, other))
+        assert before != after, f"config.{path} changes nothing of {attack}"
