@@ -99,7 +99,7 @@ def _evaluate(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]
     """Accuracy under PGD."""
     use_one_device_a_core()
     mesh = data_mesh(jax.device_count())
-    net, variables = _initialised(case)
+    logits_fn = make_logits_fn(*_initialised(case))
     images, labels = map(jnp.asarray, draw_data(case, evaluated_batches(jax.default_backend() == "cpu")))
     attack = bind(pgd, eps=EPS, step_size=STEP_SIZE, steps=case.steps)
     key = jax.random.key(0)
@@ -107,7 +107,7 @@ def _evaluate(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]
     def run(times: int) -> None:
         with jax.default_matmul_precision(_precision(case)):
             for _ in range(times):
-                correct_under_attack(net, variables, images, labels, attack, key=key, batch_size=case.batch, mesh=mesh)
+                correct_under_attack(logits_fn, images, labels, attack, key=key, batch_size=case.batch, mesh=mesh)
 
     return run, len(labels), {"forward_flops": forward_flop(_model(case), NETWORKS[case.model].image_shape)}
 

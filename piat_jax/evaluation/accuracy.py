@@ -1,6 +1,7 @@
 """Accuracy under attack, example by example."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +9,23 @@ import numpy as np
 from jax.sharding import Mesh
 
 from piat_jax import losses
-from piat_jax.core.checks import check_count
+from piat_jax.core.checks import InputError, check_count, check_network
 from piat_jax.core.compiler import program_jit
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.pixels import as_float
+from piat_jax.core.renamed import warn
 from piat_jax.core.sharding import gather, replicate, split_batch
-from piat_jax.core.types import Array, Attack, Model, Variables
+from piat_jax.core.types import Array, Attack, LogitsFn, Variables
 from piat_jax.evaluation.robustness import Finding
 from piat_jax.evaluation.validity import measure, of_validity, threat_of
 
 
 def correct_under_attack(
-    model: Model,
-    variables: Variables,
-    images: Array,
-    labels: Array,
-    attack: Attack | None,
-    *,
+    logits_fn: Any,
+    images: Any,
+    labels: Any,
+    attack: Any,
+    *earlier: Any,
     key: Array,
     batch_size: int = 250,
     mesh: Mesh | None = None,
@@ -34,8 +35,8 @@ def correct_under_attack(
     """Which examples are still classified correctly after the attack, BatchNorm in evaluation mode.
 
     Args:
-      model: the model.
-      variables: its weights and statistics.
+      logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`. What `make_logits_fn` returns, or another pytree,
+        brings its weights along, so that others compile nothing; weights that a function closes over are constants.
       images: `[N, H, W, C]` uint8, or floats in [0, 1].
       labels: `[N]`.
       attack: an attack with its hyper-parameters bound, or None for clean images.
@@ -53,20 +54,31 @@ def correct_under_attack(
     >>> model = create("mlp", num_classes=2, hidden=(4,))
     >>> images = jnp.zeros((3, 2, 2, 1), jnp.uint8)
     >>> variables = model.init(jax.random.key(0), as_float(images))
-    >>> correct_under_attack(model, variables, images, jnp.zeros(3, int), None, key=jax.random.key(0)).shape
+    >>> network = make_logits_fn(model, variables)
+    >>> correct_under_attack(network, images, jnp.zeros(3, int), None, key=jax.random.key(0)).shape
     (3,)
     """
+    if isinstance(images, Variables):  # (model, variables, images, labels, attack), as before
+        warn(
+            "correct_under_attack(model, variables, ...)", "correct_under_attack(make_logits_fn(model, variables), ...)"
+        )
+        logits_fn, images, labels, attack = make_logits_fn(logits_fn, images), labels, attack, *earlier
+    elif earlier:
+        raise InputError(f"correct_under_attack takes four arguments before key=, and got {4 + len(earlier)}")
+    check_network(logits_fn)
+    if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(logits_fn)):
+        logits_fn = jax.tree_util.Partial(logits_fn)
     check_count("batch_size", batch_size, 1)
     count = len(labels)
     shares = 1 if mesh is None else mesh.size
     block = -(-min(batch_size, count) // shares) * shares
-    variables, images, labels, key = replicate((variables, images, labels, key), mesh)
+    logits_fn, images, labels, key = replicate((logits_fn, images, labels, key), mesh)
     results = []
     for start in range(0, count, block):
         on_block()
         # Past the end the last example is repeated; its copies are cut off below.
         indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
-        results.append(_correct_block(model, variables, images, labels, indices, attack, key, mesh))
+        results.append(_correct_block(logits_fn, images, labels, indices, attack, key, mesh))
         jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
     correct, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
     for finding in of_validity(str(attack), valid):
@@ -90,10 +102,9 @@ def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_cla
     return jnp.min(jnp.where(total > 0, right / jnp.maximum(total, 1.0), 1.0))
 
 
-@program_jit(static_argnames=("model", "mesh"))
+@program_jit(static_argnames="mesh")
 def _correct_block(
-    model: Model,
-    variables: Variables,
+    logits_fn: LogitsFn,
     images: Array,
     labels: Array,
     indices: Array,
@@ -101,7 +112,6 @@ def _correct_block(
     key: Array,
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
-    logits_fn = make_logits_fn(model, variables)
     x, y, indices = split_batch((as_float(images[indices]), labels[indices], indices), mesh)
     valid = jnp.full(y.shape, True)
     if attack is not None:

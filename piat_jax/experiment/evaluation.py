@@ -130,12 +130,12 @@ def evaluator(
             note(finding.message)
 
     def correct(variables: Variables, attack: Attack | AutoAttack | None) -> np.ndarray:
+        logits_fn = make_logits_fn(net, variables)
         if isinstance(attack, AutoAttack):
-            return attack.run(make_logits_fn(net, variables), images, labels).robust
+            return attack.run(logits_fn, images, labels).robust
         with jax.default_matmul_precision(precision):
             return correct_under_attack(
-                net,
-                variables,
+                logits_fn,
                 images,
                 labels,
                 attack,

@@ -22,7 +22,7 @@ def setup():
     variables = model.init(jax.random.key(0), to_float(images))
     labels = jnp.argmax(make_logits_fn(model, variables)(to_float(images)), axis=1)
     labels = labels.at[4].set((labels[4] + 1) % 3)  # one is wrong from the start
-    return model, variables, images, labels
+    return make_logits_fn(model, variables), images, labels
 
 
 def test_clean_accuracy_is_that_of_the_labels(setup):
@@ -41,9 +41,8 @@ def test_flags_do_not_depend_on_the_batch_size(setup):
 
 
 def test_flags_agree_with_the_attack_run_by_hand(setup):
-    model, variables, images, labels = setup
+    logits_fn, images, labels = setup
     attack = bind(pgd, eps=0.06, step_size=0.03, steps=2)
-    logits_fn = make_logits_fn(model, variables)
     adversarial = attack(logits_fn, to_float(images), labels, key=jax.random.key(5), indices=jnp.arange(13))
     expected = jnp.argmax(logits_fn(adversarial), axis=1) == labels
     flags = correct_under_attack(*setup, attack, key=jax.random.key(5), batch_size=5)
@@ -60,6 +59,34 @@ def test_a_larger_radius_never_helps_and_compiles_nothing(setup):
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[-1] == 0
     assert len(set(counts)) == 1
+
+
+def test_a_plain_function_and_floats_are_taken_as_well(setup):
+    logits_fn, images, labels = setup
+    attack = bind(pgd, eps=0.06, step_size=0.03, steps=2)
+    expected = correct_under_attack(*setup, attack, key=jax.random.key(5))
+    plain = correct_under_attack(lambda x: logits_fn(x), to_float(images), labels, attack, key=jax.random.key(5))
+    np.testing.assert_array_equal(plain, expected)
+    assert not expected.all()
+    with pytest.raises(InputError, match="torch"):
+        correct_under_attack(_Module(), images, labels, None, key=jax.random.key(5))
+
+
+class _Module:
+    __module__ = "torch.nn"
+
+    def __call__(self, images):
+        return images
+
+
+def test_the_arguments_of_before_work_and_warn(setup):
+    logits_fn, images, labels = setup
+    expected = correct_under_attack(*setup, None, key=jax.random.key(0))
+    with pytest.warns(DeprecationWarning, match=r"correct_under_attack\(make_logits_fn\(model, variables\), ...\) now"):
+        found = correct_under_attack(logits_fn.model, logits_fn.variables, images, labels, None, key=jax.random.key(0))
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InputError, match="takes four arguments before key=, and got 5"):
+        correct_under_attack(*setup, None, None, key=jax.random.key(0))
 
 
 def test_worst_class_is_the_lowest_accuracy_of_a_class_that_occurs():

@@ -230,10 +230,17 @@ def fake_weights(path, net, *arguments, **options):
     return types.SimpleNamespace(model=net, report="", variables=Variables({"w": path}, {}))
 
 
-def fake_correct(net, variables, images, labels, attack, **options):
+def fake_correct(logits_fn, images, labels, attack, **options):
     for listener in ("on_block", "on_finding"):
         options.pop(listener)
-    SEEN.append(("evaluated", net, plain((images, labels, attack, options)), jax.config.jax_default_matmul_precision))
+    SEEN.append(
+        (
+            "evaluated",
+            logits_fn.model,
+            plain((images, labels, attack, options)),
+            jax.config.jax_default_matmul_precision,
+        )
+    )
     # Half of each class; clean gets better with each evaluation and all else worse, so that it matters what selects.
     done = sum(event[0] == "evaluated" for event in SEEN)
     share = 0.5 + (0.01 if attack is None else -0.01) * done

@@ -8,6 +8,7 @@ import pytest
 from piat_jax import models
 from piat_jax.averaging import PIAT
 from piat_jax.checkpoint import Checkpoints
+from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.sharding import data_mesh, put_state, replicate
 from piat_jax.evaluation import correct_under_attack
 from piat_jax.objectives import PGDAT
@@ -55,8 +56,7 @@ def test_the_work_is_shared_out(problem):
 def test_the_flags_of_an_evaluation_are_the_same(problem, trained):
     flags = [
         correct_under_attack(
-            problem.objective.model,
-            trained[1].variables,
+            make_logits_fn(problem.objective.model, trained[1].variables),
             problem.examples.images,
             problem.examples.labels,
             problem.objective.attack,
