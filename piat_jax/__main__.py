@@ -1,4 +1,7 @@
-"""`python -m piat_jax`: the list of commands."""
+"""`python -m piat_jax`: the list of commands; `python -m piat_jax train ...` is piat-train."""
+
+import importlib
+import sys
 
 import piat_jax
 
@@ -13,8 +16,23 @@ COMMANDS = {
     "piat-benchmark": "throughput on this machine",
 }
 
+
+def main() -> None:
+    """A command, or the list of them."""
+    name = f"piat-{sys.argv[1].removeprefix('piat-')}" if len(sys.argv) > 1 else ""
+    if name in COMMANDS:
+        del sys.argv[1]
+        importlib.import_module(f"piat_jax.cli.{name.removeprefix('piat-')}").entry()
+    print(f"piat_jax {piat_jax.__version__}")
+    if sys.argv[1:] == ["--version"]:
+        return
+    print()
+    for known, text in COMMANDS.items():
+        print(f"  {known:16}{text}")
+    print("\nEach has --help; python -m piat_jax train and so on are the same commands.")
+    if sys.argv[1:] not in ([], ["--help"]):
+        sys.exit(f"error: {sys.argv[1]!r} is none of these")
+
+
 if __name__ == "__main__":
-    print(f"piat_jax {piat_jax.__version__}\n")
-    for name, text in COMMANDS.items():
-        print(f"  {name:16}{text}")
-    print("\nEach has --help. Without them on the path: python -m piat_jax.cli.train, and so on.")
+    main()

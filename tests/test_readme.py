@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import piat_jax
 from piat_jax import losses
 from piat_jax.averaging import AVERAGES
 from piat_jax.cli import errors, evaluate, train
@@ -71,7 +72,7 @@ def test_the_train_step_of_your_own():
     assert float(losses.cross_entropy(logits, names["labels"]).mean()) < np.log(10)
 
 
-def test_the_network_and_method_of_your_own(tmp_path):
+def test_the_network_and_method_of_your_own(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(block("# mine.py"))
     config = f"--config={tmp_path}/mine.py:mine+awp+piat"
     small = ["epochs=1", "batch_size=8", "attack.steps=1", "dataset.train_examples=16", "dataset.test_examples=8"]
@@ -79,10 +80,29 @@ def test_the_network_and_method_of_your_own(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     try:
         assert errors.run(train.main, [config, workdir, *fields, "--config.objective.weight=0.2"]) == 0
+        told = capsys.readouterr().out
+        assert f"evaluate with: piat-evaluate {workdir} {config}" in told
         assert errors.run(evaluate.main, [config, workdir, *fields, "--attacks=clean"]) == 0
+        assert "note: --config differs from what" in capsys.readouterr().err  # the weight is not given
+        # In another process the names are not known before the file is read.
+        METHODS.pop("mine")
+        assert errors.run(evaluate.main, [workdir, "--attacks=clean", "--resume"]) == 2
+        assert "give that: --config=FILE:METHOD" in capsys.readouterr().err
+        again = ["--resume", "--config.epochs=2", "--config.objective.weight=0.2"]
+        assert errors.run(train.main, [config, workdir, *fields, *again]) == 0
     finally:
         MODELS.pop("net"), METHODS.pop("mine")
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["checkpoints"]["final"]["epoch"] == 1
+
+
+def test_the_average_of_your_own():
+    try:
+        exec(block("from piat_jax.averaging import Average, average"), {})
+        experiment = piat_jax.experiment.load("embedded:piat+half", {"average.start": 0.5})
+        assert experiment.build_average().weight == 0.5
+        assert experiment.build_average().start == 0.5
+    finally:
+        AVERAGES.pop("half")
 
 
 def test_the_front_door(tmp_path, monkeypatch, capsys):

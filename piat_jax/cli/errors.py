@@ -1,5 +1,6 @@
 """How every command ends: 0, or one clear line on stderr and a code that says which kind."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
     except HelpRequested as help_text:
         print(help_text)
     except InputError as error:
@@ -32,6 +34,9 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     except SavedAndStopped as stopped:
         print(stopped, file=sys.stderr)
         return SAVED
+    except BrokenPipeError:  # who read the output has had enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return CRASHED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

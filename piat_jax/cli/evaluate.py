@@ -10,6 +10,7 @@ accuracies of attacks that were run before. Several folders may be given as argu
 Several processes evaluate as one, as they train.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,11 @@ def main(argv: Sequence[str]) -> None:
     use_one_device_a_core()
     distributed.start(values)
     runs = [Run(folder) for folder in folders]
+    if len(runs) > 1 and any(run.exists for run in runs):  # as runs/* gives them
+        for run in runs:
+            if not run.exists:
+                print(f"note: {run.folder} is no run and is left out", file=sys.stderr)
+        runs = [run for run in runs if run.exists]
     experiments = [experiment_of(run, values.config, overrides) for run in runs]
     if not values.resume and not values.overwrite:
         on_first(lambda: [check_not_evaluated(*pair, checkpoints) for pair in zip(experiments, runs)])
@@ -97,9 +103,14 @@ def main(argv: Sequence[str]) -> None:
 def experiment_of(run: "Run", text: str | None, overrides: dict[str, str]) -> "Experiment":
     """The run's own experiment, or that of a config, with its overrides."""
     from piat_jax.experiment import config
+    from piat_jax.experiment.experiment import differences
 
     if text:
-        return config.load(text, overrides, trains=False)
+        given = config.load(text, overrides, trains=False)
+        changed = differences(run.experiment().plain(), given.plain()) if run.exists else []
+        if told := [line for line in changed if not line.startswith(("log.", "checkpoint."))]:
+            print(f"note: --config differs from what {run.folder} was trained with: {'; '.join(told)}", file=sys.stderr)
+        return given
     return config.resolve(run.experiment(), overrides, trains=False)
 
 

@@ -95,7 +95,10 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "metrics.jsonl", "evaluation.json"))
+    is_export = (folder / "model.safetensors").is_file()  # whose config.json is another
+    return not is_export and any(
+        (folder / name).is_file() for name in ("config.json", "metrics.jsonl", "evaluation.json")
+    )
 
 
 def _common(folders: Sequence[Path]) -> Path:

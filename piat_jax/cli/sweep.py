@@ -49,9 +49,10 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"config={values.config!r} names a method; give it as --methods={values.config.split(':')[1]}")
     began = time.perf_counter()
 
-    from piat_jax.experiment import sweep
+    from piat_jax.experiment import config, sweep
     from piat_jax.training.progress import duration
 
+    config.read(values.config)  # first: it may define methods
     folder = expanded(values.workdir)
     jobs = sweep.plan(
         values.config,
@@ -65,7 +66,8 @@ def main(argv: Sequence[str]) -> None:
     )
     sweep.check(jobs)  # every mistake shows before the first process starts
     if values.list:
-        print("\n".join(sweep.command_lines(jobs)))
+        for line in sweep.command_lines(jobs):
+            print(line)
         return
     sweep.run_jobs(jobs, overwrite=values.overwrite, at_once=values.jobs)
     print()

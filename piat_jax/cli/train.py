@@ -40,7 +40,9 @@ def main(argv: Sequence[str]) -> None:
             "and only --resume takes a folder"
         )
     workdir = values.workdir or (folders[0] if folders else None)
-    if not values.config and not (values.resume and workdir):
+    if values.resume and not workdir:
+        raise InputError("--resume needs the folder of a run: piat-train --resume runs/x")
+    if not values.config and not values.resume:
         raise InputError("--config is missing; see --help")
     if not workdir and not (values.fields or values.show):
         raise InputError("--workdir is missing; see --help")
@@ -55,17 +57,17 @@ def main(argv: Sequence[str]) -> None:
     if values.fields or values.show:
         print(field_list(experiment) if values.fields else json.dumps(experiment.plain(), indent=2))
         return
-    train_run(experiment, run, resume=values.resume, overwrite=values.overwrite)
+    train_run(experiment, run, resume=values.resume, overwrite=values.overwrite, text=values.config)
 
 
-def train_run(experiment: "Experiment", run: "Run", *, resume: bool, overwrite: bool) -> None:
+def train_run(experiment: "Experiment", run: "Run", *, resume: bool, overwrite: bool, text: str | None) -> None:
     """Train, and say what comes next."""
     from piat_jax.experiment import train
     from piat_jax.experiment.console import TrainingConsole
 
     console = TrainingConsole()
     train(experiment, run, resume=resume, overwrite=overwrite, listener=console)
-    console.done(run)
+    console.done(run, text or "" if experiment.needs_its_file else "")
 
 
 def entry() -> None:

@@ -29,7 +29,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     '; choose one of mart, trades'
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near.sort(
+        key=lambda other: (difflib.SequenceMatcher(None, other, name).ratio(), other[:1] == name[:1]), reverse=True
+    )
     return f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(known)}"
 
 

@@ -21,6 +21,7 @@ from piat_jax.data import Split
 from piat_jax.data.dataset_info import KNOWN
 from piat_jax.evaluation import AutoAttack
 from piat_jax.evaluation.blocks import Blocks, Rows
+from piat_jax.experiment import config
 from piat_jax.experiment.evaluation import evaluation_attack, evaluator
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields
@@ -62,7 +63,7 @@ class _Beside:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity, so that it has a hash: jax.jit(model) asks for one
 class Classifier:
     """A network with its weights: a pytree, and itself a `logits_fn` for every attack and for `AutoAttack.run`.
 
@@ -197,12 +198,18 @@ class Classifier:
         """Write a compiled function of JAX, which is called without this library."""
         write_exported(expanded(path), self, self.about.image_shape)
 
-    def to_run(self, folder: str | Path, experiment: Experiment) -> None:
-        """Write a run of no epochs, which every command takes: `experiment` with this network, and its weights.
+    def to_run(self, folder: str | Path, experiment: Experiment | str) -> None:
+        """Write a run of no epochs, which every command takes: an experiment with this network, and its weights.
+
+        Args:
+          folder: the run's.
+          experiment: what it is evaluated on, or the name of a config that says it.
 
         Raises:
           InputError: the experiment does not fit the network.
         """
+        if isinstance(experiment, str):
+            experiment = config.load(experiment, trains=False)
         module, target = self.model.module, expanded(folder)
         normalization = {name: tuple(getattr(module, name, ())) for name in ("mean", "std")}
         network = dataclasses.replace(
@@ -269,7 +276,7 @@ def load(
     Args:
       source: the folder of a run; a folder with model.safetensors; or a file (.safetensors, .pt, .pth, .bin, .npz).
       checkpoint: of a run: "best" or "final".
-      model: the network, as configs call it, where neither a run nor a config.json says it. So what follows.
+      model: the network, as configs call it. This and what follows is for weights: a run says it itself.
       num_classes: its classes.
       options: of the network: `{"width": 4}`.
       mean: of the input normalisation, one for each channel; () is none.

@@ -63,6 +63,8 @@ def resolve(
             "or an Experiment"
         )
     fields: Any = config.plain() if isinstance(config, Experiment) else copy.deepcopy(config)
+    if isinstance(config, Experiment):
+        overrides = _followed(config, overrides)
     found = _apply(fields, overrides)
     experiment = Experiment.from_plain(_to_dict(fields))
     found += problems(experiment, trains=trains) if checked else []
@@ -78,10 +80,12 @@ def resume(
 
     The learning rate's knots stay where they are, also where the number of epochs changes.
     """
+    if isinstance(config, str):
+        config = read(config)  # first: it may define what the run's method is made of
     own = run.experiment()
     if "epochs" in overrides:
         overrides = {KNOTS: own.optimizer.lr_epochs, **overrides}
-    return load(config, overrides) if isinstance(config, str) else resolve(config or own, overrides)
+    return resolve(config or own, overrides)
 
 
 def default_config(method: str = "pgd_at") -> ConfigDict:
@@ -161,13 +165,12 @@ def _path(name: str) -> Path:
     path = expanded(name)
     if path.is_file():
         return path
+    if "/" not in name and name.removesuffix(".py") in names():
+        return _folder() / f"{name.removesuffix('.py')}.py"
     if "/" not in name and not name.endswith(".py"):
-        installed = _folder() / f"{name}.py"
-        if installed.is_file() and name in names():
-            return installed
         raise InputError(f"config={name!r} is unknown{did_you_mean(name, names())} A file needs its ending .py")
     others = sorted(str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common"))
-    hint = did_you_mean(name, others) if others else f"; there is no folder {path.parent} with config files"
+    hint = did_you_mean(name, others) if others else f"; there are no config files in {path.parent.absolute()}"
     raise InputError(f"config={name!r} is not a file{hint}")
 
 
@@ -210,6 +213,15 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
             parent[name] = value
     if "epochs" in overrides and KNOTS not in overrides and min(fields["epochs"], config["epochs"]) > 0:
         _move_knots(config, fields["epochs"])
+    return found
+
+
+def _followed(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of the attack's fields for the evaluation's too, where these were the same and are not given."""
+    attack, evaluation, found = experiment.attack, experiment.evaluation, dict(overrides)
+    for name in ("eps", "step_size", "norm"):
+        if f"attack.{name}" in overrides and getattr(attack, name) == getattr(evaluation, name):
+            found.setdefault(f"evaluation.{name}", overrides[f"attack.{name}"])
     return found
 
 

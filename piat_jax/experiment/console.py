@@ -66,10 +66,11 @@ class TrainingConsole(Listener):
         if self.progress:
             self.progress.close()
 
-    def done(self, run: Run) -> None:
-        """All epochs are over."""
+    def done(self, run: Run, config: str = "") -> None:
+        """All epochs are over; `config` is what has to be given to evaluate the run, where something has."""
+        given = {"config": config} if config else {}
         took = duration(self.progress.elapsed()) if self.progress else "no time"
-        self.say(f"done in {took}; evaluate with: {command('piat-evaluate', workdir=run.folder)}")
+        self.say(f"done in {took}; evaluate with: {command('piat-evaluate', workdir=run.folder, **given)}")
 
 
 class EvaluationConsole(EvaluationListener):
@@ -93,9 +94,9 @@ class EvaluationConsole(EvaluationListener):
         """AutoAttack's table."""
         print(found, flush=True)
 
-    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float) -> None:
+    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float | None) -> None:
         """A line."""
-        took = duration(seconds)
+        took = "known" if seconds is None else duration(seconds)
         print(f"{run.folder}  {checkpoint} (epoch {epoch})  {attack} {100 * value:.2f}%  {took}", flush=True)
 
 

@@ -194,6 +194,14 @@ class Experiment:
         )
 
     @property
+    def needs_its_file(self) -> bool:
+        """Whether a config file of one's own defines a part of it, so that the file has to be given again."""
+        parts: list[Any] = [METHODS[self.method.base], models.MODELS[self.model.name][0]]
+        parts += [WRAPPERS[name] for name in self.method.wrappers]
+        parts += [AVERAGES[self.method.average]] if self.method.average else []
+        return not all(part.__module__.startswith("piat_jax.") for part in parts)
+
+    @property
     def extra_per_batch(self) -> int:
         """How many examples of a batch are generated ones."""
         return round(self.dataset.extra_fraction * self.batch_size) if self.dataset.extra else 0

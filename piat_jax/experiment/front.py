@@ -26,7 +26,7 @@ def train(
     Args:
       config: `NAME:METHOD` or `FILE.py:METHOD` as for piat-train, what a config file's `get_config` returns, or an
         `Experiment`.
-      workdir: folder of the run; new or empty, unless one of the next but one is given.
+      workdir: folder of the run: new or empty, or with `resume` or `overwrite` one that holds a run.
       overrides: fields to change: `{"attack.eps": 8 / 255, "model.options.width": 16}`.
       resume: go on from the last checkpoint in `workdir`.
       overwrite: replace the run in `workdir`.

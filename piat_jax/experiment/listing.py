@@ -19,7 +19,7 @@ def field_list(experiment: Experiment) -> str:
     """Every field: its value, and below it what it means and in which unit."""
     lines, told = [], meanings(experiment)
     for path, value in leaves(experiment.plain()).items():
-        lines.append(f"{path} = {shown(value)}")
+        lines.append(f"{path} = {shown(value, pixels=path.endswith(('eps', 'step_size')))}")
         lines += textwrap.wrap(
             told.get(path, ""), WIDTH, break_on_hyphens=False, initial_indent=" " * 8, subsequent_indent=" " * 8
         )
@@ -43,15 +43,15 @@ def meanings(experiment: Experiment) -> dict[str, str]:
     return found
 
 
-def shown(value: Any) -> str:
-    """A value as it can be written on the command line, and as a fraction of 255 where it is one.
+def shown(value: Any, *, pixels: bool = False) -> str:
+    """A value as it can be written on the command line; of `pixels` also as a fraction of 255 where it is one.
 
-    >>> shown(8 / 255), shown((1, 2))
-    ('0.0313725 (8/255)', '1,2')
+    >>> shown(8 / 255, pixels=True), shown((1, 0.2))
+    ('0.0313725 (8/255)', '1,0.2')
     """
     if isinstance(value, float):
         of_255 = 255 * value
-        fraction = 0 < value < 1 and abs(of_255 - round(of_255)) < 1e-6
+        fraction = pixels and 0 < value < 1 and abs(of_255 - round(of_255)) < 1e-6
         return f"{value:.6g}" + (f" ({round(of_255)}/255)" if fraction else "")
     if isinstance(value, tuple):
         return ",".join(shown(each) for each in value) or "()"

@@ -94,7 +94,14 @@ class Run:
         Raises:
           InputError: there is no run.
         """
-        return Experiment.from_plain(self._plain())
+        try:
+            return Experiment.from_plain(self._plain())
+        except InputError as error:
+            if "is unknown" not in str(error):
+                raise
+            raise InputError(
+                f"{self.folder}: {error}. If a config file of your own defines it, give that: --config=FILE:METHOD"
+            ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """The record of each epoch that is done."""
@@ -234,6 +241,8 @@ class Run:
         if not self.exists:
             raise InputError(f"workdir={str(self.folder)!r} holds no run: there is no {CONFIG}; piat-train writes it")
         plain = read_json(self.folder / CONFIG)
+        if "method" not in plain:
+            raise InputError(f"{self.folder / CONFIG} is none of a run: it has no method; give the folder of a run")
         average = parse_method(plain["method"]).average
         of_average = average_fields(average) if average else {}
         for path, value in LATER.items():

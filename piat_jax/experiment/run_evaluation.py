@@ -40,8 +40,8 @@ class EvaluationListener:
     def attacked(self, found: Robustness) -> None:
         """AutoAttack is done."""
 
-    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float) -> None:
-        """The accuracy of a checkpoint under an attack, as a share."""
+    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float | None) -> None:
+        """The accuracy of a checkpoint under an attack, as a share; without `seconds` it was known."""
 
 
 def evaluate(
@@ -112,6 +112,7 @@ def evaluate(
         keep()  # of which weights the folders are that attacks begin now
         for text in attacks:
             if resume and text in accuracy:
+                listener.accuracy(run, name, at["epoch"], text, accuracy[text], None)
                 continue
             began = time.perf_counter()
             attack = evaluation_attack(experiment, text)

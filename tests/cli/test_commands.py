@@ -53,3 +53,19 @@ def test_the_list_is_that_of_the_installed_commands():
     done = subprocess.run([sys.executable, "-m", "piat_jax"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
     assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_python_m_is_each_command_too():
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "piat_jax", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+    assert run("train", "--version").stdout == f"piat_jax {piat_jax.__version__}\n" == run("--version").stdout
+    wrong = run("tarin")
+    assert (wrong.returncode, "'tarin' is none of these" in wrong.stderr) == (1, True)
+
+
+def test_a_reader_who_has_had_enough_is_no_error():
+    command = f"{sys.executable} -m piat_jax methods | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

@@ -145,3 +145,11 @@ def test_what_chose_the_best_epoch_is_drawn(runs, capsys):
     assert call(runs) == 0
     assert str(runs / "report" / "robust_accuracy.png") in capsys.readouterr().out
     assert "| Method | Seeds | CW-7 Best | CW-7 Final |" in (runs / "report" / "stability.md").read_text()
+
+
+def test_an_export_beside_the_runs_is_no_run(runs, capsys):
+    (runs / "exported").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (runs / "exported" / name).write_text("{}")
+    assert call(runs) == 0
+    assert "exported" not in capsys.readouterr().err

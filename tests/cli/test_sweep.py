@@ -128,3 +128,13 @@ def test_the_name_of_before_works_and_says_the_new_one(monkeypatch, capsys):
 def test_a_value_that_is_no_list_is_named():
     with pytest.raises(InputError, match="'1,2' are values of a list"):
         library.split_values("1,2", (0.5,))
+
+
+def test_runs_share_the_cores(tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr(library, "count_cores", lambda: 8)
+    monkeypatch.setattr(library, "_run", lambda command, name, environment: threads.append(environment["NPROC"]))
+    jobs = planned(tmp_path, methods=["pgd_at", "piat"])
+    library.run_jobs(jobs)
+    library.run_jobs(jobs, at_once=1)
+    assert threads == ["4"] * 4 + ["8"] * 4

@@ -577,6 +577,17 @@ def test_a_checkpoint_of_another_model_is_refused(run, capsys):
     assert "in this config" in told
 
 
+def test_of_several_folders_those_that_are_no_runs_are_left_out(run, tmp_path, capsys):
+    (tmp_path / "report").mkdir()
+    arguments = [str(tmp_path / "report"), str(run), "--attacks=clean", "--checkpoint=final", "--overwrite"]
+    assert errors.run(evaluate.main, arguments) == 0
+    told = capsys.readouterr()
+    assert f"note: {tmp_path / 'report'} is no run and is left out" in told.err
+    assert "clean" in told.out
+    assert errors.run(evaluate.main, [*arguments[1:-1], "--resume"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("%  known")
+
+
 def test_evaluate_done_wrong(run, tmp_path, capsys):
     assert errors.run(evaluate.main, []) == 2
     assert "--workdir is missing" in capsys.readouterr().err

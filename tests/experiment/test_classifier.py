@@ -14,7 +14,6 @@ from piat_jax.core.rng import named_key
 from piat_jax.data import load
 from piat_jax.experiment import Experiment, Run
 from piat_jax.experiment.classifier import Classifier
-from piat_jax.experiment.config import load as load_config
 from piat_jax.interop import About
 from piat_jax.models import create
 
@@ -54,6 +53,7 @@ def test_it_is_a_pytree_and_another_one_compiles_nothing():
         expected = np.mean(model.predict(IMAGES) == LABELS)
         assert float(accuracy(model, pixels, LABELS)) == pytest.approx(expected)
     assert len(traced) == 1
+    np.testing.assert_allclose(jax.jit(make())(pixels), make().logits(IMAGES), rtol=1e-5, atol=1e-6)
     (doubled,) = [jax.tree.map(lambda leaf: 2 * leaf, make())]
     assert doubled.about == ABOUT
 
@@ -112,7 +112,7 @@ def test_it_goes_out_and_comes_back_in_every_form(tmp_path):
     file = tmp_path / "exported" / "model.safetensors"
     options = {"num_classes": 3, "options": {"hidden": (6,)}, "image_shape": SHAPE}
     np.testing.assert_array_equal(piat_jax.load(file, model="mlp", **options).logits(IMAGES), logits)
-    model.to_run(tmp_path / "run", load_config("embedded"))
+    model.to_run(tmp_path / "run", "embedded")
     of_run = piat_jax.load(Run(tmp_path / "run").folder, image_shape=SHAPE)
     np.testing.assert_array_equal(of_run.logits(IMAGES), logits)
     assert of_run.origin.experiment.evaluation.eps == 0.1  # as it will be evaluated

@@ -1,7 +1,7 @@
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.experiment import Experiment
+from piat_jax.experiment import Experiment, resolve
 from piat_jax.experiment.config import load as read_config
 from piat_jax.experiment.config import parse_value
 from piat_jax.experiment.experiment import differences, leaves
@@ -247,7 +247,7 @@ def test_no_number_of_any_config_but_a_radius_may_be_infinite(number):
     ("text", "message"),
     [
         ("configs/embeded.py", "did you mean 'configs/embedded.py'"),
-        ("nowhere/x.py", "no folder nowhere"),
+        ("nowhere/x.py", "there are no config files in .*nowhere"),
         (f"{EMBEDDED}:tradse", "did you mean 'trades'"),
         (f"{EMBEDDED}:trades+pia", "'pia' is unknown; did you mean 'piat'"),
         (f"{EMBEDDED}:trades+mart", "has 2 objectives"),
@@ -357,3 +357,20 @@ def test_plain_configs_round_trip_and_differ_by_field():
     assert differences(config.plain(), other.plain()) == ["attack.steps: 10 -> 7", "model.options.width: 8 -> 9"]
     nmse = read_config(f"{EMBEDDED}:nmse", {})
     assert "objective.mu: absent -> 1.0" in differences(config.plain(), nmse.plain())
+
+
+def test_the_evaluation_of_a_run_follows_its_attack_as_a_config_does():
+    run = read_config("embedded:piat")
+    followed = resolve(run, {"attack.eps": "0.2"})
+    assert (followed.attack.eps, followed.evaluation.eps) == (0.2, 0.2)
+    given = resolve(run, {"attack.eps": "0.2", "evaluation.eps": "0.3"})
+    assert (given.attack.eps, given.evaluation.eps) == (0.2, 0.3)
+    apart = resolve(run.with_fields({"evaluation.eps": 0.05}), {"attack.eps": "0.2"})
+    assert apart.evaluation.eps == 0.05
+
+
+def test_names_of_the_package_work_with_their_ending_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_config("embedded.py:piat") == read_config("embedded:piat")
+    with pytest.raises(InputError, match=f"there are no config files in {tmp_path}"):
+        read_config("mine.py")
