@@ -66,9 +66,9 @@ class TrainingConsole(Listener):
         if self.progress:
             self.progress.close()
 
-    def done(self, run: Run, config: str = "") -> None:
-        """All epochs are over; `config` is what has to be given to evaluate the run, where something has."""
-        given = {"config": config} if config else {}
+    def done(self, run: Run, text: str = "") -> None:
+        """All epochs are over; `text` is the config that has to be given to evaluate the run, where something has."""
+        given = {"config": text} if text else {}
         took = duration(self.progress.elapsed()) if self.progress else "no time"
         self.say(f"done in {took}; evaluate with: {command('piat-evaluate', workdir=run.folder, **given)}")
 
