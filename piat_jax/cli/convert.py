@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         )
     if target.exists():
         raise InputError(f"{target} exists; give a name that is free")
-    if form != "run" and (overrides or values.config):
+    if form != "run" and (overrides or (values.config and not is_run)):
         raise InputError(f"--config says what a run is evaluated on; it does not go with --to={form}")
     if form == "run" and source.exists() and not values.config:
         raise InputError(
@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> None:
     from piat_jax.experiment.classifier import load
     from piat_jax.interop.tensors import import_torch
 
+    if is_run and values.config:
+        config.read(values.config)  # it may define the run's method
     if form == "torch":
         import_torch(f"writing {target.name}")
     experiment = config.load(values.config, overrides, trains=False) if form == "run" and source.exists() else None
@@ -108,7 +110,8 @@ def _flags() -> Any:
     )
     flags.DEFINE_string("to", "", f"What TARGET becomes: {', '.join(FORMS)}.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Of a run: best or final.", flag_values=values)
-    flags.DEFINE_string("config", "", "Config for --to=run: data and attacks to evaluate with.", flag_values=values)
+    about_config = "For --to=run: data and attacks to evaluate with; of a run, the file that defines its method."
+    flags.DEFINE_string("config", "", about_config, flag_values=values)
     flags.DEFINE_boolean("adapt", False, "Make patches, positions and head fit where they differ.", flag_values=values)
     flags.DEFINE_boolean("unsafe_pickle", False, "Run what code a PyTorch file may hold.", flag_values=values)
     flags.DEFINE_boolean("nchw", False, "Channels come first in the ONNX model's input.", flag_values=values)

@@ -322,7 +322,7 @@ def _of_run(run: Run, kept: str, image_shape: Sequence[int] | None) -> tuple[mod
     about = About(
         model=experiment.model.name,
         num_classes=classes,
-        image_shape=_shape(image_shape) or (*_size(experiment.dataset.name), channels),
+        image_shape=_shape(image_shape) or _known_shape(experiment.dataset.name, channels),
         options=dict(experiment.model.options),
         dataset=experiment.dataset.name,
         method=f"{experiment.method}, {experiment.epochs} epochs" if trained else "",
@@ -335,23 +335,24 @@ def _of_run(run: Run, kept: str, image_shape: Sequence[int] | None) -> tuple[mod
     return experiment.build_model(classes, dtype="float32"), about, experiment
 
 
-def _size(dataset: str) -> tuple[int, int]:
-    """Height and width of the images of a data set that is known by name."""
+def _known_shape(dataset: str, channels: int) -> tuple[int, int, int]:
+    """The images of a data set that is known by name, in the network's channels where its first layer says them."""
     dataset = "fashion_mnist" if dataset == "embedded" else dataset
     if dataset not in KNOWN:
         raise InputError(
             f"--image_shape is missing: the run was trained on {dataset!r}, whose images are of no known size; "
             "give height,width,channels, such as 32,32,3"
         )
-    return KNOWN[dataset].image_shape[:2]
+    height, width, published = KNOWN[dataset].image_shape
+    return height, width, channels or published
 
 
 def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
-    """Classes and channels of a network, from its first and last layer."""
+    """Classes and channels of a network, from its first and last layer; 0 where these do not say."""
     kernels = {path.split("/")[1]: shape for path, shape in shapes.items() if path.endswith("/kernel")}
     classes = next((shape[-1] for name, shape in kernels.items() if name in HEADS), 0)
     stems = ("conv1", "init_conv", "conv_2d", "patch_embed")
-    channels = next((shape[2] for name, shape in kernels.items() if name in stems), 3)
+    channels = next((shape[2] for name, shape in kernels.items() if name in stems), 0)
     return classes, channels
 
 

@@ -102,7 +102,7 @@ def test_the_size_of_the_images_is_known_or_asked_for(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     for name, size in (("tiny_imagenet", 64), ("embedded", 28), ("cifar10", 32)):
-        assert classifier._size(name) == (size, size)
+        assert classifier._known_shape(name, 3) == (size, size, 3)
     config["dataset"]["name"] = "./own.npz"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     assert command(tmp_path / "run", tmp_path / "out") == 2
