@@ -95,6 +95,14 @@ def test_the_network_and_method_of_your_own(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["checkpoints"]["final"]["epoch"] == 1
 
 
+def test_the_compiled_loop():
+    names = {}
+    exec(block("import jax, numpy as np"), names)
+    state = names["state"]
+    assert (int(state.epoch), int(state.step)) == (3, 12)
+    jax.tree.map(np.testing.assert_array_equal, state.params, state.anchor.params)
+
+
 def test_the_average_of_your_own():
     try:
         exec(block("from piat_jax.averaging import Average, average"), {})

@@ -30,20 +30,31 @@ StepEnd = Callable[[TrainState], TrainState]
 
 
 class Recipe(NamedTuple):
-    """What is compiled into the loop; equal recipes with the same optimizer share one compilation."""
+    """What is compiled into the loop; equal recipes with the same optimizer share one compilation.
+
+    Args:
+      optimizer: any of optax.
+      batch_size: examples of a step; the last partial batch of an epoch is dropped.
+      crop_padding, padding_mode, flip, policy, cutout: as of `data.augment.augment`.
+      step_end: what follows each step, such as an average of the weights: `(state) -> state`.
+      mesh: devices that share each batch (core/sharding.py); None for one.
+      extra_per_batch: how many of a batch are of `Examples.extra`.
+      split_state: share out the state as well: each device keeps a part of weights, momentum and anchor.
+      skip_nonfinite: leave steps out whose loss or gradient is not finite, instead of stopping.
+    """
 
     optimizer: optax.GradientTransformation
     batch_size: int
     crop_padding: int = 0
     padding_mode: str = "zeros"
     flip: bool = False
-    step_end: tuple[StepEnd, ...] = ()  # what follows each step, such as an average of the weights
-    mesh: Mesh | None = None  # devices that share each batch (core/sharding.py); None for one
+    step_end: tuple[StepEnd, ...] = ()
+    mesh: Mesh | None = None
     policy: str = ""
     cutout: int = 0
-    extra_per_batch: int = 0  # how many of a batch are of `Examples.extra`
-    split_state: bool = False  # share out the state as well: each device keeps a part of weights, momentum and anchor
-    skip_nonfinite: bool = False  # leave steps out whose loss or gradient is not finite, instead of stopping
+    extra_per_batch: int = 0
+    split_state: bool = False
+    skip_nonfinite: bool = False
 
 
 class ChunkRecord(NamedTuple):
