@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.engine.claims import Claim
-from piat_jax.experiment.sweep import TEACHERS, Job, is_taught, taught_by
+from piat_jax.experiment.sweep import TEACHERS, Job, is_taught, label, taught_by
 
 SCALES = ("small", "paper")
 BEST_FINAL = ("best", "final")
@@ -48,7 +48,7 @@ class Row:
     @property
     def label(self) -> str:
         """The method and what is set otherwise: part of the runs' folder names."""
-        return ",".join([self.method, *(f"{path}={value}" for path, value in self.overrides.items())])
+        return label(self.method, self.overrides)
 
 
 @dataclass(frozen=True)

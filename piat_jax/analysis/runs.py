@@ -13,6 +13,7 @@ import numpy as np
 from piat_jax.averaging import AVERAGES, INTERPOLATIONS
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import command, expanded
+from piat_jax.core.nested import in_255ths, leaves
 from piat_jax.core.registry import default_title
 from piat_jax.objectives import METHODS, WRAPPERS
 
@@ -102,7 +103,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         held_out=config["dataset"].get("validation_examples", 0),
         checkpoints=checkpoints,
         select=config.get("evaluation", {}).get("select", "pgd20"),
-        fields=_leaves(config),
+        fields=leaves(config),
     )
 
 
@@ -187,28 +188,18 @@ def variants(runs: Sequence[RunResults]) -> list[str]:
         different = list(dict.fromkeys(map(str, values)))
         if len(different) > 1 and None not in values:
             telling.setdefault(tuple(different.index(str(value)) for value in values), name)
-    return [", ".join(f"{name}={_short(run.fields[name])}" for name in telling.values()) for run in runs]
+    return [", ".join(f"{name}={_short(name, run.fields[name])}" for name in telling.values()) for run in runs]
 
 
-def _short(value: Any) -> str:
-    """A value in a label; 255ths where it is some.
+def _short(name: str, value: Any) -> str:
+    """A field's value in a label.
 
-    >>> _short(8 / 255), _short(0.25), _short([1, 0.5])
-    ('8/255', '0.25', '1,0.5')
+    >>> _short("attack.eps", 8 / 255), _short("optimizer.momentum", 0.2), _short("optimizer.lr_values", [1, 0.5])
+    ('8/255', '0.2', '1,0.5')
     """
     if isinstance(value, list | tuple):
-        return ",".join(map(_short, value))
-    if isinstance(value, float) and 0 < value < 1 and abs(255 * value - round(255 * value)) < 1e-6:
-        return f"{round(255 * value)}/255"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _leaves(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every field of nested objects by its path."""
-    found: dict[str, Any] = {}
-    for name, value in fields.items():
-        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        return ",".join(_short(name, each) for each in value)
+    return in_255ths(name, value) or (f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
 def _read_json(path: Path, command: str) -> dict[str, Any]:

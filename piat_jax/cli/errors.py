@@ -23,10 +23,11 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
       after Ctrl-C elsewhere. 1 after any other exception where several processes work together; alone it is raised.
     """
     try:
-        main(sys.argv[1:] if arguments is None else arguments)
+        try:
+            main(sys.argv[1:] if arguments is None else arguments)
+        except HelpRequested as help_text:
+            print(help_text)
         sys.stdout.flush()
-    except HelpRequested as help_text:
-        print(help_text)
     except InputError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

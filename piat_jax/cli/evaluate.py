@@ -23,8 +23,6 @@ from piat_jax.core.checks import InputError, check_at_least, check_choice
 if TYPE_CHECKING:
     from piat_jax.experiment import Experiment, Run
 
-CHECKPOINTS = ("best", "final")
-
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
@@ -36,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
     )
     flags.DEFINE_list(
         "checkpoint",
-        list(CHECKPOINTS),
-        "best, final, or both; or a folder runs/x/checkpoints/best.",
+        [],
+        "best or final, by default both; or a folder runs/x/checkpoints/best.",
         flag_values=values,
     )
     flags.DEFINE_list("attacks", None, "Attacks; by default the config's.", flag_values=values)
@@ -51,14 +49,18 @@ def main(argv: Sequence[str]) -> None:
     folders = [Path(text) for text in arguments.parse(values, rest, __doc__, positional=True)]
     if values.workdir:
         folders.insert(0, Path(values.workdir))
-    checkpoints = values.checkpoint
-    if not folders and len(checkpoints) == 1 and Path(checkpoints[0]).parent.name == "checkpoints":
+
+    from piat_jax.checkpoint import Checkpoints
+    from piat_jax.experiment.run import ON_DISK
+
+    checkpoints = values.checkpoint or list(ON_DISK)
+    if not folders and len(checkpoints) == 1 and Path(checkpoints[0]).parent.name == Checkpoints.FOLDER:
         folders, name = [Path(checkpoints[0]).parent.parent], Path(checkpoints[0]).name
-        checkpoints = ["final" if name == "last" else name]
+        checkpoints = [{kept: known for known, kept in ON_DISK.items()}.get(name, name)]
     if not folders:
         raise InputError("--workdir is missing; see --help")
     for name in checkpoints:
-        check_choice("checkpoint", name, CHECKPOINTS)
+        check_choice("checkpoint", name, ON_DISK)
     if values["attacks"].present and not values.attacks:
         raise InputError(
             "--attacks is empty; name some, such as --attacks=clean,pgd20, or leave it out for the config's"

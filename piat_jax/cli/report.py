@@ -95,10 +95,11 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    is_export = (folder / "model.safetensors").is_file()  # whose config.json is another
-    return not is_export and any(
-        (folder / name).is_file() for name in ("config.json", "metrics.jsonl", "evaluation.json")
-    )
+    from piat_jax.analysis.runs import FILES
+    from piat_jax.interop.weights import SAFETENSORS
+
+    is_export = (folder / SAFETENSORS).is_file()  # whose config.json is another
+    return not is_export and any((folder / name).is_file() for name in FILES)
 
 
 def _common(folders: Sequence[Path]) -> Path:

@@ -128,7 +128,7 @@ class Classifier:
           InputError: images of another shape or outside [0, 1].
         """
         pixels = self._pixels(images)
-        blocks = self._blocks(min(batch_size, len(pixels)))
+        blocks = self._blocks(min(batch_size, len(pixels)), self.origin.experiment)
         parts = [blocks.logits(pixels[start : start + blocks.size]) for start in range(0, len(pixels), blocks.size)]
         return np.concatenate(parts)
 
@@ -153,7 +153,7 @@ class Classifier:
             return pixels
         if isinstance(bound, AutoAttack):
             return bound.run(self, pixels, labels).images
-        blocks = self._blocks(min(experiment.evaluation.batch_size, len(pixels)))
+        blocks = self._blocks(min(experiment.evaluation.batch_size, len(pixels)), experiment)
         key, found = named_key(jax.random.key(seed), "evaluate"), []
         for start in range(0, len(pixels), blocks.size):
             part = slice(start, start + blocks.size)
@@ -254,8 +254,8 @@ class Classifier:
         check_labels("labels", labels, np.zeros((count, self.about.num_classes)))
         return labels.astype(np.int32)
 
-    def _blocks(self, size: int) -> Blocks:
-        return Blocks(self, size, jax.devices(), self.origin.experiment.evaluation.precision)
+    def _blocks(self, size: int, experiment: Experiment) -> Blocks:
+        return Blocks(self, size, jax.devices(), experiment.evaluation.precision)
 
 
 def load(

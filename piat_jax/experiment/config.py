@@ -10,7 +10,7 @@ import os
 import runpy
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.core.files import expanded
-from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.core.nested import leaves
+from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields, OptimizerFields
 from piat_jax.experiment.methods import method_groups, parse_method
 from piat_jax.experiment.run import Run
@@ -28,6 +29,8 @@ from piat_jax.objectives import WRAPPERS
 
 PACKAGE = Path(__file__).parents[1]
 KNOTS = "optimizer.lr_epochs"
+FOLLOWING = ("eps", "step_size", "norm")
+"""Fields of the evaluation that are the training attack's until they are set; a wrapper's eps is too."""
 
 
 def load(text: str, overrides: Mapping[str, Any] = {}, *, trains: bool = True, checked: bool = True) -> Experiment:
@@ -50,13 +53,19 @@ def load(text: str, overrides: Mapping[str, Any] = {}, *, trains: bool = True, c
 
 
 def resolve(
-    config: ConfigDict | Experiment, overrides: Mapping[str, Any] = {}, *, trains: bool = True, checked: bool = True
+    config: str | ConfigDict | Experiment,
+    overrides: Mapping[str, Any] = {},
+    *,
+    trains: bool = True,
+    checked: bool = True,
 ) -> Experiment:
     """The experiment that a config describes, with some fields changed; arguments and errors as of `load`.
 
     Raises:
       InputError: also where `config` is neither a ConfigDict nor an `Experiment`.
     """
+    if isinstance(config, str):
+        config = read(config)
     if not isinstance(config, ConfigDict | Experiment):
         raise InputError(
             f"config is a {type(config).__name__}; give 'NAME:METHOD', what a config file's get_config returns, "
@@ -106,12 +115,15 @@ def default_config(method: str = "pgd_at") -> ConfigDict:
         ).plain()
     )
     config.attack.update(of_attack)
-    for name in wrappers:
-        if "eps" in config[name]:
-            config[name].eps = config.attack.get_oneway_ref("eps")
-    for name in ("eps", "step_size", "norm"):
-        config.evaluation[name] = config.attack.get_oneway_ref(name)
+    for group, name in _followers(config, wrappers):
+        config[group][name] = config.attack.get_oneway_ref(name)
     return config
+
+
+def _followers(config: Any, wrappers: Iterable[str]) -> list[tuple[str, str]]:
+    """The fields that follow those of the attack that are called alike, as (group, name)."""
+    found = [(group, "eps") for group in wrappers if "eps" in config[group]]
+    return [*found, *(("evaluation", name) for name in FOLLOWING)]
 
 
 def names() -> list[str]:
@@ -217,11 +229,11 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _followed(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides of the attack's fields for the evaluation's too, where these were the same and are not given."""
-    attack, evaluation, found = experiment.attack, experiment.evaluation, dict(overrides)
-    for name in ("eps", "step_size", "norm"):
-        if f"attack.{name}" in overrides and getattr(attack, name) == getattr(evaluation, name):
-            found.setdefault(f"evaluation.{name}", overrides[f"attack.{name}"])
+    """Overrides of the attack's fields for those that follow it, where these were the same and are not given."""
+    plain, found = experiment.plain(), dict(overrides)
+    for group, name in _followers(plain, experiment.wrappers):
+        if f"attack.{name}" in overrides and plain[group][name] == plain["attack"][name]:
+            found.setdefault(f"{group}.{name}", overrides[f"attack.{name}"])
     return found
 
 

@@ -17,6 +17,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded
+from piat_jax.core.nested import leaves
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, Model, Variables
 from piat_jax.data.batching import steps_per_epoch
@@ -255,18 +256,6 @@ def try_attack(bound: Bound) -> None:
         return bound(lambda x: jnp.concatenate([x, -x], axis=-1).reshape(1, 2), x, y, key=jax.random.key(0))
 
     jax.eval_shape(run, image, label)
-
-
-def leaves(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every field of nested dicts as {"group.name": value}, in their order.
-
-    >>> leaves({"seed": 0, "attack": {"eps": 0.1, "steps": 10}})
-    {'seed': 0, 'attack.eps': 0.1, 'attack.steps': 10}
-    """
-    found: dict[str, Any] = {}
-    for name, value in plain.items():
-        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -44,10 +44,8 @@ def train(
     if isinstance(config, os.PathLike):
         config = os.fspath(config)
     run = Run(workdir)
-    if resume and run.exists:
-        experiment = configs.resume(run, config, changes)
-    else:
-        experiment = configs.load(config, changes) if isinstance(config, str) else configs.resolve(config, changes)
+    goes_on = resume and run.exists
+    experiment = configs.resume(run, config, changes) if goes_on else configs.resolve(config, changes)
     console = listener or TrainingConsole()
     train_experiment(experiment, run, resume=resume, overwrite=overwrite, listener=console)
     if isinstance(console, TrainingConsole):

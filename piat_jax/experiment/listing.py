@@ -7,7 +7,8 @@ import textwrap
 from typing import Any
 
 from piat_jax.averaging import AVERAGES
-from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.core.nested import in_255ths, leaves
+from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import MEANING, Fields
 from piat_jax.models import MODELS
 from piat_jax.objectives import METHODS, WRAPPERS
@@ -19,7 +20,7 @@ def field_list(experiment: Experiment) -> str:
     """Every field: its value, and below it what it means and in which unit."""
     lines, told = [], meanings(experiment)
     for path, value in leaves(experiment.plain()).items():
-        lines.append(f"{path} = {shown(value, pixels=path.endswith(('eps', 'step_size')))}")
+        lines.append(f"{path} = {shown(path, value)}")
         lines += textwrap.wrap(
             told.get(path, ""), WIDTH, break_on_hyphens=False, initial_indent=" " * 8, subsequent_indent=" " * 8
         )
@@ -43,18 +44,17 @@ def meanings(experiment: Experiment) -> dict[str, str]:
     return found
 
 
-def shown(value: Any, *, pixels: bool = False) -> str:
-    """A value as it can be written on the command line; of `pixels` also as a fraction of 255 where it is one.
+def shown(path: str, value: Any) -> str:
+    """A field's value as it can be written on the command line, in pixels also as a fraction of 255 where it is one.
 
-    >>> shown(8 / 255, pixels=True), shown((1, 0.2))
+    >>> shown("attack.eps", 8 / 255), shown("optimizer.lr_values", (1, 0.2))
     ('0.0313725 (8/255)', '1,0.2')
     """
     if isinstance(value, float):
-        of_255 = 255 * value
-        fraction = pixels and 0 < value < 1 and abs(of_255 - round(of_255)) < 1e-6
-        return f"{value:.6g}" + (f" ({round(of_255)}/255)" if fraction else "")
+        fraction = in_255ths(path, value)
+        return f"{value:.6g}" + (f" ({fraction})" if fraction else "")
     if isinstance(value, tuple):
-        return ",".join(shown(each) for each in value) or "()"
+        return ",".join(shown(path, each) for each in value) or "()"
     return str(value) or "''"
 
 

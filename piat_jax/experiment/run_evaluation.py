@@ -24,8 +24,6 @@ from piat_jax.experiment.evaluation import evaluation_attack, evaluator, setting
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import ON_DISK, Run
 
-CHECKPOINTS = tuple(ON_DISK)
-
 
 class EvaluationListener:
     """What an evaluation tells while it goes on; nothing here does anything."""
@@ -48,7 +46,7 @@ def evaluate(
     experiment: Experiment,
     run: Run,
     *,
-    checkpoints: Sequence[str] = CHECKPOINTS,
+    checkpoints: Sequence[str] = tuple(ON_DISK),
     num_examples: int = 0,
     aa_examples: int = 0,
     resume: bool = False,
@@ -152,7 +150,7 @@ def is_evaluated(experiment: Experiment, run: Run, *, aa_examples: int = 0) -> b
     found, attacks = run.evaluation(), experiment.evaluation.final_attacks
     if not found:
         return False
-    points = [found["checkpoints"].get(name, {"epoch": -1, "accuracy": {}}) for name in CHECKPOINTS]
+    points = [found["checkpoints"].get(name, {"epoch": -1, "accuracy": {}}) for name in ON_DISK]
     return (
         found["settings"] == settings_of(experiment)
         and points[-1]["epoch"] == experiment.epochs

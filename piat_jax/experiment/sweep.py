@@ -20,8 +20,9 @@ import jax
 from piat_jax.core.checks import InputError
 from piat_jax.core.cores import count_cores
 from piat_jax.core.files import expanded
+from piat_jax.core.nested import leaves
 from piat_jax.experiment import config
-from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.methods import parse_method
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.run_evaluation import is_autoattack, is_evaluated
@@ -85,8 +86,7 @@ def plan(
         fields = dict(zip(swept, values))
 
         def job(method: str, seed: str, more: Mapping[str, str], fields: Mapping[str, str] = fields) -> Job:
-            label = ",".join([method, *(f"{path}={value.replace('/', 'over')}" for path, value in fields.items())])
-            where = folder / f"{label}-seed{seed}"
+            where = folder / f"{label(method, fields)}-seed{seed}"
             taught = {**overrides, **fields, "seed": seed, **more}
             return Job(where, f"{text}:{method}", taught, attacks, aa_examples)
 
@@ -99,6 +99,15 @@ def plan(
                 made = job(method, seed, more if is_taught(method) else {})
                 jobs[made.folder] = made
     return list(jobs.values())
+
+
+def label(method: str, fields: Mapping[str, str]) -> str:
+    """A method and what is set otherwise: how the folder of a run is called, before its seed.
+
+    >>> label("nmse+piat", {"objective.mu": "3", "attack.eps": "4/255"})
+    'nmse+piat,objective.mu=3,attack.eps=4over255'
+    """
+    return ",".join([method, *(f"{path}={value.replace('/', 'over')}" for path, value in fields.items())])
 
 
 def is_taught(method: str) -> bool:
@@ -133,11 +142,12 @@ def swept_values(text: str, methods: Sequence[str], given: Mapping[str, str]) ->
       InputError: a field that some method has not, or no value.
     """
     found: dict[str, list[str]] = {}
+    experiments = [config.load(f"{text}:{method}", checked=False) for method in methods] if given else []
     for path, values in given.items():
-        for method in methods:
-            fields = leaves(config.load(f"{text}:{method}", checked=False).plain())
+        for experiment in experiments:
+            fields = leaves(experiment.plain())
             if path not in fields:
-                config.load(f"{text}:{method}", {path: values}, checked=False)  # says what is wrong with the name
+                config.resolve(experiment, {path: values}, checked=False)  # says what is wrong with the name
             found[path] = split_values(values, fields.get(path))
         if not found[path]:
             raise InputError(f"sweep.{path} is empty; give values, such as --sweep.{path}=1,2")

@@ -8,9 +8,10 @@ from typing import Any
 from piat_jax.attacks import ATTACKS
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_seed, did_you_mean
+from piat_jax.core.nested import leaves
 from piat_jax.experiment.data import check_data_fields
 from piat_jax.experiment.evaluation import evaluation_attack
-from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.hooks import check_stream
 
 

@@ -17,11 +17,11 @@ import pytest
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import errors, evaluate, sweep, train
 from piat_jax.core.checks import InputError
+from piat_jax.core.nested import leaves
 from piat_jax.evaluation import Robustness
 from piat_jax.experiment import Run, data, hooks, run_evaluation, run_training
 from piat_jax.experiment.config import load as read_config
 from piat_jax.experiment.console import AttackLines
-from piat_jax.experiment.experiment import leaves
 from piat_jax.experiment.provenance import describe_run
 from piat_jax.experiment.run import LATER
 from piat_jax.experiment.run_evaluation import is_evaluated

@@ -12,7 +12,7 @@ from piat_jax.attacks import bind, pgd
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import named_key
 from piat_jax.data import load
-from piat_jax.experiment import Experiment, Run
+from piat_jax.experiment import Experiment, Run, classifier
 from piat_jax.experiment.classifier import Classifier
 from piat_jax.interop import About
 from piat_jax.models import create
@@ -74,6 +74,14 @@ def test_every_attack_takes_it_as_a_network():
     assert scores["apgd-ce2"] <= scores["clean"]
     broken = model.attack(IMAGES, LABELS, "apgd-ce2", eps=0.1)
     assert np.mean(model.predict(broken) == LABELS) == pytest.approx(scores["apgd-ce2"])
+
+
+def test_the_precision_that_is_asked_for_is_taken(monkeypatch):
+    asked, real = [], classifier.Blocks
+    monkeypatch.setattr(classifier, "Blocks", lambda *given: asked.append(given[-1]) or real(*given))
+    make().attack(IMAGES, LABELS, "fgsm", precision="default")
+    make().attack(IMAGES, LABELS, "fgsm")
+    assert asked == ["default", "highest"]
 
 
 def test_it_says_what_it_is():

@@ -1,10 +1,11 @@
 import pytest
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.nested import leaves
 from piat_jax.experiment import Experiment, resolve
 from piat_jax.experiment.config import load as read_config
 from piat_jax.experiment.config import parse_value
-from piat_jax.experiment.experiment import differences, leaves
+from piat_jax.experiment.experiment import differences
 from piat_jax.experiment.methods import parse_method
 from piat_jax.experiment.validate import problems
 from piat_jax.objectives import METHODS, PGDAT, WRAPPERS
@@ -367,6 +368,8 @@ def test_the_evaluation_of_a_run_follows_its_attack_as_a_config_does():
     assert (given.attack.eps, given.evaluation.eps) == (0.2, 0.3)
     apart = resolve(run.with_fields({"evaluation.eps": 0.05}), {"attack.eps": "0.2"})
     assert apart.evaluation.eps == 0.05
+    # A wrapper's radius as well.
+    assert resolve(read_config("embedded:ecas"), {"attack.eps": "0.2"}).wrappers["ecas"].eps == 0.2
 
 
 def test_names_of_the_package_work_with_their_ending_in_any_folder(tmp_path, monkeypatch):

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from piat_jax.averaging import AVERAGES, Gated
+from piat_jax.core.nested import leaves
 from piat_jax.core.types import TrainState, Variables
 from piat_jax.data import Dataset, Split
 from piat_jax.evaluation import AutoAttack
 from piat_jax.experiment import Run, config, data, evaluation, run_evaluation, run_training
 from piat_jax.experiment.console import TrainingConsole
-from piat_jax.experiment.experiment import Experiment, leaves
+from piat_jax.experiment.experiment import Experiment
 from piat_jax.objectives import METHODS, WRAPPERS
 from piat_jax.training import EpochRecord
 from piat_jax.training.progress import TrainingProgress

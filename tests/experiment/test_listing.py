@@ -6,8 +6,8 @@ import pytest
 
 from piat_jax.averaging import AVERAGES
 from piat_jax.cli import errors, train
+from piat_jax.core.nested import leaves
 from piat_jax.experiment import config
-from piat_jax.experiment.experiment import leaves
 from piat_jax.experiment.listing import meanings
 from piat_jax.objectives import METHODS, WRAPPERS
 
