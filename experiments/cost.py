@@ -28,12 +28,12 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import forward_flop
-from piat_jax.core.jaxprs import inner_jaxprs
 from piat_jax.core.types import Array, Batch, Model, Objective, TrainState, Variables
 from piat_jax.data import KNOWN, load
 from piat_jax.experiment import Experiment, config, hooks
 from piat_jax.experiment.data import load_data
 from piat_jax.experiment.provenance import describe_run
+from piat_jax.programs.jaxprs import inner_jaxprs
 from piat_jax.training import Examples, init_state, run_epoch, train_step
 
 # Sizes no two of which are equal or multiples, so that a product's shapes say what it is.

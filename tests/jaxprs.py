@@ -1,6 +1,6 @@
 """A look into traced programs."""
 
-from piat_jax.core.jaxprs import inner_jaxprs
+from piat_jax.programs.jaxprs import inner_jaxprs
 
 
 def equations(jaxpr):

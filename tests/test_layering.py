@@ -44,7 +44,7 @@ def violations(source, module):
         for target in targets:
             if target.partition(".")[0] in LAZY and id(node) not in deferred:
                 yield f"{module} imports {target} outside a function"
-        reads = module == "piat_jax.core.compiler"  # what the user has set
+        reads = module == "piat_jax.programs.cpu.options"  # what the user has set
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "XLA_FLAGS" in node.value and not reads:
             yield f"{module} speaks of XLA_FLAGS; an unknown flag aborts the process"
 

@@ -15,7 +15,7 @@ from jax import lax
 
 from piat_jax.attacks import pgd
 from piat_jax.core.types import Array
-from piat_jax.models import loop_safe_conv_general_dilated
+from piat_jax.programs.cpu.convolutions import loop_safe_conv_general_dilated
 
 BATCH, SIZE, WIDTHS, CLASSES, ROUNDS = 16, 16, (3, 32, 32, 64), 10, 3
 Conv = Callable[..., Array]

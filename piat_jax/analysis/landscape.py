@@ -8,9 +8,9 @@ import numpy as np
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_count
-from piat_jax.core.compiler import program_jit
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.types import Array, Attack, Model, PyTree, Variables
+from piat_jax.programs.jit import program_jit
 
 
 class Directions(NamedTuple):

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_count, check_network
-from piat_jax.core.compiler import program_jit
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.pixels import as_float
 from piat_jax.core.renamed import warn
@@ -18,6 +17,7 @@ from piat_jax.core.sharding import gather, replicate, split_batch
 from piat_jax.core.types import Array, Attack, LogitsFn, Variables
 from piat_jax.evaluation.robustness import Finding
 from piat_jax.evaluation.validity import measure, of_validity, threat_of
+from piat_jax.programs.jit import program_jit
 
 
 def correct_under_attack(

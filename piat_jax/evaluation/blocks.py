@@ -12,10 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from piat_jax.attacks import Outcome
 from piat_jax.core.bound import Bound
-from piat_jax.core.compiler import program_jit
 from piat_jax.core.sharding import gather, put, replicate
 from piat_jax.core.types import Array, LossFn
 from piat_jax.evaluation.journal import digest
+from piat_jax.programs.jit import program_jit
 
 ROWS = "rows"
 

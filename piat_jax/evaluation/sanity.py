@@ -10,10 +10,10 @@ import numpy as np
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_pixels
-from piat_jax.core.jaxprs import inner_jaxprs
 from piat_jax.core.types import Array
 from piat_jax.evaluation.blocks import Blocks
 from piat_jax.evaluation.robustness import Finding
+from piat_jax.programs.jaxprs import inner_jaxprs
 
 BLIND = ("round", "floor", "ceil", "sign", "argmax", "argmin", "stop_gradient")
 """Primitives whose gradient is zero or missing."""

@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from piat_jax.core.checks import InputError
 from piat_jax.core.cores import count_cores
 from piat_jax.core.files import expanded
@@ -26,6 +24,7 @@ from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.methods import parse_method
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.run_evaluation import is_autoattack, is_evaluated
+from piat_jax.programs.platform import platform
 
 # Of a run that is taken for one that was asked for these may differ: where data lie, and what was looked at or kept.
 FREE_FIELDS = ("fsdp", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "evaluation.final_attacks")
@@ -196,7 +195,7 @@ def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) 
     Raises:
       InputError: a command failed; the message has its last line. What others have done stays.
     """
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = platform() == "cpu"
     cores = count_cores()
     at_once = at_once or (max(1, min(len(jobs), 2 * cores)) if on_cpu else 1)
     environment = dict(os.environ)

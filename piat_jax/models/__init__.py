@@ -9,9 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count, did_you_mean
-from piat_jax.models.conv import loop_safe_conv_general_dilated
 from piat_jax.models.layers import LinenModel, check_normalization
 from piat_jax.models.registry import MODELS, model
+from piat_jax.programs.cpu.convolutions import loop_safe_conv_general_dilated
 
 # isort: off
 # In this order they are listed.

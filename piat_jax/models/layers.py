@@ -15,7 +15,8 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array, PyTree, Variables
 from piat_jax.models.batch_norm import batch_groups
-from piat_jax.models.conv import loop_safe_conv_general_dilated
+from piat_jax.programs.cpu.convolutions import loop_safe_conv_general_dilated
+from piat_jax.programs.platform import platform
 
 
 def torch_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -52,7 +53,7 @@ class Conv(nn.Module):
             use_bias=False,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
-            conv_general_dilated=loop_safe_conv_general_dilated if jax.default_backend() == "cpu" else None,
+            conv_general_dilated=loop_safe_conv_general_dilated if platform() == "cpu" else None,
             name="conv",
         )(x)
 

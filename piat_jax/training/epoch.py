@@ -13,13 +13,13 @@ import optax
 from jax.sharding import Mesh
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.compiler import program_jit
 from piat_jax.core.pixels import to_float
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.sharding import keep_replicated, keep_state, put_state, replicate, split_batch
 from piat_jax.core.types import Array, Batch, Objective, TrainState
 from piat_jax.data.augment import augment
 from piat_jax.data.batching import epoch_order, steps_per_epoch
+from piat_jax.programs.jit import program_jit
 from piat_jax.training.examples import Examples, on_device
 from piat_jax.training.step import FINITE, train_step
 from piat_jax.training.stopping import Position, StopTraining

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from piat_jax.models import loop_safe_conv_general_dilated as loop_safe
+from piat_jax.programs.cpu.convolutions import loop_safe_conv_general_dilated as loop_safe
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

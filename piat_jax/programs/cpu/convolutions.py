@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from piat_jax.core.types import Array
-from piat_jax.models import winograd
+from piat_jax.programs.cpu import winograd
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from piat_jax.core import compiler
-from piat_jax.core.compiler import program_jit
+from piat_jax.programs.cpu import options as compiler
+from piat_jax.programs.jit import program_jit
 
 
 @program_jit(static_argnames="power")
@@ -35,9 +35,9 @@ def test_it_computes_the_same_and_compiles_once():
 
 @pytest.fixture
 def forget():
-    compiler._compiler_options.cache_clear()
+    compiler.compiler_options.cache_clear()
     yield
-    compiler._compiler_options.cache_clear()
+    compiler.compiler_options.cache_clear()
 
 
 def compiled_text(options, channels):
@@ -48,7 +48,7 @@ def compiled_text(options, channels):
 
 @pytest.mark.usefixtures("forget")
 def test_onednn_is_asked_for_where_it_answers_and_otherwise_not_ynnpack_of_an_old_version():
-    options = compiler._compiler_options()
+    options = compiler.compiler_options()
     answers = options == compiler.ONEDNN
     assert answers or options == (compiler.NO_YNNPACK if jax.__version_info__ < (0, 11) else None)
     for channels in (8, 64):  # without the second option YNNPACK would take the larger one
@@ -61,16 +61,16 @@ def test_onednn_is_asked_for_where_it_answers_and_otherwise_not_ynnpack_of_an_ol
 
 @pytest.mark.usefixtures("forget")
 def test_the_answer_is_the_same_where_nothing_may_be_transferred():
-    options = compiler._compiler_options()
-    compiler._compiler_options.cache_clear()
+    options = compiler.compiler_options()
+    compiler.compiler_options.cache_clear()
     with jax.transfer_guard("disallow"):  # as around every chunk of training
-        assert compiler._compiler_options() == options
+        assert compiler.compiler_options() == options
 
 
 @pytest.mark.usefixtures("forget")
 def test_an_option_that_xla_does_not_know_is_not_asked_for(monkeypatch):
     monkeypatch.setattr(compiler, "ONEDNN", {"xla_cpu_no_such_option": True})
-    assert compiler._compiler_options() is None
+    assert compiler.compiler_options() is None
     assert program_jit()(lambda x: x + 1)(1) == 2
 
 
@@ -79,7 +79,7 @@ def test_an_option_that_xla_does_not_know_is_not_asked_for(monkeypatch):
 def test_where_onednn_does_not_answer_the_version_decides(monkeypatch, version, options):
     monkeypatch.setattr(compiler, "ONEDNN", compiler.NO_YNNPACK)  # asks for nothing that could answer
     monkeypatch.setattr(jax, "__version_info__", version)
-    assert compiler._compiler_options() == options
+    assert compiler.compiler_options() == options
 
 
 @pytest.mark.usefixtures("forget")
@@ -88,7 +88,7 @@ def test_a_flag_of_the_user_decides(monkeypatch, name):
     probed = []
     monkeypatch.setattr(jax, "jit", lambda fn, **options: probed.append(fn))
     monkeypatch.setenv("XLA_FLAGS", f"--{name}=")
-    assert compiler._compiler_options() is None
+    assert compiler.compiler_options() is None
     assert not probed
 
 

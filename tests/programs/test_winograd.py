@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from piat_jax.core.forward import forward_flop
 from piat_jax.core.sharding import data_mesh
-from piat_jax.models import create, winograd
-from piat_jax.models.conv import NHWC, loop_safe_conv_general_dilated
+from piat_jax.models import create
+from piat_jax.programs.cpu import winograd
+from piat_jax.programs.cpu.convolutions import NHWC, loop_safe_conv_general_dilated
 
 
 def arrays(height, width, channels, features):

@@ -1,0 +1,1 @@
+"""All that exists because XLA's compiler for CPUs is slow where it need not be."""

@@ -1,0 +1,36 @@
+"""Which kind of device a program is for: the one place that decides."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax
+
+from piat_jax.core.checks import check_choice
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
+
+
+def platform() -> str:
+    """The platform that programs are for: that of `compiling_for`, else that of JAX's default device.
+
+    >>> with compiling_for("tpu"):
+    ...     platform()
+    'tpu'
+    """
+    return _target.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(target: str) -> Iterator[None]:
+    """Within this context programs are written for `target`, one of `PLATFORMS`, whether it is there or not.
+
+    It is read while a program is traced. What JAX traced before, and keeps, stays as it was.
+    """
+    check_choice("target", target, PLATFORMS)
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
