@@ -11,38 +11,41 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from piat_jax.attacks import pgd
 from piat_jax.core.types import Array
-from piat_jax.programs.cpu.convolutions import loop_safe_conv_general_dilated
+from piat_jax.programs.platform import compiling_for
 
 BATCH, SIZE, WIDTHS, CLASSES, ROUNDS = 16, 16, (3, 32, 32, 64), 10, 3
-Conv = Callable[..., Array]
 
-native_conv = functools.partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-CONVS: dict[str, Conv] = {"native": native_conv, "loop-safe": loop_safe_conv_general_dilated}
+PROGRAMS = {"native": "gpu", "loop-safe": "cpu"}
+"""For which platform a program is written; all are run here."""
 
 
-def logits(conv: Conv, kernels: list[Array], images: Array) -> Array:
+def logits(kernels: list[Array], images: Array) -> Array:
     """Three 3x3 convolutions with ReLU, the last of stride 2, mean pooling; the last kernel is the linear layer."""
     for index, kernel in enumerate(kernels[:-1]):
         stride = 2 if index == len(kernels) - 2 else 1
-        images = jax.nn.relu(conv(images, kernel, (stride, stride), ((1, 1), (1, 1))))
+        numbers = ("NHWC", "HWIO", "NHWC")
+        images = jax.lax.conv_general_dilated(
+            images, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=numbers
+        )
+        images = jax.nn.relu(images)
     return images.mean((1, 2)) @ kernels[-1]
 
 
 def compiled_attack(
-    conv: Conv, kernels: list[Array], images: Array, labels: Array
+    target: str, kernels: list[Array], images: Array, labels: Array
 ) -> tuple[Callable[[], Array], float]:
     """PGD-10, compiled; and the seconds that took."""
 
     @jax.jit
     def attack(kernels: list[Array], images: Array, labels: Array) -> Array:
-        return pgd(functools.partial(logits, conv, kernels), images, labels, key=jax.random.key(0), steps=10)
+        return pgd(functools.partial(logits, kernels), images, labels, key=jax.random.key(0), steps=10)
 
     start = time.perf_counter()
-    executable = attack.lower(kernels, images, labels).compile()
+    with compiling_for(target):
+        executable = attack.lower(kernels, images, labels).compile()
     seconds = time.perf_counter() - start
     return lambda: executable(kernels, images, labels), seconds
 
@@ -55,7 +58,7 @@ def main() -> None:
     images = jax.random.uniform(keys[-1], (BATCH, SIZE, SIZE, WIDTHS[0]))
     labels = jnp.arange(BATCH) % CLASSES
 
-    runs = {name: compiled_attack(conv, kernels, images, labels) for name, conv in CONVS.items()}
+    runs = {name: compiled_attack(target, kernels, images, labels) for name, target in PROGRAMS.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run, _ in runs.values():
         jax.block_until_ready(run())

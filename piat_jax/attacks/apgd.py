@@ -28,6 +28,7 @@ from piat_jax.core.checks import (
 from piat_jax.core.norms import Radius, finite_entries, norm_name
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array
+from piat_jax.programs.loops import fori_loop, while_loop
 
 LOSSES = ("ce", "dlr", "targeted")
 STARTS = ("random", "none")
@@ -137,7 +138,7 @@ def apgd(
         return (carry[0] < tasks) & jnp.any(active & ~carry[1].fooled)
 
     clean = Outcome(images, jnp.full((batch,), False), queries)
-    _, outcome = jax.lax.while_loop(unfinished, attack, (jnp.int32(0), clean))
+    _, outcome = while_loop(unfinished, attack, (jnp.int32(0), clean))
     return jax.lax.stop_gradient(outcome)
 
 
@@ -202,7 +203,7 @@ class Evaluate:
             return value, carry[1] + gradient / self.eot, wrong
 
         nothing = jnp.zeros(self.labels.shape, jnp.float32)
-        return jax.lax.fori_loop(0, self.eot, again, (nothing, jnp.zeros_like(x), nothing.astype(bool)))
+        return fori_loop(0, self.eot, again, (nothing, jnp.zeros_like(x), nothing.astype(bool)))
 
 
 def run(
@@ -234,7 +235,7 @@ def run(
         return number + 1, x, best, memory, outcome
 
     nowhere = HighestLoss(x, jnp.zeros_like(x), jnp.full(active.shape, -jnp.inf))
-    carry = jax.lax.while_loop(unfinished, iterate, (jnp.int32(0), x, nowhere, rule.memory(), outcome))
+    carry = while_loop(unfinished, iterate, (jnp.int32(0), x, nowhere, rule.memory(), outcome))
     return carry[2:]
 
 

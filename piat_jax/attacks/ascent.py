@@ -25,6 +25,7 @@ from piat_jax.core.norms import (
 )
 from piat_jax.core.rng import flat_draw, named_key
 from piat_jax.core.types import Array, LogitsFn, LossFn
+from piat_jax.programs.loops import fori_loop
 
 Best = tuple[Array, Array, Array]  # images, whether they succeed, loss
 Vary = Callable[[LogitsFn, Array, Array, Array | int], tuple[LogitsFn, Array]]
@@ -155,7 +156,7 @@ class Ascent:
             ascent, x = self.varied(index, x)
             return self.step(index, x, ascent.gradient(x)[0], keys)
 
-        return jax.lax.fori_loop(0, steps, step, x)
+        return fori_loop(0, steps, step, x)
 
     def run_keeping_best(self, x: Array, steps: int, keys: Array, best: Best) -> Best:
         """The best of `best` and all iterates after the start."""
@@ -169,7 +170,7 @@ class Ascent:
         # A start that no step has projected yet may lie outside the ball, so it does not compete.
         ascent, x = self.varied(0, x)
         x = self.step(0, x, ascent.gradient(x)[0], keys)
-        x, best = jax.lax.fori_loop(0, steps - 1, step, (x, best))
+        x, best = fori_loop(0, steps - 1, step, (x, best))
         return self.better(best, x)
 
     def run_watched(self, x: Array, steps: int, keys: Array, patience: Array | int) -> tuple[Array, Array]:
@@ -187,7 +188,7 @@ class Ascent:
 
         patience = jnp.broadcast_to(jnp.asarray(patience, jnp.int32), self.labels.shape)
         first = (x, patience, jnp.zeros(self.labels.shape, jnp.int32))
-        x, _, count = jax.lax.fori_loop(0, steps, step, first)
+        x, _, count = fori_loop(0, steps, step, first)
         return x, count
 
     def better(self, best: Best, x: Array) -> Best:

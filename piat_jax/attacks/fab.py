@@ -25,6 +25,7 @@ from piat_jax.core.norms import cap_radius, finite_entries, norm_name, per_examp
 from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
+from piat_jax.programs.loops import fori_loop, while_loop
 
 Count = Array | int
 
@@ -207,7 +208,7 @@ def fab_distances(
         return (carry[0] < restarts * ranks * steps) & jnp.any(active & (carry[3] > enough))
 
     first = (jnp.int32(0), x, x, distance, active.astype(jnp.int32))
-    _, _, nearest, distance, queries = jax.lax.while_loop(unfinished, body, first)
+    _, _, nearest, distance, queries = while_loop(unfinished, body, first)
     return jax.lax.stop_gradient(Nearest(nearest.reshape(shape), distance, queries))
 
 
@@ -240,7 +241,7 @@ def _nearest_boundary(logits: Array, pullback: Pullback, labels: Array, norm: st
 
     away = jnp.full(labels.shape, jnp.inf, logits.dtype)
     none = (away, jnp.zeros_like(away), jnp.zeros(jax.eval_shape(pullback, logits)[0].shape, logits.dtype))
-    return jax.lax.fori_loop(0, logits.shape[1], compare, none)[1:]
+    return fori_loop(0, logits.shape[1], compare, none)[1:]
 
 
 def _start(

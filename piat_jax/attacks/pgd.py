@@ -31,6 +31,7 @@ from piat_jax.core.norms import norm as length
 from piat_jax.core.renamed import warn
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, Attack, LogitsFn, LossFn
+from piat_jax.programs.loops import fori_loop
 
 STARTS = ("uniform", "normal", "none")
 KEEPS = ("last", "best")
@@ -191,7 +192,7 @@ def pgd(
         return ascent.better(best, ascent.run(x, steps, own))
 
     first: Best = (ascent.images, jnp.full(labels.shape, False), jnp.full(labels.shape, -jnp.inf))
-    return ascent.result(jax.lax.stop_gradient(jax.lax.fori_loop(0, restarts, restart, first)[0]))
+    return ascent.result(jax.lax.stop_gradient(fori_loop(0, restarts, restart, first)[0]))
 
 
 def pgd_counted(
@@ -305,7 +306,7 @@ def mi_fgsm(
         momentum = decay * momentum + divide(gradient, length(gradient, "l1"))
         return ascent.move(x, momentum), momentum
 
-    x, _ = jax.lax.fori_loop(0, steps, move, (ascent.images, jnp.zeros_like(ascent.images)))
+    x, _ = fori_loop(0, steps, move, (ascent.images, jnp.zeros_like(ascent.images)))
     return ascent.result(jax.lax.stop_gradient(x))
 
 

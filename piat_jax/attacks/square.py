@@ -21,6 +21,7 @@ from piat_jax.core.checks import (
 from piat_jax.core.norms import cap_radius, norm_name, per_example
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
+from piat_jax.programs.loops import while_loop
 
 
 class _State(NamedTuple):
@@ -150,7 +151,7 @@ def square(
         fooled=jnp.full(size, False),
         queries=jnp.zeros(size, jnp.int32),
     )
-    last = jax.lax.while_loop(goes_on, step, first)
+    last = while_loop(goes_on, step, first)
     return Outcome(select(last.fooled, last.best, clean), last.fooled, last.queries)
 
 

@@ -4,14 +4,16 @@
 so, or without a name through `LinenModel(module)`.
 """
 
+import functools
+import warnings
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count, did_you_mean
 from piat_jax.models.layers import LinenModel, check_normalization
 from piat_jax.models.registry import MODELS, model
-from piat_jax.programs.cpu.convolutions import loop_safe_conv_general_dilated
 
 # isort: off
 # In this order they are listed.
@@ -35,7 +37,6 @@ __all__ = [
     "ViT",
     "WideResNet",
     "create",
-    "loop_safe_conv_general_dilated",
     "model",
 ]
 
@@ -45,6 +46,14 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 OF_NAMES = ("pre_activation", "raw_shortcut", "bottleneck")
 WITH_BATCH_NORM = (ResNet, WideResNet, SwishPreActResNet, SwishWideResNet)
 SMALL_RESNET = {"stage_sizes": (1, 1, 1), "width": 16, "stem_stride": 2}
+
+
+def __getattr__(name: str) -> Any:
+    if name != "loop_safe_conv_general_dilated":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    text = f"{__name__}.{name} is not needed any more: loops make every convolution safe; it goes with the next release"
+    warnings.warn(text, DeprecationWarning, stacklevel=2)
+    return functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def create(name: str, *, num_classes: int, dtype: str = "float32", bn_groups: int = 1, **options: Any) -> LinenModel:

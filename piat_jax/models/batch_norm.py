@@ -12,7 +12,6 @@ from jax import lax
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import Array
-from piat_jax.programs.platform import platform
 
 MOMENTUM, EPSILON = 0.1, 1e-5
 _groups = contextvars.ContextVar("groups", default=1)
@@ -123,13 +122,7 @@ _normalize.defvjp(
 
 def _sum(x: Array) -> Array:
     """Over all axes but the last."""
-    if platform() != "cpu":
-        return jnp.sum(x, tuple(range(x.ndim - 1)))
-    # Together, XLA makes a tree of windows of them, which takes 15 times as long with jax 0.12; the barrier keeps it
-    # from putting them together again (experiments/results/throughput/NOTES.md).
-    for axis in reversed(range(x.ndim - 1)):
-        x = lax.optimization_barrier(jnp.sum(x, axis))
-    return x
+    return jnp.sum(x, tuple(range(x.ndim - 1)))
 
 
 def _as_channels(values: Array, x: Array) -> Array:

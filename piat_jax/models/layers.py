@@ -15,8 +15,6 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array, PyTree, Variables
 from piat_jax.models.batch_norm import batch_groups
-from piat_jax.programs.cpu.convolutions import loop_safe_conv_general_dilated
-from piat_jax.programs.platform import platform
 
 
 def torch_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -32,7 +30,7 @@ def he_fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
 
 
 class Conv(nn.Module):
-    """A bias-free square convolution with PyTorch's symmetric padding, loop-safe where that is faster (CPU)."""
+    """A bias-free square convolution with PyTorch's symmetric padding."""
 
     features: int
     kernel: int = 3
@@ -53,7 +51,6 @@ class Conv(nn.Module):
             use_bias=False,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
-            conv_general_dilated=loop_safe_conv_general_dilated if platform() == "cpu" else None,
             name="conv",
         )(x)
 

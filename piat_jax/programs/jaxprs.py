@@ -1,13 +1,92 @@
-"""Looking into traced programs."""
+"""Looking into traced programs, and putting others in place of their equations."""
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-def inner_jaxprs(equation: Any) -> Iterator[Any]:
+TRANSPARENT = frozenset(
+    {"jit", "pjit", "while", "scan", "cond", "closed_call", "remat2", "checkpoint", "shard_map"}
+    | {"custom_jvp_call", "custom_vjp_call"}
+)
+"""The equations whose inner programs are what they compute. Those of a custom derivative are the function alone, which
+is what runs where nothing is differentiated any more; its derivative, once it is taken, is an equation like others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Replacement:
+    """A function of `inputs` that computes what an equation does; equal functions share what they are traced to."""
+
+    fn: Callable[..., Any]  # hashable
+    inputs: tuple[Any, ...]
+
+
+Rule = Callable[[JaxprEqn, Mapping[Any, JaxprEqn]], Replacement | None]
+"""`(equation, definitions) -> replacement`, None to leave it; `definitions` has the equations before, by output."""
+
+
+def inner_jaxprs(equation: JaxprEqn) -> Iterator[Any]:
     """The programs inside one equation of a jaxpr: of loops, branches, jitted and custom functions."""
     for value in equation.params.values():
         for inner in value if isinstance(value, (tuple, list)) else (value,):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 yield inner
+
+
+def rewrite(jaxpr: Jaxpr, rules: Mapping[str, Rule]) -> Jaxpr:
+    """The same program with what `rules` say in place of the primitives they are named after, inside loops too."""
+    equations: list[JaxprEqn] = []
+    definitions: dict[Any, JaxprEqn] = {}
+    changed = False
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        new = equation
+        if name in rules:
+            found = rules[name](equation, definitions)
+            new = equation if found is None else _call(equation, found)
+        elif name in TRANSPARENT:
+            new = _inside(equation, rules)
+        changed |= new is not equation
+        equations.append(new)
+        definitions.update((variable, equation) for variable in equation.outvars)
+    return jaxpr.replace(eqns=equations) if changed else jaxpr
+
+
+def _inside(equation: JaxprEqn, rules: Mapping[str, Rule]) -> JaxprEqn:
+    def new(value: Any) -> Any:
+        if isinstance(value, Jaxpr):
+            return rewrite(value, rules)
+        if isinstance(value, ClosedJaxpr):
+            inner = rewrite(value.jaxpr, rules)
+            return value if inner is value.jaxpr else value.replace(jaxpr=inner)
+        return value
+
+    changed = {}
+    for name, value in equation.params.items():
+        replaced = tuple(map(new, value)) if isinstance(value, (tuple, list)) else new(value)
+        same = all(a is b for a, b in zip(value, replaced)) if isinstance(replaced, tuple) else replaced is value
+        if not same:
+            changed[name] = replaced
+    return equation.replace(params={**equation.params, **changed}) if changed else equation
+
+
+def _call(equation: JaxprEqn, replacement: Replacement) -> JaxprEqn:
+    """A call of the function, with the equation's inputs and outputs."""
+    shapes = tuple((variable.aval.shape, variable.aval.dtype) for variable in replacement.inputs)
+    call = _traced(replacement.fn, shapes)
+    return call.replace(invars=list(replacement.inputs), outvars=equation.outvars, source_info=equation.source_info)
+
+
+@functools.lru_cache(maxsize=4096)
+def _traced(fn: Callable[..., Any], shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> JaxprEqn:
+    # Jitted, the function is a single equation. Kept, it is traced once for all layers of a shape.
+    def named(*arguments: Any) -> Any:
+        return fn(*arguments)
+
+    named.__name__ = type(fn).__name__
+    (call,) = jax.make_jaxpr(jax.jit(named))(*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)).eqns
+    return call

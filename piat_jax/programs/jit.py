@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from piat_jax.programs.cpu.options import compiler_options
+from piat_jax.programs.loops import loop_safe
 from piat_jax.programs.platform import platform
 
 
@@ -25,7 +26,7 @@ class ProgramJit:
     def compiled(self) -> Any:
         """The jitted function; made when it is first called, for asking for the platform starts JAX's backend."""
         options = compiler_options() if platform() == "cpu" else None
-        return jax.jit(self.fn, compiler_options=options, **self.options)
+        return jax.jit(loop_safe(self.fn), compiler_options=options, **self.options)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call the function, compiled."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from piat_jax import models
 from piat_jax.core.checks import InputError
 from piat_jax.models import MLP, LinenModel, ResNet, WideResNet, create
 from tests.models.torch_reference import filled
@@ -272,3 +273,12 @@ def test_bad_arguments_are_refused(name, options, message):
 def test_a_module_of_ones_own_is_checked(module, message):
     with pytest.raises(InputError, match=message):
         LinenModel(module)
+
+
+def test_the_convolution_that_had_to_be_asked_for_warns_and_works():
+    with pytest.warns(DeprecationWarning, match="not needed any more"):
+        convolve = models.loop_safe_conv_general_dilated
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
+    np.testing.assert_allclose(convolve(x, kernel, (1, 1), ((0, 0), (0, 0))), jnp.full((1, 2, 2, 5), 18.0))
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        _ = models.no_such_name

@@ -13,7 +13,9 @@ from piat_jax.core.forward import forward_flop
 from piat_jax.core.sharding import data_mesh
 from piat_jax.models import create
 from piat_jax.programs.cpu import winograd
-from piat_jax.programs.cpu.convolutions import NHWC, loop_safe_conv_general_dilated
+from piat_jax.programs.loops import loop_safe
+
+NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def arrays(height, width, channels, features):
@@ -85,12 +87,14 @@ def test_the_points_leave_a_small_error():
 
 def products(fn, *arguments):
     """How many matrix products and convolutions a function consists of."""
-    lines = jax.jit(fn).lower(*arguments).as_text().splitlines()
+    lines = jax.jit(loop_safe(fn)).lower(*arguments).as_text().splitlines()
     return tuple(sum(f"stablehlo.{kind}" in line for line in lines) for kind in ("dot_general", "convolution"))
 
 
 def convolution(images, kernel, stride=1, **options):
-    return loop_safe_conv_general_dilated(images, kernel, (stride, stride), ((1, 1), (1, 1)), **options)
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=NHWC, **options
+    )
 
 
 def gradients(images, kernel):
@@ -105,7 +109,9 @@ def test_many_channels_take_it_and_agree():
     def native(x, k):
         return jnp.sum(lax.conv_general_dilated(x, k, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NHWC) ** 2)
 
-    for ours, theirs in zip(jax.jit(gradients)(images, kernel), jax.jit(jax.grad(native, (0, 1)))(images, kernel)):
+    for ours, theirs in zip(
+        jax.jit(loop_safe(gradients))(images, kernel), jax.jit(jax.grad(native, (0, 1)))(images, kernel)
+    ):
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.max(jnp.abs(theirs))))
 
 

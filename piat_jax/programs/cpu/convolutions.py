@@ -1,172 +1,256 @@
-"""A convolution whose gradients are as fast inside a loop as outside one on CPU."""
+"""Convolutions in the form that XLA's kernels for CPUs take anywhere, in loops too.
 
-import functools
-from collections.abc import Sequence
+XLA:CPU brings the convolutions of a gradient into the form its fast kernels take only in the entry computation; inside
+scan, fori_loop and while_loop the same gradients run 15 to 60 times slower. Written in that form from the start, they
+are fast anywhere: channels last in all operands, the images' pixels next to each other, no groups of the batch.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Var
 
 from piat_jax.core.types import Array
 from piat_jax.programs.cpu import winograd
+from piat_jax.programs.jaxprs import Replacement
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
-NHWC = ("NHWC", "HWIO", "NHWC")
+SPATIAL = 3
+"""XLA has kernels for one to so many spatial axes."""
 
 
-def loop_safe_conv_general_dilated(
-    images: Array,
-    kernel: Array,
-    window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    precision: Any = None,
-) -> Array:
-    """`lax.conv_general_dilated` for NHWC images, with both gradients written as ordinary NHWC convolutions.
-
-    XLA:CPU brings the transposed convolutions of a gradient into the form its fast kernels take only in the entry
-    computation; inside scan, fori_loop and while_loop the same gradients run 15 to 60 times slower. Written in that
-    form from the start they are fast anywhere. Values and gradients equal the native ones up to rounding.
-
-    Args:
-      images: `[B, H, W, C]`.
-      kernel: `[h, w, C, O]`.
-      window_strides: two ints.
-      padding: two pairs of ints.
-      lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count: as Flax passes them, NHWC where None; only
-        plain, ungrouped and undilated NHWC convolutions take the fast path, everything else goes to the native one.
-      precision: as in lax.
-
-    Returns:
-      `[B, H', W', O]`.
-    """
-    numbers = NHWC if dimension_numbers is None and images.ndim == 4 else dimension_numbers
-    plain = (
-        images.ndim == 4
-        and _is_nhwc(images, kernel, numbers)
-        and feature_group_count == 1
-        and all(d == 1 for d in (*(lhs_dilation or (1,)), *(rhs_dilation or (1,))))
-        and not isinstance(padding, str)
+def rewritten(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | None:
+    """The rule of `conv_general_dilated`; what XLA's kernels take as it is, or do not take at all, stays."""
+    given = equation.params
+    lhs, rhs = equation.invars
+    images, kernel, outputs = lhs.aval, rhs.aval, equation.outvars[0].aval
+    spatial = len(images.shape) - 2
+    spread = any(d > 1 for d in given["lhs_dilation"])
+    steps = any(d > 1 for d in given["window_strides"])  # over spread-out images, no gradient of a plain one has them
+    if (
+        not 1 <= spatial <= SPATIAL
+        or (spread and steps)
+        or given.get("out_sharding") is not None
+        or getattr(images, "vma", None)  # varies over a mesh's axes, of which a program of its own knows nothing
+        or 0 in (*images.shape, *kernel.shape, *outputs.shape)
+    ):
+        return None
+    # A gradient by images flips the kernel first. Given the kernel itself, loops flip nothing that others have.
+    flip = definitions.get(rhs) if isinstance(rhs, Var) else None
+    pixels = set(given["dimension_numbers"].rhs_spec[2:])
+    flipped = flip is not None and flip.primitive.name == "rev" and set(flip.params["dimensions"]) == pixels
+    inputs: tuple[Any, ...] = (lhs, flip.invars[0] if flip is not None and flipped else rhs)
+    convolution = Convolution(
+        strides=tuple(given["window_strides"]),
+        padding=tuple(map(tuple, given["padding"])),
+        lhs_dilation=tuple(given["lhs_dilation"]),
+        rhs_dilation=tuple(given["rhs_dilation"]),
+        numbers=given["dimension_numbers"],
+        groups=given["feature_group_count"],
+        batch_groups=given["batch_group_count"],
+        precision=given["precision"],
+        dtype=given["preferred_element_type"],
+        flipped=flipped,
     )
-    if not plain:
+    if convolution.is_minimal(images.dtype):
+        for fast in (ByWinograd(convolution.numbers, flipped), KernelByWinograd(convolution.numbers)):
+            if fast.applies(images.shape, kernel.shape, convolution.padding):
+                return Replacement(fast, inputs)
+    return None if convolution.is_plain() else Replacement(convolution, inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """`lax.conv_general_dilated` with these parameters, as plain convolutions.
+
+    With `flipped` it is given the kernel before it is flipped over all pixels.
+    """
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    numbers: lax.ConvDimensionNumbers
+    groups: int
+    batch_groups: int
+    precision: Any
+    dtype: Any
+    flipped: bool
+
+    def is_plain(self) -> bool:
+        """Whether XLA's kernels take it as it is."""
+        dimensions = len(self.numbers.lhs_spec)
+        orders = _images(self.numbers.lhs_spec), _kernel(self.numbers.rhs_spec), _images(self.numbers.out_spec)
+        ordered = all(order == tuple(range(dimensions)) for order in orders)
+        return ordered and not self.flipped and self.batch_groups == 1 and set(self.lhs_dilation) == {1}
+
+    def is_minimal(self, dtype: Any) -> bool:
+        """Whether it is one of float32 that may be rounded differently, over pixels next to each other."""
+        once = {*self.strides, *self.lhs_dilation, *self.rhs_dilation, self.groups, self.batch_groups} == {1}
+        default = self.precision in (None, (lax.Precision.DEFAULT, lax.Precision.DEFAULT))
+        return once and default and dtype == jnp.float32 and self.dtype in (None, jnp.float32)
+
+    def __call__(self, lhs: Array, rhs: Array) -> Array:
+        """What the convolution gives, in the layout that it has."""
+        # The barriers keep XLA from folding a transposition, or the flip, back into the convolution.
+        images = _ordered(lhs, _images(self.numbers.lhs_spec), barrier=True)
+        kernel = _ordered(rhs, _kernel(self.numbers.rhs_spec), barrier=not self.flipped)
+        if self.flipped:
+            kernel = lax.optimization_barrier(jnp.flip(kernel, range(kernel.ndim - 2)))
+        if self.batch_groups > 1:
+            images = _groups_as_channels(images, self.batch_groups)
+        outputs = self._in_phases(images, kernel)
+        return _ordered(outputs, _inverse(_images(self.numbers.out_spec)))
+
+    def _in_phases(self, images: Array, kernel: Array) -> Array:
+        """One convolution for each phase of the images' dilation, without the zeros that it would bring in."""
+        if set(self.lhs_dilation) == {1}:
+            return self._plain(images, kernel, self.padding, self.rhs_dilation)
+        axes = list(zip(images.shape[1:-1], kernel.shape, self.lhs_dilation, self.rhs_dilation, self.padding))
+        sizes, axes = [_outputs(*axis) for axis in axes], [_phases(*axis) for axis in axes]
+        dilation = [d // math.gcd(d, spread) for d, spread in zip(self.rhs_dilation, self.lhs_dilation)]
+        batch, features = images.shape[0], kernel.shape[-1]
+        counts, each = [len(phases) for phases in axes], [phases[0].size for phases in axes]
+        found = []
+        for phase in itertools.product(*axes):
+            taps = kernel[tuple(axis.taps for axis in phase)]
+            if 0 in taps.shape:  # a stride beyond the window: these pixels are not looked at
+                found.append(jnp.zeros((batch, *each, features), self.dtype or images.dtype))
+            else:
+                found.append(self._plain(images, taps, [axis.padding for axis in phase], dilation))
+        # [phases..., B, pixels..., O] to [B, pixel, phase, pixel, phase, ..., O].
+        stacked = jnp.stack(found).reshape(*counts, batch, *each, features)
+        n = len(counts)
+        order = [n, *itertools.chain(*((n + 1 + axis, axis) for axis in range(n))), 2 * n + 1]
+        whole = stacked.transpose(order).reshape(batch, *(a * b for a, b in zip(counts, each)), features)
+        return whole[(slice(None), *map(slice, sizes))]
+
+    def _plain(
+        self, images: Array, kernel: Array, padding: Sequence[tuple[int, int]], dilation: Sequence[int]
+    ) -> Array:
+        pixels = "DHW"[5 - images.ndim :]
         return lax.conv_general_dilated(
             images,
             kernel,
-            window_strides,
+            self.strides,
             padding,
-            lhs_dilation,
-            rhs_dilation,
-            numbers,
-            feature_group_count=feature_group_count,
-            precision=precision,
+            rhs_dilation=dilation,
+            dimension_numbers=(f"N{pixels}C", f"{pixels}IO", f"N{pixels}C"),
+            feature_group_count=max(self.groups, self.batch_groups),
+            precision=self.precision,
+            preferred_element_type=self.dtype,
         )
-    (top, bottom), (left, right) = padding
-    return _conv(images, kernel, tuple(window_strides), ((top, bottom), (left, right)), precision)
 
 
-def _is_nhwc(images: Array, kernel: Array, numbers: Any) -> bool:
-    shapes = images.shape, kernel.shape
-    return lax.conv_dimension_numbers(*shapes, numbers) == lax.conv_dimension_numbers(*shapes, NHWC)
+@dataclasses.dataclass(frozen=True)
+class ByWinograd:
+    """A 3x3 convolution of stride 1 with many channels, forward or by its images (programs/cpu/winograd.py)."""
+
+    numbers: lax.ConvDimensionNumbers
+    flipped: bool
+
+    def applies(self, lhs: Sequence[int], rhs: Sequence[int], padding: object) -> bool:
+        """Whether operands of these shapes are such ones."""
+        images, kernel = _images(self.numbers.lhs_spec), _kernel(self.numbers.rhs_spec)
+        return winograd.applies(_shape(lhs, images), _shape(rhs, kernel), padding, winograd.CHANNELS)
+
+    def __call__(self, lhs: Array, rhs: Array) -> Array:
+        """What the convolution gives, in the layout that it has."""
+        images = _ordered(lhs, _images(self.numbers.lhs_spec))
+        kernel = _ordered(rhs, _kernel(self.numbers.rhs_spec))
+        if self.flipped:
+            outputs = winograd.input_gradient(images, kernel.swapaxes(2, 3))
+        else:
+            outputs = winograd.convolve(images, kernel)
+        return _ordered(outputs, _inverse(_images(self.numbers.out_spec)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _conv(images: Array, kernel: Array, strides: tuple[int, int], padding: Padding, precision: Any) -> Array:
-    if winograd.applies(images, kernel.shape, strides, padding, precision, winograd.CHANNELS):
-        return winograd.convolve(images, kernel)
-    return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=NHWC, precision=precision)
+@dataclasses.dataclass(frozen=True)
+class KernelByWinograd:
+    """The gradient of such a convolution by its kernel: the images' channels are a batch, and the batch is summed over.
 
-
-def _forward(
-    images: Array, kernel: Array, strides: tuple[int, int], padding: Padding, precision: Any
-) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(images, kernel, strides, padding, precision), (images, kernel)
-
-
-def _backward(
-    strides: tuple[int, int], padding: Padding, precision: Any, residuals: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-    images, kernel = residuals
-    return (
-        _input_gradient(cotangent, kernel, images.shape, strides, padding, precision),
-        _kernel_gradient(cotangent, images, kernel.shape, strides, padding, precision),
-    )
-
-
-_conv.defvjp(_forward, _backward)
-
-
-def _input_gradient(
-    cotangent: Array, kernel: Array, shape: tuple[int, ...], strides: tuple[int, int], padding: Padding, precision: Any
-) -> Array:
-    """The cotangent convolved with the flipped kernel (in and out channels swapped), one phase of the stride at a time.
-
-    Pixel `s v + a` of the input meets only every s-th tap of the kernel: s^2 small convolutions without the zeros that
-    spreading the cotangent out by the stride would bring in.
+    The window, which is the cotangent, is as large as the images.
     """
-    if winograd.applies(cotangent, kernel.shape, strides, padding, precision, winograd.CHANNELS):
-        return winograd.input_gradient(cotangent, kernel)
-    # The barrier keeps XLA from folding the flip back into a transposed convolution.
-    flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    rows, columns = (
-        _phases(shape[axis + 1], cotangent.shape[axis + 1], kernel.shape[axis], strides[axis], padding[axis][0])
-        for axis in (0, 1)
-    )
 
-    def phase(row: _Phase, column: _Phase) -> Array:
-        taps = flipped[row.taps, column.taps]
-        if 0 in taps.shape:  # a stride beyond the window: these pixels are not looked at
-            return jnp.zeros((shape[0], row.size, column.size, shape[3]), cotangent.dtype)
-        pads = (row.padding, column.padding)
-        return _conv(cotangent, taps, (1, 1), pads, precision)
+    numbers: lax.ConvDimensionNumbers
 
-    phases = jnp.stack([jnp.stack([phase(row, column) for column in columns], 3) for row in rows], 2)
-    interleaved = phases.reshape(shape[0], rows[0].size * len(rows), columns[0].size * len(columns), shape[3])
-    return interleaved[:, : shape[1], : shape[2]]
+    def applies(self, lhs: Sequence[int], rhs: Sequence[int], padding: object) -> bool:
+        """Whether operands of these shapes are such ones."""
+        images, cotangent = _shape(lhs, _summed(self.numbers.lhs_spec)), _shape(rhs, _summed(self.numbers.rhs_spec))
+        kernel = (3, 3, images[-1], cotangent[-1])
+        return images[:-1] == cotangent[:-1] and winograd.applies(images, kernel, padding, winograd.GRADIENT_CHANNELS)
+
+    def __call__(self, lhs: Array, rhs: Array) -> Array:
+        """The gradient, in the layout that the convolution has."""
+        images, cotangent = (_ordered(x, _summed(spec)) for x, spec in zip((lhs, rhs), self.numbers))
+        gradient = winograd.kernel_gradient(images, cotangent).transpose(2, 0, 1, 3)  # [C, 3, 3, O]
+        return _ordered(gradient, _inverse(_images(self.numbers.out_spec)))
 
 
 class _Phase(NamedTuple):
-    """The pixels `s v + a` of an axis, v below `size`: with which taps of the flipped kernel they are reached."""
+    """The outputs `s v + a` of an axis, v below `size`: with which taps they are reached, and from which pixels."""
 
     taps: slice
-    padding: tuple[int, int]  # of the cotangent; negative where it is cropped
+    padding: tuple[int, int]  # negative where the images are cropped
     size: int
 
 
-def _phases(size: int, cotangent: int, window: int, stride: int, low: int) -> list[_Phase]:
+def _phases(size: int, taps: int, spread: int, dilation: int, padding: tuple[int, int]) -> list[_Phase]:
+    """Output o meets tap k at pixel `(o + dilation k - low) / spread`, where that is whole: at every `step`-th tap."""
+    low = padding[0]
+    each = -(-_outputs(size, taps, spread, dilation, padding) // spread)
+    step = spread // math.gcd(spread, dilation)
     phases = []
-    each = -(-size // stride)
-    for a in range(stride):
-        shift, first = divmod(a + low, stride)
-        taps = len(range(first, window, stride))
-        # Tap `first + s j` meets the cotangent's pixel `v + shift - j`.
-        before = taps - 1 - shift
-        phases.append(
-            _Phase(
-                slice((window - 1 - first) % stride, window - first, stride), (before, each + shift - cotangent), each
-            )
-        )
+    for a in range(spread):
+        first = next((k for k in range(step) if (a + dilation * k - low) % spread == 0), taps)
+        count = len(range(first, taps, step))
+        before = (low - a - dilation * first) // spread
+        window = (count - 1) * (dilation * step // spread) + 1
+        phases.append(_Phase(slice(first, None, step), (before, each + window - 1 - size - before), each))
     return phases
 
 
-def _kernel_gradient(
-    cotangent: Array, images: Array, shape: tuple[int, ...], strides: tuple[int, int], padding: Padding, precision: Any
-) -> Array:
-    """The images correlated with the cotangent."""
-    if winograd.applies(images, shape, strides, padding, precision, winograd.GRADIENT_CHANNELS):
-        return winograd.kernel_gradient(images, cotangent)
-    # Channels act as the batch, the batch as the channels.
-    channels_first = lax.optimization_barrier(images.transpose(3, 1, 2, 0))  # [C, H, W, B]
-    window = lax.optimization_barrier(cotangent.transpose(1, 2, 0, 3))  # [H', W', B, O]
-    pads = []
-    for axis in (0, 1):
-        size, stride, (low, _) = images.shape[axis + 1], strides[axis], padding[axis]
-        spread = (cotangent.shape[axis + 1] - 1) * stride + 1
-        pads.append((low, shape[axis] - 1 + spread - size - low))
-    gradient = lax.conv_general_dilated(
-        channels_first, window, (1, 1), pads, rhs_dilation=strides, dimension_numbers=NHWC, precision=precision
-    )
-    return gradient.transpose(1, 2, 0, 3)
+def _outputs(size: int, taps: int, spread: int, dilation: int, padding: tuple[int, int]) -> int:
+    """How many a window gives that moves over an axis of so many pixels."""
+    return (size - 1) * spread + 1 + sum(padding) - (taps - 1) * dilation
+
+
+def _groups_as_channels(images: Array, groups: int) -> Array:
+    """`[G n, ..., C]` as `[n, ..., G C]`: groups of the batch are groups of the channels."""
+    batch, *pixels, channels = images.shape
+    cut = images.reshape(groups, batch // groups, *pixels, channels)
+    return jnp.moveaxis(cut, 0, -2).reshape(batch // groups, *pixels, groups * channels)
+
+
+def _images(spec: Sequence[int]) -> tuple[int, ...]:
+    """The axes batch, pixels, channels, of a spec (batch, channels, pixels)."""
+    return (spec[0], *spec[2:], spec[1])
+
+
+def _kernel(spec: Sequence[int]) -> tuple[int, ...]:
+    """The axes pixels, in, out, of a spec (out, in, pixels)."""
+    return (*spec[2:], spec[1], spec[0])
+
+
+def _summed(spec: Sequence[int]) -> tuple[int, ...]:
+    """The axes batch, pixels, channels of an operand of a gradient by the kernel, which sums over the batch."""
+    return (spec[1], *spec[2:], spec[0])
+
+
+def _shape(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in order)
+
+
+def _inverse(order: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+def _ordered(x: Array, order: Sequence[int], *, barrier: bool = False) -> Array:
+    if tuple(order) == tuple(range(x.ndim)):
+        return x
+    x = x.transpose(order)
+    return lax.optimization_barrier(x) if barrier else x

@@ -1,0 +1,37 @@
+"""Sums over batch and pixels, one axis at a time."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jax import lax
+
+from piat_jax.core.types import Array
+from piat_jax.programs.jaxprs import Replacement
+
+
+@dataclasses.dataclass(frozen=True)
+class SumByAxis:
+    """The sum over these axes, the last of them first, `[...]` to `[...]`.
+
+    Together, XLA (from jax 0.11 on) makes a tree of windows of them, which takes 15 times as long. The barrier keeps it
+    from putting them together again (experiments/results/throughput/NOTES.md).
+    """
+
+    axes: tuple[int, ...]
+
+    def __call__(self, x: Array) -> Array:
+        """`x` without these axes."""
+        for axis in sorted(self.axes, reverse=True):
+            x = lax.optimization_barrier(lax.reduce_sum(x, (axis,)))
+        return x
+
+
+def rewritten(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | None:
+    """The rule of `reduce_sum`: sums over several axes that leave the channels, the last axis, as they are."""
+    del definitions
+    axes, (x,) = equation.params["axes"], equation.invars
+    dimensions = len(x.aval.shape)
+    if len(axes) < 2 or dimensions < 3 or dimensions - 1 in axes or equation.params.get("out_sharding") is not None:
+        return None
+    return Replacement(SumByAxis(tuple(axes)), (x,))
