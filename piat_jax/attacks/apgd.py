@@ -28,6 +28,7 @@ from piat_jax.core.checks import (
 from piat_jax.core.norms import Radius, finite_entries, norm_name
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array
+from piat_jax.programs.frozen import frozen
 from piat_jax.programs.loops import fori_loop, while_loop
 
 LOSSES = ("ce", "dlr", "targeted")
@@ -106,6 +107,7 @@ def apgd(
     norm = _check(logits_fn, images, key, eps, norm, steps, restarts, loss, targets, eot, rho, start)
     batch = images.shape[0]
     images = images.astype(jnp.float32)
+    logits_fn = logits_fn if eot > 1 else frozen(logits_fn, images)
     radius = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (batch,))
     active = jnp.full((batch,), True) if active is None else active
     keys = example_keys(key, jnp.arange(batch) if indices is None else indices)

@@ -25,6 +25,7 @@ from piat_jax.core.norms import (
 )
 from piat_jax.core.rng import flat_draw, named_key
 from piat_jax.core.types import Array, LogitsFn, LossFn
+from piat_jax.programs.frozen import frozen
 from piat_jax.programs.loops import fori_loop
 
 Best = tuple[Array, Array, Array]  # images, whether they succeed, loss
@@ -59,7 +60,8 @@ class Ascent:
     ):
         shape = images.shape[1:]
         self.dtype, self.images = images.dtype, images.astype(jnp.promote_types(images.dtype, jnp.float32))
-        self.logits_fn, self.labels, self.targets = logits_fn, labels, targets
+        self.logits_fn = logits_fn if vary else frozen(logits_fn, images)
+        self.labels, self.targets = labels, targets
         self.loss = loss if targets is None else towards(loss)
         self.norm, self.box, self.rule = norm, box, rule
         # A step longer than the box is wide leads as far; a radius that holds the whole box is no bound.

@@ -25,6 +25,7 @@ from piat_jax.core.norms import cap_radius, finite_entries, norm_name, per_examp
 from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
+from piat_jax.programs.frozen import frozen
 from piat_jax.programs.loops import fori_loop, while_loop
 
 Count = Array | int
@@ -167,8 +168,10 @@ def fab_distances(
     active = jnp.full(labels.shape, True) if active is None else active
     keys = example_keys(key, jnp.arange(batch) if indices is None else indices)
 
+    network = frozen(logits_fn, images)
+
     def forward(x: Array) -> Array:
-        return checked_logits(logits_fn, x.reshape(shape)).astype(jnp.float32)
+        return checked_logits(network, x.reshape(shape)).astype(jnp.float32)
 
     clean = forward(x)
     classes = clean.shape[1]

@@ -21,6 +21,7 @@ from piat_jax.core.checks import (
 from piat_jax.core.norms import cap_radius, norm_name, per_example
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
+from piat_jax.programs.frozen import frozen
 from piat_jax.programs.loops import while_loop
 
 
@@ -101,6 +102,7 @@ def square(
     check_count("restarts", restarts, 1)
     size, shape = images.shape[0], tuple(images.shape[1:])
     clean = jax.lax.stop_gradient(images.astype(jnp.float32))
+    logits_fn = frozen(logits_fn, clean)
     eps = cap_radius(jax.lax.stop_gradient(jnp.asarray(eps)), shape, norm)
     radius = jnp.broadcast_to(per_example(eps, clean), (size, 1, 1, 1))
     keys = example_keys(key, jnp.arange(size) if indices is None else indices)

@@ -54,7 +54,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if not self.train:
             mean, var = running_mean.value, running_var.value
-            return _normalize(x, mean, scale * lax.rsqrt(var + EPSILON), bias).astype(self.dtype)
+            return _affine(x, mean, scale * lax.rsqrt(var + EPSILON), bias).astype(self.dtype)
         groups = _groups.get()
         if groups == 1:
             y, mean, var = _by_batch(x, scale, bias)
@@ -78,14 +78,16 @@ def _by_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]
 
 @jax.custom_vjp
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Each channel's mean and variance, in float32.
+    """Each channel's mean and variance, in float32, from one pass over x.
 
-    Of deviations from the mean: as a difference of means, `E[x^2] - E[x]^2`, the variance is lost where the mean is a
-    thousand times the spread.
+    Of deviations from a pixel of the first image, `E[(x - c)^2] - E[x - c]^2`: without c the variance is lost where the
+    mean is a thousand times the spread, and with the mean itself for c, x is read twice.
     """
     x = x.astype(jnp.float32)
-    mean = _sum(x) / _count(x)
-    return mean, _sum((x - _as_channels(mean, x)) ** 2) / _count(x)
+    middle = x[tuple(slice(size // 2, size // 2 + 1) for size in (0, *x.shape[1:-1]))]
+    from_middle = x - middle
+    mean, square = _sum(from_middle) / _count(x), _sum(from_middle**2) / _count(x)
+    return mean + middle.reshape(-1), jnp.maximum(square - mean**2, 0.0)
 
 
 def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -102,11 +104,14 @@ def _moments_backward(residuals: tuple[Array, Array], gradients: tuple[Array, Ar
 _moments.defvjp(_moments_forward, _moments_backward)
 
 
-@jax.custom_vjp
-def _normalize(x: Array, mean: Array, scale: Array, bias: Array) -> Array:
+def _affine(x: Array, mean: Array, scale: Array, bias: Array) -> Array:
     """`(x - mean) * scale + bias`, in float32."""
     mean, scale, bias = (_as_channels(value, x) for value in (mean, scale, bias))
     return (x - mean) * scale + bias
+
+
+_normalize = jax.custom_vjp(_affine)
+"""The same for training, whose gradient by the scale sums deviations."""
 
 
 def _normalize_backward(residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array, Array, Array]:
@@ -115,9 +120,7 @@ def _normalize_backward(residuals: tuple[Array, Array, Array], gradient: Array) 
     return (gradient * _as_channels(scale, x)).astype(x.dtype), -scale * total, _sum(gradient * centred), total
 
 
-_normalize.defvjp(
-    lambda x, mean, scale, bias: (_normalize(x, mean, scale, bias), (x, mean, scale)), _normalize_backward
-)
+_normalize.defvjp(lambda x, mean, scale, bias: (_affine(x, mean, scale, bias), (x, mean, scale)), _normalize_backward)
 
 
 def _sum(x: Array) -> Array:

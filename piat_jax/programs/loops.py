@@ -33,7 +33,7 @@ def loop_safe(fn: F) -> F:
     >>> @loop_safe
     ... def step(x, _):
     ...     return x - 0.1 * jax.grad(lambda x: jnp.sum(x**2))(x), None
-    >>> jax.lax.scan(step, jnp.array(1.0), length=2)[0].round(2).item()
+    >>> round(float(jax.lax.scan(step, jnp.array(1.0), length=2)[0]), 2)
     0.64
     """
 
