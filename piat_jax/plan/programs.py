@@ -171,7 +171,7 @@ def evaluation(
         place.everywhere(jax.ShapeDtypeStruct((count, *sizes.image_shape), jnp.uint8)),
         place.everywhere(jax.ShapeDtypeStruct((count,), jnp.int32)),
         place.everywhere(jax.ShapeDtypeStruct((block,), jnp.int32)),
-        place.everywhere(jax.eval_shape(lambda: bound)),
+        bound,  # numbers, that lie nowhere yet
         place.everywhere(jax.eval_shape(lambda: jax.random.key(0))),
     )
     return Program(
@@ -205,15 +205,14 @@ def autoattack(
     given = blocks.Rows(
         shape(jnp.float32, *sizes.image_shape), shape(jnp.int32), shape(jnp.uint32), shape(jnp.bool_), targets
     )
+    # The attack's numbers, the key and eps lie nowhere yet.
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
-    attack, logits_fn, key, eps = jax.tree.map(
-        lambda leaf: _placed(leaf, whole),
-        (jax.eval_shape(lambda: member.attack), logits_fn, key, jax.ShapeDtypeStruct((), jnp.float32)),
-    )
+    eps = jax.ShapeDtypeStruct((), jnp.float32)
+    logits_fn = jax.tree.map(lambda leaf: _placed(leaf, whole), logits_fn)
     return Program(
         name=member.name,
         jitted=blocks._attack,
-        arguments=(attack, logits_fn, given, key, eps),
+        arguments=(member.attack, logits_fn, given, key, eps),
         keywords={"norm": settings.norm, "mesh": mesh},
         platform=platform,
         devices=len(devices),
