@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> None:
     target, grid = find_target(values.target, values.devices)
     experiment = config.load(values.config, overrides)
     devices = devices_of(target, grid, values.devices)
-    folder = expanded(values.hlo) if values.hlo else None
-    if folder:
+    hlo, numbers = (expanded(text) if text else None for text in (values.hlo, values.json))
+    for folder in filter(None, (hlo, numbers and numbers.parent)):  # now, and not after minutes
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,12 +76,12 @@ def main(argv: Sequence[str]) -> None:
         batches=[int(text) for text in values.batches],
         largest=values.largest,
         robust=values.robust,
-        hlo=folder,
+        hlo=hlo,
         tell=lambda text: print(text, file=sys.stderr, flush=True),
     )
     print(to_text(made, price=values.price, kinds=values.kernels))
-    if values.json:
-        write_json(expanded(values.json), to_json(made, price=values.price))
+    if numbers:
+        write_json(numbers, to_json(made, price=values.price))
 
 
 def entry() -> None:

@@ -8,6 +8,7 @@ import jax
 from piat_jax.plan.estimate import Estimate, by_kind, dollars, kernel_seconds, loop_seconds, own_seconds
 from piat_jax.plan.kernels import COLLECTIVES, Loop
 from piat_jax.plan.planning import Plan
+from piat_jax.plan.targets import GPU, TPU
 from piat_jax.training.progress import duration
 
 SAID = """\
@@ -175,8 +176,9 @@ def _batch_table(plan: Plan) -> str:
 
 
 def _work_table(estimates: Sequence[Estimate], kinds: int) -> str:
+    on_tpu = any(each.target.platform == TPU for each in estimates)
     header = (
-        *("what a device does", "times", "kernels", "GB", "GFLOP", "at least us", "convolutions us"),
+        *("what a device does", "times", "operations" if on_tpu else "kernels", "GB", "GFLOP", "at least us", "convolutions us"),
         *("collectives MB", "layout copies"),
     )
     rows = []
@@ -257,7 +259,7 @@ def _findings(plan: Plan) -> list[str]:
             if depth and copies:
                 size = sum(kernel.moved for kernel in copies)
                 found.append(f"{each.name}, {label}: {len(copies)} layout copies move {_megabytes(size)} MB a trip")
-        if 0.75 * each.target.memory < each.memory.peak <= each.target.memory and each.target.platform == "gpu":
+        if 0.75 * each.target.memory < each.memory.peak <= each.target.memory and each.target.platform == GPU:
             found.append(
                 f"{each.name}: JAX takes three quarters of a GPU's memory; set XLA_PYTHON_CLIENT_MEM_FRACTION higher"
             )

@@ -246,8 +246,9 @@ def devices_of(target: Target, grid: Sequence[int], devices: int = 0) -> list[An
                 topology=f"1x1x{math.prod(grid)}",
             )
         else:
-            # It looks for a host of Google's cloud and would wait for one.
+            # It asks Google's cloud about its host, and would keep a TPU that is here from others.
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+            os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
             made = topologies.get_topology_desc(topology_name=f"{target.name}:{shape}", platform="tpu")
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
