@@ -145,7 +145,7 @@ def _instruction(line: str) -> Instruction:
     begin = rest.index("(", end)
     close = _closing(rest, begin)
     inside = rest[begin + 1 : close]
-    operands = () if opcode in ("constant", "parameter") else tuple(_NAME.findall(inside))
+    operands = tuple(_NAME.findall(inside))
     return Instruction(name.lstrip("%"), opcode, arrays, operands, inside, rest[close + 1 :].lstrip(", "), is_root)
 
 
@@ -167,16 +167,10 @@ def _array(dtype: str, shape: str, layout: str) -> Array:
 
 
 def _closing(text: str, begin: int) -> int:
-    """Where the parenthesis closes that opens at `begin`; what stands in quotes does not count."""
-    depth, quoted = 0, False
+    """Where the parenthesis closes that opens at `begin`."""
+    depth = 0
     for place in range(begin, len(text)):
-        letter = text[place]
-        if letter == '"' and text[place - 1] != "\\":
-            quoted = not quoted
-        elif not quoted and letter == "(":
-            depth += 1
-        elif not quoted and letter == ")":
-            depth -= 1
-            if not depth:
-                return place
+        depth += (text[place] == "(") - (text[place] == ")")
+        if not depth:
+            return place
     raise InputError(f"an instruction of HLO has an open parenthesis: {text[:80]!r}")

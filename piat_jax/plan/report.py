@@ -178,7 +178,15 @@ def _batch_table(plan: Plan) -> str:
 def _work_table(estimates: Sequence[Estimate], kinds: int) -> str:
     on_tpu = any(each.target.platform == TPU for each in estimates)
     header = (
-        *("what a device does", "times", "operations" if on_tpu else "kernels", "GB", "GFLOP", "at least us", "convolutions us"),
+        *(
+            "what a device does",
+            "times",
+            "operations" if on_tpu else "kernels",
+            "GB",
+            "GFLOP",
+            "at least us",
+            "convolutions us",
+        ),
         *("collectives MB", "layout copies"),
     )
     rows = []

@@ -120,9 +120,7 @@ def test_evaluation(name):
     target, devices = place(name)
     experiment = small()
     sizes = programs.sizes_of(experiment)
-    found = estimate(
-        programs.evaluation(experiment, sizes, devices, target.platform, "pgd4", sizes.monitor), target
-    )
+    found = estimate(programs.evaluation(experiment, sizes, devices, target.platform, "pgd4", sizes.monitor), target)
     attack = attack_of(found.root)
     assert (attack.trips, attack.known) == (4, "exactly")
     assert {kernel.rate for kernel in attack.kernels if kernel.is_convolution} == {"float32"}
@@ -183,6 +181,9 @@ def test_every_config_is_traced_for_both(name):
         target, devices = place(where)
         train = programs.training(experiment, sizes, devices, target.platform)
         assert "stablehlo.while" in train.lower().as_text()
-        assert "stablehlo.while" in programs.autoattack(
-            experiment, sizes, devices, target.platform, attack.members()[0], attack
-        ).lower().as_text()
+        assert (
+            "stablehlo.while"
+            in programs.autoattack(experiment, sizes, devices, target.platform, attack.members()[0], attack)
+            .lower()
+            .as_text()
+        )

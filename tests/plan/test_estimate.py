@@ -30,13 +30,13 @@ STEP = Loop("step", 1, "", (COPY, CONV), (ATTACK,))
 PROGRAM = Loop("program", 1, "exactly", (COPY, COPY), (STEP, Loop("other", 2, "exactly", (COPY,), ())))
 
 
-def estimate(root=PROGRAM, *, steps=True, memory=Memory(1, 2, 3, 1), examples=128):
+def estimate(root=PROGRAM, *, steps=True, memory=None, examples=128):
     return Estimate(
         name="x",
         target=TARGET,
         devices=2,
         examples=examples,
-        memory=memory,
+        memory=memory or Memory(1, 2, 3, 1),
         root=root,
         compile_seconds=0.0,
         steps=steps,

@@ -44,7 +44,7 @@ def test_called_computations():
     ]
 
 
-def test_parentheses_and_quotes_inside_a_name_end_nothing():
+def test_what_stands_in_attributes_ends_nothing():
     convert = parse(GPU).computations["fused_take"].root
     assert (convert.inside, convert.operands) == ("%slice.1", ("slice.1",))
 

@@ -95,9 +95,7 @@ def test_products_that_meet_a_pixel_are_counted(size, taps, stride, pad, spread,
         pytest.skip("the window is larger than the image")
     places = (wide - reach) // stride + 1
     pixels = {pad + holes * pixel for pixel in range(size)}
-    pairs = sum(
-        place * stride + tap * spread in pixels for place, tap in itertools.product(range(places), range(taps))
-    )
+    pairs = sum(place * stride + tap * spread in pixels for place, tap in itertools.product(range(places), range(taps)))
     window = f"size={taps}x1 stride={stride}x1 pad={pad}_{pad}x0_0 lhs_dilate={holes}x1 rhs_dilate={spread}x1"
     text = f"""HloModule one
 ENTRY %main (a: f32[6,{size},1,4], b: f32[{taps},1,4,3]) -> f32[6,{places},1,3] {{
@@ -150,6 +148,7 @@ def test_of_what_is_updated_in_place_only_the_update_is_written():
 def test_collectives():
     (step,) = read_loops(parse(GPU)).loops
     found = {kernel.kind: kernel for kernel in step.kernels if kernel.sent}
+    assert not any("done" in kernel.name for kernel in step.kernels)  # the end of one is no work of its own
     assert {kind: (kernel.read, kernel.written, kernel.sent) for kind, kernel in found.items()} == {
         "all-reduce": (16, 16, 16),
         "all-gather": (16, 128, 128),
@@ -169,7 +168,9 @@ def test_layout_copies():
     # One that reads the array as it lies is none, nor one that does something else as well.
     as_it_lies = GPU.replace("%turn = f32[5,3,3,2]{3,2,1,0}", "%turn = f32[5,3,3,2]{0,3,2,1}")
     assert not only(as_it_lies, "wrapped_transpose.1").is_layout_copy
-    other = GPU.replace("parameter(0)\n  ROOT %turn", "parameter(0)\n  %n = f32[3,3,2,5]{3,2,1,0} negate(%param_0.2)\n  ROOT %turn")
+    other = GPU.replace(
+        "parameter(0)\n  ROOT %turn", "parameter(0)\n  %n = f32[3,3,2,5]{3,2,1,0} negate(%param_0.2)\n  ROOT %turn"
+    )
     assert not only(other, "wrapped_transpose.1").is_layout_copy
     copied = GPU.replace("sqrt(%abs)", "copy(%abs)")
     assert not only(copied, "sqrt").is_layout_copy  # a vector has one order

@@ -103,10 +103,19 @@ def test_memory_beside_a_program_is_what_the_run_keeps_there(made):
 def test_the_report_says_it_all(made):
     text = to_text(made, price=3.0, kinds=2)
     title, *lines = text.splitlines()
-    assert title.startswith(f"nmse+piat: small_resnet ({made.parameters:,} parameters, float32) on embedded (200 images)")
+    assert title.startswith(
+        f"nmse+piat: small_resnet ({made.parameters:,} parameters, float32) on embedded (200 images)"
+    )
     assert "100 epochs" not in title
     assert "on 1 x NVIDIA H100 SXM 80 GB" in title
-    for start in ("MB on a device", "training at batch", "what a device does", "the run", "AutoAttack", '"At least" is'):
+    for start in (
+        "MB on a device",
+        "training at batch",
+        "what a device does",
+        "the run",
+        "AutoAttack",
+        '"At least" is',
+    ):
         assert any(line.startswith(start) for line in lines), start
     assert sum(line.strip().startswith(". ") for line in lines) > 10
     assert "dollars" in text
@@ -121,7 +130,9 @@ def test_the_json_has_the_same_numbers(made):
     assert train["at_least_seconds"] == made.estimates[0].step_seconds
     assert train["memory"]["peak"] == made.estimates[0].memory.peak
     assert sum(part["trips"] * part["at_least_seconds"] for part in train["parts"] if part["part"] == "loop") > 0
-    assert [stage["dollars"] for stage in found["stages"]] == pytest.approx([stage.seconds / 100 for stage in made.stages])
+    assert [stage["dollars"] for stage in found["stages"]] == pytest.approx(
+        [stage.seconds / 100 for stage in made.stages]
+    )
     assert found["experiment"]["method"] == "nmse+piat"
     assert found["target"]["devices"] == 1
 
