@@ -83,6 +83,15 @@ def test_the_gradient_by_the_filter():
     assert (found.read, found.written, found.flops) == (IMAGES + FEATURES, FILTER, CONVOLUTION)
 
 
+def test_a_strided_gradient_by_the_images_has_the_operations_of_its_forward():
+    window = "pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom"  # of the gradient alone: the forward has a precision
+    strided = GPU.replace(window, f"stride=2x2 {window}")
+    strided = strided.replace("%logits = f32[4,8,8,5]", "%logits = f32[4,4,4,5]")
+    found = only(strided, "cudnn-conv-bw-input.1")
+    assert found.flops == 2 * 4 * (5 * 2) * (4 * 3 - 1) ** 2  # 4 places see 3 taps, but for the first one
+    assert (found.read, found.written) == (4 * 4 * 4 * 4 * 5 + FILTER, IMAGES)
+
+
 @pytest.mark.parametrize("size", [5, 8])
 @pytest.mark.parametrize("taps", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
