@@ -249,8 +249,6 @@ def _is_layout_copy(module: Module, around: Computation, instruction: Instructio
     if instruction.opcode not in ("copy", "transpose"):
         return False
     before, after = around.instructions[instruction.operands[0]].arrays[0], instruction.arrays[0]
-    if sum(length > 1 for length in after.shape) < 2:
-        return False
     return _order(before, _permutation(instruction, len(before.shape))) != _order(after, range(len(after.shape)))
 
 
