@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test rounding parity wheel lint audit clean
+.PHONY: help train smoke bench test rounding parity accelerators wheel lint audit clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -47,6 +47,24 @@ parity: $(READY)  ## The tests against PyTorch, which it installs.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/interop tests/cli/test_convert.py \
 		tests/test_torch_reference.py tests/test_throughput.py
 
+# XLA compiles for devices that are not here, with packages of 1.1 GB in an environment of their own. They are those of
+# jax 0.12, which needs Python 3.12: the first of these interpreters that is as new is taken.
+COMPILERS ?= .venv-accelerators
+$(COMPILERS)/.ready: requirements.txt requirements-accelerators.txt
+	@for python in $(PYTHON) python3.12 python3.13; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2> /dev/null; then \
+			exec $$python -m venv $(COMPILERS); \
+		fi; \
+	done; \
+	echo "python 3.12 or newer is needed: make accelerators PYTHON=..." >&2; exit 1
+	$(COMPILERS)/bin/python -m pip install --quiet -r requirements.txt -r requirements-accelerators.txt
+	@touch $@
+
+# What tests/conftest.py sets is for programs that run here.
+accelerators: $(COMPILERS)/.ready  ## Compile the programs for GPUs and TPUs that are not here, and look at them.
+	JAX_PLATFORMS=cpu $(COMPILERS)/bin/python -m pytest --confcutdir=tests/accelerators --numprocesses=2 \
+		--dist=worksteal tests/accelerators
+
 wheel: $(READY)  ## Build the sdist and its wheel, and try the wheel in an empty environment.
 	$(BIN)/python -m pip install --quiet build
 	rm -rf dist
@@ -65,4 +83,4 @@ audit: $(READY)  ## Known vulnerabilities of the packages this runs with.
 	$(BIN)/pip-audit --local --skip-editable --progress-spinner=off
 
 clean:  ## Remove the virtual environment and caches; runs/ stays.
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(COMPILERS) .cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -14,6 +14,7 @@ COMMANDS = {
     "piat-data": "look at a data set, or make a cache of it",
     "piat-convert": "weights from one form into another",
     "piat-benchmark": "throughput on this machine",
+    "piat-plan": "what a run would need on a GPU or TPU that is not here",
 }
 
 

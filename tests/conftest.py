@@ -13,3 +13,12 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+
+ACCELERATORS = Path(__file__).parent / "accelerators"
+collect_ignore = [str(ACCELERATORS)]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say that tests are left out, where the whole folder was asked for."""
+    if any(Path(config.invocation_params.dir, part) in ACCELERATORS.parents for part in config.args):
+        terminalreporter.write_line("left to `make accelerators`, as it needs packages of its own: tests/accelerators")

@@ -1,0 +1,211 @@
+"""What a run needs on a target: which programs are compiled, how often each runs, and what that comes to."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from piat_jax.core.checks import InputError
+from piat_jax.data.batching import steps_per_epoch
+from piat_jax.evaluation import AutoAttack
+from piat_jax.experiment.evaluation import evaluation_attack
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.run import ON_DISK
+from piat_jax.experiment.run_evaluation import is_autoattack
+from piat_jax.plan import programs
+from piat_jax.plan.compiled import estimate
+from piat_jax.plan.estimate import Estimate, Stage, block_seconds, epoch_seconds, evaluated_epochs, next_batch
+from piat_jax.plan.programs import Program, Sizes
+from piat_jax.plan.targets import Target
+
+WHAT = ("train", "evaluate", "autoattack")
+LARGEST_COMPILES = 6
+"""So many batch sizes are compiled at most to find the largest."""
+
+
+class AtBatch(NamedTuple):
+    """Training at another batch size."""
+
+    batch: int
+    train: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run needs.
+
+    Attributes:
+      experiment: the run.
+      target, devices: what it is to run on, and how many there are.
+      sizes: of its data.
+      parameters: of its network.
+      estimates: of the programs, in the order in which they first run.
+      stages: the parts of the run.
+      batches: training at other batch sizes, ascending.
+      notes: what may not be meant.
+    """
+
+    experiment: Experiment
+    target: Target
+    devices: int
+    sizes: Sizes
+    parameters: int
+    estimates: tuple[Estimate, ...]
+    stages: tuple[Stage, ...]
+    batches: tuple[AtBatch, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    experiment: Experiment,
+    target: Target,
+    devices: Sequence[Any],
+    *,
+    what: Sequence[str] = ("train",),
+    batches: Sequence[int] = (),
+    largest: bool = False,
+    robust: float = 0.5,
+    hlo: Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Compile the programs of an experiment for a target, and say what they need.
+
+    Args:
+      experiment: the run.
+      target: the kind of the devices.
+      devices: of `targets.devices_of`.
+      what: of `WHAT`.
+      batches: training is compiled at these batch sizes too.
+      largest: find the largest batch that fits.
+      robust: share of the test images that AutoAttack is thought not to break, in [0, 1].
+      hlo: a folder for the texts of the programs.
+      tell: is told what is done.
+    """
+    sizes = programs.sizes_of(experiment)
+    place = (sizes, devices, target.platform)
+    train = programs.training(experiment, *place)
+
+    def compiled(program: Program) -> Estimate:
+        tell(f"compiling {program.name} for {program.devices} x {target.title}")
+        return estimate(program, target, hlo=hlo)
+
+    found: dict[str, Estimate] = {}
+    stages: list[Stage] = []
+    if "train" in what:
+        found["train"] = compiled(train)
+        stages.append(_training_stage(experiment, sizes, found["train"]))
+    if "evaluate" in what:
+        for name in _attacks(experiment):
+            during = name in experiment.evaluation.attacks
+            count = sizes.monitor if during else sizes.test
+            program = programs.evaluation(experiment, *place, name, count, train=train if during else None)
+            found[name] = compiled(program)
+        stages += _evaluation_stages(experiment, sizes, found)
+    if "autoattack" in what:
+        settings = evaluation_attack(experiment, "aa")
+        assert isinstance(settings, AutoAttack)
+        blocks = {}
+        for member in settings.members():
+            blocks[member.name] = compiled(programs.autoattack(experiment, *place, member, settings))
+        stages.append(_autoattack_stage(settings, sizes, blocks, robust))
+        found |= blocks
+    return Plan(
+        experiment=experiment,
+        target=target,
+        devices=len(devices),
+        sizes=sizes,
+        parameters=programs.count(train.arguments[0].params),
+        estimates=tuple(found.values()),
+        stages=tuple(stages),
+        batches=_at_batches(experiment, place, compiled, found.get("train"), batches, largest=largest),
+        notes=tuple(_notes(experiment, train, len(devices))),
+    )
+
+
+def _attacks(experiment: Experiment) -> list[str]:
+    """What is evaluated, AutoAttack apart: during training, then afterwards."""
+    names = (*experiment.evaluation.attacks, *experiment.evaluation.final_attacks)
+    return [name for name in dict.fromkeys(names) if not is_autoattack(name)]
+
+
+def _training_stage(experiment: Experiment, sizes: Sizes, train: Estimate) -> Stage:
+    steps = steps_per_epoch(sizes.train, experiment.batch_size)
+    epoch = epoch_seconds(train, steps, experiment.log.steps_per_chunk)
+    how = f"{experiment.epochs:,} epochs of {steps:,} steps"
+    return Stage("training", experiment.epochs * epoch, how)
+
+
+def _evaluation_stages(experiment: Experiment, sizes: Sizes, found: Mapping[str, Estimate]) -> list[Stage]:
+    fields = experiment.evaluation
+    times = evaluated_epochs(experiment.epochs, fields.every_epochs)
+    during = [name for name in fields.attacks if name in found]
+    final = [name for name in fields.final_attacks if name in found]
+    each = sum(block_seconds(found[name], sizes.monitor) for name in during)
+    last = sum(block_seconds(found[name], sizes.test) for name in final)
+    return [
+        Stage(
+            "evaluation in training", times * each, f"{times:,} times {', '.join(during)} on {sizes.monitor:,} images"
+        ),
+        Stage(
+            "evaluation",
+            len(ON_DISK) * last,
+            f"{len(ON_DISK)} checkpoints under {', '.join(final)} on {sizes.test:,} images",
+        ),
+    ]
+
+
+def _autoattack_stage(settings: AutoAttack, sizes: Sizes, found: Mapping[str, Estimate], robust: float) -> Stage:
+    seconds = 0.0
+    for member in settings.members():
+        runs = member.runs * max(min(member.targets, sizes.classes - 1), 1)
+        seconds += block_seconds(found[member.name], math.ceil(robust * sizes.test) * runs)
+    how = f"1 checkpoint, {robust:.0%} of {sizes.test:,} images robust throughout, the others broken at once"
+    return Stage("AutoAttack", seconds, how)
+
+
+def _at_batches(
+    experiment: Experiment,
+    place: tuple[Sizes, Sequence[Any], str],
+    compiled: Callable[[Program], Estimate],
+    train: Estimate | None,
+    batches: Sequence[int],
+    *,
+    largest: bool,
+) -> tuple[AtBatch, ...]:
+    """Training at other batch sizes: those that are asked for, and those on the way to the largest that fits."""
+    sizes, devices, _ = place
+    known = {experiment.batch_size: train} if train else {}
+
+    def at(batch: int) -> Estimate:
+        if batch not in known:
+            program = programs.training(experiment.with_fields({"batch_size": batch}), *place)
+            known[batch] = compiled(dataclasses.replace(program, name="train"))
+        return known[batch]
+
+    for batch in batches:
+        if batch > sizes.train:
+            raise InputError(f"batches={batch} is more than the {sizes.train:,} training images")
+        at(batch)
+    if largest:
+        unit = 8 * len(devices)
+        most = sizes.train // unit * unit
+        for batch in (experiment.batch_size, 2 * experiment.batch_size):
+            at(min(batch, most))
+        while len(known) < LARGEST_COMPILES:
+            peaks = {batch: each.memory.peak for batch, each in known.items()}
+            limit = next(iter(known.values())).target.memory
+            guess = min(next_batch(peaks, limit, unit), most)
+            if guess in known:
+                break
+            at(guess)
+    if not batches and not largest:
+        return ()
+    return tuple(AtBatch(batch, known[batch]) for batch in sorted(known))
+
+
+def _notes(experiment: Experiment, train: Program, devices: int) -> list[str]:
+    found = []
+    if train.devices < devices:
+        found.append(f"{train.devices} of {devices} devices can share a batch of {experiment.batch_size} equally")
+    return found

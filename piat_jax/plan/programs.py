@@ -1,0 +1,305 @@
+"""The programs of an experiment as they are compiled, without data and without weights: shapes alone."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from piat_jax.attacks.ensemble import Member
+from piat_jax.core.checks import InputError
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.sharding import AXIS, data_mesh, state_shardings
+from piat_jax.core.types import TrainState
+from piat_jax.data.batching import steps_per_epoch
+from piat_jax.data.dataset_info import KNOWN
+from piat_jax.data.npz import read_examples
+from piat_jax.evaluation import AutoAttack, accuracy, blocks
+from piat_jax.experiment import hooks
+from piat_jax.experiment.data import load_data, load_extra
+from piat_jax.experiment.evaluation import evaluation_attack
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.models import LinenModel
+from piat_jax.objectives import AttackedObjective, Wrapper
+from piat_jax.programs.jit import ProgramJit
+from piat_jax.programs.platform import compiling_for
+from piat_jax.training import Examples, Recipe, init_state, train_steps
+from piat_jax.training.streaming import WINDOW_BYTES, Window
+
+
+class Sizes(NamedTuple):
+    """What programs depend on of the data."""
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    train: int  # examples that are trained on
+    monitor: int  # that are evaluated during training
+    test: int
+    extra: int = 0  # generated ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program and the shapes it is compiled for.
+
+    Attributes:
+      name: what it does: "train", "evaluate pgd20", "apgd-ce".
+      jitted: the program of the library.
+      arguments: shapes in place of arrays, with the devices they lie on.
+      keywords: what is compiled in.
+      platform: "gpu" or "tpu".
+      devices: how many it runs on.
+      examples: how many a step of it, or a call, works on.
+      precision: of matrix products; None is the default.
+      beside: bytes on each device, during the program, of what is not among its arguments.
+      idle: the part of the training state that is not among the arguments of training: PIAT's anchor.
+    """
+
+    name: str
+    jitted: ProgramJit
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    platform: str
+    devices: int
+    examples: int
+    precision: str | None = None
+    beside: float = 0.0
+    idle: Any = None
+
+    def lower(self) -> Any:
+        """The program as XLA is given it, traced for its platform."""
+        # What JAX traced before, for another platform, it would take again.
+        jax.clear_caches()
+        jitted = jax.jit(self.jitted.fn, **self.jitted.options)
+        with compiling_for(self.platform), jax.default_matmul_precision(self.precision):
+            return jitted.lower(*self.arguments, **self.keywords)
+
+
+def sizes_of(experiment: Experiment) -> Sizes:
+    """The sizes of an experiment's data: of a published data set without its files, of any other from these.
+
+    Raises:
+      InputError: more examples are asked for than there are, or files that are needed are not there.
+    """
+    fields = experiment.dataset
+    known = KNOWN.get(fields.name)
+    if known is None:
+        data, train, monitor = load_data(experiment)
+        extra = load_extra(experiment, train, data.num_classes)
+        return Sizes(
+            tuple(train.images.shape[1:]),
+            data.num_classes,
+            len(train.labels),
+            len(monitor.labels),
+            len(data.test.labels),
+            len(extra.labels) if extra else 0,
+        )
+    for name, there in (("train_examples", known.train), ("test_examples", known.test)):
+        if (asked := getattr(fields, name)) > there:
+            raise InputError(
+                f"dataset.{name}={asked} is more than the {there} of {fields.name!r}; give at most {there}"
+            )
+    train, test = fields.train_examples or known.train, fields.test_examples or known.test
+    held = fields.validation_examples
+    if held >= train:
+        raise InputError(f"dataset.validation_examples={held} leaves nothing of the {train} training examples")
+    extra = len(read_examples(Path(fields.extra)).labels) if fields.extra else 0
+    return Sizes(known.image_shape, known.classes, train - held, held or test, test, extra)
+
+
+def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platform: str) -> Program:
+    """The compiled loop over training steps, of which one step works on `batch_size` examples."""
+    mesh = data_mesh(experiment.batch_size, devices)
+    with compiling_for(platform):
+        net = experiment.build_model(sizes.classes)
+        objective = experiment.build_objective(net, sizes.image_shape)
+        recipe = experiment.build_recipe(sizes.train)._replace(mesh=mesh)
+        whole = _state(experiment, objective, recipe, sizes)
+    anchor, state = whole.anchor, dataclasses.replace(whole, anchor=None)  # as `run_epoch` does
+    place = _Places(mesh, devices[0])
+    split = mesh is not None and recipe.split_state
+    idle = place.state(anchor, split=split)
+    watched = place.everywhere(_split(sizes.monitor, sizes.image_shape))
+    arguments = (
+        place.state(state, split=split),
+        place.everywhere(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, objective))),
+        _examples(experiment, sizes, place),
+        place.everywhere(jax.eval_shape(lambda: jax.random.key(experiment.seed))),
+        *(place.everywhere(jax.ShapeDtypeStruct((), jnp.int32)) for _ in range(3)),
+    )
+    return Program(
+        name="train",
+        jitted=train_steps,
+        arguments=arguments,
+        keywords={"recipe": recipe},
+        platform=platform,
+        devices=1 if mesh is None else mesh.size,
+        examples=experiment.batch_size,
+        beside=bytes_on_a_device((idle, watched)),
+        idle=idle,
+    )
+
+
+def evaluation(
+    experiment: Experiment,
+    sizes: Sizes,
+    devices: Sequence[Any],
+    platform: str,
+    attack: str,
+    count: int,
+    *,
+    train: Program | None = None,
+) -> Program:
+    """A block of the accuracy under an attack that is no part of AutoAttack, out of `count` images.
+
+    During training the state and the data of `train` lie beside it.
+    """
+    mesh = data_mesh(len(devices), devices)
+    place = _Places(mesh, devices[0])
+    shares = 1 if mesh is None else mesh.size
+    block = -(-min(experiment.evaluation.batch_size, count) // shares) * shares
+    with compiling_for(platform):
+        logits_fn = place.everywhere(_network(experiment, sizes))
+        bound = evaluation_attack(experiment, attack)
+    arguments = (
+        logits_fn,
+        place.everywhere(jax.ShapeDtypeStruct((count, *sizes.image_shape), jnp.uint8)),
+        place.everywhere(jax.ShapeDtypeStruct((count,), jnp.int32)),
+        place.everywhere(jax.ShapeDtypeStruct((block,), jnp.int32)),
+        bound,  # numbers, that lie nowhere yet
+        place.everywhere(jax.eval_shape(lambda: jax.random.key(0))),
+    )
+    return Program(
+        name=f"evaluate {attack}",
+        jitted=accuracy._correct_block,
+        arguments=arguments,
+        keywords={"mesh": mesh},
+        platform=platform,
+        devices=shares,
+        examples=block,
+        precision=_precision(experiment),
+        beside=0.0 if train is None else bytes_on_a_device((train.arguments, train.idle)),
+    )
+
+
+def autoattack(
+    experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platform: str, member: Member, settings: AutoAttack
+) -> Program:
+    """A block of one attack of AutoAttack: one run of as many rows as fit into it."""
+    mesh = Mesh(np.array(devices), (blocks.ROWS,))
+    unit = 8 * len(devices)
+    rows = -(-min(settings.block_size, sizes.test) // unit) * unit
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(blocks.ROWS))
+
+    def shape(dtype: Any, *more: int) -> Any:
+        return jax.ShapeDtypeStruct((rows, *more), dtype, sharding=split)
+
+    with compiling_for(platform):
+        logits_fn = _network(experiment, sizes)
+    targets = shape(jnp.int32) if member.targets else None
+    given = blocks.Rows(
+        shape(jnp.float32, *sizes.image_shape), shape(jnp.int32), shape(jnp.uint32), shape(jnp.bool_), targets
+    )
+    # The attack's numbers, the key and eps lie nowhere yet.
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    eps = jax.ShapeDtypeStruct((), jnp.float32)
+    logits_fn = jax.tree.map(lambda leaf: _placed(leaf, whole), logits_fn)
+    return Program(
+        name=member.name,
+        jitted=blocks._attack,
+        arguments=(member.attack, logits_fn, given, key, eps),
+        keywords={"norm": settings.norm, "mesh": mesh},
+        platform=platform,
+        devices=len(devices),
+        examples=rows,
+        precision=_precision(experiment),
+    )
+
+
+def count(tree: Any) -> int:
+    """How many numbers arrays of these shapes hold."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def bytes_on_a_device(tree: Any) -> float:
+    """Bytes that arrays of these shapes and shardings take on one device."""
+    total = 0.0
+    for leaf in jax.tree.leaves(tree):
+        leaf = jax.eval_shape(jax.random.key_data, leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
+
+
+def _state(experiment: Experiment, objective: AttackedObjective | Wrapper, recipe: Recipe, sizes: Sizes) -> TrainState:
+    """The state before the first step, as shapes."""
+
+    def begin() -> TrainState:
+        images = jnp.zeros((1, *sizes.image_shape))
+        state = init_state(objective, recipe.optimizer, images, key=jax.random.key(experiment.seed))
+        return hooks.start(experiment, state)
+
+    return jax.eval_shape(begin)
+
+
+def _network(experiment: Experiment, sizes: Sizes) -> Any:
+    """The network as evaluation sees it, with shapes for weights."""
+    net: LinenModel = experiment.build_model(sizes.classes, dtype="float32")
+    images = jax.ShapeDtypeStruct((1, *sizes.image_shape), jnp.float32)
+    return make_logits_fn(net, jax.eval_shape(net.init, jax.random.key(0), images))
+
+
+def _examples(experiment: Experiment, sizes: Sizes, place: "_Places") -> Examples | Window:
+    """The training data, on the device or a window of it."""
+    if not experiment.dataset.stream:
+        own = _split(sizes.train, sizes.image_shape)
+        extra = _split(sizes.extra, sizes.image_shape) if sizes.extra else None
+        return place.everywhere(Examples(*own, extra=extra))
+    batch = experiment.batch_size
+    steps = steps_per_epoch(sizes.train, batch)
+    length = max(1, min(steps, WINDOW_BYTES // (batch * math.prod(sizes.image_shape))))
+    images, labels = (
+        jax.ShapeDtypeStruct((length, *part.shape), part.dtype) for part in _split(batch, sizes.image_shape)
+    )
+    split = place.sharding(PartitionSpec(None, AXIS))
+    images, labels, indices = (_placed(part, split) for part in (images, labels, labels))
+    first = place.everywhere(jax.ShapeDtypeStruct((), jnp.int32))
+    return Window(images, labels, indices, first, sizes.train, sizes.extra)
+
+
+def _split(count: int, image_shape: Sequence[int]) -> tuple[Any, Any]:
+    """Images and labels."""
+    return jax.ShapeDtypeStruct((count, *image_shape), jnp.uint8), jax.ShapeDtypeStruct((count,), jnp.int32)
+
+
+def _precision(experiment: Experiment) -> str | None:
+    precision = experiment.evaluation.precision
+    return None if precision == "default" else precision
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """Where arguments lie: on one device, or on all of a mesh."""
+
+    mesh: Mesh | None
+    device: Any
+
+    def sharding(self, spec: PartitionSpec) -> Any:
+        return SingleDeviceSharding(self.device) if self.mesh is None else NamedSharding(self.mesh, spec)
+
+    def everywhere(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: _placed(leaf, self.sharding(PartitionSpec())), tree)
+
+    def state(self, tree: Any, *, split: bool) -> Any:
+        if self.mesh is None:
+            return self.everywhere(tree)
+        return jax.tree.map(_placed, tree, state_shardings(tree, self.mesh, split=split))
+
+
+def _placed(leaf: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type)
