@@ -44,6 +44,7 @@ LATER = {
     "nonfinite": "stop",
     "fsdp": False,
     "microbatches": 1,
+    "evaluation.attack_precision": "same",
     "model.bn_groups": 1,
     "dataset.policy": "",
     "dataset.cutout": 0,

@@ -9,6 +9,7 @@ from piat_jax.attacks import ATTACKS
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_seed, did_you_mean
 from piat_jax.core.nested import leaves
+from piat_jax.evaluation.autoattack import ATTACK_PRECISIONS, PRECISIONS
 from piat_jax.experiment.data import check_data_fields
 from piat_jax.experiment.evaluation import evaluation_attack
 from piat_jax.experiment.experiment import Experiment
@@ -54,7 +55,8 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
         found.append(
             f"config: evaluation.select={experiment.evaluation.select!r} is not evaluated during training{hint}"
         )
-    attempt(check_choice, "evaluation.precision", experiment.evaluation.precision, ("highest", "default"))
+    for name, choices in (("precision", PRECISIONS), ("attack_precision", ATTACK_PRECISIONS)):
+        attempt(check_choice, f"evaluation.{name}", getattr(experiment.evaluation, name), choices)
     attempt(experiment.build_model, 10)
     attempt(_check_groups, experiment)
     attempt(experiment.check_piat, group="piat")
