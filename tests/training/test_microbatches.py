@@ -17,7 +17,7 @@ from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh, replicate
 from piat_jax.core.types import Batch, Context, Variables
 from piat_jax.experiment import config
-from piat_jax.objectives import AWP, METHODS, NMSE, PGDAT, WRAPPERS, Standard, Wrapper, wrapper
+from piat_jax.objectives import AWP, ECAS, METHODS, NMSE, PGDAT, WRAPPERS, Standard, Wrapper, wrapper
 from piat_jax.objectives.parts import cut, join
 from piat_jax.training import Examples, Recipe, fit, init_state, sgd, step, train_steps
 from piat_jax.training.step import train_step
@@ -171,6 +171,29 @@ def test_statistics_go_on_from_part_to_part():
     for part in np.asarray(cut(seen[0], 2)):
         mean = 0.9 * mean + 0.1 * part.reshape(2, 2).mean(0)
     np.testing.assert_allclose(after.model_state["mean"], mean, rtol=1e-6)
+
+
+def test_crafting_goes_on_from_part_to_part_as_well():
+    """ECAS's entropy is of the clean parts, forwarded in training mode before any loss."""
+    method, optimizer = ECAS(stub.make(PGDAT), eps=0.1), sgd(0.0)
+    state = init_state(method, optimizer, stub.IMAGES[:1], key=KEY)
+    seen = []
+
+    class Kept(Wrapper):
+        def after_step(self, variables, objective_state, batch, aux, context):
+            seen.append(batch.images)
+            return super().after_step(variables, objective_state, batch, aux, context)
+
+    kept = jax.tree_util.register_dataclass(Kept)(method)
+    state = dataclasses.replace(state, objective_state=stub.state_of(kept))
+    with jax.disable_jit():
+        after, metrics = train_step(kept, optimizer, state, stub.CLEAN, key=KEY, epochs=1, microbatches=2)
+    mean = np.asarray(stub.STATE["mean"])
+    for images in (stub.IMAGES, seen[0]):
+        for part in np.asarray(cut(images, 2)):
+            mean = 0.9 * mean + 0.1 * part.reshape(2, 2).mean(0)
+    np.testing.assert_allclose(after.model_state["mean"], mean, rtol=1e-6)
+    assert metrics["radius_lowered"].shape == ()
 
 
 def test_awp_perturbs_along_the_gradient_of_the_whole_batch():
