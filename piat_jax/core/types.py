@@ -58,7 +58,7 @@ class Attack(Protocol):
 
 
 class Context(NamedTuple):
-    """Where in training a step is; what changes is traced, so nothing recompiles as training goes on."""
+    """Where in training a step is; all of it is traced, so nothing recompiles as training goes on."""
 
     key: Array  # this step's typed key
     step: Array  # int32, optimizer steps done before this one
@@ -72,7 +72,6 @@ class Context(NamedTuple):
     # From an attack to its form that counts, for wrappers that look at iterates; it returns images, how many iterates
     # were correct, and of how many. None where nobody asks.
     counting: Callable[[Attack], Callable[..., tuple[Array, Array, Array]]] | None = None
-    microbatches: int = 1  # not traced: in how many parts the adversarial batch comes (objectives/parts.py)
 
     def with_attack(self, **options: Any) -> "Context":
         """The context with these of the attack's options set, over what a wrapper outside may have set."""

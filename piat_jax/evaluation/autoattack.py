@@ -72,11 +72,11 @@ class AutoAttack:
       individually: every attack on everything that is correct when clean, for the accuracy under each alone.
       block_size: examples at once, over all devices; made a multiple of 8 a device.
       precision: of matrix products, "highest" (float32) or "default" (may be TF32 or bfloat16 on accelerators).
-      attack_precision: of the attacks' products: "same", or "tensorfloat32" or "bfloat16" as JAX calls them. The judge
-        of the clean images and of every success keeps `precision`; a run whose success it refuses is done again at
-        `precision`. What an attack in fewer bits leaves unbroken is not attacked again, so the accuracy may come out
-        higher than with "same", never lower than the images show. Without effect on a CPU, which multiplies float32
-        as it is, and with "bfloat16" TF32 on a GPU: `run` takes a network of fewer bits for that.
+      attack_precision: of the attacks' products: "same" as the judge's, or "tensorfloat32" or "bfloat16" as JAX calls
+        them. The clean images and every success are judged at `precision`, and a run whose success the judge refuses is
+        done again at `precision`. What the attacks leave unbroken is not attacked again, so the accuracy may be higher
+        than with "same". On a CPU, which multiplies float32 as it is, it changes nothing. A GPU multiplies float32 in
+        TF32 under "bfloat16" too; for less give `run` a network with activations in bfloat16.
 
     Raises:
       InputError: a number out of range or an unknown name.

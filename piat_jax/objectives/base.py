@@ -97,7 +97,7 @@ class _Shared:
     ) -> tuple[Array, Aux]:
         """The mean of `terms` after `forwards`, each of which updates BatchNorm's statistics once."""
         batch = with_fields_of_their_own(batch)
-        if batch.clean.labels.ndim > 1:
+        if in_parts(batch):
             raise InputError("the batch is in parts; take the gradient by objectives.loss_gradient, part by part")
         # Where crafting has forwarded in training mode, its statistics come first.
         model_state = model_state if batch.model_state is None else batch.model_state
@@ -402,6 +402,11 @@ def _declared(
         return registry.register(name, title=title, summary=summary, paper=paper)(objective(cls))
 
     return declare
+
+
+def in_parts(batch: AdversarialBatch) -> bool:
+    """Whether the batch comes in parts, each array of examples `[n, B / n, ...]` (objectives/parts.py)."""
+    return batch.clean.labels.ndim > 1
 
 
 def with_fields_of_their_own(batch: AdversarialBatch) -> AdversarialBatch:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Objective, PyTree, Variables
-from piat_jax.objectives.base import with_fields_of_their_own
+from piat_jax.objectives.base import in_parts, with_fields_of_their_own
 
 Tree = TypeVar("Tree")
 
@@ -77,14 +77,19 @@ def _mirrored(rows: Array, views: int) -> Array:
 
 
 def perturbed(
-    objective: Objective, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    objective: Objective,
+    variables: Variables,
+    objective_state: PyTree,
+    batch: Batch,
+    context: Context,
+    microbatches: int,
 ) -> AdversarialBatch:
-    """The adversarial batch; with `context.microbatches` in parts, every array but the statistics `[n, ...]`.
+    """The adversarial batch; with more than one of `microbatches` in parts, every array but the statistics `[n, ...]`.
 
     All parts are attacked before the first loss. Where crafting forwards in training mode (ECAS), each part goes on
     from the statistics that the one before has left.
     """
-    if context.microbatches == 1:
+    if microbatches == 1:
         return objective.perturb(variables, objective_state, batch, context)
 
     def craft(model_state: PyTree, part: Batch) -> tuple[PyTree, AdversarialBatch]:
@@ -93,7 +98,7 @@ def perturbed(
         after = model_state if crafted.model_state is None else crafted.model_state
         return after, crafted._replace(model_state=None)
 
-    parts = cut(batch, context.microbatches, views=objective.views)
+    parts = cut(batch, microbatches, views=objective.views)
     model_state, crafted = jax.lax.scan(craft, variables.model_state, parts)
     return crafted._replace(model_state=model_state)
 
@@ -108,11 +113,11 @@ def loss_gradient(
 ) -> tuple[PyTree, Aux]:
     """The gradient of the loss by `params`, and the loss's `Aux`; what `perturb_weights` needs one for calls this.
 
-    With `context.microbatches` the batch is in parts, as from `perturbed`. Gradient and metrics are the means of those
-    of the parts, which are equal in size; each part goes on from the statistics that the one before has left.
+    Of a batch in parts, as from `perturbed`, gradient and metrics are the means of those of the parts, which are equal
+    in size; each part goes on from the statistics that the one before has left.
     """
     gradient_of = jax.grad(objective.loss, has_aux=True)
-    if context.microbatches == 1:
+    if not in_parts(batch):
         return gradient_of(params, model_state, objective_state, batch, context)
 
     def add(carry: tuple[PyTree, PyTree], part: AdversarialBatch) -> tuple[tuple[PyTree, PyTree], Any]:
@@ -122,7 +127,7 @@ def loss_gradient(
 
     start = jax.tree.map(jnp.zeros_like, params), batch.model_state
     (total, model_state), (metrics, logits) = jax.lax.scan(add, start, batch._replace(model_state=None))
-    gradient = jax.tree.map(lambda g: g / context.microbatches, total)
+    gradient = jax.tree.map(lambda g: g / batch.clean.labels.shape[0], total)
     return gradient, Aux(model_state, _means(metrics), join(logits, views=objective.views))
 
 
@@ -133,7 +138,7 @@ def joined(
 
     What wrappers have handed on is put together where it is per example; of anything else the last part's stays.
     """
-    if context.microbatches == 1:
+    if not in_parts(batch):
         return batch
     clean, images, iterates = join((batch.clean, batch.images, batch.iterates), views=objective.views)
     extra = batch.extra

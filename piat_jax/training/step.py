@@ -80,9 +80,8 @@ def train_step(
         jnp.asarray(epochs, jnp.int32),
         steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.int32),
         trial_step=jax.tree_util.Partial(functools.partial(_trial_step, optimizer), state.opt_state),
-        microbatches=microbatches,
     )
-    adversarial = perturbed(objective, state.variables, state.objective_state, batch, context)
+    adversarial = perturbed(objective, state.variables, state.objective_state, batch, context, microbatches)
     weights = objective.perturb_weights(state.params, state.model_state, state.objective_state, adversarial, context)
     gradient, aux = loss_gradient(objective, weights, state.model_state, state.objective_state, adversarial, context)
     adversarial = joined(objective, state.variables, state.objective_state, adversarial, context)

@@ -192,7 +192,11 @@ class TestResume:
             with np.load(path) as stored:
                 kept = {name: stored[name] for name in stored if name != "refused"}
             np.savez(path, **kept)
-        equal(evaluate(folder=tmp_path), reference())
+        told = []
+        equal(evaluate(folder=tmp_path, report=told.append), reference())
+        whole = []
+        evaluate(report=whole.append)
+        assert len(told) == len(whole) - 2  # nothing is done again
         assert Journal.read_settings(tmp_path) == {**reference().settings}
 
 

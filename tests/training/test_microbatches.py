@@ -299,16 +299,6 @@ def test_devices_and_groups_must_have_their_share_of_a_part(problem):
         fit(problem.state(), method, problem.examples, **options | {"recipe": recipe._replace(mesh=None)})
 
 
-def test_groups_are_those_of_a_part(problem):
-    """Two groups of a part of four are four groups of the batch, in another order."""
-    net = models.create("small_resnet", num_classes=3, width=2, stage_sizes=(1,), bn_groups=2)
-    method = dataclasses.replace(problem.objective, model=net)
-    recipe = problem.recipe._replace(microbatches=2)
-    state = init_state(method, recipe.optimizer, jnp.zeros((1, 8, 8, 1)), key=KEY)
-    after = fit(state, method, problem.examples, key=KEY, recipe=recipe, epochs=1)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
