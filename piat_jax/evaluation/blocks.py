@@ -31,11 +31,11 @@ class Rows(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What an attack leaves of a block, `[R, ...]` each."""
+    """What an attack leaves of a block, `[R, ...]` each: of JAX inside the compiled function, of NumPy outside."""
 
-    images: Array | np.ndarray  # float32
-    queries: Array | np.ndarray  # int32, the forwards it spent, 0 where it does not say
-    claimed: Array | np.ndarray  # bool, where it says that it succeeded; true where it does not say
+    images: Any  # float32
+    queries: Any  # int32, the forwards it spent, 0 where it does not say
+    claimed: Any  # bool, where it says that it succeeded; true where it does not say
 
 
 class Blocks:
