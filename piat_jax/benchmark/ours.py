@@ -127,7 +127,7 @@ def _attack(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
 
     def run(times: int) -> None:
         for _ in range(times):
-            _, queries = blocks.attack(member.attack, rows, key, UNREACHED, "linf")
+            queries = blocks.attack(member.attack, rows, key, UNREACHED, "linf").queries
             if queries.min() < whole:
                 raise RuntimeError(f"rows of {case.what} ended after {queries.min()} of {whole} forwards")
 

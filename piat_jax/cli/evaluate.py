@@ -6,7 +6,8 @@ Writes evaluation.json into each run folder. An attack is a name and its number 
 mi_fgsm10. "aa" is AutoAttack's standard version, "aa-plus" its larger one; apgd-ce, apgd-dlr, apgd-t, fab, fab-t and
 square are its members alone, with AutoAttack's numbers unless one is given (apgd-ce20, square1000). What these find,
 example by example, is in the run's folder robustness; stopped, they go on with --resume, which also keeps the
-accuracies of attacks that were run before. Several folders may be given as arguments: piat-evaluate runs/*
+accuracies of attacks that were run before. With --config.evaluation.attack_precision=tensorfloat32 AutoAttack attacks
+in TF32, where a GPU has it, and judges in float32. Several folders may be given as arguments: piat-evaluate runs/*
 Several processes evaluate as one, as they train.
 """
 

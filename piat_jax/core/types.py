@@ -156,6 +156,10 @@ class Objective(Protocol):
         """What the method evaluates: the trained weights, or its average of them."""
         ...
 
+    def check_part(self, examples: int) -> None:
+        """Raise InputError where a batch cannot be taken in parts of so many examples, because they see each other."""
+        ...
+
 
 class WeightAverage(NamedTuple):
     """Averaged weights that training never goes on from: EMA, SWA and their kind."""

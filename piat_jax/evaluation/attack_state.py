@@ -22,6 +22,7 @@ class AttackState:
         self.images = images
         self.distances = np.zeros(count, np.float32)
         self.done = [np.zeros((number, count), bool) for number in runs]
+        self.refused = [np.zeros((number, count), bool) for number in runs]
         self.attempted, self.fooled = np.zeros((2, len(runs), count), bool)
         self.queries = np.zeros((len(runs), count), np.int64)
         self.seconds = np.zeros(len(runs))
@@ -33,12 +34,19 @@ class AttackState:
         return self.clean & ~self.fooled.any(axis=0)
 
     def pending(self, attack: int) -> np.ndarray:
-        """`[runs, N]`, which runs of an attack are left to do."""
-        return ~self.done[attack] & (self.clean & ~self.fooled[attack] if self.alone else self.robust)
+        """`[runs, N]`, which runs of an attack are left to do, those that were refused among them."""
+        left = self.clean & ~self.fooled[attack] if self.alone else self.robust
+        return (~self.done[attack] | self.refused[attack]) & left
 
-    def next(self, attack: int, size: int) -> np.ndarray:
-        """The next runs of an attack and their examples, `[R, 2]`; all have their first before one has its second."""
-        return np.argwhere(self.pending(attack))[:size]
+    def next(self, attack: int, size: int) -> tuple[np.ndarray, bool]:
+        """The next runs of an attack and their examples, `[R, 2]`, and whether they are done again, precisely.
+
+        All have their first run before one has its second, and all their runs before one is done again: so it shows
+        nowhere how they were put together, and what is done again is in few blocks.
+        """
+        pending = self.pending(attack)
+        first = np.argwhere(pending & ~self.done[attack])
+        return (first[:size], False) if len(first) else (np.argwhere(pending)[:size], True)
 
     def apply(self, record: Record) -> None:
         """Learn what a block found; of several successes at an example that of the first run counts."""
@@ -48,6 +56,7 @@ class AttackState:
         place = np.cumsum(record.fell) - 1
         for row, (run, example) in enumerate(zip(record.tasks, record.examples)):
             self.done[attack][run, example] = True
+            self.refused[attack][run, example] = len(record.refused) and record.refused[row]
             if self.fooled[attack, example]:
                 continue
             self.attempted[attack, example] = True

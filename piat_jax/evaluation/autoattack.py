@@ -31,11 +31,12 @@ from piat_jax.core.types import Array
 from piat_jax.evaluation import sanity
 from piat_jax.evaluation.attack_state import AttackState
 from piat_jax.evaluation.blocks import Blocks, Rows
-from piat_jax.evaluation.journal import Journal, Record, digest
+from piat_jax.evaluation.journal import ATTACKED, Journal, Record, digest
 from piat_jax.evaluation.robustness import Finding, Robustness
 from piat_jax.evaluation.validity import Threat, measure, of_validity
 
 PRECISIONS = ("highest", "default")
+ATTACK_PRECISIONS = ("same", "tensorfloat32", "bfloat16")
 
 
 class AttackProgress(NamedTuple):
@@ -71,6 +72,11 @@ class AutoAttack:
       individually: every attack on everything that is correct when clean, for the accuracy under each alone.
       block_size: examples at once, over all devices; made a multiple of 8 a device.
       precision: of matrix products, "highest" (float32) or "default" (may be TF32 or bfloat16 on accelerators).
+      attack_precision: of the attacks' products: "same" as the judge's, or "tensorfloat32" or "bfloat16" as JAX calls
+        them. The clean images and every success are judged at `precision`, and a run whose success the judge refuses is
+        done again at `precision`. What the attacks leave unbroken is not attacked again, so the accuracy may be higher
+        than with "same". On a CPU, which multiplies float32 as it is, it changes nothing. A GPU multiplies float32 in
+        TF32 under "bfloat16" too; for less give `run` a network with activations in bfloat16.
 
     Raises:
       InputError: a number out of range or an unknown name.
@@ -99,6 +105,7 @@ class AutoAttack:
     individually: bool = False
     block_size: int = 256
     precision: str = "highest"
+    attack_precision: str = "same"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", norm_name(self.norm))
@@ -106,6 +113,7 @@ class AutoAttack:
         check_count("block_size", self.block_size, 1)
         check_seed("seed", self.seed)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("attack_precision", self.attack_precision, ATTACK_PRECISIONS)
         members = self.members()
         without = ", ".join(member.name for member in members if not _averages(member))
         if without and any(map(_averages, members)):
@@ -135,6 +143,7 @@ class AutoAttack:
         folder: str | Path | None = None,
         report: Callable[[AttackProgress], None] = lambda progress: None,
         devices: Sequence[Any] | None = None,
+        attack_logits_fn: Callable[..., Array] | None = None,
     ) -> Robustness:
         """Attack `images` and say which are robust.
 
@@ -151,14 +160,19 @@ class AutoAttack:
           report: called after each block.
           devices: over which blocks are split; default all. With those of several processes each of these makes the
             same call, and the first writes to the folder, which they share.
+          attack_logits_fn: what the attacks see in place of `logits_fn`, called alike: the same network in fewer bits,
+            such as with activations in bfloat16. As with `attack_precision`, `logits_fn` judges, and is attacked itself
+            where it refuses a success.
 
         Raises:
           InputError: images outside [0, 1], labels out of range, wrong shapes, or a folder that holds something else.
         """
         check_network(logits_fn)
+        if attack_logits_fn is not None:
+            check_network(attack_logits_fn)
         images, labels = np.asarray(images), np.asarray(labels)
         sanity.check_data(images, labels)
-        return _Run(self, logits_fn, images, labels, devices or jax.devices()).run(folder, report)
+        return _Run(self, logits_fn, images, labels, devices or jax.devices(), attack_logits_fn).run(folder, report)
 
 
 def _checked(members: Sequence[Any]) -> tuple[Member, ...]:
@@ -183,17 +197,33 @@ class _Run:
         images: np.ndarray,
         labels: np.ndarray,
         devices: Sequence[Any],
+        attack_logits_fn: Callable[..., Array] | None,
     ):
         self.settings, self.images, self.labels = settings, images, labels.astype(np.int32)
         self.members = settings.members()
         self.blocks = Blocks(logits_fn, min(settings.block_size, len(labels)), devices, settings.precision)
+        # What is attacked first, where it has fewer bits than the judge.
+        self.fast, self.other_network = None, attack_logits_fn is not None
+        if self.other_network or settings.attack_precision != "same":
+            seen = logits_fn if attack_logits_fn is None else attack_logits_fn
+            precision = settings.precision if settings.attack_precision == "same" else settings.attack_precision
+            self.fast = Blocks(seen, self.blocks.size, devices, precision)
         self.key = jax.random.key(settings.seed, impl="threefry2x32")
         self.keyed = any(map(_averages, self.members))
         self.arguments = [jax.ShapeDtypeStruct((self.blocks.size, *images.shape[1:]), np.float32)]
         if self.keyed:
-            check_takes_keys(logits_fn, "version='rand'" if settings.version == "rand" else f"eot={settings.eot}")
+            why = "version='rand'" if settings.version == "rand" else f"eot={settings.eot}"
+            for network in (logits_fn, attack_logits_fn or logits_fn):
+                check_takes_keys(network, why)
             self.arguments.append(jax.eval_shape(lambda: jax.random.split(self.key, self.blocks.size)))
         logits = jax.eval_shape(functools.partial(checked_logits, logits_fn), *self.arguments)
+        if attack_logits_fn is not None:
+            seen = jax.eval_shape(functools.partial(checked_logits, attack_logits_fn), *self.arguments)
+            if seen.shape != logits.shape:
+                raise InputError(
+                    f"attack_logits_fn returns logits of shape {seen.shape} where logits_fn has {logits.shape}; "
+                    "give the same network in fewer bits"
+                )
         self.classes = logits.shape[1]
         check_classes("labels", labels, self.classes)
         self.runs = [member.runs * max(min(member.targets, self.classes - 1), 1) for member in self.members]
@@ -201,9 +231,15 @@ class _Run:
     def run(self, folder: str | Path | None, report: Callable[[AttackProgress], None]) -> Robustness:
         """Everything: the clean images, the checks, the attacks."""
         journal = Journal(folder, self.identity()) if folder is not None else None
-        pixels, logits = self._clean()
+        pixels = np.empty(self.images.shape, np.float32)
+        for rows in self._slices():
+            pixels[rows] = self._pixels(rows)
+        logits = self._clean(self.blocks, pixels)
         if journal:
             journal.check_network(logits, self.blocks.weights_digest())
+            if self.fast and self.other_network:
+                seen = self._clean(self.fast, pixels)
+                journal.check_network(seen, self.fast.weights_digest(), file=ATTACKED)
             if result := journal.result():
                 return result
         tally = AttackState(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
@@ -213,8 +249,8 @@ class _Run:
         self.ranked = np.asarray(ranked_others(jnp.asarray(logits), jnp.asarray(self.labels)))
         pace = _Pace(self.members)
         for number, member in enumerate(self.members):
-            while len(block := tally.next(number, self.blocks.size)):
-                record = self._attack(number, member, block)
+            while tally.pending(number).any():
+                record = self._attack(number, member, *tally.next(number, self.blocks.size))
                 if journal:
                     journal.append(record)
                 tally.apply(record)
@@ -252,19 +288,20 @@ class _Run:
             "seed": settings.seed,
             "individually": settings.individually,
             "precision": settings.precision,
+            **({} if settings.attack_precision == "same" else {"attack_precision": settings.attack_precision}),
+            **({"attack_network": "another"} if self.other_network else {}),
             "num_examples": len(self.labels),
             "data": digest(self.images, self.labels),
         }
 
-    def _clean(self) -> tuple[np.ndarray, np.ndarray]:
-        """The images as floats `[N, H, W, C]`, and their logits `[N, K]`."""
-        pixels = np.empty(self.images.shape, np.float32)
-        logits = np.empty((len(pixels), self.classes), np.float32)
-        for start in range(0, len(pixels), self.blocks.size):
-            rows = np.arange(start, min(start + self.blocks.size, len(pixels)))
-            pixels[rows] = self._pixels(rows)
-            logits[rows] = self._logits(pixels[rows], rows, "clean")
-        return pixels, logits
+    def _slices(self) -> list[np.ndarray]:
+        """All examples, a block at a time."""
+        rows = np.arange(len(self.labels))
+        return [rows[start : start + self.blocks.size] for start in range(0, len(rows), self.blocks.size)]
+
+    def _clean(self, blocks: Blocks, pixels: np.ndarray) -> np.ndarray:
+        """Logits `[N, K]` of the clean images, floats `[N, H, W, C]`."""
+        return np.concatenate([self._logits(blocks, pixels[rows], rows, "clean") for rows in self._slices()])
 
     def _findings(self, logits: np.ndarray) -> Iterator[Finding]:
         yield from sanity.of_outputs(logits, self.labels)
@@ -273,7 +310,8 @@ class _Run:
             first = slice(0, self.blocks.size)
             yield from sanity.of_behaviour(self.blocks, self._pixels(first), self.labels[first], logits[first])
 
-    def _attack(self, number: int, member: Member, block: np.ndarray) -> Record:
+    def _attack(self, number: int, member: Member, block: np.ndarray, again: bool) -> Record:
+        """What a block of runs finds; those that are done again are attacked as they are judged."""
         began = time.perf_counter()
         runs, examples = block.T
         clean, labels = self._pixels(examples), self.labels[examples]
@@ -282,8 +320,10 @@ class _Run:
         indices = (examples * self.runs[number] + runs).astype(np.uint32)
         rows = Rows(clean, labels, indices, np.ones(len(block), bool), targets)
         key = named_key(self.key, member.name)
-        found, queries = self.blocks.attack(member.attack, rows, key, self.settings.eps, self.settings.norm)
-        logits = self._logits(found, indices, f"judge {member.name}")
+        fast = self.fast if self.fast and not again else None
+        attacked = fast or self.blocks
+        found, queries, claimed = attacked.attack(member.attack, rows, key, self.settings.eps, self.settings.norm)
+        logits = self._logits(self.blocks, found, indices, f"judge {member.name}")
         predictions = logits.argmax(axis=1).astype(np.int32)
         distances, valid = measure(found, clean, Threat(self.settings.eps, self.settings.norm))
         fell = valid & np.isfinite(logits).all(axis=1) & (predictions != labels)
@@ -298,15 +338,16 @@ class _Run:
             distances=distances[fell].astype(np.float32),
             seconds=np.array(time.perf_counter() - began),
             valid=valid,
+            refused=valid & claimed & ~fell if fast else np.array([], bool),
         )
 
     def _pixels(self, rows: np.ndarray | slice) -> np.ndarray:
         chosen = self.images[rows]
         return chosen / np.float32(255) if chosen.dtype == np.uint8 else chosen.astype(np.float32)
 
-    def _logits(self, images: np.ndarray, indices: np.ndarray, stream: str) -> np.ndarray:
+    def _logits(self, blocks: Blocks, images: np.ndarray, indices: np.ndarray, stream: str) -> np.ndarray:
         keys = example_keys(named_key(self.key, stream), jnp.asarray(indices)) if self.keyed else None
-        return self.blocks.logits(images, keys)
+        return blocks.logits(images, keys)
 
 
 class _Pace:
@@ -328,7 +369,7 @@ class _Pace:
         pace = self.seconds / self.cost if self.cost else seconds / cost
         pending = [int(tally.pending(k).sum()) for k in range(len(self.members))]
         left = pace * sum(runs * member.cost for runs, member in zip(pending, self.members))
-        done = int(tally.done[number].sum())
+        done = int((tally.done[number] & ~tally.pending(number)).sum())
         robust, count = int(tally.robust.sum()), len(tally.clean)
         return AttackProgress(self.members[number].name, done, done + pending[number], robust, count, elapsed, left)
 

@@ -30,6 +30,14 @@ class Rows(NamedTuple):
     targets: Array | np.ndarray | None  # the class aimed at; None for an untargeted attack
 
 
+class Found(NamedTuple):
+    """What an attack leaves of a block, `[R, ...]` each: of JAX inside the compiled function, of NumPy outside."""
+
+    images: Any  # float32
+    queries: Any  # int32, the forwards it spent, 0 where it does not say
+    claimed: Any  # bool, where it says that it succeeded; true where it does not say
+
+
 class Blocks:
     """Calls of a `logits_fn` on blocks of `size` rows, split over the devices; shorter ones are padded.
 
@@ -60,13 +68,12 @@ class Blocks:
             padded = self._put((images, keys), len(images))
             return gather(_logits(self.logits_fn, *padded, mesh=self.mesh))[: len(images)]
 
-    def attack(self, attack: Bound, rows: Rows, key: Array, eps: float, norm: str) -> tuple[np.ndarray, np.ndarray]:
-        """The images an attack leaves of `rows`, and the forwards it spent on each, 0 where it does not say."""
+    def attack(self, attack: Bound, rows: Rows, key: Array, eps: float, norm: str) -> Found:
+        """What an attack leaves of `rows`."""
         with self._exactly():
             padded = self._put(rows, len(rows.labels))
             found = _attack(attack, self.logits_fn, padded, key, jnp.float32(eps), norm=norm, mesh=self.mesh)
-            images, queries = gather(found)
-            return images[: len(rows.labels)], queries[: len(rows.labels)]
+            return Found(*(leaf[: len(rows.labels)] for leaf in gather(found)))
 
     def gradients(self, fn: LossFn, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """`[R, H, W, C]`, the gradient of `fn(logits, labels)[R]` with respect to each image."""
@@ -108,12 +115,10 @@ def _logits(logits_fn: Any, images: Array, keys: Array | None, *, mesh: Mesh) ->
 
 
 @program_jit(static_argnames=("norm", "mesh"))
-def _attack(
-    attack: Bound, logits_fn: Any, rows: Rows, key: Array, eps: Array, *, norm: str, mesh: Mesh
-) -> tuple[Array, Array]:
+def _attack(attack: Bound, logits_fn: Any, rows: Rows, key: Array, eps: Array, *, norm: str, mesh: Mesh) -> Found:
     takes_active = "active" in inspect.signature(attack.fn).parameters
 
-    def local(attack: Bound, logits_fn: Any, key: Array, eps: Array, rows: Rows) -> tuple[Array, Array]:
+    def local(attack: Bound, logits_fn: Any, key: Array, eps: Array, rows: Rows) -> Found:
         options: dict[str, Any] = {"active": rows.active} if takes_active else {}
         if rows.targets is not None:
             options["targets"] = rows.targets
@@ -121,8 +126,8 @@ def _attack(
             logits_fn, rows.images, rows.labels, key=key, indices=rows.indices, eps=eps, norm=norm, **options
         )
         if isinstance(found, Outcome):
-            return found.images, found.queries
-        return found, jnp.zeros(rows.labels.shape, jnp.int32)
+            return Found(found.images, found.queries, found.fooled)
+        return Found(found, jnp.zeros(rows.labels.shape, jnp.int32), jnp.ones(rows.labels.shape, bool))
 
     return _split(local, mesh, replicated=4, split=1)(attack, logits_fn, key, eps, rows)
 

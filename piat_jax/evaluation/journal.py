@@ -16,7 +16,7 @@ from piat_jax.core.multihost import is_first, on_first
 from piat_jax.evaluation.robustness import JSON, Robustness
 
 SETTINGS = "settings.json"
-CLEAN = "clean.npz"
+CLEAN, ATTACKED = "clean.npz", "attacked.npz"
 BLOCKS = "blocks"
 
 
@@ -33,6 +33,9 @@ class Record(NamedTuple):
     distances: np.ndarray  # [M] float32
     seconds: np.ndarray  # [] float64
     valid: np.ndarray = np.array([], bool)  # [R] bool, finite and in ball and box; empty in older folders
+    # [R] bool, a success that the attack claimed in fewer bits and the judge refused: the run is to be done again,
+    # precisely. Empty where it was done so.
+    refused: np.ndarray = np.array([], bool)
 
 
 class Journal:
@@ -78,15 +81,15 @@ class Journal:
         """The result, if the evaluation was finished."""
         return Robustness.load(self.folder) if (self.folder / JSON).exists() else None
 
-    def check_network(self, logits: np.ndarray, weights: str = "") -> None:
+    def check_network(self, logits: np.ndarray, weights: str = "", *, file: str = CLEAN) -> None:
         """Keep the clean logits `[N, K]` and a digest of the weights, or raise InputError if those kept are others.
 
-        A function that closes over its weights has no digest, and logits alone tell.
+        A function that closes over its weights has no digest, and logits alone tell. `file` is `CLEAN` for the network
+        that judges and `ATTACKED` for that which is attacked, where it is another.
         """
-        on_first(lambda: self._check_network(logits, weights))
+        on_first(lambda: self._check_network(logits, weights, self.folder / file))
 
-    def _check_network(self, logits: np.ndarray, weights: str) -> None:
-        path = self.folder / CLEAN
+    def _check_network(self, logits: np.ndarray, weights: str, path: Path) -> None:
         if not path.exists():
             write_arrays(path, {"logits": logits, "weights": np.array(weights)})
             return

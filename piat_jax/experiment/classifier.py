@@ -22,7 +22,7 @@ from piat_jax.data.dataset_info import KNOWN
 from piat_jax.evaluation import AutoAttack
 from piat_jax.evaluation.blocks import Blocks, Rows
 from piat_jax.experiment import config
-from piat_jax.experiment.evaluation import evaluation_attack, evaluator
+from piat_jax.experiment.evaluation import evaluation_attack, evaluator, seen_by_attacks
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields
 from piat_jax.experiment.methods import Stack
@@ -144,7 +144,8 @@ class Classifier:
           labels: `[N]` classes.
           attack: as piat-evaluate calls it: pgd20, cw20, fgsm, aa, apgd-ce50.
           seed: of all that is drawn.
-          **fields: of config.evaluation, in place of the run's: eps, step_size, norm, restarts, batch_size, precision.
+          **fields: of config.evaluation, in place of the run's: eps, step_size, norm, restarts, batch_size, precision,
+            attack_precision.
         """
         experiment = self._experiment(seed, fields)
         pixels, labels = self._pixels(images), self._labels(labels, len(images))
@@ -152,7 +153,8 @@ class Classifier:
         if bound is None:  # "clean"
             return pixels
         if isinstance(bound, AutoAttack):
-            return bound.run(self, pixels, labels).images
+            seen = seen_by_attacks(experiment, self.model, self.variables)
+            return bound.run(self, pixels, labels, attack_logits_fn=seen).images
         blocks = self._blocks(min(experiment.evaluation.batch_size, len(pixels)), experiment)
         key, found = named_key(jax.random.key(seed), "evaluate"), []
         for start in range(0, len(pixels), blocks.size):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
-from piat_jax.core.sharding import data_mesh
 from piat_jax.data import Dataset, Split, check_name, hold_out, load
 from piat_jax.data.augment import PADDING_MODES, POLICIES, check_augmentation
 from piat_jax.data.batching import check_batch_size
@@ -96,7 +95,7 @@ def load_extra(experiment: Experiment, train: Split, num_classes: int) -> Split 
 def place_data(experiment: Experiment, train: Split, extra: Split | None) -> Examples | Stream:
     """The training examples, and generated ones beside them, on the device or to be streamed to it."""
     if experiment.dataset.stream:
-        options = {"batch_size": experiment.batch_size, "mesh": data_mesh(experiment.batch_size)}
+        options = {"batch_size": experiment.batch_size, "mesh": experiment.build_mesh()}
         return Stream(train, extra=extra, extra_per_batch=experiment.extra_per_batch, **options)
     examples = Examples(jnp.asarray(train.images), jnp.asarray(train.labels))
     return (

@@ -1,5 +1,6 @@
 """The accuracies that an experiment asks for: under which attacks, and how they are measured."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import is_first
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
-from piat_jax.core.types import Attack, Model, Objective, TrainState, Variables
+from piat_jax.core.types import Attack, LogitsFn, Model, Objective, TrainState, Variables
 from piat_jax.data import Split
 from piat_jax.evaluation import AutoAttack, Finding, correct_under_attack
 from piat_jax.experiment.experiment import Experiment, try_attack
@@ -64,13 +65,41 @@ def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack:
         seed=experiment.seed,
         block_size=fields.batch_size,
         precision=fields.precision,
+        attack_precision=fields.attack_precision,
         **options,
     )
 
 
+def seen_by_attacks(experiment: Experiment, net: Model, variables: Variables) -> LogitsFn | None:
+    """What AutoAttack's attacks see in place of the network that judges; None where they see that one.
+
+    With bfloat16 it has activations in bfloat16: an accelerator that has products in bfloat16 has them of such numbers.
+    """
+    if experiment.evaluation.attack_precision != "bfloat16":
+        return None
+    return make_logits_fn(in_bfloat16(net), variables)
+
+
+def in_bfloat16(net: Model) -> Model:
+    """The same network with activations in bfloat16.
+
+    Raises:
+      InputError: it is none of Flax with a field `dtype`.
+    """
+    module = getattr(net, "module", None)
+    if not hasattr(module, "dtype"):
+        raise InputError(
+            f"attack_precision='bfloat16' needs a network with a field dtype, and {type(net).__name__} has none; "
+            "give 'tensorfloat32' or 'same'"
+        )
+    return dataclasses.replace(net, module=module.clone(dtype=jnp.bfloat16))  # type: ignore[type-var, union-attr]
+
+
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """What accuracies depend on, beside the examples and the attack's name."""
-    fields = ("eps", "step_size", "norm", "restarts", "precision")
+    fields = ["eps", "step_size", "norm", "restarts", "precision"]
+    if experiment.evaluation.attack_precision != "same":  # as before there was a choice
+        fields.append("attack_precision")
     return {"seed": experiment.seed, **{field: getattr(experiment.evaluation, field) for field in fields}}
 
 
@@ -132,7 +161,8 @@ def evaluator(
     def correct(variables: Variables, attack: Attack | AutoAttack | None) -> np.ndarray:
         logits_fn = make_logits_fn(net, variables)
         if isinstance(attack, AutoAttack):
-            return attack.run(logits_fn, images, labels).robust
+            seen = seen_by_attacks(experiment, net, variables)
+            return attack.run(logits_fn, images, labels, attack_logits_fn=seen).robust
         with jax.default_matmul_precision(precision):
             return correct_under_attack(
                 logits_fn,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from piat_jax import models
 from piat_jax.attacks import ATTACKS
@@ -54,6 +55,11 @@ class Experiment:
     epochs: int = field("of training", default=120)
     batch_size: int = field(
         "not stated; every public code's. The last partial batch of an epoch is dropped", default=128
+    )
+    microbatches: int = field(
+        "equal parts of a batch taken one after the other: gradients of the whole batch in a part's memory. Each part "
+        "has BatchNorm statistics of its own and updates the running ones",
+        default=1,
     )
     fsdp: bool = field(
         "each device keeps a part of weights, momentum and anchor, not all: memory for communication", default=False
@@ -189,10 +195,21 @@ class Experiment:
             batch_size=self.batch_size,
             **{name: getattr(self.dataset, name) for name in AUGMENTATION},
             extra_per_batch=self.extra_per_batch,
-            mesh=data_mesh(self.batch_size),
+            mesh=self.build_mesh(),
             split_state=self.fsdp,
             skip_nonfinite=self.nonfinite == "skip",
+            microbatches=self.microbatches,
         )
+
+    def build_mesh(self) -> Mesh | None:
+        """The devices that share each part of a batch; None for one."""
+        part = self.batch_size // self.microbatches
+        try:
+            return data_mesh(part)
+        except InputError as error:
+            if self.microbatches == 1:
+                raise
+            raise InputError(f"microbatches={self.microbatches} leaves parts of {part} examples: {error}") from error
 
     @property
     def needs_its_file(self) -> bool:

@@ -154,6 +154,11 @@ class EvaluationFields:
     restarts: int = field("of pgd and cw", default=1)
     batch_size: int = field("examples per compiled call", default=500)
     precision: str = field("of matrix products: highest, default (may be TF32 on a GPU)", default="highest")
+    attack_precision: str = field(
+        "of AutoAttack's attacks alone: same, tensorfloat32, bfloat16 (activations too). precision judges, and what it "
+        "refuses is attacked again",
+        default="same",
+    )
 
 
 @group

@@ -43,6 +43,8 @@ ON_DISK = {"best": "best", "final": "last"}
 LATER = {
     "nonfinite": "stop",
     "fsdp": False,
+    "microbatches": 1,
+    "evaluation.attack_precision": "same",
     "model.bn_groups": 1,
     "dataset.policy": "",
     "dataset.cutout": 0,

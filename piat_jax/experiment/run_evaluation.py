@@ -20,7 +20,7 @@ from piat_jax.data import first, load
 from piat_jax.evaluation import AutoAttack, Robustness
 from piat_jax.evaluation.journal import Journal
 from piat_jax.evaluation.robustness import JSON
-from piat_jax.experiment.evaluation import evaluation_attack, evaluator, settings_of
+from piat_jax.experiment.evaluation import evaluation_attack, evaluator, seen_by_attacks, settings_of
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import ON_DISK, Run
 
@@ -120,8 +120,15 @@ def evaluate(
                 where = run.robustness(name, text)
                 if not resume:
                     on_first(functools.partial(shutil.rmtree, where, ignore_errors=True))
+                seen = seen_by_attacks(experiment, net, variables)
                 with listener.attacking(run, name) as report:
-                    found = attack.run(make_logits_fn(net, variables), *for_autoattack, folder=where, report=report)
+                    found = attack.run(
+                        make_logits_fn(net, variables),
+                        *for_autoattack,
+                        folder=where,
+                        report=report,
+                        attack_logits_fn=seen,
+                    )
                 listener.attacked(found)
                 accuracy[text] = found.accuracy
             else:
@@ -203,8 +210,8 @@ def _comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwr
             result["aa_examples"] = before["aa_examples"]
     else:
         before["aa_examples"] = result["aa_examples"]
-    there, here = ({**found, **found["settings"]} for found in (before, result))
-    compared = ("num_examples", "aa_examples", *result["settings"])
+    there, here = ({"attack_precision": "same", **found, **found["settings"]} for found in (before, result))
+    compared = dict.fromkeys(("num_examples", "aa_examples", "attack_precision", *result["settings"]))
     changed = [name for name in compared if there.get(name) != here[name]]
     if changed and not overwrite:
         told = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in changed)

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from piat_jax.attacks import ATTACKS
-from piat_jax.core.bound import bind
+from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_seed, did_you_mean
 from piat_jax.core.nested import leaves
+from piat_jax.evaluation.autoattack import ATTACK_PRECISIONS, PRECISIONS
 from piat_jax.experiment.data import check_data_fields
 from piat_jax.experiment.evaluation import evaluation_attack
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.hooks import check_stream
+from piat_jax.objectives.parts import check_parts
 
 
 def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
@@ -31,7 +33,7 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
             found.append(f"config: {inside}{error}")
 
     attempt(check_seed, "seed", experiment.seed)
-    for name in ("epochs", "batch_size"):
+    for name in ("epochs", "batch_size", "microbatches"):
         attempt(check_at_least, name, getattr(experiment, name), 1)
     for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
         group, _, field = name.partition(".")
@@ -53,7 +55,8 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
         found.append(
             f"config: evaluation.select={experiment.evaluation.select!r} is not evaluated during training{hint}"
         )
-    attempt(check_choice, "evaluation.precision", experiment.evaluation.precision, ("highest", "default"))
+    for name, choices in (("precision", PRECISIONS), ("attack_precision", ATTACK_PRECISIONS)):
+        attempt(check_choice, f"evaluation.{name}", getattr(experiment.evaluation, name), choices)
     attempt(experiment.build_model, 10)
     attempt(_check_groups, experiment)
     attempt(experiment.check_piat, group="piat")
@@ -65,7 +68,7 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
             training_attack = experiment.build_attack()
         except InputError:  # listed already
             training_attack = bind(ATTACKS["pgd"])
-        attempt(experiment.build_objective, experiment.build_model(10), attack=training_attack)
+        attempt(_check_method, experiment, training_attack)
     if experiment.method.average == "fawa" and not experiment.dataset.validation_examples:
         found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
     named = "\n".join(found)
@@ -88,3 +91,9 @@ def _check_groups(experiment: Experiment) -> None:
     groups = experiment.build_model(10).bn_groups
     if experiment.batch_size % groups:
         raise InputError(f"model.bn_groups={groups} does not divide batch_size={experiment.batch_size}")
+
+
+def _check_method(experiment: Experiment, attack: Bound) -> None:
+    method = experiment.build_objective(experiment.build_model(10), attack=attack)
+    if experiment.microbatches >= 1:
+        check_parts(method, experiment.batch_size, experiment.microbatches)

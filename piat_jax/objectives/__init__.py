@@ -37,7 +37,9 @@ from piat_jax.objectives.ecas import ECAS
 from piat_jax.objectives.las import LAS
 from piat_jax.objectives.ard_prm import ARDPRM
 from piat_jax.objectives.mixup_cutmix import Mix
+
 # isort: on
+from piat_jax.objectives.parts import loss_gradient
 
 __all__ = [
     "ALP",
@@ -67,6 +69,7 @@ __all__ = [
     "Standard",
     "Wrapper",
     "WrapperState",
+    "loss_gradient",
     "method",
     "wrapper",
 ]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from piat_jax.core.types import AdversarialBatch, Array, Context, PyTree
 from piat_jax.objectives.base import Wrapper, reached, wrapper
+from piat_jax.objectives.parts import loss_gradient
 
 TOKENS = ("cls_token", "pos_embed")
 """Parameters of a Vision Transformer that are no kernels, though they have two axes and more."""
@@ -52,7 +53,7 @@ class AWP(Wrapper):
         params = super().perturb_weights(params, model_state, objective_state, batch, context)
 
         def perturbed(params: PyTree) -> PyTree:
-            gradient = jax.grad(self.loss, has_aux=True)(params, model_state, objective_state, batch, context)[0]
+            gradient = loss_gradient(self, params, model_state, objective_state, batch, context)[0]
             return perturb_kernels(params, gradient, self.gamma)
 
         return jax.lax.cond(reached(self.start, context), perturbed, lambda params: params, params)

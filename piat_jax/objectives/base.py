@@ -96,7 +96,9 @@ class _Shared:
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> tuple[Array, Aux]:
         """The mean of `terms` after `forwards`, each of which updates BatchNorm's statistics once."""
-        batch = _with_fields_of_their_own(batch)
+        batch = with_fields_of_their_own(batch)
+        if in_parts(batch):
+            raise InputError("the batch is in parts; take the gradient by objectives.loss_gradient, part by part")
         # Where crafting has forwarded in training mode, its statistics come first.
         model_state = model_state if batch.model_state is None else batch.model_state
         start, images, logits = Variables(params, model_state), self.inputs(batch), {}
@@ -187,6 +189,9 @@ class AttackedObjective(_Shared):
     def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
         """The trained weights."""
         return variables
+
+    def check_part(self, examples: int) -> None:
+        """Each example's loss is its own, so any part will do."""
 
     def logits_fn(self, variables: Variables) -> LogitsFn:
         """What the attack sees of the model."""
@@ -344,6 +349,10 @@ class Wrapper(_Shared):
         """As inside."""
         return self.inner.eval_variables(variables, objective_state.inner)
 
+    def check_part(self, examples: int) -> None:
+        """As inside."""
+        self.inner.check_part(examples)
+
 
 METHODS: Registry[type[AttackedObjective]] = Registry("method")
 """The objectives, which are whole methods."""
@@ -395,7 +404,12 @@ def _declared(
     return declare
 
 
-def _with_fields_of_their_own(batch: AdversarialBatch) -> AdversarialBatch:
+def in_parts(batch: AdversarialBatch) -> bool:
+    """Whether the batch comes in parts, each array of examples `[n, B / n, ...]` (objectives/parts.py)."""
+    return batch.clean.labels.ndim > 1
+
+
+def with_fields_of_their_own(batch: AdversarialBatch) -> AdversarialBatch:
     """The batch where a wrapper hands statistics and metrics on as an earlier release did, in `extra`."""
     for name in ("model_state", "metrics"):
         if name in batch.extra:

@@ -46,6 +46,10 @@ class GAIRAT(Wrapper):
         check_one_run(self)
         counting(innermost(self).attack)
 
+    def check_part(self, examples: int) -> None:
+        """The weights of a batch have mean 1, so it is not taken in parts."""
+        raise InputError("microbatches: GAIRAT's weights have mean 1 over the whole batch; leave it at 1")
+
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:

@@ -163,6 +163,10 @@ class LAS(Wrapper):
         if self.betas and isinstance(beta, (int, float)) and beta != 1:
             raise InputError(f"betas multiply the divergence, whose own beta={beta} must then be 1")
 
+    def check_part(self, examples: int) -> None:
+        """The strategy learns from one reward of the whole batch, so it is not taken in parts."""
+        raise InputError("microbatches: LAS's strategy learns from one reward of the whole batch; leave it at 1")
+
     @classmethod
     def num_actions(cls, **options: Any) -> int:
         """How many outputs `strategy` needs under these options: one for each choice of each head.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
-from piat_jax.core.checks import check_choice
+from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.types import Array, Context, PyTree
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, reached, signed, static, wrapper
 
@@ -52,6 +52,15 @@ class MAIL(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("normalization", self.normalization, ("code", "paper"))
+
+    def check_part(self, examples: int) -> None:
+        """The paper's weights have mean 1 over the batch, so it is not taken in parts; the code's are independent."""
+        super().check_part(examples)
+        if self.normalization == "paper":
+            raise InputError(
+                "microbatches: MAIL's weights have mean 1 over the whole batch; leave it at 1, or give "
+                "normalization='code'"
+            )
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """The adversarial part inside, weighted."""

@@ -93,6 +93,14 @@ class Mix(Wrapper):
             known = ", ".join(cls.__name__ for cls in LINEAR)
             raise InputError(f"Mix needs a loss linear in the label, and {type(method).__name__}'s is not: {known} are")
 
+    def check_part(self, examples: int) -> None:
+        """A part has both examples of each pair where their number is even."""
+        super().check_part(examples)
+        if examples % 2:
+            raise InputError(
+                f"microbatches leaves parts of {examples} examples, and Mix pairs them; give an even number"
+            )
+
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:

@@ -97,6 +97,10 @@ class RAT(Wrapper):
             )
         return ()
 
+    def check_part(self, examples: int) -> None:
+        """The soft labels are made of gradients of the whole batch, so it is not taken in parts."""
+        raise InputError("microbatches: RAT's soft labels come from gradients of the whole batch; leave it at 1")
+
     @property
     def forwards(self) -> tuple[str, ...]:
         """Two for the gradients of the head, two for TRADES' divergence, four for the new terms; or those inside."""

@@ -41,6 +41,7 @@ class Recipe(NamedTuple):
       extra_per_batch: how many of a batch are of `Examples.extra`.
       split_state: share out the state as well: each device keeps a part of weights, momentum and anchor.
       skip_nonfinite: leave steps out whose loss or gradient is not finite, instead of stopping.
+      microbatches: equal parts of a batch that are taken one after the other, as of `train_step`.
     """
 
     optimizer: optax.GradientTransformation
@@ -55,6 +56,7 @@ class Recipe(NamedTuple):
     extra_per_batch: int = 0
     split_state: bool = False
     skip_nonfinite: bool = False
+    microbatches: int = 1
 
 
 class ChunkRecord(NamedTuple):
@@ -121,7 +123,14 @@ def train_steps(
             params, model_state = keep_replicated((state.params, state.model_state), recipe.mesh)
             state = dataclasses.replace(state, params=params, model_state=model_state)
         state, metrics = train_step(
-            objective, recipe.optimizer, state, batch, key=key, epochs=epochs, steps_per_epoch=steps
+            objective,
+            recipe.optimizer,
+            state,
+            batch,
+            key=key,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            microbatches=recipe.microbatches,
         )
         for hook in recipe.step_end:
             state = hook(state)

@@ -14,6 +14,7 @@ from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import put_state, replicate
 from piat_jax.core.types import Array, Context, EpochEnd, Objective, TrainState
 from piat_jax.data.batching import steps_per_epoch
+from piat_jax.objectives.parts import check_parts
 from piat_jax.training.epoch import Recipe, run_epoch
 from piat_jax.training.examples import Examples, on_device
 from piat_jax.training.stopping import Interrupted, Position, StopTraining
@@ -78,8 +79,10 @@ def fit(
     Raises:
       StopTraining: training was asked to stop; holds the state, and the position to go on from.
       TrainingDivergedError: a loss or gradient that is not finite; holds the state before and its position.
-      InputError: examples that are not what is said above, such as images in floats or labels from 1 to K.
+      InputError: examples that are not what is said above, such as images in floats or labels from 1 to K; a recipe
+        whose microbatches are no parts of the batch.
     """
+    check_parts(objective, recipe.batch_size, recipe.microbatches, recipe.mesh.size if recipe.mesh else 1)
     if isinstance(examples, Examples):
         examples = on_device(examples, objective, state, recipe.mesh)
     objective, examples, key = replicate((objective, examples, key), recipe.mesh)

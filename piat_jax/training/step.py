@@ -11,6 +11,7 @@ import optax
 from piat_jax.averaging.piat import without_momentum
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array, Batch, Context, Objective, PyTree, TrainState, Variables
+from piat_jax.objectives.parts import check_parts, joined, loss_gradient, perturbed
 
 FINITE = "finite"
 """The name among a step's metrics of whether its gradient and the statistics it leaves are finite."""
@@ -48,6 +49,7 @@ def train_step(
     key: Array,
     epochs: Array | int,
     steps_per_epoch: Array | int = 1,
+    microbatches: int = 1,
 ) -> tuple[TrainState, Mapping[str, Array]]:
     """One step, pure and to be jitted by the caller.
 
@@ -60,10 +62,17 @@ def train_step(
       epochs: how many the run has, traced or not; a method's schedule is a matter of the share that has passed.
       steps_per_epoch: optimizer steps in an epoch, traced or not, for schedules that move with each step (A&P); with 1
         they move once an epoch.
+      microbatches: equal parts of the batch that are attacked, and then differentiated, one after the other: the memory
+        of activations is a part's, the gradient the whole batch's. BatchNorm in training mode takes its statistics from
+        each part and updates the running ones once a part.
 
     Returns:
       The next state, and the objective's metrics (scalars) with "finite": whether the gradient and the next state are.
+
+    Raises:
+      InputError: the batch has no such parts, or the method's examples see each other.
     """
+    check_parts(objective, batch.labels.shape[0] // objective.views, microbatches)
     context = Context(
         jax.random.fold_in(named_key(key, "step"), state.step),
         state.step,
@@ -72,11 +81,10 @@ def train_step(
         steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.int32),
         trial_step=jax.tree_util.Partial(functools.partial(_trial_step, optimizer), state.opt_state),
     )
-    adversarial = objective.perturb(state.variables, state.objective_state, batch, context)
+    adversarial = perturbed(objective, state.variables, state.objective_state, batch, context, microbatches)
     weights = objective.perturb_weights(state.params, state.model_state, state.objective_state, adversarial, context)
-    gradient, aux = jax.grad(objective.loss, has_aux=True)(
-        weights, state.model_state, state.objective_state, adversarial, context
-    )
+    gradient, aux = loss_gradient(objective, weights, state.model_state, state.objective_state, adversarial, context)
+    adversarial = joined(objective, state.variables, state.objective_state, adversarial, context)
     # From w to w + update, with both taken at the perturbed weights: what was added to w does not stay in it.
     updates, opt_state = optimizer.update(gradient, state.opt_state, weights)
     variables = Variables(optax.apply_updates(state.params, updates), aux.model_state)

@@ -41,6 +41,7 @@ AROUND = {
     "model.mean": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "model.std": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "kd.": {"kd.standard": "a", "kd.robust": "b"},
+    "evaluation.attack_precision": {"evaluation.attacks": ("clean", "pgd20", "aa")},
 }
 # Values of text, and of what has to fit together; the first that is not the default is taken. Others are halved,
 # counted up or negated.
@@ -56,6 +57,7 @@ OTHER = {
     "model.bn_groups": [2],
     "model.weights": ["w.npz"],
     "batch_size": [16],
+    "microbatches": [2],
     "attack.norm": ["l2"],
     "attack.start": ["none"],
     "attack.keep": ["best"],
@@ -70,6 +72,7 @@ OTHER = {
     "evaluation.select": ["clean"],
     "evaluation.norm": ["l2"],
     "evaluation.precision": ["default"],
+    "evaluation.attack_precision": ["tensorfloat32"],
     "rpat.alpha_from": ["beta-"],
     "rpat.scale": ["paper"],
     "rpat.distance": ["kl"],
@@ -250,7 +253,7 @@ def fake_correct(logits_fn, images, labels, attack, **options):
 
 def fake_autoattack(attack, logits_fn, images, labels, **options):
     SEEN.append(("AutoAttack", plain(attack), len(labels)))
-    return types.SimpleNamespace(accuracy=0.5)
+    return types.SimpleNamespace(accuracy=0.5, robust=np.full(len(labels), 0.5))
 
 
 def fake_progress(progress, epoch, shown, rate):
@@ -336,7 +339,14 @@ def test_the_same_config_describes_the_same(folder):
 
 EVALUATION = (
     *(f"evaluation.{name}" for name in ("final_attacks", "eps", "step_size", "norm", "restarts", "batch_size")),
-    *("evaluation.precision", "seed", "dataset.name", "dataset.data_dir", "dataset.test_examples"),
+    *(
+        "evaluation.precision",
+        "evaluation.attack_precision",
+        "seed",
+        "dataset.name",
+        "dataset.data_dir",
+        "dataset.test_examples",
+    ),
     *("model.name", "model.mean", "model.std"),
 )
 
@@ -349,8 +359,11 @@ def test_what_is_evaluated_afterwards_follows_the_config_too(attack, tmp_path):
         run_evaluation.evaluate(experiment, Run(tmp_path), checkpoints=["final"], overwrite=True)
         return tuple(SEEN)
 
-    nothing_to_aa = ("evaluation.step_size", "evaluation.restarts", "model.name", "model.mean", "model.std")
-    for path in EVALUATION if attack == "pgd3" else [path for path in EVALUATION if path not in nothing_to_aa]:
+    nothing_to = {
+        "pgd3": ("evaluation.attack_precision",),
+        "aa": ("evaluation.step_size", "evaluation.restarts", "model.name", "model.mean", "model.std"),
+    }
+    for path in [path for path in EVALUATION if path not in nothing_to[attack]]:
         around = AROUND.get(path, {})
         value = get(configured("cifar10_resnet18", "pgd_at", **around), path)
         other = ("clean", attack) if path == "evaluation.final_attacks" else changed(path, value)
