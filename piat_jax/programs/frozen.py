@@ -179,10 +179,11 @@ def _fold(equation: Any, inputs: list[Value], uses: int) -> _Affine | None:
     dtype = equation.outvars[0].aval.dtype
     if name == "convert_element_type" and jnp.issubdtype(dtype, jnp.floating):
         return dataclasses.replace(before, uses=uses, dtype=dtype)
-    if name not in ("add", "sub", "mul", "div") or not isinstance(inputs[1 - place], _Known):
+    known: Any = inputs[1 - place] if len(inputs) == 2 else None
+    if name not in ("add", "sub", "mul", "div") or not isinstance(known, _Known):
         return None
     channel = before.equation.params["dimension_numbers"].out_spec[1]
-    other = _per_channel(inputs[1 - place].value, channel, equation.outvars[0].aval.shape)
+    other = _per_channel(known.value, channel, equation.outvars[0].aval.shape)
     if other is None or (place == 1 and name in ("sub", "div")):
         return None
     scale, shift = before.scale, before.shift
