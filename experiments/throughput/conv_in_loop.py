@@ -18,7 +18,7 @@ from piat_jax.programs.platform import compiling_for
 
 BATCH, SIZE, WIDTHS, CLASSES, ROUNDS = 16, 16, (3, 32, 32, 64), 10, 3
 
-PROGRAMS = {"native": "gpu", "loop-safe": "cpu"}
+PROGRAMS = {"native": "tpu", "loop-safe": "cpu"}
 """For which platform a program is written; all are run here."""
 
 

@@ -83,8 +83,8 @@ def _moments(x: Array) -> tuple[Array, Array]:
     Of deviations from a pixel of the first image, `E[(x - c)^2] - E[x - c]^2`: without c the variance is lost where the
     mean is a thousand times the spread, and with the mean itself for c, x is read twice.
     """
+    middle = x[tuple(slice(size // 2, size // 2 + 1) for size in (0, *x.shape[1:-1]))].astype(jnp.float32)
     x = x.astype(jnp.float32)
-    middle = x[tuple(slice(size // 2, size // 2 + 1) for size in (0, *x.shape[1:-1]))]
     from_middle = x - middle
     mean, square = _sum(from_middle) / _count(x), _sum(from_middle**2) / _count(x)
     return mean + middle.reshape(-1), jnp.maximum(square - mean**2, 0.0)

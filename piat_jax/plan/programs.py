@@ -75,7 +75,7 @@ class Program:
         """The program as XLA is given it, traced for its platform."""
         # What JAX traced before, for another platform, it would take again.
         jax.clear_caches()
-        jitted = jax.jit(self.jitted.fn, **self.jitted.options)
+        jitted = jax.jit(self.jitted.program, **self.jitted.options)
         with compiling_for(self.platform), jax.default_matmul_precision(self.precision):
             return jitted.lower(*self.arguments, **self.keywords)
 

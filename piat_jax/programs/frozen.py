@@ -8,12 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import Literal
 
 from piat_jax.core.checks import checked_logits
 from piat_jax.core.types import Array, LogitsFn
-from piat_jax.programs.platform import platform
 
 SMALL = 1 << 16
 """Values of so many numbers are kept from one call to the next even if they are larger than what they are made of."""
@@ -28,9 +26,8 @@ def frozen(logits_fn: LogitsFn, images: Array) -> LogitsFn:
 
         (k * x - mean) scale + shift  =  (k scale) * x + (shift - mean scale)
 
-    On GPUs, ReLU takes its gradient from its outputs. Convolution, bias, residual and ReLU are then one kernel of
-    cuDNN's, and no activation is kept twice. Logits and gradients change by rounding alone. Where the function is given
-    images of another shape or type, it is the one that was handed in.
+    On a GPU, convolution, bias, residual and ReLU are then one kernel (programs/gpu.py). Logits and gradients change by
+    rounding alone. Where the function is given images of another shape or type, it is the one that was handed in.
 
     Args:
       logits_fn: images `[B, H, W, C]` to logits; anything JAX can trace.
@@ -132,11 +129,9 @@ class _Plan:
             image = self._settled(inputs[0])
             assert isinstance(image, _Slot)
             return [_Affine(uses[0], equation, image, inputs[1], None, None, equation.outvars[0].aval.dtype)]
-        if (folded := _fold(equation, inputs, uses[0])) is not None:
+        if (folded := _fold(equation, inputs, sum(uses))) is not None:
             return [folded]
         inputs = [self._settled(value) for value in inputs]
-        if platform() == "gpu" and _is_relu(equation):
-            return self._step(inputs, lambda x: [relu(x)], uses)
         return self._step(inputs, lambda *values: _bind(equation, values), uses)
 
     def _step(self, inputs: list[Value], fn: Callable[..., Sequence[Any]], uses: Sequence[int]) -> list[_Slot]:
@@ -236,33 +231,3 @@ def _bind(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
     with equation.ctx.manager:
         found = equation.primitive.bind(*values, **equation.primitive.get_bind_params(equation.params))
     return found if equation.primitive.multiple_results else [found]
-
-
-def _is_relu(equation: Any) -> bool:
-    """Whether it is `jax.nn.relu`: a custom derivative around `max(x, 0)` of that name."""
-    if equation.primitive.name != "custom_jvp_call":
-        return False
-    (*_, call) = equation.params["call_jaxpr"].jaxpr.eqns or [None]
-    if call is None or call.params.get("name") != "relu":
-        return False
-    (last,) = call.params["jaxpr"].jaxpr.eqns
-    return last.primitive.name == "max" and any(isinstance(v, Literal) and v.val == 0 for v in last.invars)
-
-
-@jax.custom_vjp
-def relu(x: Array) -> Array:
-    """`max(x, 0)` whose gradient is taken from what it gives, so that x need not be kept."""
-    # Without the barrier XLA compares the input again, and keeps both.
-    return lax.optimization_barrier(jnp.maximum(x, jnp.zeros((), x.dtype)))
-
-
-def _relu_forward(x: Array) -> tuple[Array, Array]:
-    y = relu(x)
-    return y, y
-
-
-def _relu_backward(y: Array, gradient: Array) -> tuple[Array]:
-    return (jnp.where(y > 0, gradient, jnp.zeros((), gradient.dtype)),)
-
-
-relu.defvjp(_relu_forward, _relu_backward)

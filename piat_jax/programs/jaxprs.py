@@ -44,10 +44,10 @@ def rewrite(jaxpr: Jaxpr, rules: Mapping[str, Rule]) -> Jaxpr:
     changed = False
     for equation in jaxpr.eqns:
         name = equation.primitive.name
+        found = rules[name](equation, definitions) if name in rules else None
         new = equation
-        if name in rules:
-            found = rules[name](equation, definitions)
-            new = equation if found is None else _call(equation, found)
+        if found is not None:
+            new = _call(equation, found)
         elif name in TRANSPARENT:
             new = _inside(equation, rules)
         changed |= new is not equation

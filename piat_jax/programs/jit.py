@@ -15,18 +15,22 @@ class ProgramJit:
     """`jax.jit` of a whole program, on a CPU with the fastest convolutions and matrix products that XLA has there.
 
     Compiler options can be given to the outermost jit only, so this is for what is never nested. What a jitted function
-    has beside the call (`lower`, `clear_cache`) this has too; `fn` is the function itself.
+    has beside the call (`lower`, `clear_cache`) this has too.
+
+    Attributes:
+      fn: the function itself.
+      program: the function as it is compiled, `loop_safe`.
     """
 
     def __init__(self, fn: Callable[..., Any], **options: Any):
         functools.update_wrapper(self, fn)
-        self.fn, self.options = fn, options
+        self.fn, self.program, self.options = fn, loop_safe(fn), options
 
     @functools.cached_property
     def compiled(self) -> Any:
         """The jitted function; made when it is first called, for asking for the platform starts JAX's backend."""
         options = compiler_options() if platform() == "cpu" else None
-        return jax.jit(loop_safe(self.fn), compiler_options=options, **self.options)
+        return jax.jit(self.program, compiler_options=options, **self.options)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call the function, compiled."""

@@ -20,7 +20,7 @@ SMALL = {
     "dataset.train_examples": 64,
     "dataset.test_examples": 24,
     "attack.steps": 2,
-    "model.options.width": 4,
+    "model.options.width": 8,
     "model.options.stage_sizes": (1,),
     "evaluation.batch_size": 16,
     "evaluation.attacks": ("clean", "pgd2"),
@@ -43,7 +43,7 @@ def lowered(monkeypatch):
     call = ProgramJit.__call__
 
     def record(self, *arguments, **keywords):
-        fresh = jax.jit(self.fn, **self.options)
+        fresh = jax.jit(self.program, **self.options)
         found.setdefault(self.fn.__name__, {})[text_of(fresh.lower(*arguments, **keywords))] = None
         return call(self, *arguments, **keywords)
 

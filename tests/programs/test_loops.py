@@ -77,7 +77,7 @@ def test_an_attack_on_any_network_has_plain_convolutions_in_its_loop(network):
     lines = lowered(attacked, IMAGES)
     assert lines
     assert all(map(is_plain, lines))
-    with compiling_for("gpu"):  # as it was written
+    with compiling_for("tpu"):  # as it was written
         assert not all(map(is_plain, lowered(lambda x: attacked(x), IMAGES)))
         expected = jax.jit(lambda x: attacked(x))(IMAGES)
     # A step's sign may differ where a gradient is 0 up to rounding: of 768 pixels none does here.
