@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from piat_jax.core.types import Array
-from piat_jax.programs.jaxprs import Replacement
+from piat_jax.programs.jaxprs import Replacement, is_placed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,7 @@ def convolution(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | 
         or any(kernel[axis] != 1 for axis in numbers.rhs_spec[2:])
         or set(given["window_strides"]) != {1}
         or given["batch_group_count"] != 1
-        or given.get("out_sharding") is not None
-        or getattr(equation.invars[0].aval, "vma", None)
+        or is_placed(equation)
     ):
         return None
     options = tuple((name, given[name]) for name in ("feature_group_count", "precision", "preferred_element_type"))

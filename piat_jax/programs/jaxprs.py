@@ -28,6 +28,15 @@ Rule = Callable[[JaxprEqn, Mapping[Any, JaxprEqn]], Replacement | None]
 """`(equation, definitions) -> replacement`, None to leave it; `definitions` has the equations before, by output."""
 
 
+def is_placed(equation: JaxprEqn) -> bool:
+    """Whether it says how its outputs lie on a mesh, or depends on the place there: another program could not tell."""
+    sharding = equation.params.get("out_sharding")
+    spec = getattr(sharding, "spec", sharding)  # of no axis inside of `shard_map`
+    return any(axes is not None for axes in spec or ()) or any(
+        getattr(variable.aval, "vma", None) for variable in equation.invars
+    )
+
+
 def inner_jaxprs(equation: JaxprEqn) -> Iterator[Any]:
     """The programs inside one equation of a jaxpr: of loops, branches, jitted and custom functions."""
     for value in equation.params.values():
@@ -76,17 +85,18 @@ def _inside(equation: JaxprEqn, rules: Mapping[str, Rule]) -> JaxprEqn:
 
 def _call(equation: JaxprEqn, replacement: Replacement) -> JaxprEqn:
     """A call of the function, with the equation's inputs and outputs."""
-    shapes = tuple((variable.aval.shape, variable.aval.dtype) for variable in replacement.inputs)
-    call = _traced(replacement.fn, shapes)
+    avals: list[Any] = [variable.aval for variable in replacement.inputs]
+    call = _traced(replacement.fn, tuple((aval.shape, aval.dtype) for aval in avals), avals[0].sharding.mesh)
     return call.replace(invars=list(replacement.inputs), outvars=equation.outvars, source_info=equation.source_info)
 
 
 @functools.lru_cache(maxsize=4096)
-def _traced(fn: Callable[..., Any], shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> JaxprEqn:
+def _traced(fn: Callable[..., Any], shapes: tuple[tuple[tuple[int, ...], Any], ...], mesh: Any) -> JaxprEqn:
     # Jitted, the function is a single equation. Kept, it is traced once for all layers of a shape.
     def named(*arguments: Any) -> Any:
         return fn(*arguments)
 
     named.__name__ = type(fn).__name__
-    (call,) = jax.make_jaxpr(jax.jit(named))(*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)).eqns
+    with jax.sharding.use_abstract_mesh(mesh):  # that of the equation: inside of `shard_map` there is one
+        (call,) = jax.make_jaxpr(jax.jit(named))(*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)).eqns
     return call

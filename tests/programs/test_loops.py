@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from piat_jax.attacks import bind, pgd
+from piat_jax.attacks import apgd, bind, pgd
+from piat_jax.evaluation.blocks import Blocks, Rows, _attack
 from piat_jax.programs.jit import program_jit
 from piat_jax.programs.loops import fori_loop, loop_safe, while_loop
 from piat_jax.programs.platform import compiling_for, platform
@@ -188,6 +189,25 @@ def test_a_whole_program_is_rewritten():
 
     lines = [line for line in steps.lower(IMAGES).as_text().splitlines() if "stablehlo.convolution" in line]
     assert lines
+    assert all(map(is_plain, lines))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_an_attack_on_several_devices_is_rewritten_on_each(count):
+    blocks = Blocks(linen(), 8, jax.devices()[:count], "highest")
+    rows = Rows(np.asarray(IMAGES), np.asarray(LABELS), np.arange(4, dtype=np.uint32), np.full(4, True), None)
+    padded = blocks._put(rows, 4)
+    lowered = _attack.lower(
+        bind(apgd, steps=2),
+        blocks.logits_fn,
+        padded,
+        jax.random.key(0),
+        jnp.float32(0.1),
+        norm="linf",
+        mesh=blocks.mesh,
+    )
+    lines = [line for line in lowered.as_text().splitlines() if "stablehlo.convolution" in line]
+    assert len(lines) > 4
     assert all(map(is_plain, lines))
 
 

@@ -17,7 +17,7 @@ from jax.extend.core import Var
 
 from piat_jax.core.types import Array
 from piat_jax.programs.cpu import winograd
-from piat_jax.programs.jaxprs import Replacement
+from piat_jax.programs.jaxprs import Replacement, is_placed
 
 SPATIAL = 3
 """XLA has kernels for one to so many spatial axes."""
@@ -34,8 +34,7 @@ def rewritten(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | No
     if (
         not 1 <= spatial <= SPATIAL
         or (spread and steps)
-        or given.get("out_sharding") is not None
-        or getattr(images, "vma", None)  # varies over a mesh's axes, of which a program of its own knows nothing
+        or is_placed(equation)
         or 0 in (*images.shape, *kernel.shape, *outputs.shape)
     ):
         return None

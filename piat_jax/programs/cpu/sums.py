@@ -7,7 +7,7 @@ from typing import Any
 from jax import lax
 
 from piat_jax.core.types import Array
-from piat_jax.programs.jaxprs import Replacement
+from piat_jax.programs.jaxprs import Replacement, is_placed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,6 @@ def rewritten(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | No
     del definitions
     axes, (x,) = equation.params["axes"], equation.invars
     dimensions = len(x.aval.shape)
-    if len(axes) < 2 or dimensions < 3 or dimensions - 1 in axes or equation.params.get("out_sharding") is not None:
+    if len(axes) < 2 or dimensions < 3 or dimensions - 1 in axes or is_placed(equation):
         return None
     return Replacement(SumByAxis(tuple(axes)), (x,))
