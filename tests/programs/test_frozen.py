@@ -19,6 +19,7 @@ from tests.jaxprs import equations
 
 NETWORKS = {
     "resnet18": {"width": 8},
+    "small_resnet": {"remat": True},
     "preact_resnet18": {"width": 8},
     "resnet50": {"width": 4},
     "wide_resnet": {"blocks_per_group": 1, "widen_factor": 1},
