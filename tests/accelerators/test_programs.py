@@ -173,7 +173,8 @@ def test_resnet_18_on_one_h100():
     assert found.memory.arguments == pytest.approx(state + images, rel=0.02)
     assert found.memory.temporaries < 700e6
     assert attack_of(found.step).trips == 10
-    assert copied(inside(found.root)) == 0
+    # The kernels of three 1x1 convolutions, which are brought into cuDNN's order at each step of the attack.
+    assert copied(inside(found.root)) < 1e6
 
 
 @pytest.mark.parametrize("name", config.names())
