@@ -172,7 +172,11 @@ def test_resnet_18_on_one_h100():
     state, images = 89.5e6, 50_000 * 3073
     assert found.memory.arguments == pytest.approx(state + images, rel=0.02)
     assert found.memory.temporaries < 700e6
-    assert attack_of(found.step).trips == 10
+    attack = attack_of(found.step)
+    assert attack.trips == 10
+    # Convolution, bias, residual and ReLU are one kernel each.
+    assert [kernel.kind for kernel in attack.kernels].count("convBiasActivationForward") == 20
+    assert sum(1 for kernel in attack.kernels) < 80
     # The kernels of three 1x1 convolutions, which are brought into cuDNN's order at each step of the attack.
     assert copied(inside(found.root)) < 1e6
 
