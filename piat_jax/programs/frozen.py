@@ -78,6 +78,7 @@ class _Affine(_Slot):
     scale: Any
     shift: Any
     dtype: Any
+    done: _Slot | None = None  # where it is, once something has asked
 
 
 Value = _Known | _Slot
@@ -107,6 +108,10 @@ class _Plan:
         for variable in [v for equation in jaxpr.eqns for v in equation.invars] + jaxpr.outvars:
             if not isinstance(variable, Literal):
                 uses[variable] = uses.get(variable, 0) + 1
+
+        for variable in jaxpr.invars:
+            if uses.get(variable, 0) > 1:  # one use to whoever called, which is not to be taken for the only one
+                values[variable] = self._settled(values[variable])
 
         def read(variable: Any) -> Value:
             return _Known(variable.val) if isinstance(variable, Literal) else values[variable]
@@ -143,6 +148,8 @@ class _Plan:
         """A convolution that was put off is done now."""
         if not isinstance(value, _Affine):
             return value
+        if value.done is not None:
+            return value.done
         equation, dtype = value.equation, value.dtype
         channel = equation.params["dimension_numbers"].out_spec[1]
         kernel, bias = value.kernel.value, None
@@ -159,8 +166,8 @@ class _Plan:
             outputs = outputs if bias is None else outputs + bias
             return [outputs.astype(dtype)]
 
-        (slot,) = self._step([value.image], convolve, [value.uses])
-        return slot
+        (value.done,) = self._step([value.image], convolve, [value.uses])
+        return value.done
 
 
 def _fold(equation: Any, inputs: list[Value], uses: int) -> _Affine | None:

@@ -135,6 +135,21 @@ def test_what_is_folded_and_what_is_not(after, left):
     assert sum(found.get(name, 0) for name in ("mul", "div")) == left
 
 
+@pytest.mark.parametrize(
+    "after",
+    [lambda y: jax.nn.silu(y * SCALE), lambda y: jnp.tanh(y) * y, lambda y: jnp.tanh(y * SCALE) + y],
+    ids=["inside of jit", "as it is", "folded and as it is"],
+)
+def test_a_convolution_that_is_used_twice_is_done_once(after):
+    x = images()
+
+    def logits_fn(x):
+        return after(convolve(x, KERNEL)).sum((1, 2))
+
+    np.testing.assert_allclose(frozen(logits_fn, x)(x), logits_fn(x), rtol=2e-5, atol=2e-5)
+    assert inside(logits_fn, x)["conv_general_dilated"] == 1
+
+
 def test_groups_and_other_layouts_are_folded_along_their_channels():
     x, kernel = images(), jnp.asarray(np.random.default_rng(2).normal(size=(6, 1, 3, 3)), jnp.float32)
     scale = jnp.arange(1.0, 7.0).reshape(1, 6, 1, 1)
