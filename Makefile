@@ -45,7 +45,7 @@ rounding: $(READY)  ## The numerical tests as on a processor with no more than A
 parity: $(READY)  ## The tests against PyTorch, which it installs.
 	$(BIN)/python -m pip install --quiet -r requirements-parity.txt
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/interop tests/cli/test_convert.py \
-		tests/test_torch_reference.py tests/test_throughput.py
+		tests/test_torch_reference.py tests/test_torch_optimizers.py tests/test_throughput.py
 
 # XLA compiles for devices that are not here, with packages of 1.1 GB in an environment of their own. They are those of
 # jax 0.12, which needs Python 3.12: the first of these interpreters that is as new is taken.

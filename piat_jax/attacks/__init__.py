@@ -5,7 +5,9 @@ return an `Outcome`.
 """
 
 from piat_jax.attacks.apgd import apgd
+from piat_jax.attacks.apgd_training import apgd_ascent
 from piat_jax.attacks.fab import fab, fab_distances
+from piat_jax.attacks.fast import n_fgsm
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.pgd import Counted, counting, cw, fgsm, mi_fgsm, pgd, pgd_counted
 from piat_jax.attacks.registry import ATTACKS, attack, takes
@@ -17,6 +19,7 @@ __all__ = [
     "Counted",
     "Outcome",
     "apgd",
+    "apgd_ascent",
     "attack",
     "bind",
     "counting",
@@ -25,6 +28,7 @@ __all__ = [
     "fab_distances",
     "fgsm",
     "mi_fgsm",
+    "n_fgsm",
     "pgd",
     "pgd_counted",
     "square",

@@ -21,8 +21,10 @@ from piat_jax.core.norms import (
     cap_radius,
     per_example,
     project,
+    project_l1,
     projection_radius,
     random_in_ball,
+    sparse_direction,
 )
 from piat_jax.core.rng import flat_draw, named_key
 from piat_jax.core.types import Array, LogitsFn, LossFn
@@ -58,13 +60,14 @@ class Ascent:
         noise: Array | float = 0.0,
         vary: Vary | None = None,
         rule: L2Rule = L2_RULES["exact"],
+        sparsity: Array | float = 0.01,
     ):
         shape = images.shape[1:]
         self.dtype, self.images = images.dtype, images.astype(jnp.promote_types(images.dtype, jnp.float32))
         self.logits_fn = logits_fn if vary else frozen(logits_fn, images)
         self.target, self.labels, self.targets = labels, hard(labels), targets
         self.loss = loss if targets is None else towards(loss)
-        self.norm, self.box, self.rule = norm, box, rule
+        self.norm, self.box, self.rule, self.sparsity = norm, box, rule, sparsity
         # A step longer than the box is wide leads as far; a radius that holds the whole box is no bound.
         self.eps = projection_radius(eps, shape, norm, box)
         self.step_size = per_example(cap_radius(step_size, shape, norm, box), self.images)
@@ -77,7 +80,9 @@ class Ascent:
         return x if self.box is None else jnp.clip(x, *self.box)
 
     def into_ball(self, x: Array, eps: Radius) -> Array:
-        """The nearest point of the ball of radius `eps`."""
+        """The nearest point of the ball of radius `eps`; under "l1" of what it has in common with the box."""
+        if self.norm == "l1":
+            return self.images + project_l1(x - self.images, eps, self.images)
         return self.images + project(x - self.images, eps, self.norm)
 
     def inside(self, x: Array) -> Array:
@@ -124,8 +129,14 @@ class Ascent:
 
     def move(self, x: Array, uphill: Array, noise: Array | None = None) -> Array:
         """One step along `uphill`, plus `noise`, projected."""
-        x = x + self.step_size * ascent_direction(uphill, self.norm, self.rule)
+        x = x + self.step_size * self.direction(x, uphill)
         return self.inside(x if noise is None else x + noise)
+
+    def direction(self, x: Array, uphill: Array) -> Array:
+        """The unit step along `uphill` from x."""
+        if self.norm == "l1":
+            return sparse_direction(uphill, x, self.sparsity)
+        return ascent_direction(uphill, self.norm, self.rule)
 
     def step(self, index: Array | int, x: Array, gradient: Array, keys: Array | None) -> Array:
         """Step number `index`, 0-based, of the examples whose budget holds it; the others stay."""

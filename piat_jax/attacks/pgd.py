@@ -26,7 +26,7 @@ from piat_jax.core.checks import (
     check_radius,
     check_range,
 )
-from piat_jax.core.norms import L2_RULES, NORMS, Box, Radius, cap_radius, divide, finite_entries, norm_name
+from piat_jax.core.norms import L2_RULES, Box, Radius, cap_radius, divide, finite_entries, norm_name
 from piat_jax.core.norms import norm as length
 from piat_jax.core.renamed import warn
 from piat_jax.core.rng import example_keys, fold_in
@@ -106,10 +106,12 @@ def pgd(
     count_correct: bool = False,
     vary: Vary | None = None,
     l2_rule: str = "exact",
+    sparsity: Array | float = 0.01,
 ) -> Array:
     """PGD: `x <- box(ball(x + step_size * u))`, `u` the steepest ascent direction of the loss, `steps` times.
 
-    `u = sign(g)` under "linf" and `g / |g|_2` under "l2"; the ball is projected onto first, the box last.
+    `u = sign(g)` under "linf" and `g / |g|_2` under "l2"; the ball is projected onto first, the box last. Under "l1" u
+    has the signs of the largest entries alone (SLIDE), and the projection is onto ball and box at once.
 
     Args:
       logits_fn: images to logits `[B, K]`; closes over weights, normalisation and BatchNorm mode.
@@ -125,7 +127,7 @@ def pgd(
         whole box is no bound.
       step_size: in the same unit, a scalar or `[B]`.
       steps: gradient steps, at least 1.
-      norm: "linf" or "l2".
+      norm: "linf", "l2", or "l1", whose radius is the sum of all changes and which needs the box (0, 1).
       start: "uniform" in the ball, then clipped to the box (Madry et al.); "normal", `x + 0.001 N(0, 1)`, neither
         scaled by eps nor clipped (TRADES, MART: the KL has no gradient at `x` itself); "none", `x` (the PIAT paper's
         Algorithm 1 as printed).
@@ -150,6 +152,7 @@ def pgd(
         and a start of uniform length in the ball. "trades" and "awp" add 1e-8 and 1e-10 to `|g|`. "advertorch" takes
         `|g|` as at least 1e-6, the box before the ball, and its uniform start is a uniform image of the box, projected
         onto the ball. Each training method's default is its code's. It changes nothing under "linf".
+      sparsity: share of the pixels (times channels) that an L1 step changes, in (0, 1]: SLIDE's, 0.01 in its code.
 
     Returns:
       `[B, H, W, C]` in the dtype of the images, inside ball and box; no gradient flows through it.
@@ -161,6 +164,7 @@ def pgd(
 
     Source: Madry et al. (2018), arXiv:1706.06083; PIAT paper, Eq. 3 and Section V-A (K = 10, 8/255, 2/255). Early stop
     and noise: FAT, Zhang et al. (2020), arXiv:2002.11242; step budgets: LAS-AT, Jia et al. (2022), arXiv:2203.06616.
+    L1: SLIDE, Tramer & Boneh (2019), arXiv:1904.13000, with the exact projection of Croce & Hein (2021), arXiv:2103.01208.
 
     >>> weights = jnp.array([1.0, -2.0])
     >>> logits_fn = lambda x: jnp.stack([x.reshape(-1, 2) @ weights, jnp.zeros(x.shape[0])], axis=1)
@@ -170,7 +174,7 @@ def pgd(
     """
     options: dict[str, Any] = {"targets": targets, "eps": eps, "step_size": step_size, "steps": steps, "norm": norm}
     options |= {"start": start, "loss": loss, "box": box, "start_eps": start_eps, "step_budget": step_budget}
-    options |= {"noise": noise, "vary": vary, "l2_rule": l2_rule}
+    options |= {"noise": noise, "vary": vary, "l2_rule": l2_rule, "sparsity": sparsity}
     if patience is not None or count_correct:
         if restarts > 1 or keep != "last":
             name = "count_correct" if patience is None else "patience"
@@ -218,6 +222,7 @@ def pgd_counted(
     patience: Array | int | None = None,
     vary: Vary | None = None,
     l2_rule: str = "exact",
+    sparsity: Array | float = 0.01,
 ) -> Counted:
     """`pgd`'s images, and how many of the iterates that steps were taken from were classified correctly.
 
@@ -233,7 +238,7 @@ def pgd_counted(
     """
     options: dict[str, Any] = {"targets": targets, "eps": eps, "step_size": step_size, "steps": steps, "norm": norm}
     options |= {"start": start, "loss": loss, "box": box, "start_eps": start_eps, "step_budget": step_budget}
-    options |= {"noise": noise, "vary": vary, "l2_rule": l2_rule}
+    options |= {"noise": noise, "vary": vary, "l2_rule": l2_rule, "sparsity": sparsity}
     ascent, keys = _prepared(logits_fn, images, labels, key, indices, **options)
     x = ascent.start(keys, start)
     if patience is None:
@@ -354,6 +359,7 @@ def _prepared(
     check_radius("start_eps", eps if start_eps is None else start_eps, norm, box)
     check_choice("l2_rule", l2_rule, L2_RULES)
     check_at_least("noise", options["noise"], 0)
+    check_range("sparsity", options["sparsity"], 0, 1, open_low=True)
     if options["step_budget"] is not None:
         check_range("step_budget", options["step_budget"], 1, steps)
     options |= {"start_eps": start_eps, "rule": L2_RULES[l2_rule]}
@@ -377,7 +383,9 @@ def _check(
     check_network(logits_fn)
     check_box(box)
     check_images("images", images, box)
-    order = norm_name(order, NORMS)
+    order = norm_name(order)
+    if order == "l1" and box != (0.0, 1.0):
+        raise InputError(f"norm='l1' projects onto ball and box at once, and knows box=(0, 1) alone, not {box}")
     check_choice("start", start, STARTS)
     check_choice("keep", keep, KEEPS)
     check_radius("eps", eps, order, box)

@@ -84,7 +84,7 @@ class PIAT:
         model_state = state.model_state
         if self.batch_stats == "interpolate":
             model_state = interpolate(state.anchor.model_state, model_state, weight)
-        opt_state = state.opt_state if self.momentum == "keep" else _reset_momentum(state.opt_state)
+        opt_state = state.opt_state if self.momentum == "keep" else reset_momentum(state.opt_state)
         return dataclasses.replace(
             state,
             params=params,
@@ -106,7 +106,8 @@ def _is_momentum(path: tuple) -> bool:
     return any(isinstance(key, jax.tree_util.GetAttrKey) and key.name in ("trace", "mu") for key in path)
 
 
-def _reset_momentum(opt_state: PyTree) -> PyTree:
+def reset_momentum(opt_state: PyTree) -> PyTree:
+    """`without_momentum`, or InputError where the optimizer has none."""
     if not any(_is_momentum(path) for path, _ in jax.tree_util.tree_leaves_with_path(opt_state)):
         raise InputError('momentum="reset" finds no momentum in the optimizer\'s state; use momentum="keep"')
     return without_momentum(opt_state)

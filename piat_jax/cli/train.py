@@ -10,6 +10,7 @@ MPI or Kubernetes and on TPU pods with --distributed, elsewhere with --coordinat
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_boolean("resume", False, "Go on from the last checkpoint in workdir.", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "Replace the run in workdir.", flag_values=values)
     flags.DEFINE_boolean("fields", False, "Only list the fields: values and meanings.", flag_values=values)
-    flags.DEFINE_boolean("show", False, "Only print the resolved config.", flag_values=values)
+    flags.DEFINE_boolean("show", False, "Only print the config, and draw its learning rate.", flag_values=values)
     distributed.define_flags(values)
     folders = arguments.parse(values, rest, __doc__, positional=True)
     if folders and (len(folders) > 1 or values.workdir or not values.resume):
@@ -49,13 +50,15 @@ def main(argv: Sequence[str]) -> None:
     distributed.start(values)
 
     from piat_jax.experiment import Run, config
-    from piat_jax.experiment.listing import field_list
+    from piat_jax.experiment.listing import field_list, rate_lines
 
     run = Run(workdir or "")
     resumed = values.resume and workdir and (run.exists or not values.config)
     experiment = config.resume(run, values.config, overrides) if resumed else config.load(values.config, overrides)
     if values.fields or values.show:
-        print(field_list(experiment) if values.fields else json.dumps(experiment.plain(), indent=2))
+        print(field_list(experiment) if values.fields else json.dumps(experiment.plain(), indent=2), flush=True)
+        if values.show:
+            print(rate_lines(experiment), file=sys.stderr)
         return
     train_run(experiment, run, resume=values.resume, overwrite=values.overwrite, text=values.config)
 

@@ -2,13 +2,32 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from piat_jax.core.checks import InputError, did_you_mean
+
+
+def fields_of(fn: Callable[..., Any], *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """What a function takes that a config can say, with the defaults: numbers, texts, truth values, and tuples of them.
+
+    Args:
+      fn: any function; parameters with other defaults, or none, are left out.
+      without: names that are left out as well.
+
+    >>> def blur(images, *, width: float = 1.0, steps: int = 3, kernel=None): ...
+    >>> fields_of(blur, without=("steps",))
+    {'width': 1.0}
+    """
+    parameters = inspect.signature(fn).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.name not in without and type(parameter.default) in (bool, int, float, str, tuple)
+    }
 
 
 @jax.tree_util.register_dataclass

@@ -14,7 +14,7 @@ from piat_jax.core.types import Array
 Radius = Array | float
 Box = tuple[float, float] | None
 
-# What models are trained under; the attacks of AutoAttack know one more.
+# Balls whose projection does not depend on the box; that of L1 does (`project_l1`).
 NORMS = ("linf", "l2")
 ALL_NORMS = (*NORMS, "l1")
 # Halvings of an interval no longer than the largest entry: what is left is below float32's own resolution.
@@ -211,6 +211,34 @@ def ascent_direction(gradient: Array, order: str, rule: L2Rule = L2_RULES["exact
     return divide(gradient, norm(gradient, "l2"))
 
 
+def sparse_direction(gradient: Array, x: Array, share: Array | float) -> Array:
+    """SLIDE's step under "l1": the signs of the largest entries of the gradient, over how many these are.
+
+    `u_j = sign(g_j) / m` for the m entries whose `|g_j|` is at least the `1 - share` quantile of those that can move;
+    entries at 0 or 1 that the gradient pushes outwards cannot, and are left out.
+
+    Args:
+      gradient: `[B, ...]`.
+      x: where it was taken, `[B, ...]` in [0, 1].
+      share: of the entries, in (0, 1]; at least one moves.
+
+    Source: Tramer & Boneh (2019), arXiv:1904.13000.
+
+    >>> g, x = jnp.array([[3.0, -2.0, 1.0, 4.0]]), jnp.array([[0.5, 0.5, 0.5, 1.0]])
+    >>> sparse_direction(g, x, 0.5).tolist()
+    [[0.5, -0.5, 0.0, 0.0]]
+    """
+    gradient = finite_entries(gradient)
+    moves = ~((x <= 0) & (gradient < 0)) & ~((x >= 1) & (gradient > 0))
+    size = jnp.where(moves, jnp.abs(gradient), 0.0).reshape(x.shape[0], -1)
+    pixels = size.shape[1]
+    place = jnp.clip(pixels - jnp.maximum(jnp.round(share * pixels), 1), 0, pixels - 1).astype(jnp.int32)
+    least = jnp.take(jnp.sort(size, axis=1), place, axis=1)
+    taken = (size >= least[:, None]) & (size > 0)
+    count = jnp.maximum(jnp.sum(taken, axis=1, keepdims=True), 1)
+    return (taken / count).astype(x.dtype).reshape(x.shape) * jnp.sign(gradient)
+
+
 def divide(x: Array, length: Array) -> Array:
     """Each example of `x[B, ...]` divided by its `length[B]`; left as it is where that is 0."""
     return x / per_example(jnp.where(length > 0, length, 1.0), x)
@@ -220,17 +248,20 @@ def random_in_ball(keys: Array, eps: Radius, shape: tuple[int, ...], order: str,
     """A random perturbation `[B, *shape]` for each of `keys[B]`.
 
     "linf" draws uniformly in the cube. "l2" draws a direction uniformly and a radius from U(0, eps), as the published
-    adversarial-training codes do; that is denser at the centre than the uniform law of the ball.
+    adversarial-training codes do; that is denser at the centre than the uniform law of the ball. "l1" likewise, with
+    the direction of Laplace noise.
     """
-    order = norm_name(order, NORMS)
+    order = norm_name(order)
     if order == "linf":
         unit = jax.vmap(lambda key: flat_draw(jax.random.uniform, key, shape, dtype, minval=-1.0, maxval=1.0))(keys)
         return unit * per_example(eps, unit)
 
     def draw(key: Array) -> Array:
         direction_key, radius_key = jax.random.split(key)
-        direction = flat_draw(jax.random.normal, direction_key, shape, dtype)
-        return direction / jnp.sqrt(jnp.sum(direction**2)) * jax.random.uniform(radius_key, (), dtype)
+        law = jax.random.normal if order == "l2" else jax.random.laplace
+        direction = flat_draw(law, direction_key, shape, dtype)
+        size = jnp.sqrt(jnp.sum(direction**2)) if order == "l2" else jnp.sum(jnp.abs(direction))
+        return direction / size * jax.random.uniform(radius_key, (), dtype)
 
     unit = jax.vmap(draw)(keys)
     return unit * per_example(eps, unit)

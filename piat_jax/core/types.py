@@ -127,7 +127,7 @@ class Objective(Protocol):
         ...
 
     def init(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
-        """The method's own state between steps; `images[1, H, W, C]` give the shape only."""
+        """The method's own state between steps; `images[B, H, W, C]` give the shape only."""
         ...
 
     def perturb(

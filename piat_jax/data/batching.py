@@ -44,7 +44,9 @@ def epoch_permutation(key: Array, num_examples: int) -> Array:
     return jax.random.permutation(key, num_examples).astype(jnp.int32)
 
 
-def epoch_order(key: Array, num_examples: int, batch_size: int, num_extra: int = 0, extra_per_batch: int = 0) -> Array:
+def epoch_order(
+    key: Array, num_examples: int, batch_size: int, num_extra: int = 0, extra_per_batch: int = 0, replays: int = 1
+) -> Array:
     """The examples of all steps of one epoch, one batch after the other.
 
     Args:
@@ -53,6 +55,7 @@ def epoch_order(key: Array, num_examples: int, batch_size: int, num_extra: int =
       batch_size: B.
       num_extra: M, of a set of generated examples beside it.
       extra_per_batch: E, how many of each batch are of these: its last ones.
+      replays: how often in a row each batch is taken; an epoch stays as many steps long and sees fewer batches.
 
     Returns:
       Indices, int32. Without extra examples the epoch's permutation. With them `[(N // B) B]`: each batch has B - E of
@@ -63,6 +66,10 @@ def epoch_order(key: Array, num_examples: int, batch_size: int, num_extra: int =
     >>> (order < 8).sum(axis=1).tolist(), bool((order[:, 1:] >= 8).all())
     ([1, 1], True)
     """
+    if replays > 1:
+        order = epoch_order(key, num_examples, batch_size, num_extra, extra_per_batch)
+        steps = steps_per_epoch(num_examples, batch_size)
+        return order[: steps * batch_size].reshape(steps, -1)[jnp.arange(steps) // replays].reshape(-1)
     own = epoch_permutation(key, num_examples)
     if not extra_per_batch:
         return own

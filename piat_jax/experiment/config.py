@@ -4,6 +4,7 @@ What comes out is an `Experiment`; every problem is told at once, with the neare
 """
 
 import ast
+import contextlib
 import copy
 import difflib
 import os
@@ -20,15 +21,20 @@ from ml_collections import ConfigDict
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.core.files import expanded
 from piat_jax.core.nested import leaves
+from piat_jax.experiment.chosen import CHOOSERS, completed
 from piat_jax.experiment.experiment import Experiment
-from piat_jax.experiment.fields import Fields, OptimizerFields
+from piat_jax.experiment.fields import Fields
 from piat_jax.experiment.methods import method_groups, parse_method
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.validate import problems
 from piat_jax.objectives import WRAPPERS
+from piat_jax.training.schedules import SCHEDULES, schedule_fields
 
 PACKAGE = Path(__file__).parents[1]
-KNOTS = "optimizer.lr_epochs"
+KNOTS = ("lr_epochs", "lr_drops", "lr_warmup", "lr_peak")
+"""Fields of the optimizer that are places in the run: with lr_unit="epochs" they move with the number of epochs."""
+OF_DEFAULTS = 120
+"""How many epochs the schedules' own knots are for."""
 FOLLOWING = ("eps", "step_size", "norm")
 """Fields of the evaluation that are the training attack's until they are set; a wrapper's eps is too."""
 
@@ -93,7 +99,8 @@ def resume(
         config = read(config)  # first: it may define what the run's method is made of
     own = run.experiment()
     if "epochs" in overrides:
-        overrides = {KNOTS: own.optimizer.lr_epochs, **overrides}
+        rest = own.optimizer.rest
+        overrides = {**{f"optimizer.{name}": rest[name] for name in KNOTS if name in rest}, **overrides}
     return resolve(config or own, overrides)
 
 
@@ -123,7 +130,7 @@ def default_config(method: str = "pgd_at") -> ConfigDict:
 def _followers(config: Any, wrappers: Iterable[str]) -> list[tuple[str, str]]:
     """The fields that follow those of the attack that are called alike, as (group, name)."""
     found = [(group, "eps") for group in wrappers if "eps" in config[group]]
-    return [*found, *(("evaluation", name) for name in FOLLOWING)]
+    return [*found, *(("evaluation", name) for name in FOLLOWING if name in config["attack"])]
 
 
 def names() -> list[str]:
@@ -166,10 +173,37 @@ def read(text: str) -> ConfigDict:
             f"config={name!r}: get_config returned {type(config).__name__}; return a ConfigDict, such as that of "
             "piat_jax.configs.common.get_config(method) with fields changed"
         )
-    knots = _to_dict(config).get("optimizer", {}).get("lr_epochs", ())
-    if tuple(knots) == OptimizerFields.lr_epochs:
-        _move_knots(config, OptimizerFields.lr_epochs[-1])
+    for group in CHOOSERS:
+        fresh = _to_dict(default_config(str(config.method)))[group] if "method" in config else {}
+        if left := _complete(config, group, fresh):
+            for field, value in left.items():
+                if value != fresh.get(field):
+                    given = _to_dict(config)[group]
+                    chosen = ", ".join(f"{chooser}={given[chooser]!r}" for chooser in CHOOSERS[group])
+                    raise InputError(f"config={name!r}: {group}.{field}={value!r} does not go with {chosen}; remove it")
+    _place_default_knots(config)
     return config.lock()
+
+
+def _complete(config: Any, group: str, old: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a group the fields that its choices bring; returns those of other choices, which it has no more.
+
+    `old` is the group with the choices that it had before.
+    """
+    if group not in config:
+        return {}
+    fields: Any = config[group]
+    before = _to_dict(fields)
+    chosen = {name: old[name] for name in CHOOSERS[group] if name in old}
+    after = completed(group, before, chosen if any(before.get(name) != chosen[name] for name in chosen) else {})
+    left = {name: value for name, value in before.items() if name not in after}
+    with config.unlocked() if isinstance(config, ConfigDict) else contextlib.nullcontext():
+        for name in left:
+            del fields[name]
+        for name, value in after.items():
+            if name not in before or before[name] != value:
+                fields[name] = value
+    return left
 
 
 def _path(name: str) -> Path:
@@ -201,6 +235,20 @@ def _to_dict(config: Any) -> dict[str, Any]:
 def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
     """Set fields by the type each has; returns what went wrong, one line each."""
     found = []
+    epochs = config["epochs"]
+    for group, choosers in CHOOSERS.items():
+        chosen = {name: overrides[f"{group}.{name}"] for name in choosers if f"{group}.{name}" in overrides}
+        if chosen:
+            fields: Any = config[group]
+            old = _to_dict(fields)
+            for name, value in chosen.items():
+                fields[name] = value
+            try:
+                _complete(config, group, old)
+            except InputError as error:
+                return [f"config: {error}"]
+            if "schedule" in chosen:
+                _place_default_knots(config)
     fields = leaves(_to_dict(config))
     groups = {path.rpartition(".")[0] for path in fields} - {""}
     for path, given in overrides.items():
@@ -223,8 +271,8 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
             for part in group.split(".") if group else ():
                 parent = parent[part]
             parent[name] = value
-    if "epochs" in overrides and KNOTS not in overrides and min(fields["epochs"], config["epochs"]) > 0:
-        _move_knots(config, fields["epochs"])
+    if "epochs" in overrides and min(epochs, config["epochs"]) > 0:
+        _move_knots(config, epochs, [name for name in KNOTS if f"optimizer.{name}" not in overrides])
     return found
 
 
@@ -237,10 +285,22 @@ def _followed(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _move_knots(config: Any, epochs: float) -> None:
+def _place_default_knots(config: Any) -> None:
+    """Put knots that are a schedule's own at the same shares of this run."""
+    fields = _to_dict(config).get("optimizer", {})
+    if fields.get("schedule") in SCHEDULES:
+        default = schedule_fields(fields["schedule"])
+        _move_knots(config, OF_DEFAULTS, [knot for knot in KNOTS if knot in default and fields[knot] == default[knot]])
+
+
+def _move_knots(config: Any, epochs: float, names: Iterable[str]) -> None:
     """Put the learning rate's knots, which were set for so many epochs, at the same shares of the run."""
-    share = config["epochs"] / epochs
-    config["optimizer"]["lr_epochs"] = tuple(round(share * knot, 6) for knot in config["optimizer"]["lr_epochs"])
+    fields, share = config["optimizer"], config["epochs"] / epochs
+    for name in names:
+        if name in fields and fields["lr_unit"] == "epochs":
+            places = fields[name]
+            many = isinstance(places, tuple | list)
+            fields[name] = tuple(round(share * knot, 6) for knot in places) if many else round(share * places, 6)
 
 
 def _unknown(path: str, fields: Sequence[str], config: Any) -> str:

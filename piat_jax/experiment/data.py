@@ -95,7 +95,8 @@ def load_extra(experiment: Experiment, train: Split, num_classes: int) -> Split 
 def place_data(experiment: Experiment, train: Split, extra: Split | None) -> Examples | Stream:
     """The training examples, and generated ones beside them, on the device or to be streamed to it."""
     if experiment.dataset.stream:
-        options = {"batch_size": experiment.batch_size, "mesh": experiment.build_mesh()}
+        replays = experiment.objective.get("replays", 1)
+        options = {"batch_size": experiment.batch_size, "mesh": experiment.build_mesh(), "replays": replays}
         return Stream(train, extra=extra, extra_per_batch=experiment.extra_per_batch, **options)
     examples = Examples(jnp.asarray(train.images), jnp.asarray(train.labels))
     return (

@@ -22,7 +22,9 @@ from piat_jax.core.nested import leaves
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, Model, Variables
 from piat_jax.data.batching import steps_per_epoch
+from piat_jax.experiment.chosen import CHOOSERS, completed, rest_fields
 from piat_jax.experiment.fields import (
+    REST,
     AttackFields,
     CheckpointFields,
     DatasetFields,
@@ -37,7 +39,9 @@ from piat_jax.experiment.fields import (
 )
 from piat_jax.experiment.methods import Stack, parse_method
 from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective, Wrapper
-from piat_jax.training import Recipe, piecewise_linear, sgd
+from piat_jax.training import Recipe, build_optimizer, build_rate
+from piat_jax.training.layer_scales import layer_scales
+from piat_jax.training.schedules import Rate, schedule_fields
 
 AUGMENTATION = ("crop_padding", "padding_mode", "flip", "policy", "cutout")
 
@@ -76,6 +80,12 @@ class Experiment:
     evaluation: EvaluationFields = field("evaluation", default=EvaluationFields)
     checkpoint: CheckpointFields = field("checkpoints", default=CheckpointFields)
     log: LogFields = field("logging", default=LogFields)
+
+    def __post_init__(self) -> None:
+        for name in CHOOSERS:
+            group = getattr(self, name)
+            rest = rest_fields(name, vars(group))
+            object.__setattr__(self, name, dataclasses.replace(group, rest=Fields({**rest, **group.rest})))
 
     def plain(self) -> dict[str, Any]:
         """The fields as nested dicts, in the form of a config."""
@@ -132,7 +142,8 @@ class Experiment:
 
     def build_attack(self) -> Bound:
         """The training attack, checked on a one-pixel image."""
-        bound = bind(ATTACKS["pgd"], **vars(self.attack))
+        fields = self.attack
+        bound = bind(ATTACKS[fields.name], eps=fields.eps, norm=fields.norm, **fields.rest)
         try_attack(bound)
         return bound
 
@@ -176,21 +187,44 @@ class Experiment:
         name = self.method.average
         return AVERAGES[name](epochs=self.epochs, **self.average) if name else None
 
-    def build_schedule(self, steps: int) -> optax.Schedule:
-        """The learning rate of each optimizer step, with so many steps in an epoch."""
-        return piecewise_linear(self.optimizer.lr_epochs, self.optimizer.lr_values, steps)
+    def build_rate(self, steps: int) -> Rate:
+        """Learning rate, and momentum where it moves, of each optimizer step, with so many steps in an epoch."""
+        fields = {name: value for name, value in self.optimizer.rest.items() if name in self._of_schedule}
+        return build_rate(self.optimizer.schedule, fields, epochs=self.epochs, steps_per_epoch=steps)
 
-    def build_optimizer(self, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        """The optimizer at a learning rate."""
+    def build_optimizer(self, rate: Rate | optax.ScalarOrSchedule, scales: Any = None) -> optax.GradientTransformation:
+        """The optimizer at a rate; `scales` are factors on the updates, as of `layer_scales`."""
         fields = self.optimizer
-        return sgd(learning_rate, momentum=fields.momentum, weight_decay=fields.weight_decay, max_norm=fields.max_norm)
+        return build_optimizer(
+            fields.name,
+            rate,
+            {name: value for name, value in fields.rest.items() if name not in self._of_schedule},
+            weight_decay=fields.weight_decay,
+            weight_decay_on=fields.weight_decay_on,
+            max_norm=fields.max_norm,
+            scales=scales,
+        )
 
-    def build_recipe(self, num_train: int) -> Recipe:
-        """Optimizer, batch size, augmentation and averages within an epoch, for so many training examples."""
-        schedule = self.build_schedule(steps_per_epoch(num_train, self.batch_size))
+    @property
+    def _of_schedule(self) -> set[str]:
+        return set(schedule_fields(self.optimizer.schedule))
+
+    def build_recipe(self, num_train: int, *, net: Model | None = None, image_shape: Sequence[int] = ()) -> Recipe:
+        """Optimizer, batch size, augmentation and averages within an epoch, for so many training examples.
+
+        Args:
+          num_train: how many there are.
+          net: the network; only rates by layer need it and the shape of its images.
+          image_shape: `(H, W, C)`.
+        """
+        rate = self.build_rate(steps_per_epoch(num_train, self.batch_size))
+        scales = None
+        if self.optimizer.layer_decay != 1 and net is not None:
+            like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+            scales = layer_scales(net, like, tuple(image_shape), self.optimizer.layer_decay)
         kept = self.build_average()
         return Recipe(
-            optimizer=self.build_optimizer(schedule),
+            optimizer=self.build_optimizer(rate, scales),
             step_end=(kept.after_step,) if kept and kept.every == "step" else (),
             batch_size=self.batch_size,
             **{name: getattr(self.dataset, name) for name in AUGMENTATION},
@@ -294,7 +328,10 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
-    return {name: _plain(each) for name, each in vars(value).items()} if dataclasses.is_dataclass(value) else value
+    if not dataclasses.is_dataclass(value):
+        return value
+    found = {name: _plain(each) for name, each in vars(value).items() if name != REST}
+    return found | dict(vars(value).get(REST, {}))
 
 
 def _tuples(value: Any) -> Any:
@@ -311,7 +348,14 @@ def _group(name: str, cls: Any, value: Any) -> Any:
     values = _tuples(value)
     if cls is Fields:
         return Fields(values)
-    known = {each.name: each for each in dataclasses.fields(cls)}
+    known = {each.name: each for each in dataclasses.fields(cls) if each.name != REST}
+    others: dict[str, Any] = {}
+    if name in CHOOSERS:
+        values = completed(name, values)
+        rest = rest_fields(name, values)
+        others = {REST: Fields({key: values.pop(key) for key in rest})}
     for unknown in values.keys() - known.keys():
-        raise InputError(f"config.{name}.{unknown} is no field of config.{name}; there are {', '.join(known)}")
-    return cls(**{key: Fields(each) if known[key].default_factory is Fields else each for key, each in values.items()})
+        there = ", ".join([*known, *others.get(REST, ())])
+        raise InputError(f"config.{name}.{unknown} is no field of config.{name}; there are {there}")
+    own = {key: Fields(each) if known[key].default_factory is Fields else each for key, each in values.items()}
+    return cls(**own, **others)

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, dataclass_transform
 
-MEANING = "meaning"
+MEANING, REST = "meaning", "rest"
 
 
 def field(meaning: str, *, default: Any) -> Any:
@@ -16,6 +16,16 @@ def field(meaning: str, *, default: Any) -> Any:
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata={MEANING: meaning})
     return dataclasses.field(default=default, metadata={MEANING: meaning})
+
+
+class OpenGroup:
+    """A group with fields of its own and those of what it chooses, which are attributes alike."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = self.__dict__.get(REST, {})
+        if name not in found:
+            raise AttributeError(name)
+        return found[name]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field, dataclasses.field))
@@ -50,6 +60,11 @@ class Fields(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"Fields({self._values})"
+
+
+def rest(meaning: str) -> Any:
+    """The fields that a group has beside the declared ones: those of what its other fields choose (`chosen.py`)."""
+    return dataclasses.field(default_factory=Fields, metadata={MEANING: meaning, REST: True})
 
 
 @group
@@ -87,6 +102,10 @@ class ModelFields:
         default=(),
     )
     std: tuple[float, ...] = field("the same for the standard deviation", default=())
+    bn_momentum: float = field(
+        "share of a batch in BatchNorm's running statistics at each update: PyTorch's 0.1; 0.01 in DeepMind's codes",
+        default=0.1,
+    )
     bn_groups: int = field(
         "groups of the batch with BatchNorm statistics of their own: as many as the GPUs of a DataParallel run",
         default=1,
@@ -98,31 +117,33 @@ class ModelFields:
 
 
 @group
-class OptimizerFields:
-    """SGD and its learning rate."""
+class OptimizerFields(OpenGroup):
+    """The optimizer and its learning rate."""
 
-    lr_epochs: tuple[float, ...] = field(
-        "knots of the piecewise-linear schedule, in epochs; unless given they move with the number of epochs",
-        default=(0.0, 60.0, 90.0, 120.0),
+    name: str = field("any of optax and optax.contrib that needs gradients alone: sgd, adamw, lamb, ...", default="sgd")
+    schedule: str = field(
+        "of the learning rate: piecewise_linear, step, cosine, linear, one_cycle, triangular, constant",
+        default="piecewise_linear",
     )
-    lr_values: tuple[float, ...] = field("learning rate at each knot", default=(0.01, 0.01, 0.001, 0.0001))
-    momentum: float = field("of the velocity", default=0.9)
-    weight_decay: float = field("coupled, on every parameter", default=3.5e-3)
+    weight_decay: float = field(
+        "coupled (added to the gradient), or decoupled where the optimizer is (adamw, lamb, lion)", default=3.5e-3
+    )
+    weight_decay_on: str = field("all parameters, or matrices: none of biases and norms", default="all")
     max_norm: float = field("the gradient is scaled to this L2 norm where it is longer; 0 = never", default=0.0)
+    layer_decay: float = field(
+        "factor on the rate of each part of the network per part above it, for fine-tuning; 1 = one rate", default=1.0
+    )
+    rest: Fields = rest("arguments of the optimizer and of the schedule")
 
 
 @group
-class AttackFields:
+class AttackFields(OpenGroup):
     """The training attack."""
 
+    name: str = field("of piat_jax.attacks.ATTACKS: pgd, fgsm, apgd, ...", default="pgd")
     eps: float = field("radius, pixels in [0, 1]; write 8/255 on the command line", default=8 / 255)
-    step_size: float = field("pixels in [0, 1]", default=2 / 255)
-    steps: int = field("gradient steps", default=10)
-    norm: str = field("linf, l2", default="linf")
-    start: str = field("uniform, normal, none; not stated (Algorithm 1 prints none)", default="uniform")
-    l2_rule: str = field("L2 steps: exact, or as codes take them: trades, awp, advertorch", default="exact")
-    restarts: int = field("independent runs, of which the best counts", default=1)
-    keep: str = field("the iterate that is taken: last, best", default="last")
+    norm: str = field("linf, l2, l1, as far as the attack has them", default="linf")
+    rest: Fields = rest("options of the attack")
 
 
 @group

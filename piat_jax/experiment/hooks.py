@@ -76,7 +76,9 @@ def _recomputed(
 
     @jax.jit
     def recompute(state: TrainState, images: Array, order: Array) -> TrainState:
-        return put(state, recompute_batch_stats(net, get(state), images[order]))
+        return put(
+            state, recompute_batch_stats(net, get(state), images[order], momentum=1 - getattr(net, "bn_momentum", 0.1))
+        )
 
     batches = jnp.asarray(order.reshape(count, experiment.batch_size), jnp.int32)
     return lambda state, epoch: recompute(state, images, batches)

@@ -173,15 +173,17 @@ def _set_up(
     if resume:
         on_first(functools.partial(run.check_data, described))
     net = experiment.build_model(data.num_classes)
-    objective = experiment.build_objective(net, training_split.images.shape[1:])
-    recipe = experiment.build_recipe(len(training_split.labels))
+    image_shape = training_split.images.shape[1:]
+    objective = experiment.build_objective(net, image_shape)
+    recipe = experiment.build_recipe(len(training_split.labels), net=net, image_shape=image_shape)
     key = jax.random.key(experiment.seed)
 
     examples = place_data(experiment, training_split, extra)
     images = training_split.images if isinstance(examples, Stream) else examples.images
     begun = resume and "last" in run.checkpoints
-    pretrained = None if begun else _pretrained(experiment, net, images.shape[1:], listener)
-    state = init_state(objective, recipe.optimizer, jnp.zeros((1, *images.shape[1:])), key=key, variables=pretrained)
+    pretrained = None if begun else _pretrained(experiment, net, image_shape, listener)
+    batch = jnp.zeros((experiment.batch_size * objective.views, *image_shape))
+    state = init_state(objective, recipe.optimizer, batch, key=key, variables=pretrained)
     state = put_state(hooks.start(experiment, state), recipe.mesh, split=recipe.split_state)
     evaluate = monitor(experiment, objective, data.num_classes, watched, on_block=signals.check, note=listener.note)
     epoch_end = hooks.epoch_end(experiment, net, images, data.num_classes, watched)
@@ -251,7 +253,8 @@ def _notice(started: Started, selection: Selection, listener: Listener) -> None:
     experiment, run = started.experiment, started.run
     for line in filter(None, (selection.note(), *notes.old_averages(experiment, started.steps))):
         listener.note(line)
-    last = experiment.optimizer.lr_epochs[-1]
+    rest = experiment.optimizer.rest
+    last = rest["lr_epochs"][-1] if "lr_epochs" in rest and rest["lr_unit"] == "epochs" else experiment.epochs
     if last != experiment.epochs:
         listener.note(
             f"the learning rate is set up to epoch {last:g} and the run has {experiment.epochs} epochs; "
@@ -272,7 +275,7 @@ class Recorder:
     def __init__(self, started: Started, objective: Objective, begin: Begin, listener: Listener):
         self.experiment, self.checkpoints = started.experiment, started.run.checkpoints
         self.objective, self.selection, self.listener = objective, begin.selection, listener
-        self.schedule = self.experiment.build_schedule(started.steps)
+        self.schedule = self.experiment.build_rate(started.steps).learning_rate
         tensorboard = self.experiment.log.tensorboard
         self.writer = MetricsWriter(started.run.folder, records=begin.records, tensorboard=tensorboard)
 

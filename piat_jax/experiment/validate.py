@@ -5,7 +5,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from piat_jax.attacks import ATTACKS
+from piat_jax.averaging.piat import reset_momentum
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_seed, did_you_mean
 from piat_jax.core.nested import leaves
@@ -61,8 +65,7 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
     attempt(_check_groups, experiment)
     attempt(experiment.check_piat, group="piat")
     attempt(experiment.build_average, group="average")
-    attempt(experiment.build_optimizer, 0.1, group="optimizer")
-    attempt(experiment.build_schedule, 1, group="optimizer")
+    attempt(_check_optimizer, experiment, group="optimizer")
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         try:
             training_attack = experiment.build_attack()
@@ -85,6 +88,14 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _check_optimizer(experiment: Experiment) -> None:
+    check_range("layer_decay", experiment.optimizer.layer_decay, 0, 1, open_low=True)
+    optimizer = experiment.build_optimizer(experiment.build_rate(1) if experiment.epochs > 0 else 0.1)
+    if experiment.method.piat and experiment.piat.momentum == "reset":
+        weights = {"kernel": jnp.zeros((2, 2))}
+        jax.eval_shape(lambda: reset_momentum(optimizer.init(weights)))
 
 
 def _check_groups(experiment: Experiment) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count, did_you_mean
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_count, check_range, did_you_mean
+from piat_jax.models.batch_norm import MOMENTUM
 from piat_jax.models.layers import LinenModel, check_normalization
 from piat_jax.models.registry import MODELS, model
 
@@ -56,7 +57,15 @@ def __getattr__(name: str) -> Any:
     return functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def create(name: str, *, num_classes: int, dtype: str = "float32", bn_groups: int = 1, **options: Any) -> LinenModel:
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    dtype: str = "float32",
+    bn_groups: int = 1,
+    bn_momentum: float = MOMENTUM,
+    **options: Any,
+) -> LinenModel:
     """The model called `name`.
 
     Args:
@@ -64,6 +73,7 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", bn_groups: in
       num_classes: K, at least 2.
       dtype: of the activations, "float32" or "bfloat16".
       bn_groups: groups of the batch, each with BatchNorm statistics of its own in training; 1 is the whole batch.
+      bn_momentum: share of a batch in BatchNorm's running statistics at each update, in (0, 1]: PyTorch's momentum.
       **options: attributes of the module: mean, std; width, stage_sizes, stem_stride for small_resnet;
         blocks_per_group, widen_factor for wide_resnet and dm_wide_resnet; hidden for mlp; remat for all but mlp;
         patch_size for Vision Transformers, and width, depth, heads for vit and convit, local_depth for the latter.
@@ -79,6 +89,7 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", bn_groups: in
     check_choice("dtype", dtype, DTYPES)
     check_count("num_classes", num_classes, 2)
     check_count("bn_groups", bn_groups, 1)
+    check_range("bn_momentum", bn_momentum, 0, 1, open_low=True)
     module, fixed = MODELS[name]
     if bn_groups > 1 and module not in WITH_BATCH_NORM:
         raise InputError(f"bn_groups={bn_groups}: model {name!r} has no BatchNorm; leave it at 1")
@@ -91,7 +102,7 @@ def create(name: str, *, num_classes: int, dtype: str = "float32", bn_groups: in
         _check_size(option, options[option])
     check_normalization(options.get("mean", ()), options.get("std", ()))
     built = module(num_classes=num_classes, dtype=DTYPES[dtype], **{**defaults, **options, **fixed})
-    return LinenModel(built, bn_groups)
+    return LinenModel(built, bn_groups, bn_momentum)
 
 
 def _check_size(option: str, value: object) -> None:

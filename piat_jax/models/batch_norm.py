@@ -14,31 +14,32 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.types import Array
 
 MOMENTUM, EPSILON = 0.1, 1e-5
-_groups = contextvars.ContextVar("groups", default=1)
+_training: contextvars.ContextVar[tuple[int, float]] = contextvars.ContextVar("training", default=(1, MOMENTUM))
 
 
 @contextlib.contextmanager
-def batch_groups(groups: int) -> Iterator[None]:
-    """Within this context every `BatchNorm` that trains takes its statistics from so many groups of the batch.
+def batch_norm_training(groups: int, momentum: float = MOMENTUM) -> Iterator[None]:
+    """Within this context every `BatchNorm` that trains has so many groups of the batch, and this momentum.
 
-    Read while a network is traced, and so part of whatever decides what is traced (`LinenModel.bn_groups`).
+    Read while a network is traced, and so part of whatever decides what is traced (`LinenModel`).
     """
-    token = _groups.set(groups)
+    token = _training.set((groups, momentum))
     try:
         yield
     finally:
-        _groups.reset(token)
+        _training.reset(token)
 
 
 class BatchNorm(nn.Module):
     """`(x - mean) / sqrt(var + 1e-5) * scale + bias` for each channel, with running statistics beside the batch's.
 
-    The parameters and statistics have the names of Flax's own. PyTorch's momentum 0.1 is 0.9 in Flax, whose default is
-    0.99. The running variance is the biased one, PyTorch's the unbiased: n/(n-1) apart, n = batch x height x width.
+    The parameters and statistics have the names of Flax's own. Momentum is PyTorch's, the share of the new batch: its
+    0.1 is 0.9 in Flax, whose default is 0.99. The running variance is the biased one, PyTorch's the unbiased: n/(n-1)
+    apart, n = batch x height x width.
 
-    With `batch_groups(G)` example i of B belongs to group `i G // B`, and each group is normalised by its own mean and
-    variance, as on G devices of PyTorch's DataParallel or DistributedDataParallel. The running statistics then go
-    towards the mean of the groups' statistics. PyTorch's go towards those of the first device, whose copy is the one
+    With `batch_norm_training(G)` example i of B belongs to group `i G // B`, and each group is normalised by its own
+    mean and variance, as on G devices of PyTorch's DataParallel or DistributedDataParallel. The running statistics then
+    go towards the mean of the groups' statistics. PyTorch's go towards those of the first device, whose copy is the one
     that is kept: the same in expectation, from a G-th of the images.
     """
 
@@ -55,7 +56,7 @@ class BatchNorm(nn.Module):
         if not self.train:
             mean, var = running_mean.value, running_var.value
             return _affine(x, mean, scale * lax.rsqrt(var + EPSILON), bias).astype(self.dtype)
-        groups = _groups.get()
+        groups, momentum = _training.get()
         if groups == 1:
             y, mean, var = _by_batch(x, scale, bias)
         else:
@@ -65,8 +66,8 @@ class BatchNorm(nn.Module):
             y, mean, var = jax.vmap(_by_batch, (0, None, None))(grouped, scale, bias)
             y, mean, var = y.reshape(x.shape), mean.mean(axis=0), var.mean(axis=0)
         if not self.is_initializing():
-            running_mean.value += MOMENTUM * (mean - running_mean.value)
-            running_var.value += MOMENTUM * (var - running_var.value)
+            running_mean.value += momentum * (mean - running_mean.value)
+            running_var.value += momentum * (var - running_var.value)
         return y.astype(self.dtype)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array, PyTree, Variables
-from piat_jax.models.batch_norm import batch_groups
+from piat_jax.models.batch_norm import MOMENTUM, batch_norm_training
 
 
 def torch_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -106,10 +106,12 @@ class LinenModel:
     Attributes:
       module: of Flax.
       bn_groups: how many groups of the batch have BatchNorm statistics of their own in training (`BatchNorm`).
+      bn_momentum: share of a batch in BatchNorm's running statistics at each update, in (0, 1].
     """
 
     module: nn.Module
     bn_groups: int = 1
+    bn_momentum: float = MOMENTUM
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -139,7 +141,7 @@ class LinenModel:
         rngs = None if key is None else {"dropout": key}
         if not train:
             return self.module.apply(variables, images, train=False, rngs=rngs).astype(jnp.float32), model_state  # type: ignore[union-attr]
-        with batch_groups(self.bn_groups):
+        with batch_norm_training(self.bn_groups, self.bn_momentum):
             logits, updated = self.module.apply(variables, images, train=True, rngs=rngs, mutable=list(model_state))
         return logits.astype(jnp.float32), updated
 

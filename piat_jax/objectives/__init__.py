@@ -23,6 +23,7 @@ from piat_jax.objectives.alp import ALP
 from piat_jax.objectives.trades import TRADES
 from piat_jax.objectives.mart import MART
 from piat_jax.objectives.nmse import NMSE
+from piat_jax.objectives.free import FreeAT
 from piat_jax.objectives.mail import MAIL
 from piat_jax.objectives.gairat import GAIRAT
 from piat_jax.objectives.fat import FAT
@@ -31,6 +32,7 @@ from piat_jax.objectives.rat import RAT
 from piat_jax.objectives.consistency import Consistency
 from piat_jax.objectives.awp import AWP
 from piat_jax.objectives.rpat import RPAT
+from piat_jax.objectives.grad_align import GradAlign
 from piat_jax.objectives.rebat import ReBAT, RPATpp
 from piat_jax.objectives.distillation import Distillation
 from piat_jax.objectives.ecas import ECAS
@@ -62,6 +64,8 @@ __all__ = [
     "AttackedObjective",
     "Consistency",
     "Distillation",
+    "FreeAT",
+    "GradAlign",
     "Mix",
     "RPATpp",
     "ReBAT",

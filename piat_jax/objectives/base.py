@@ -313,6 +313,11 @@ class Wrapper(_Shared):
         return self.inner.views
 
     @property
+    def replays(self) -> int:
+        """How often in a row each batch is taken: as inside, where it is said."""
+        return getattr(self.inner, "replays", 1)
+
+    @property
     def forwards(self) -> tuple[str, ...]:
         """As inside."""
         return self.inner.forwards

@@ -118,7 +118,7 @@ def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platf
     with compiling_for(platform):
         net = experiment.build_model(sizes.classes)
         objective = experiment.build_objective(net, sizes.image_shape)
-        recipe = experiment.build_recipe(sizes.train)._replace(mesh=mesh)
+        recipe = experiment.build_recipe(sizes.train, net=net, image_shape=sizes.image_shape)._replace(mesh=mesh)
         whole = _state(experiment, objective, recipe, sizes)
     anchor, state = whole.anchor, dataclasses.replace(whole, anchor=None)  # as `run_epoch` does
     place = _Places(mesh, devices[0])
@@ -240,7 +240,7 @@ def _state(experiment: Experiment, objective: AttackedObjective | Wrapper, recip
     """The state before the first step, as shapes."""
 
     def begin() -> TrainState:
-        images = jnp.zeros((1, *sizes.image_shape))
+        images = jnp.zeros((experiment.batch_size * objective.views, *sizes.image_shape))
         state = init_state(objective, recipe.optimizer, images, key=jax.random.key(experiment.seed))
         return hooks.start(experiment, state)
 

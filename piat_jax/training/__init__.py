@@ -3,7 +3,8 @@
 from piat_jax.training.epoch import Recipe, TrainingDivergedError, run_epoch, train_steps
 from piat_jax.training.examples import Examples
 from piat_jax.training.loop import EpochRecord, fit
-from piat_jax.training.optimizer import piecewise_linear, sgd
+from piat_jax.training.optimizer import build_optimizer, sgd
+from piat_jax.training.schedules import build_rate, piecewise_linear
 from piat_jax.training.step import init_state, train_step
 from piat_jax.training.stopping import Position, StopSignals, StopTraining
 
@@ -15,6 +16,8 @@ __all__ = [
     "StopSignals",
     "StopTraining",
     "TrainingDivergedError",
+    "build_optimizer",
+    "build_rate",
     "fit",
     "init_state",
     "piecewise_linear",

@@ -92,7 +92,7 @@ def train_steps(
     leaves the state as it was and ends the loop, or with `skip_nonfinite` just counts. `start` and `stop` are traced:
     chunks of any length share one compilation.
     """
-    order = _order(key, state.epoch, examples, recipe)
+    order = _order(key, state.epoch, examples, objective, recipe)
     augment_key = jax.random.fold_in(named_key(key, "augment"), state.epoch)
     steps = steps_per_epoch(examples.count, recipe.batch_size)
 
@@ -228,7 +228,9 @@ def run_epoch(
         at = at._replace(seconds=before + time.perf_counter() - began)
         whole = dataclasses.replace(state, anchor=anchor)
         if not recipe.skip_nonfinite and at.counted < at.steps:
-            raise _diverged(whole, at, chunk, total, _order(key, state.epoch, examples, recipe), recipe.batch_size)
+            raise _diverged(
+                whole, at, chunk, total, _order(key, state.epoch, examples, objective, recipe), recipe.batch_size
+            )
         on_chunk(at.steps, total)
         if at.steps < total and should_stop():
             raise StopTraining(whole, at)
@@ -242,11 +244,13 @@ def run_epoch(
     return dataclasses.replace(state, anchor=anchor), {**means, **skipped}
 
 
-def _order(key: Array, epoch: Array, examples: Examples | Window | Stream, recipe: Recipe) -> Array:
+def _order(
+    key: Array, epoch: Array, examples: Examples | Window | Stream, objective: Objective, recipe: Recipe
+) -> Array:
     """The order of the epoch's examples."""
     shuffled = jax.random.fold_in(named_key(key, "shuffle"), epoch)
     counts = (examples.count, recipe.batch_size, examples.extra_count, recipe.extra_per_batch)
-    return epoch_order(shuffled, *counts)
+    return epoch_order(shuffled, *counts, replays=getattr(objective, "replays", 1))
 
 
 def _count(at: Position, chunk: ChunkRecord) -> Position:

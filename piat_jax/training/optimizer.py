@@ -1,58 +1,140 @@
-"""SGD as the papers use it: momentum, coupled weight decay, and learning rates constant within an epoch."""
+"""Optimizers: any of optax by its name, with decay, clipping and rates by layer around it."""
 
-import itertools
-import math
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
-from piat_jax.core.checks import InputError, check_at_least, check_count, check_range
-from piat_jax.core.types import Array
+from piat_jax.core.bound import fields_of
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
+from piat_jax.core.types import PyTree
+from piat_jax.training.schedules import Rate
+
+DECAYS = ("all", "matrices")
+DEFAULTS = {"sgd": {"momentum": 0.9}}
+"""Where ours differ from optax's: PyTorch codes of this field do without momentum nowhere."""
+MASKS = ("mask", "weight_decay_mask")
+MOMENTA = ("momentum", "b1", "beta")
+"""What optimizers call what a one-cycle schedule moves against the rate."""
 
 
-def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per_epoch: int) -> optax.Schedule:
-    """A learning rate interpolated linearly between knots, evaluated once an epoch at its 1-based number.
+def optimizer_names() -> list[str]:
+    """The optimizers that a config may name: those of optax and optax.contrib that need a learning rate alone.
 
-    `lr(n) = interp(n; epochs, values)`: with the PIAT paper's knots (0, 60, 90, 120) and values (1e-2, 1e-2, 1e-3,
-    1e-4) it is 1e-2 until epoch 60, 9.7e-3 at 61 and 1e-4 at 120. Not a step decay and not linear in log scale. A step
-    decay is written with two knots an epoch apart: (35, 36) with (0.1, 0.01) drops after epoch 35.
+    >>> set(optimizer_names()) >= {"sgd", "adamw", "lamb", "lion", "muon"}
+    True
+    """
+    found = {**vars(contrib), **vars(optax)}
+    return sorted(name for name, value in found.items() if _is_optimizer(name, value))
+
+
+def _is_optimizer(name: str, value: Any) -> bool:
+    if not inspect.isfunction(value) or name.startswith(("_", "scale_by", "schedule_free")):
+        return False
+    first, *rest = [*inspect.signature(value).parameters.values(), None]
+    return bool(first) and first.name == "learning_rate" and all(p is None or p.default is not p.empty for p in rest)
+
+
+def optimizer_fields(name: str) -> dict[str, Any]:
+    """The arguments of an optimizer that a config can say, with their defaults.
+
+    >>> optimizer_fields("sgd"), optimizer_fields("lion")
+    ({'momentum': 0.9, 'nesterov': False}, {'b1': 0.9, 'b2': 0.99})
+    """
+    own = DEFAULTS.get(name, {})
+    found = fields_of(optimizer_function(name), without=("learning_rate", "weight_decay", "mu_dtype", *MASKS))
+    return {**own, **{field: default for field, default in found.items() if field not in own}}
+
+
+def optimizer_function(name: str) -> Callable[..., optax.GradientTransformation]:
+    """What optax has under a name, or InputError."""
+    if isinstance(name, str) and name.startswith("schedule_free"):
+        raise InputError(f"optimizer {name!r} evaluates other weights than it trains; use it through optax, or adamw")
+    check_choice("optimizer", name, optimizer_names())
+    return getattr(optax, name, None) or getattr(contrib, name)
+
+
+def build_optimizer(
+    name: str,
+    rate: Rate | optax.ScalarOrSchedule,
+    fields: Mapping[str, Any] = {},
+    *,
+    weight_decay: float = 0.0,
+    weight_decay_on: str = "all",
+    max_norm: float = 0.0,
+    scales: PyTree | None = None,
+) -> optax.GradientTransformation:
+    """An optimizer of optax by its name; the gradient is clipped, decayed, and stepped along, in this order.
 
     Args:
-      epochs: increasing knots.
-      values: the learning rate at each; constant before the first and after the last.
-      steps_per_epoch: optimizer steps in an epoch.
-
-    Returns:
-      step (0-based) -> learning rate.
+      name: one of `optimizer_names`.
+      rate: a learning rate, a schedule of it, or a `Rate`, whose momentum moves as well.
+      fields: of `optimizer_fields`.
+      weight_decay: decoupled where the optimizer has an argument for it (adamw, lamb, lion), as PyTorch's AdamW; else
+        coupled: added to the gradient before all momenta (sgd, adam), as in PyTorch's SGD and Adam.
+      weight_decay_on: what decays: "all" parameters, or "matrices", those of two or more axes, which leaves out biases
+        and what BatchNorm and LayerNorm have.
+      max_norm: a gradient whose L2 norm over all parameters is larger is first scaled to it; 0 leaves it alone.
+      scales: a tree of factors on each parameter's update, such as `layer_scales` makes; None leaves it alone.
 
     Raises:
-      InputError: knots that are not finite or do not increase, or as many values as there are no knots for.
+      InputError: an unknown name or field, a value out of range, an optimizer that needs more than gradients, a
+        momentum that moves where the optimizer has none, or a decay that it cannot leave out.
 
-    Source: PIAT paper, Section V-A; per epoch as in SEAT and Generalist, its lineage.
-
-    >>> schedule = piecewise_linear((0, 60, 90, 120), (1e-2, 1e-2, 1e-3, 1e-4), steps_per_epoch=10)
-    >>> [round(float(schedule(10 * (n - 1))), 6) for n in (1, 60, 61, 75, 120)]
-    [0.01, 0.01, 0.0097, 0.0055, 0.0001]
+    >>> optimizer = build_optimizer("sgd", 0.1, {"momentum": 0.5}, weight_decay=0.1)
+    >>> optimizer.update(1.0, optimizer.init(2.0), 2.0)[0].item()
+    -0.12000000476837158
     """
-    if len(epochs) != len(values) or not epochs:
-        raise InputError(f"lr_epochs has {len(epochs)} entries and lr_values {len(values)}; give one value per knot")
-    if not all(map(math.isfinite, epochs)):
-        raise InputError(f"lr_epochs={tuple(epochs)} must be finite")
-    if any(late <= early for early, late in itertools.pairwise(epochs)):
-        raise InputError(f"lr_epochs={tuple(epochs)} must increase")
-    for value in values:
-        if not 0 <= value < math.inf:
-            raise InputError(f"lr_values={tuple(values)} must be finite and at least 0")
-    check_count("steps_per_epoch", steps_per_epoch, 1)
-    knots, heights = jnp.asarray(epochs, jnp.float32), jnp.asarray(values, jnp.float32)
+    function, known = optimizer_function(name), optimizer_fields(name)
+    for field in fields:
+        check_choice(f"argument of {name}", field, known)
+    check_at_least("weight_decay", weight_decay, 0)
+    check_at_least("max_norm", max_norm, 0)
+    check_choice("weight_decay_on", weight_decay_on, DECAYS)
+    options = {**known, **fields}
+    for momentum in MOMENTA:
+        if momentum in options:
+            check_range(momentum, options[momentum], 0, 1)
+    parameters = inspect.signature(function).parameters
+    mask = _matrices if weight_decay_on == "matrices" else None
+    before = [optax.clip_by_global_norm(max_norm)] if max_norm else []
+    if "weight_decay" not in parameters:
+        before.append(optax.add_decayed_weights(weight_decay, mask))
+    else:
+        options["weight_decay"] = weight_decay
+        masks = [argument for argument in MASKS if argument in parameters]
+        if mask and not masks:
+            raise InputError(f"weight_decay_on='matrices': {name} decays all parameters or none; give 'all'")
+        # What is False by default decays nothing, and True everything.
+        options |= {masks[0]: mask or _all} if masks else {}
+    rate = rate if isinstance(rate, Rate) else Rate(rate)  # type: ignore[arg-type]
+    try:
+        optimizer = optax.chain(*before, _at_rate(function, name, rate, options))
+        _try(optimizer)
+    except InputError:
+        raise
+    except Exception as error:  # whatever optax says of its arguments
+        raise InputError(f"optimizer {name!r} cannot be used here: {str(error).partition(chr(10))[0]}") from error
+    return optimizer if scales is None else optax.chain(optimizer, _scaled(scales))
 
-    def schedule(step: jax.typing.ArrayLike) -> Array:
-        epoch = jnp.asarray(step, jnp.int32) // steps_per_epoch + 1
-        return jnp.interp(epoch.astype(jnp.float32), knots, heights)
 
-    return schedule
+def _at_rate(
+    function: Callable[..., optax.GradientTransformation], name: str, rate: Rate, options: dict[str, Any]
+) -> optax.GradientTransformation:
+    """The optimizer, with a momentum that moves where the rate has one."""
+    if rate.momentum is None:
+        return function(rate.learning_rate, **options)
+    moved = next((momentum for momentum in MOMENTA if momentum in options), None)
+    if moved is None:
+        raise InputError(f"{name} has no momentum for the schedule to move; give another schedule or optimizer")
+    fixed = {field: value for field, value in options.items() if field != moved}
+    injected = optax.inject_hyperparams(functools.partial(function, **fixed))
+    return injected(**{"learning_rate": rate.learning_rate, moved: rate.momentum})
 
 
 def sgd(
@@ -74,8 +156,24 @@ def sgd(
     >>> optimizer.update(1.0, optimizer.init(2.0), 2.0)[0].item()
     -0.12000000476837158
     """
-    check_range("momentum", momentum, 0, 1)
-    check_at_least("weight_decay", weight_decay, 0)
-    check_at_least("max_norm", max_norm, 0)
-    clip = (optax.clip_by_global_norm(max_norm),) if max_norm else ()
-    return optax.chain(*clip, optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum))
+    fields = {"momentum": momentum}
+    return build_optimizer("sgd", learning_rate, fields, weight_decay=weight_decay, max_norm=max_norm)
+
+
+def _matrices(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def _all(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: True, params)
+
+
+def _scaled(scales: PyTree) -> optax.GradientTransformation:
+    """Multiplies each parameter's update by a factor of its own."""
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u, scale: u * scale, updates, scales))
+
+
+def _try(optimizer: optax.GradientTransformation) -> None:
+    """Trace an update, so that optax checks its arguments; nothing is computed."""
+    params = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
+    jax.eval_shape(lambda tree: optimizer.update(tree, optimizer.init(tree), tree), params)

@@ -25,7 +25,7 @@ def init_state(
     key: Array,
     variables: Variables | None = None,
 ) -> TrainState:
-    """The state before the first step; `images[B, H, W, C]` give the shape only.
+    """The state before the first step; `images[B, H, W, C]` give the shape only, B that of a step where it matters.
 
     Training starts from `variables` where there are some (pretrained weights), else from fresh ones.
     """

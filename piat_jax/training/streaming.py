@@ -56,6 +56,7 @@ class Stream:
       batch_size: B.
       extra: generated examples beside it.
       extra_per_batch: how many of each batch are of these.
+      replays: how often in a row each batch is taken (Free-AT).
       window_bytes: of images in a window, at least one batch.
       mesh: devices that share each batch.
 
@@ -70,6 +71,7 @@ class Stream:
         batch_size: int,
         extra: Split | None = None,
         extra_per_batch: int = 0,
+        replays: int = 1,
         window_bytes: int = WINDOW_BYTES,
         mesh: Mesh | None = None,
     ):
@@ -77,7 +79,7 @@ class Stream:
         self.labels = split.labels
         self.count = len(split.labels)
         self.steps = steps_per_epoch(self.count, batch_size)
-        self.batch_size, self.extra_per_batch, self.mesh = batch_size, extra_per_batch, mesh
+        self.batch_size, self.extra_per_batch, self.mesh, self.replays = batch_size, extra_per_batch, mesh, replays
         self.extra_count = 0 if extra is None else len(extra.labels)
         self._splits = [split] if extra is None else [split, extra]
         image_bytes = int(np.prod(split.images.shape[1:]))
@@ -94,7 +96,7 @@ class Stream:
         last = number == (self.steps - 1) // self.length
         following = (epoch + 1, 0) if last else (epoch, number + 1)
         wanted = [(key_data, epoch, number), (key_data, *following)]
-        counts = (self.count, self.batch_size, self.extra_count, self.extra_per_batch)
+        counts = (self.count, self.batch_size, self.extra_count, self.extra_per_batch, self.replays)
         # Asked for here and not in the thread: the device takes it before the steps that the caller asks for next.
         self._orders = {
             name[:2]: self._orders[name[:2]] if name[:2] in self._orders else _order(key, name[1], *counts)
@@ -132,10 +134,12 @@ class Stream:
         return Window(images, labels, indices, first, self.count, self.extra_count)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def _order(key: Array, epoch: int, count: int, batch_size: int, extra_count: int, extra_per_batch: int) -> Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+def _order(
+    key: Array, epoch: int, count: int, batch_size: int, extra_count: int, extra_per_batch: int, replays: int
+) -> Array:
     shuffled = jax.random.fold_in(named_key(key, "shuffle"), epoch)
-    return epoch_order(shuffled, count, batch_size, extra_count, extra_per_batch)
+    return epoch_order(shuffled, count, batch_size, extra_count, extra_per_batch, replays)
 
 
 def check_extra(images: Any, extra: Split, batch_size: int, extra_per_batch: int) -> None:

@@ -40,6 +40,7 @@ AROUND = {
     "dataset.extra_fraction": {"dataset.extra": "x.npz"},
     "model.mean": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "model.std": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
+    "optimizer.lr_unit": {"optimizer.lr_epochs": (0.0, 0.25, 0.5, 0.75, 1.0)},
     "objective.smoothing_over": {"objective.label_smoothing": 0.1},
     "kd.": {"kd.standard": "a", "kd.robust": "b"},
     "evaluation.attack_precision": {"evaluation.attacks": ("clean", "pgd20", "aa")},
@@ -59,6 +60,12 @@ OTHER = {
     "model.weights": ["w.npz"],
     "batch_size": [16],
     "microbatches": [2],
+    "optimizer.name": ["adamw"],
+    "optimizer.schedule": ["cosine"],
+    "optimizer.weight_decay_on": ["matrices"],
+    "optimizer.lr_unit": ["shares"],
+    "optimizer.lr_every": ["step"],
+    "attack.name": ["cw"],
     "attack.norm": ["l2"],
     "attack.start": ["none"],
     "attack.keep": ["best"],
@@ -292,6 +299,8 @@ def recorders():
             patch.setattr(module, "Checkpoints", Saved)
         for module in (data, run_evaluation):
             patch.setattr(module, "load", fake_load)
+        experiment = sys.modules["piat_jax.experiment.experiment"]
+        patch.setattr(experiment, "layer_scales", lambda net, like, shape, decay: {"w": decay})
         patch.setattr(data, "read_examples", fake_extra)
         patch.setattr(run_training, "load_weights", fake_weights)
         patch.setattr(run_training, "init_state", fake_init)

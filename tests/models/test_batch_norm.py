@@ -8,7 +8,7 @@ import pytest
 
 from piat_jax.core.checks import InputError
 from piat_jax.models import create
-from piat_jax.models.batch_norm import BatchNorm, batch_groups
+from piat_jax.models.batch_norm import BatchNorm, batch_norm_training
 
 
 def ours_and_flax(train, dtype):
@@ -98,7 +98,7 @@ def test_groups_are_normalised_by_their_own_statistics(groups):
 
     @jax.jit
     def forward(x):
-        with batch_groups(groups):
+        with batch_norm_training(groups):
             y, updated = BatchNorm(True).apply(given, x, mutable=["batch_stats"])
         return jnp.sum(y * weights), (y, updated["batch_stats"])
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from piat_jax.core.sharding import AXIS, data_mesh
-from piat_jax.models.batch_norm import BatchNorm, batch_groups
+from piat_jax.models.batch_norm import BatchNorm, batch_norm_training
 
 FAR = [0.0, 1e3, 3e3, 1e4]  # mean / std, one channel each
 GIVEN = {
@@ -24,7 +24,7 @@ def images(shape):
 def outcome(x, groups=1):
     @jax.jit
     def run(x):
-        with batch_groups(groups):
+        with batch_norm_training(groups):
             y, updated = BatchNorm(True).apply(GIVEN, x, mutable=["batch_stats"])
         return jnp.sum(jnp.sin(y)), (y, updated["batch_stats"])
 

@@ -5,7 +5,9 @@ import optax
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.training import piecewise_linear, sgd
+from piat_jax.training import build_optimizer, piecewise_linear, sgd
+from piat_jax.training.optimizer import optimizer_names
+from piat_jax.training.schedules import Rate
 from piat_jax.training.step import _trial_step
 
 
@@ -93,3 +95,75 @@ def test_a_trial_step_is_one_without_momentum_at_the_current_rate():
     at = {"w": jnp.array([2.0, 2.0])}  # weight decay is of where the gradient was taken
     tried = _trial_step(optimizer, state, g, at, w)
     np.testing.assert_allclose(tried["w"], w["w"] - 0.1 / 3 * (g["w"] + 0.5 * at["w"]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_every_optimizer_of_optax_steps_or_says_why_not(name):
+    refused = {"lbfgs": "value", "momo": "value", "momo_adam": "value", "sophia": "obj_fn"}
+    refused |= {"noisy_sgd": "key", "optimistic_adam": "deprecated"}  # what warns is an error here
+    params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
+    if name in refused:
+        with pytest.raises(InputError, match=f"optimizer '{name}' cannot be used here: .*{refused[name]}"):
+            build_optimizer(name, 0.1)
+        return
+    optimizer = build_optimizer(name, 0.1, weight_decay=0.01)
+    state = optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(params, state, params)
+        params = optax.apply_updates(params, updates)
+    moved = jax.tree.map(lambda w: float(jnp.abs(w - 1).max()), params)
+    assert all(0 < far < 10 for far in moved.values()), moved
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lion", "adam"])
+def test_matrices_alone_decay(name):
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    none = jax.tree.map(jnp.zeros_like, params)
+
+    def moved(**options):
+        optimizer = build_optimizer(name, 0.1, weight_decay=0.5, **options)
+        updates, _ = optimizer.update(none, optimizer.init(params), params)
+        return {path: float(jnp.abs(update).max()) for path, update in updates.items()}
+
+    everything, matrices = moved(), moved(weight_decay_on="matrices")
+    assert everything["bias"] > 0
+    assert everything["kernel"] == matrices["kernel"] > 0
+    assert matrices["bias"] == 0
+
+
+def test_a_schedule_moves_the_momentum():
+    rate = Rate(lambda step: jnp.float32(0.1), lambda step: jnp.where(step == 0, 0.0, 0.5))
+    optimizer = build_optimizer("sgd", rate)
+    w = jnp.array([0.0])
+    state = optimizer.init(w)
+    found = []
+    for _ in range(3):
+        updates, state = optimizer.update(jnp.array([1.0]), state, w)
+        found.append(float(updates[0]))
+    np.testing.assert_allclose(found, [-0.1, -0.15, -0.175], rtol=1e-6)
+
+
+def test_updates_are_scaled_by_layer():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    plain, scaled = (build_optimizer("sgd", 0.1, scales=scales) for scales in (None, {"a": 0.25, "b": 1.0}))
+    updates = [o.update(params, o.init(params), params)[0] for o in (plain, scaled)]
+    np.testing.assert_allclose(updates[1]["a"], 0.25 * updates[0]["a"])
+    np.testing.assert_array_equal(updates[1]["b"], updates[0]["b"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build_optimizer("admw", 0.1), "optimizer='admw' is unknown; did you mean 'adamw'?"),
+        (lambda: build_optimizer("adamw", 0.1, {"b3": 0.5}), "argument of adamw='b3' is unknown"),
+        (lambda: build_optimizer("adamw", 0.1, {"b1": 1.5}), r"b1=1.5 must be in \[0, 1\]"),
+        (lambda: build_optimizer("sgd", 0.1, weight_decay_on="some"), "weight_decay_on='some'"),
+        (lambda: build_optimizer("prodigy", 0.1, weight_decay=0.1, weight_decay_on="matrices"), "prodigy decays all"),
+        (lambda: build_optimizer("sign_sgd", Rate(optax.constant_schedule(0.1), optax.constant_schedule(0.9))),
+         "sign_sgd has no momentum"),
+        (lambda: build_optimizer("schedule_free_sgd", 0.1), "evaluates other weights than it trains"),
+    ],
+)  # fmt: skip
+def test_what_an_optimizer_cannot_do_is_said(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

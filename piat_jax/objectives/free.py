@@ -1,0 +1,95 @@
+"""Free adversarial training (Shafahi et al., 2019)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.core.checks import InputError, check_count
+from piat_jax.core.norms import ascent_direction, project
+from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method, static
+from piat_jax.objectives.wrapper_checks import attack_options
+
+
+@method(
+    "free",
+    title="Free-AT",
+    summary="Each batch is taken several times in a row, and each step moves weights and perturbation at once.",
+    paper="Shafahi et al. (2019), arXiv:1904.12843",
+)
+class FreeAT(AttackedObjective):
+    """Free-AT: minimise `mean_i CE(z(x_i + d_i), y_i)`; at the same point d moves by `step_size sign(gradient)`.
+
+    `d <- ball(d + step_size u)`, u the steepest ascent direction of the loss at the weights before the step. d belongs
+    to the places in the batch: it is 0 at the beginning of the run, and goes on from step to step and batch to batch.
+    Each batch is taken `replays` times in a row, so an epoch, which stays as many steps long, sees a `replays`-th of
+    the data, and `epochs` count as they do for other methods: the paper's 205 / 8 epochs of 8 replays are 205 here.
+
+    Train-mode forwards: x + d. The gradient by the image is taken of a forward in training mode that is this very one,
+    so a compiler may compute both once.
+
+    Attributes:
+      replays: m, how often in a row each batch is taken; 8 in the paper.
+      attack: of it only eps, step_size and norm are used, which must be "linf" or "l2"; the paper's step is eps.
+      model, label_smoothing, smoothing_over: as in `AttackedObjective`.
+
+    Source: Shafahi et al. (2019), arXiv:1904.12843, and its code.
+    """
+
+    replays: int = static(default=8)
+
+    attack_options: ClassVar[Mapping[str, Any]] = {"steps": 1, "start": "none", "step_size": 8 / 255}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("replays", self.replays, 1)
+        for needed in ("eps", "step_size", "norm"):
+            if needed not in attack_options(self):
+                raise InputError(f"FreeAT takes {needed} of its attack, which has none; give bind(pgd, ...)")
+
+    @property
+    def forwards(self) -> tuple[str, ...]:
+        """Adversarial alone."""
+        return ("adversarial",)
+
+    def init(self, variables: Variables, images: Array, *, key: Array) -> Array:
+        """No perturbation yet, of a whole batch: `images[B, H, W, C]` are as many as a step has."""
+        return jnp.zeros(images.shape, jnp.float32)
+
+    def check_part(self, examples: int) -> None:
+        """Refused: perturbations belong to places in the batch."""
+        raise InputError("microbatches: Free-AT's perturbations belong to places in the whole batch; leave it at 1")
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """The batch under the perturbation that there is; the next one goes along."""
+        if objective_state.shape != batch.images.shape:
+            raise InputError(
+                f"Free-AT keeps a perturbation of shape {objective_state.shape} for batches of {batch.images.shape}; "
+                "give init_state as many images as a step has"
+            )
+        options = {**attack_options(self), **context.attack}
+        eps, step_size, norm = (options[name] for name in ("eps", "step_size", "norm"))
+        images = jnp.clip(batch.images + objective_state, 0.0, 1.0)
+
+        def mean_loss(images: Array) -> Array:
+            logits, _ = self.model.apply(variables.params, variables.model_state, images, train=True)
+            return jnp.mean(losses.cross_entropy(logits, self.target_of(batch, logits.shape[-1])))
+
+        uphill = ascent_direction(jax.grad(mean_loss)(images), norm)
+        moved = project(objective_state + step_size * uphill, eps, norm)
+        return AdversarialBatch(batch, images, {type(self).__name__: jax.lax.stop_gradient(moved)})
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """Cross-entropy on the adversarial images."""
+        return Terms(losses.cross_entropy(outputs.logits["adversarial"], outputs.target))
+
+    def after_step(
+        self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
+    ) -> PyTree:
+        """The perturbation that the step has moved."""
+        return batch.extra[type(self).__name__]
