@@ -37,6 +37,7 @@ from piat_jax.objectives.ecas import ECAS
 from piat_jax.objectives.las import LAS
 from piat_jax.objectives.ard_prm import ARDPRM
 from piat_jax.objectives.mixup_cutmix import Mix
+from piat_jax.objectives.ewat import EWAT
 
 # isort: on
 from piat_jax.objectives.parts import loss_gradient
@@ -62,6 +63,7 @@ __all__ = [
     "AttackedObjective",
     "Consistency",
     "Distillation",
+    "EWAT",
     "Mix",
     "RPATpp",
     "ReBAT",

@@ -35,7 +35,7 @@ SMALL = {
 # Each part at least once, with others where it may meet them: compiling takes seconds each.
 STACKS = (
     "standard", "pgd_at", "alp+awp+seat", "nmse+rpat+fawa", "mart+consistency+rpat", "mart+fat", "gairat", "cfa",
-    "trades+cfa", "trades+las", "awp+las", "awp+ecas", "trades+awp+rat", "rebat", "rpatpp", "ard_prm", "mix", "kd+swa",
+    "trades+cfa", "trades+las", "awp+las", "awp+ecas", "trades+awp+rat", "rebat", "rpatpp", "ard_prm", "mix", "kd+swa", "ewat",
     "trades+rpat+mail+awp+ecas+ema",
 )  # fmt: skip
 KEY = jax.random.key(5)

@@ -1,0 +1,59 @@
+"""The stub's loss and gradient in NumPy, float64: what an objective's formula must give."""
+
+import jax
+import numpy as np
+
+from tests.objectives.stub import CURVED, IMAGES, OTHER, PARAMS, STATE, gradient, softmax, state_of, value
+
+W = np.asarray(PARAMS["w"], np.float64)
+SCALE = np.asarray(PARAMS["scale"], np.float64)
+MEAN = np.asarray(STATE["mean"], np.float64)
+
+
+def logits(images, w=W, *, train=True, mean=MEAN, scale=SCALE):
+    """The stub's logits; in evaluation mode with the running mean."""
+    x = np.asarray(images, np.float64).reshape(len(images), -1)
+    return (x - (x.mean(0) if train else mean)) * scale @ w
+
+
+def log_softmax(z):
+    return np.log(softmax(z))
+
+
+def cross_entropy(z, labels):
+    return -log_softmax(z)[np.arange(len(z)), np.asarray(labels)]
+
+
+def divergence(p, q):
+    return np.sum(p * (np.log(p) - np.log(q)), axis=-1)
+
+
+def slope(loss, w=W, step=1e-6):
+    """The gradient of `loss(w)` by central differences."""
+    result = np.zeros_like(w)
+    for place in np.ndindex(w.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = w.copy()
+            moved[place] += sign * step
+            ends.append(loss(moved))
+        result[place] = (ends[0] - ends[1]) / (2 * step)
+    return result
+
+
+def check(objective, loss, batch=CURVED, state=None, context=None, rtol=1e-3):
+    """The objective's loss and gradient by the stub's kernel against those of `loss(clean, adversarial)`, logits [B, K].
+
+    `loss` may take a third argument, the kernel.
+    """
+    more = {} if context is None else {"context": context}
+    state = state_of(objective) if state is None else state
+
+    def of(w):
+        return np.mean(loss(logits(IMAGES, w), logits(OTHER, w), w))
+
+    found, _ = jax.jit(value)(objective, PARAMS, batch, state, **more)
+    np.testing.assert_allclose(found, of(W), rtol=1e-4)
+    ours = gradient(objective, PARAMS, batch, state, **more)[0]["w"]
+    expected = slope(of)
+    np.testing.assert_allclose(ours, expected, rtol=rtol, atol=1e-4 * np.abs(expected).max())
