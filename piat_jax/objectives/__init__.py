@@ -23,6 +23,7 @@ from piat_jax.objectives.alp import ALP
 from piat_jax.objectives.trades import TRADES
 from piat_jax.objectives.mart import MART
 from piat_jax.objectives.nmse import NMSE
+from piat_jax.objectives.score import SCORE
 from piat_jax.objectives.mail import MAIL
 from piat_jax.objectives.gairat import GAIRAT
 from piat_jax.objectives.fat import FAT
@@ -38,6 +39,9 @@ from piat_jax.objectives.las import LAS
 from piat_jax.objectives.ard_prm import ARDPRM
 from piat_jax.objectives.mixup_cutmix import Mix
 from piat_jax.objectives.ewat import EWAT
+from piat_jax.objectives.sovr import SOVR
+from piat_jax.objectives.mlcat import MLCAT
+from piat_jax.objectives.hat import HAT
 
 # isort: on
 from piat_jax.objectives.parts import loss_gradient
@@ -64,6 +68,10 @@ __all__ = [
     "Consistency",
     "Distillation",
     "EWAT",
+    "SOVR",
+    "MLCAT",
+    "HAT",
+    "SCORE",
     "Mix",
     "RPATpp",
     "ReBAT",

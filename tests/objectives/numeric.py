@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from tests.objectives.stub import CURVED, IMAGES, OTHER, PARAMS, STATE, gradient, softmax, state_of, value
+from piat_jax import losses
+from tests.objectives.stub import CURVED, IMAGES, OTHER, PARAMS, STATE, gradient, perturb, softmax, state_of, value
 
 W = np.asarray(PARAMS["w"], np.float64)
 SCALE = np.asarray(PARAMS["scale"], np.float64)
@@ -57,3 +58,20 @@ def check(objective, loss, batch=CURVED, state=None, context=None, rtol=1e-3):
     ours = gradient(objective, PARAMS, batch, state, **more)[0]["w"]
     expected = slope(of)
     np.testing.assert_allclose(ours, expected, rtol=rtol, atol=1e-4 * np.abs(expected).max())
+
+
+SHIFT = 0.05
+
+
+def probe(logits_fn, images, labels, *, key, indices=None, loss=losses.cross_entropy, eps=0.1, step_size=0.05, steps=3):
+    """An attack that adds to each image what its loss is at `images + SHIFT`: `loss_of_attack` takes it out again."""
+    return images + loss(logits_fn(images + SHIFT), labels).reshape(-1, 1, 1, 1)
+
+
+def loss_of_attack(objective, **options):
+    """What the method's attack maximises, `[B]`, where its attack is `probe`; `PROBED` are the logits it sees there."""
+    return np.asarray(jax.jit(perturb)(objective, **options).images - IMAGES)[:, 0, 0, 0]
+
+
+PROBED = logits(IMAGES + SHIFT, train=False)
+UNMOVED = logits(IMAGES, train=False)
