@@ -1,13 +1,16 @@
 """Losses on logits: `[B, K]` in, one value per example `[B]` out, always float32.
 
 No model and no key. What an attack is given is maximised, what an objective returns is minimised; the caller reduces.
+`labels` are class indices `[B]`; `cross_entropy`, `margin`, `boosted_cross_entropy` and `normalized_mse` also take
+probabilities `[B, K]`, and are then the mean of the loss over labels that are drawn from these.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
-from piat_jax.core.checks import InputError, check_labels, check_range
+from piat_jax.core.checks import InputError, check_labels
+from piat_jax.core.labels import check_target, of_label, smoothed
 from piat_jax.core.types import Array
 
 
@@ -30,24 +33,30 @@ def label_and_best_other(values: Array, labels: Array) -> tuple[Array, Array]:
     check_labels("labels", labels, values)
     values = values.astype(jnp.float32)
     is_label = jax.nn.one_hot(labels, values.shape[-1], dtype=bool)
-    of_label = jnp.sum(jnp.where(is_label, values, 0.0), axis=-1)
-    return of_label, jnp.max(jnp.where(is_label, -jnp.inf, values), axis=-1)
+    of_class = jnp.sum(jnp.where(is_label, values, 0.0), axis=-1)
+    return of_class, jnp.max(jnp.where(is_label, -jnp.inf, values), axis=-1)
 
 
-def cross_entropy(logits: Array, labels: Array, *, smoothing: Array | float = 0.0) -> Array:
-    """`-log softmax(z)_y`; with smoothing s the target is `1 - s` on the label and `s / (K - 1)` on all others.
+def best_others(values: Array) -> Array:
+    """For each class of `values[B, K]` the highest of the other classes, `[B, K]`.
+
+    >>> best_others(jnp.array([[3.0, 1.0, 2.0]])).tolist()
+    [[2.0, 3.0, 3.0]]
+    """
+    top, order = jax.lax.top_k(values, 2)
+    return jnp.where(jnp.arange(values.shape[-1])[None] == order[:, :1], top[:, 1:], top[:, :1])
+
+
+def cross_entropy(logits: Array, labels: Array, *, smoothing: Array | float = 0.0, over: str = "others") -> Array:
+    """`-sum_k t_k log softmax(z)_k`, for a class `-log softmax(z)_y`; smoothed as of `core.labels.smoothed`.
 
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).tolist()
     [1.3862943649291992]
     """
-    check_labels("labels", labels, logits)
-    check_range("smoothing", smoothing, 0, 1)
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    of_label = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
-    if isinstance(smoothing, (int, float)) and smoothing == 0:
-        return -of_label
-    others = (jnp.sum(log_p, axis=-1) - of_label) / (logits.shape[-1] - 1)
-    return -((1.0 - smoothing) * of_label + smoothing * others)
+    check_target("labels", labels, logits)
+    if not (isinstance(smoothing, (int, float)) and smoothing == 0):
+        labels = smoothed(labels, logits.shape[-1], smoothing, over)
+    return -of_label(jax.nn.log_softmax(logits.astype(jnp.float32)), labels)
 
 
 def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:
@@ -59,8 +68,12 @@ def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:
     >>> margin(jnp.array([[3.0, 1.0, 0.0]]), jnp.array([0]), kappa=0.0).tolist()
     [-2.0]
     """
-    of_label, best_other = label_and_best_other(logits, labels)
-    return -jnp.maximum(of_label - best_other + kappa, 0.0)
+    check_target("labels", labels, logits)
+    if labels.ndim > 1:
+        logits = logits.astype(jnp.float32)
+        return of_label(-jnp.maximum(logits - best_others(logits) + kappa, 0.0), labels)
+    of_class, best_other = label_and_best_other(logits, labels)
+    return -jnp.maximum(of_class - best_other + kappa, 0.0)
 
 
 def margin_to_target(logits: Array, targets: Array, *, kappa: float = 50.0) -> Array:
@@ -91,9 +104,9 @@ def dlr(logits: Array, labels: Array) -> Array:
     [-0.5]
     """
     _check_classes("dlr", logits, 3)
-    of_label, best_other = label_and_best_other(logits, labels)
+    of_class, best_other = label_and_best_other(logits, labels)
     top, _ = jax.lax.top_k(logits.astype(jnp.float32), 3)
-    return (best_other - of_label) / (top[:, 0] - top[:, 2] + 1e-12)
+    return (best_other - of_class) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
 def targeted_dlr(logits: Array, labels: Array, targets: Array) -> Array:
@@ -121,8 +134,7 @@ def targeted_margin(logits: Array, labels: Array, targets: Array) -> Array:
     check_labels("labels", labels, logits)
     check_labels("targets", targets, logits)
     logits = logits.astype(jnp.float32)
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    return jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - of_label
+    return of_label(logits, targets) - of_label(logits, labels)
 
 
 def _check_classes(name: str, logits: Array, least: int) -> None:
@@ -136,8 +148,8 @@ def probability_margin(logits: Array, labels: Array) -> Array:
     >>> probability_margin(jnp.zeros((1, 4)), jnp.array([0])).tolist()
     [0.0]
     """
-    of_label, best_other = label_and_best_other(jax.nn.softmax(logits.astype(jnp.float32)), labels)
-    return best_other - of_label
+    of_class, best_other = label_and_best_other(jax.nn.softmax(logits.astype(jnp.float32)), labels)
+    return best_other - of_class
 
 
 def boosted_cross_entropy(logits: Array, labels: Array) -> Array:
@@ -148,7 +160,10 @@ def boosted_cross_entropy(logits: Array, labels: Array) -> Array:
     >>> round(boosted_cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).item(), 3)
     1.386
     """
-    _, best_other = label_and_best_other(jax.nn.softmax(logits.astype(jnp.float32)), labels)
+    p = jax.nn.softmax(logits.astype(jnp.float32))
+    if labels.ndim > 1:
+        return cross_entropy(logits, labels) - of_label(jnp.log(1.0001 - best_others(p) + 1e-12), labels)
+    _, best_other = label_and_best_other(p, labels)
     return cross_entropy(logits, labels) - jnp.log(1.0001 - best_other + 1e-12)
 
 
@@ -222,7 +237,7 @@ def normalized_mse(logits: Array, adversarial_logits: Array, labels: Array, *, w
     Args:
       logits: `z`, on the clean images, `[B, K]`.
       adversarial_logits: `z'`, `[B, K]`.
-      labels: `y`, `[B]`; `p_y` is the clean probability of the true class, the paper's `p_clean`.
+      labels: `y`, `[B]` or `[B, K]`; `p_y` is the clean probability of the true class, the paper's `p_clean`.
       weight_gradient: whether the weight `1 - p_y` is differentiated. The paper does not say; MART's equal weight is,
         and that is the default.
 
@@ -233,10 +248,10 @@ def normalized_mse(logits: Array, adversarial_logits: Array, labels: Array, *, w
     >>> normalized_mse(z, 10 * z, jnp.array([0])).round(6).tolist()
     [0.0]
     """
-    check_labels("labels", labels, logits)
+    check_target("labels", labels, logits)
     _check_pair(logits, adversarial_logits)
     logits, adversarial_logits = logits.astype(jnp.float32), adversarial_logits.astype(jnp.float32)
-    weight = 1.0 - jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0]
+    weight = 1.0 - of_label(jax.nn.softmax(logits), labels)
     if not weight_gradient:
         weight = jax.lax.stop_gradient(weight)
     return weight * jnp.sum((_unit(logits) - _unit(adversarial_logits)) ** 2, axis=-1)

@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError
+from piat_jax.objectives import mart
 
 RNG = np.random.default_rng(0)
 Z, OTHER = 3 * RNG.normal(size=(2, 6, 4))
@@ -311,3 +312,33 @@ def test_label_smoothing_spreads_over_the_other_classes(smoothing):
     log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
     found = losses.cross_entropy(jnp.asarray(z, jnp.float32), jnp.asarray(labels), smoothing=smoothing)
     np.testing.assert_allclose(found, -(target * log_p).sum(1), rtol=1e-5)
+
+
+def weighted_divergence(logits, labels):
+    return mart.weighted_divergence(logits, jnp.asarray(OTHER, jnp.float32), labels)
+
+
+def nmse(logits, labels):
+    return losses.normalized_mse(logits, jnp.asarray(OTHER, jnp.float32), labels)
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.cross_entropy, losses.margin, losses.boosted_cross_entropy, nmse, weighted_divergence]
+)
+def test_a_loss_of_probabilities_is_its_mean_over_labels_drawn_from_them(loss):
+    target = RNG.dirichlet(np.ones(4), size=6).astype(np.float32)
+    logits = jnp.asarray(Z, jnp.float32)
+    each = np.stack([loss(logits, jnp.full(6, label)) for label in range(4)], axis=1)
+    np.testing.assert_allclose(loss(logits, jnp.asarray(target)), (target * each).sum(1), rtol=1e-5)
+    one_hot = jax.nn.one_hot(LABELS, 4)
+    np.testing.assert_allclose(loss(logits, one_hot), loss(logits, jnp.asarray(LABELS)), rtol=1e-6)
+
+
+def test_a_class_of_probability_0_counts_nothing():
+    logits = jnp.array([[0.0, -jnp.inf]])
+    assert losses.cross_entropy(logits, jnp.array([[1.0, 0.0]])).item() == 0
+
+
+def test_probabilities_of_other_classes_are_refused():
+    with pytest.raises(InputError, match=r"labels have shape \(6, 3\) for logits of shape \(6, 4\)"):
+        losses.cross_entropy(jnp.asarray(Z, jnp.float32), jnp.zeros((6, 3)))

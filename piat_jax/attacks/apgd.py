@@ -25,6 +25,7 @@ from piat_jax.core.checks import (
     check_takes_keys,
     checked_logits,
 )
+from piat_jax.core.labels import hard
 from piat_jax.core.norms import Radius, finite_entries, norm_name
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array
@@ -64,7 +65,7 @@ def apgd(
       logits_fn: images to logits `[B, K]`, K at least 2. With `eot` above 1 it is called as `logits_fn(images, keys)`,
         one typed key per example, and draws from them.
       images: `[B, H, W, C]` floats in [0, 1].
-      labels: `[B]` integers.
+      labels: `[B]` integers; or for "ce" `[B, K]` probabilities, of which the other losses see the most probable class.
       key: typed threefry key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
       indices: `[B]` each example's index in its data set; default `0..B-1`.
       active: `[B]` bool, the examples to attack; the others are neither worked for nor waited for. Default all.
@@ -115,7 +116,7 @@ def apgd(
     table = schedule(rule, steps)
 
     # Task 0 is for the clean forward, the runs follow.
-    ranked, tasks, queries = labels[:, None], restarts, jnp.zeros((batch,), jnp.int32)
+    ranked, tasks, queries = hard(labels)[:, None], restarts, jnp.zeros((batch,), jnp.int32)
     goals = None if loss == "targeted" or targets is None else jnp.asarray(targets)
     if loss == "targeted":
         targets = jnp.asarray(9 if targets is None else targets)
@@ -123,7 +124,7 @@ def apgd(
             ranked = targets[:, None]
         else:
             logits = checked_logits(logits_fn, images, *([fold_in(keys, 0)] if eot > 1 else []))
-            ranked, queries = ranked_others(logits, labels), queries + active.astype(jnp.int32)
+            ranked, queries = ranked_others(logits, hard(labels)), queries + active.astype(jnp.int32)
             tasks = restarts * jnp.minimum(targets, ranked.shape[1])
 
     def attack(carry: tuple[Array, Outcome]) -> tuple[Array, Outcome]:
@@ -157,7 +158,8 @@ class Evaluate:
         keys: Array,
         goals: Array | None = None,
     ):
-        self.logits_fn, self.labels, self.loss, self.target = logits_fn, labels, loss, target
+        self.logits_fn, self.loss, self.target = logits_fn, loss, target
+        self.labels, self.soft_labels = hard(labels), labels
         self.eot, self.keys, self.goals = eot, keys, goals
 
     def value(self, logits: Array) -> Array:
@@ -166,7 +168,7 @@ class Evaluate:
             fn = losses.targeted_margin if logits.shape[-1] <= 3 else losses.targeted_dlr
             return fn(logits, self.labels, self.target)
         if self.goals is None:
-            return self._loss(logits, self.labels)
+            return self._loss(logits, self.soft_labels if self.loss == "ce" else self.labels)
         check_labels("targets", self.goals, logits)
         return -self._loss(logits, self.goals)
 

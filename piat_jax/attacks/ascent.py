@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.bound import Bound
 from piat_jax.core.checks import check_labels, checked_logits
+from piat_jax.core.labels import hard
 from piat_jax.core.norms import (
     L2_RULES,
     Box,
@@ -61,7 +62,7 @@ class Ascent:
         shape = images.shape[1:]
         self.dtype, self.images = images.dtype, images.astype(jnp.promote_types(images.dtype, jnp.float32))
         self.logits_fn = logits_fn if vary else frozen(logits_fn, images)
-        self.labels, self.targets = labels, targets
+        self.target, self.labels, self.targets = labels, hard(labels), targets
         self.loss = loss if targets is None else towards(loss)
         self.norm, self.box, self.rule = norm, box, rule
         # A step longer than the box is wide leads as far; a radius that holds the whole box is no bound.
@@ -107,7 +108,7 @@ class Ascent:
         """Loss, and whether the attack succeeds, of each example; logits that are not finite are no success."""
         logits = checked_logits(self.logits_fn, x)
         if self.targets is None:
-            return self.loss(logits, self.labels), losses.misclassified(logits, self.labels)
+            return self.loss(logits, self.target), losses.misclassified(logits, self.labels)
         check_labels("targets", self.targets, logits)
         return self.loss(logits, self.targets), losses.correct(logits, self.targets)
 

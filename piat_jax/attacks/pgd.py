@@ -114,7 +114,8 @@ def pgd(
     Args:
       logits_fn: images to logits `[B, K]`; closes over weights, normalisation and BatchNorm mode.
       images: `[B, H, W, C]` floats in the box. The attack computes in float32, or in float64 where they are that.
-      labels: `[B]` integers; what `loss` takes as its second argument.
+      labels: `[B]` integers, or `[B, K]` probabilities for losses that take these; what `loss` takes as its second
+        argument. Success is to be classified as another class than the (most probable) label.
       key: typed key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
       indices: `[B]` each example's index in its data set; default `0..B-1`.
       targets: `[B]` classes that the examples are to become. Success is then to be classified as the target, for
@@ -191,7 +192,8 @@ def pgd(
             return ascent.run_keeping_best(x, steps, own, best)
         return ascent.better(best, ascent.run(x, steps, own))
 
-    first: Best = (ascent.images, jnp.full(labels.shape, False), jnp.full(labels.shape, -jnp.inf))
+    shape = ascent.labels.shape
+    first: Best = (ascent.images, jnp.full(shape, False), jnp.full(shape, -jnp.inf))
     return ascent.result(jax.lax.stop_gradient(fori_loop(0, restarts, restart, first)[0]))
 
 
@@ -241,7 +243,7 @@ def pgd_counted(
         x, correct = ascent.run_watched(ascent.inside(x), steps, keys, patience)
     taken = jnp.asarray(steps if step_budget is None else step_budget, jnp.int32)
     x = ascent.result(jax.lax.stop_gradient(x))
-    return Counted(x, correct, jnp.broadcast_to(taken, labels.shape))
+    return Counted(x, correct, jnp.broadcast_to(taken, ascent.labels.shape))
 
 
 def counting(of: Attack) -> Bound:

@@ -23,6 +23,21 @@ def make_logits_fn(model: Model, variables: Variables, *, train: bool = False) -
     return _Forward(model, variables, train)
 
 
+def num_classes(model: Model, variables: Variables, images: Array | jax.ShapeDtypeStruct) -> int:
+    """How many classes the model's logits have; nothing is computed.
+
+    Args:
+      model: the model.
+      variables: any of its weights, or their shapes.
+      images: `[B, H, W, C]`, or their shape.
+    """
+
+    def forward(variables: Variables, images: Array) -> Array:
+        return model.apply(*variables, images, train=False)[0]
+
+    return jax.eval_shape(forward, variables, images).shape[-1]
+
+
 def forward_flop(model: Model, image_shape: Sequence[int]) -> float:
     """Floating-point operations of one image's forward in evaluation mode, as XLA counts them before optimising.
 

@@ -24,6 +24,12 @@ class Batch(NamedTuple):
     images: Array  # [B, H, W, C] float32 in [0, 1]
     labels: Array  # [B] int32
     indices: Array  # [B] int32, each example's index in its data set: randomness derives from it
+    targets: Array | None = None  # [B, K] float32, probabilities that losses and attacks are told in place of labels
+
+    @property
+    def target(self) -> Array:
+        """What losses and attacks are told: `targets`, or the labels where there are none."""
+        return self.labels if self.targets is None else self.targets
 
 
 class Variables(NamedTuple):

@@ -9,6 +9,11 @@ from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective
 
 SHARED = {field.name for field in dataclasses.fields(AttackedObjective)}
+OF_EVERY_OBJECTIVE = {
+    field.name: field.default
+    for field in dataclasses.fields(AttackedObjective)
+    if field.name not in ("model", "attack")
+}
 
 
 class Stack(NamedTuple):
@@ -60,7 +65,7 @@ def method_groups(stack: Stack) -> dict[str, dict[str, Any]]:
     (6.0, {'start': 'normal', 'l2_rule': 'awp'}, {'gamma': 0.005, 'start': 0.045})
     """
     inside, groups = [stack.base], {"objective": _defaults(METHODS[stack.base], SHARED)}
-    groups["objective"] = {"attack_batch_norm": "eval"} | groups["objective"]
+    groups["objective"] = dict(OF_EVERY_OBJECTIVE) | groups["objective"]
     groups["attack"] = dict(METHODS[stack.base].attack_options)
     for name in stack.wrappers:
         wrapper = WRAPPERS[name]

@@ -56,6 +56,8 @@ LATER = {
     "rpat.alpha_from": "fixed",
     "attack.l2_rule": "exact",
     "average.warmup": False,
+    "objective.label_smoothing": 0.0,
+    "objective.smoothing_over": "others",
 }
 # Changing these does not make it another run.
 FREE_FIELDS = (

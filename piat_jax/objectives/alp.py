@@ -31,7 +31,7 @@ class ALP(AttackedObjective):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Cross-entropy on the adversarial images plus the pairing of logits."""
-        labels, (clean, adversarial) = outputs.batch.clean.labels, (outputs.logits[k] for k in ("clean", "adversarial"))
+        target, (clean, adversarial) = outputs.target, (outputs.logits[k] for k in ("clean", "adversarial"))
         pairing = losses.squared_distance(clean, adversarial)
-        other = self.weight * pairing + self.clean_weight * losses.cross_entropy(clean, labels)
-        return Terms(losses.cross_entropy(adversarial, labels), other, {"regularizer": jnp.mean(pairing)})
+        other = self.weight * pairing + self.clean_weight * losses.cross_entropy(clean, target)
+        return Terms(losses.cross_entropy(adversarial, target), other, {"regularizer": jnp.mean(pairing)})

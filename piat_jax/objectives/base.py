@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_share
+from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_share
 from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.labels import OVER, smoothed
 from piat_jax.core.registry import Registry
 from piat_jax.core.renamed import warn
 from piat_jax.core.rng import named_key
@@ -58,6 +59,7 @@ class Outputs(NamedTuple):
     logits: Mapping[str, Array]  # [B, K] by kind of image: "clean", "adversarial" or a wrapper's
     batch: AdversarialBatch
     variables: Variables  # the weights, which are differentiated, and the statistics before the forwards
+    target: Array  # [B] or [B, K], what the loss is told: the batch's target, smoothed as the method says
 
 
 class Terms(NamedTuple):
@@ -92,6 +94,10 @@ class _Shared:
         """The loss of each example."""
         raise NotImplementedError
 
+    def target_of(self, batch: Batch, classes: int) -> Array:
+        """What the loss is told of each example: its class `[B]`, or the classes' probabilities `[B, K]`."""
+        raise NotImplementedError
+
     def loss(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> tuple[Array, Aux]:
@@ -108,7 +114,8 @@ class _Shared:
             weights = jax.lax.stop_gradient(params) if kind in logits else params
             values, model_state = model.apply(weights, model_state, images[kind], train=True)
             logits.setdefault(kind, values)
-        terms = self.terms(Outputs(logits, batch, start), objective_state, context)
+        target = self.target_of(batch.clean, next(iter(logits.values())).shape[-1])
+        terms = self.terms(Outputs(logits, batch, start, target), objective_state, context)
         loss = jnp.mean(terms.adversarial + terms.other)
         metrics = {"loss": loss, **terms.metrics, **batch.metrics}
         for kind, values in logits.items():
@@ -128,11 +135,16 @@ class AttackedObjective(_Shared):
       attack_batch_norm: BatchNorm while crafting, "eval" (running statistics: SEAT, TRADES, MART and most others) or
         "train" (batch statistics: robust_overfitting, AWP). Crafting never updates the statistics; the codes that
         attack in train mode do let every attack step update them.
+      label_smoothing: s in [0, 1], how much of each target the loss spreads over classes; the attack is told the label.
+      smoothing_over: "others", where the label keeps 1 - s and the other K - 1 classes share s, or "all" K classes, as
+        PyTorch's label_smoothing has it.
     """
 
     model: Model = static()
     attack: Attack
     attack_batch_norm: str = static(default="eval")
+    label_smoothing: float = static(default=0.0)
+    smoothing_over: str = static(default="others")
 
     # What the method's paper sets differently from the attack's own defaults.
     attack_options: ClassVar[Mapping[str, Any]] = {}
@@ -144,6 +156,8 @@ class AttackedObjective(_Shared):
             # A plain function could be no leaf of a pytree.
             object.__setattr__(self, "attack", bind(self.attack))
         check_choice("attack_batch_norm", self.attack_batch_norm, ("eval", "train"))
+        check_range("label_smoothing", self.label_smoothing, 0, 1)
+        check_choice("smoothing_over", self.smoothing_over, OVER)
         self.check_fields()
 
     @property
@@ -193,13 +207,19 @@ class AttackedObjective(_Shared):
     def check_part(self, examples: int) -> None:
         """Each example's loss is its own, so any part will do."""
 
+    def target_of(self, batch: Batch, classes: int) -> Array:
+        """The batch's target, smoothed."""
+        if not self.label_smoothing:
+            return batch.target
+        return smoothed(batch.target, classes, self.label_smoothing, self.smoothing_over)
+
     def logits_fn(self, variables: Variables) -> LogitsFn:
         """What the attack sees of the model."""
         return make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")
 
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
         """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with."""
-        arguments = (self.logits_fn(variables), batch.images, batch.labels)
+        arguments = (self.logits_fn(variables), batch.images, batch.target)
         options = {
             **context.attack,
             **attack_options,
@@ -333,6 +353,10 @@ class Wrapper(_Shared):
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """As inside."""
         return self.inner.terms(outputs, objective_state.inner, context)
+
+    def target_of(self, batch: Batch, classes: int) -> Array:
+        """As inside."""
+        return self.inner.target_of(batch, classes)
 
     def after_step(
         self, variables: Variables, objective_state: WrapperState, batch: AdversarialBatch, aux: Aux, context: Context

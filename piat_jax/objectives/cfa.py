@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
+from piat_jax.core.forward import num_classes
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, WrapperState, reached, wrapper
 from piat_jax.objectives.trades import TRADES
@@ -64,9 +64,7 @@ class CFA(Wrapper):
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> ClassRates:
         """Counts of this epoch and rates of the one before, `[K]` each."""
-        classes = jax.eval_shape(
-            lambda x: self.model.apply(variables.params, variables.model_state, x, train=False)[0], images
-        ).shape[-1]
+        classes = num_classes(self.model, variables, images)
         zeros = [jnp.zeros(classes, kind) for kind in (jnp.int32, jnp.int32, jnp.float32, bool)]
         return ClassRates(*zeros)
 

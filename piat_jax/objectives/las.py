@@ -262,7 +262,7 @@ class LAS(Wrapper):
         self, variables: Variables, objective_state: PyTree, adversarial: AdversarialBatch, context: Context
     ) -> tuple[Array, PyTree]:
         """`R1 + R2 + R3`, one number for the batch, and the model's statistics after R1."""
-        images, labels, indices = adversarial.clean
+        images, labels, indices, _ = adversarial.clean
         loss, model_state = self._loss_as_it_is(variables, adversarial)
         copy = self._trained_copy(Variables(variables.params, model_state), objective_state, adversarial, context)
         known = attack_options(self.inner)
@@ -285,7 +285,7 @@ class LAS(Wrapper):
 
     def _loss_as_it_is(self, variables: Variables, adversarial: AdversarialBatch) -> tuple[Array, PyTree]:
         """R1 before it is clipped, and the model's statistics after it."""
-        images, labels, _ = adversarial.clean
+        images, labels, *_ = adversarial.clean
         params, model_state = variables
         if not self.betas:
             logits, _ = self.model.apply(params, model_state, adversarial.images, train=False)

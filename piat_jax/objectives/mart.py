@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
+from piat_jax.core.labels import of_label
 from piat_jax.core.types import Array, Context, PyTree
 from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 
@@ -38,9 +39,9 @@ class MART(AttackedObjective):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Boosted cross-entropy on the adversarial images, and beta times the weighted divergence."""
-        labels, (clean, adversarial) = outputs.batch.clean.labels, (outputs.logits[k] for k in ("clean", "adversarial"))
-        divergence = weighted_divergence(clean, adversarial, labels)
-        boosted = losses.boosted_cross_entropy(adversarial, labels)
+        (clean, adversarial) = (outputs.logits[k] for k in ("clean", "adversarial"))
+        divergence = weighted_divergence(clean, adversarial, outputs.batch.clean.target)
+        boosted = losses.boosted_cross_entropy(adversarial, outputs.target)
         return Terms(boosted, self.beta * divergence, {"regularizer": jnp.mean(divergence)})
 
 
@@ -52,5 +53,5 @@ def weighted_divergence(logits: Array, adversarial_logits: Array, labels: Array)
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     p, log_q = jnp.exp(log_p), jnp.log(jax.nn.softmax(adversarial_logits.astype(jnp.float32)) + 1e-12)
-    weight = 1.0000001 - jnp.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
+    weight = 1.0000001 - of_label(p, labels)
     return weight * jnp.sum(p * (log_p - log_q), axis=-1)

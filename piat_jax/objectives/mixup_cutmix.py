@@ -1,33 +1,19 @@
 """Mixed images: mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019), as A&P's code trains with them."""
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from piat_jax import losses
 from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.forward import num_classes
+from piat_jax.core.labels import probabilities
 from piat_jax.core.rng import named_key, symmetric_beta
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
-from piat_jax.objectives.alp import ALP
-from piat_jax.objectives.base import Outputs, Terms, Wrapper, wrapper
+from piat_jax.objectives.base import Wrapper, wrapper
 from piat_jax.objectives.las import LAS
-from piat_jax.objectives.nmse import NMSE
-from piat_jax.objectives.pgd_at import PGDAT
 from piat_jax.objectives.rat import RAT
-from piat_jax.objectives.standard import Standard
-from piat_jax.objectives.trades import TRADES
-from piat_jax.objectives.wrapper_checks import attack_options, check_attack_takes, layers
-
-# Whose loss of an example is linear in its label's one-hot vector.
-LINEAR = (Standard, PGDAT, ALP, TRADES, NMSE)
-
-
-class Mixed(NamedTuple):
-    """What mixed images are, beside what the batch says of them."""
-
-    labels: Array  # [B], those of the smaller share
-    share: Array  # of the other ones, a scalar of at least 1/2
+from piat_jax.objectives.wrapper_checks import layers
 
 
 @wrapper(
@@ -38,15 +24,14 @@ class Mixed(NamedTuple):
 class Mix(Wrapper):
     """Mix around a method: in a share of the batches each example is mixed with its partner, image and label.
 
-    With j the partner of i, which is the batch read backwards, `L_i(y)` the loss inside and `lam` drawn per batch
+    With j the partner of i, which is the batch read backwards, t the labels' one-hot vectors and `lam` drawn per batch
 
         mixup   x_i <- lam x_i + (1 - lam) x_j
         CutMix  x_i <- x_j inside one box, x_i elsewhere; lam <- the share of pixels outside the box
-        loss    lam L_i(y_i) + (1 - lam) L_i(y_j)
+        target  t_i <- lam t_i + (1 - lam) t_j
 
-    The attack maximises its own loss mixed in the same way. As cross-entropy is linear in its target, that is the
-    cross-entropy with soft labels. Of an example's two labels that of the larger share stands for both where one is
-    wanted: in the logged accuracy, and to wrappers that judge examples by their label.
+    Loss and attack are told the mixed targets (`Batch.targets`). Of an example's two labels that of the larger share
+    stands for both where one is wanted: in the logged accuracy, and to wrappers that judge examples by their label.
 
     This is the one method here that makes an example's images out of others of its batch: whom it is mixed with depends
     on the batch's make-up and order. An odd batch pairs its middle example with itself, which leaves it as it is. Two
@@ -55,9 +40,8 @@ class Mix(Wrapper):
     Train-mode forwards: those inside, on the mixed images.
 
     Attributes:
-      inner: `PGDAT` or another whose loss is linear in the label: `Standard`, `ALP`, `TRADES`, `NMSE`; or wrappers that
-        change only its attack, which must take `loss`, as `pgd` does. Wrappers that change the loss go outside,
-        `AWP(Mix(PGDAT(...)))`. ECAS belongs inside, where it sees mixed images. LAS-AT and RAT do not go with Mix.
+      inner: the method. ECAS belongs inside, where it sees mixed images. LAS-AT and RAT, which go by the label, do not
+        go with Mix.
       prob: share of the batches that are mixed, 0.3.
       mixup_alpha: mixup's lam is drawn from Beta(alpha, alpha), 0.8.
       cutmix_alpha: CutMix's likewise, before the correction, 1, which is uniform.
@@ -84,14 +68,9 @@ class Mix(Wrapper):
             check_range(name, getattr(self, name), 0, 1)
         for name in ("mixup_alpha", "cutmix_alpha"):
             check_range(name, getattr(self, name), 0, float("inf"), open_low=True)
-        if self.attacks:
-            check_attack_takes(self, "loss")
-        *wrappers, method = layers(self.inner)
-        for inside in wrappers:
-            _check_leaves_the_loss(inside)
-        if not isinstance(method, LINEAR):
-            known = ", ".join(cls.__name__ for cls in LINEAR)
-            raise InputError(f"Mix needs a loss linear in the label, and {type(method).__name__}'s is not: {known} are")
+        for inside in layers(self.inner)[:-1]:
+            if isinstance(inside, (LAS, RAT, Mix)):
+                raise InputError(f"Mix does not go around {type(inside).__name__}; leave one of them out")
 
     def check_part(self, examples: int) -> None:
         """A part has both examples of each pair where their number is even."""
@@ -104,36 +83,15 @@ class Mix(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The mixed batch under the attack inside, which sees both labels; the second ones go along."""
+        """The mixed batch under the attack inside."""
         own, lam = draw(self, batch.images.shape[1:3], named_key(context.key, "mix"))
         images = own * batch.images + (1.0 - own) * batch.images[::-1]
-        reverse, larger = batch.labels[::-1], lam >= 0.5
-        labels, second = jnp.where(larger, batch.labels, reverse), jnp.where(larger, reverse, batch.labels)
-        share, loss = jnp.maximum(lam, 1.0 - lam), attack_options(self.inner).get("loss", losses.cross_entropy)
-
-        def mixed(logits: Array, labels: Array) -> Array:
-            return mean(share, loss(logits, labels), loss(logits, second))
-
-        batch = batch._replace(images=images, labels=labels)
-        adversarial = super().perturb(variables, objective_state, batch, context.with_attack(loss=mixed))
-        return self.hand(adversarial, Mixed(second, share))
-
-    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Those inside for either label, weighted."""
-        batch = outputs.batch
-        second, share = self.handed(batch)
-        relabelled = outputs._replace(batch=batch._replace(clean=batch.clean._replace(labels=second)))
-        terms = super().terms(outputs, objective_state, context)
-        others = super().terms(relabelled, objective_state, context)
-        metrics = {**terms.metrics, "mixed": (share < 1.0).astype(jnp.float32)}
-        return Terms(
-            mean(share, terms.adversarial, others.adversarial), mean(share, terms.other, others.other), metrics
-        )
-
-
-def mean(share: Array, value: Array | float, other: Array | float) -> Array:
-    """`share value + (1 - share) other`; the value itself, to the bit, where the share is 1."""
-    return share * value + (1.0 - share) * other
+        labels = jnp.where(lam >= 0.5, batch.labels, batch.labels[::-1])
+        target = probabilities(batch.target, num_classes(self.model, variables, images))
+        target = lam * target + (1.0 - lam) * target[::-1]
+        batch = batch._replace(images=images, labels=labels, targets=target)
+        adversarial = super().perturb(variables, objective_state, batch, context)
+        return adversarial._replace(metrics={**adversarial.metrics, "mixed": (lam < 1.0).astype(jnp.float32)})
 
 
 def draw(mix: Mix, size: tuple[int, ...], key: Array) -> tuple[Array, Array]:
@@ -161,12 +119,3 @@ def outside_box(lam: Array, centre: Array, size: tuple[int, ...]) -> Array:
         inside.append((pixels >= middle - half) & (pixels < middle + half))
     rows, columns = inside
     return ~(rows[:, None] & columns[None, :])[None, :, :, None]
-
-
-def _check_leaves_the_loss(wrapper: Wrapper) -> None:
-    """Raise InputError where a wrapper inside makes something of the loss, which would not be mixed."""
-    cls = type(wrapper)
-    if cls.terms is Wrapper.terms and cls.perturb_weights is Wrapper.perturb_weights:
-        return
-    fix = "leave one out" if isinstance(wrapper, (LAS, RAT, Mix)) else f"put it outside: {cls.__name__}(Mix(...))"
-    raise InputError(f"Mix mixes the loss of an objective, and {cls.__name__} changes it; {fix}")

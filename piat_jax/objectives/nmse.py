@@ -30,6 +30,6 @@ class NMSE(AttackedObjective):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Cross-entropy on the adversarial images plus mu times NMSE."""
-        labels, (clean, adversarial) = outputs.batch.clean.labels, (outputs.logits[k] for k in ("clean", "adversarial"))
+        (clean, adversarial), labels = (outputs.logits[k] for k in ("clean", "adversarial")), outputs.batch.clean.target
         nmse = losses.normalized_mse(clean, adversarial, labels, weight_gradient=self.weight_gradient)
-        return Terms(losses.cross_entropy(adversarial, labels), self.mu * nmse, {"regularizer": jnp.mean(nmse)})
+        return Terms(losses.cross_entropy(adversarial, outputs.target), self.mu * nmse, {"regularizer": jnp.mean(nmse)})

@@ -128,7 +128,7 @@ class RAT(Wrapper):
 
         first = pull(jnp.abs(g) - jnp.abs(h), adversarial) + pull(jnp.abs(h) - jnp.abs(g), clean)
         second = pull(h**2 - g**2, adversarial) + pull(h**2 - g**2, clean)
-        moved = first + second / 2 - losses.cross_entropy(clean, labels)
+        moved = first + second / 2 - losses.cross_entropy(clean, outputs.target)
         metrics = {**terms.metrics, "first_order": jnp.mean(first), "second_order": jnp.mean(second)}
         return terms._replace(other=terms.other + self.share * moved, metrics=metrics)
 

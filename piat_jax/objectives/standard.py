@@ -35,4 +35,4 @@ class Standard(AttackedObjective):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Cross-entropy."""
-        return Terms(losses.cross_entropy(outputs.logits["clean"], outputs.batch.clean.labels))
+        return Terms(losses.cross_entropy(outputs.logits["clean"], outputs.target))

@@ -63,5 +63,5 @@ class TRADES(AttackedObjective):
         """Beta times the divergence, and the clean cross-entropy."""
         clean, adversarial = outputs.logits["clean"], outputs.logits["adversarial"]
         divergence = losses.kl_divergence(clean, adversarial)
-        cross_entropy = losses.cross_entropy(clean, outputs.batch.clean.labels)
+        cross_entropy = losses.cross_entropy(clean, outputs.target)
         return Terms(self.beta * divergence, cross_entropy, {"regularizer": jnp.mean(divergence)})

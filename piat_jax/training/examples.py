@@ -1,6 +1,5 @@
 """Training data on the device: what it must be, and the way there."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.forward import num_classes
 from piat_jax.core.sharding import replicate
 from piat_jax.core.types import Array, Objective, TrainState
 from piat_jax.data.batching import take_batch
@@ -90,5 +90,4 @@ def _as_split(name: str, images: Any, labels: Any) -> Split:
 
 def _count_classes(objective: Objective, state: TrainState, image_shape: tuple[int, ...]) -> int:
     one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    apply = functools.partial(objective.model.apply, train=False)
-    return jax.eval_shape(apply, state.params, state.model_state, one)[0].shape[1]
+    return num_classes(objective.model, state.variables, one)

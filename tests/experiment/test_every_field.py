@@ -40,6 +40,7 @@ AROUND = {
     "dataset.extra_fraction": {"dataset.extra": "x.npz"},
     "model.mean": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "model.std": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
+    "objective.smoothing_over": {"objective.label_smoothing": 0.1},
     "kd.": {"kd.standard": "a", "kd.robust": "b"},
     "evaluation.attack_precision": {"evaluation.attacks": ("clean", "pgd20", "aa")},
 }
@@ -63,6 +64,7 @@ OTHER = {
     "attack.keep": ["best"],
     "attack.l2_rule": ["trades", "exact"],
     "objective.attack_batch_norm": ["train", "eval"],
+    "objective.smoothing_over": ["all"],
     "objective.attack_loss": ["cross_entropy"],
     "objective.clean_forwards": [1, 2],
     "piat.c": [2.0],

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from piat_jax.attacks import square
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Batch, Variables
@@ -20,7 +19,6 @@ from piat_jax.objectives import (
     AWP,
     ECAS,
     LAS,
-    MAIL,
     MART,
     NMSE,
     PGDAT,
@@ -31,7 +29,7 @@ from piat_jax.objectives import (
     Standard,
 )
 from piat_jax.objectives.base import Outputs, WrapperState
-from piat_jax.objectives.mixup_cutmix import Mixed, draw, outside_box, symmetric_beta
+from piat_jax.objectives.mixup_cutmix import draw, outside_box, symmetric_beta
 from piat_jax.training import init_state, train_step
 from tests.objectives.stub import ATTACK, CONTEXT, CURVED, MODEL, PA, ZA, P, Y, Z, make, state_of, unit
 
@@ -117,7 +115,8 @@ def _with_soft_labels(images, target, context):
 def test_batches_that_are_not_mixed_are_the_method_inside():
     plain, mixed = (step(objective, CONTEXT) for objective in (make(PGDAT), Mix(make(PGDAT), prob=0.0)))
     assert mixed[2].pop("mixed") == 0
-    mixed[0].extra.pop("Mix")
+    crafted = mixed[0]._replace(clean=mixed[0].clean._replace(targets=None), metrics={})
+    mixed = (crafted, *mixed[1:])
     jax.tree.map(np.testing.assert_array_equal, plain, mixed)
 
 
@@ -183,22 +182,52 @@ KL = (P * np.log(P / PA)).sum(1)
 APART = ((unit(Z) - unit(ZA)) ** 2).sum(1)
 
 
+def mart(labels):
+    of = np.arange(4), labels
+    others = np.where(np.eye(3, dtype=bool)[labels], -1, PA).max(1)
+    return -np.log(PA[of]) - np.log(1 - others) + 5 * (1 - P[of]) * KL
+
+
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
         (make(Standard), -(TARGET * np.log(P)).sum(1)),
         (make(PGDAT, label_smoothing=0.3), -((0.55 * TARGET + 0.15) * np.log(PA)).sum(1)),
+        (make(PGDAT, label_smoothing=0.3, smoothing_over="all"), -((0.7 * TARGET + 0.1) * np.log(PA)).sum(1)),
         (make(ALP), -(TARGET * np.log(PA)).sum(1) + 0.5 * ((Z - ZA) ** 2).sum(1)),
         (make(TRADES), -(TARGET * np.log(P)).sum(1) + 6 * KL),
+        (make(TRADES, label_smoothing=0.3), -((0.55 * TARGET + 0.15) * np.log(P)).sum(1) + 6 * KL),
         (make(NMSE, mu=5.0), -(TARGET * np.log(PA)).sum(1) + 5 * (1 - (TARGET * P).sum(1)) * APART),
+        (make(MART), SHARE * mart(Y) + (1 - SHARE) * mart(SECOND)),
     ],
-    ids=["standard", "pgd_at", "alp", "trades", "nmse"],
+    ids=["standard", "smoothed", "smoothed over all", "alp", "trades", "trades smoothed", "nmse", "mart"],
 )
-def test_other_losses_are_those_of_soft_labels_too(method, expected):
-    logits = {"clean": jnp.asarray(Z, jnp.float32), "adversarial": jnp.asarray(ZA, jnp.float32)}
-    batch = Mix(method).hand(CURVED, Mixed(jnp.asarray(SECOND), jnp.float32(SHARE)))
-    terms = Mix(method).terms(Outputs(logits, batch, VARIABLES), WrapperState((), ()), CONTEXT)
-    np.testing.assert_allclose(terms.adversarial + terms.other, expected, rtol=1e-4)
+def test_losses_take_probabilities(method, expected):
+    batch = CURVED._replace(clean=CURVED.clean._replace(targets=jnp.asarray(TARGET, jnp.float32)))
+    terms = method.terms(
+        Outputs(
+            {"clean": jnp.asarray(Z, jnp.float32), "adversarial": jnp.asarray(ZA, jnp.float32)},
+            batch,
+            VARIABLES,
+            method.target_of(batch.clean, 3),
+        ),
+        (),
+        CONTEXT,
+    )
+    np.testing.assert_allclose(terms.adversarial + terms.other, expected, rtol=2e-3 if type(method) is MART else 1e-4)
+
+
+@jax.jit
+def weights_after(objective, state):
+    adversarial = objective.perturb(VARIABLES, state, BATCH, CONTEXT)
+    return objective.perturb_weights(*VARIABLES, state, adversarial, CONTEXT)["w"]
+
+
+def test_what_changes_the_loss_may_be_inside_or_outside():
+    state = WrapperState((), WrapperState((), ()))
+    inside, outside = Mix(AWP(make(PGDAT), start=0.0), prob=1.0), AWP(Mix(make(PGDAT), prob=1.0), start=0.0)
+    np.testing.assert_array_equal(weights_after(inside, state), weights_after(outside, state))
+    assert np.abs(weights_after(inside, state) - VARIABLES.params["w"]).max() > 1e-3
 
 
 def unattacked(logits_fn, images, labels, *, key, indices=None, loss=None):
@@ -214,7 +243,7 @@ def test_two_views_are_mixed_alike():
     mixed = []
     for number in range(6):
         adversarial = perturb(at(number))
-        for values in (*adversarial.clean[:2], adversarial.extra["Mix"].labels):
+        for values in (*adversarial.clean[:2], adversarial.clean.targets):
             np.testing.assert_array_equal(values[5:], values[:5])
         mixed.append(np.any(adversarial.clean.images != twice.images))
     assert sum(mixed) > 1
@@ -223,21 +252,22 @@ def test_two_views_are_mixed_alike():
 def test_an_odd_batch_leaves_its_middle_alone():
     adversarial = step(Mix(make(PGDAT), prob=1.0), at(0))[0]
     np.testing.assert_allclose(adversarial.clean.images[2], IMAGES[2], atol=1e-7)
-    assert adversarial.clean.labels[2] == adversarial.extra["Mix"].labels[2] == LABELS[2]
+    assert adversarial.clean.labels[2] == LABELS[2]
+    np.testing.assert_allclose(adversarial.clean.targets[2], np.eye(3)[LABELS[2]], atol=1e-7)
 
 
 @pytest.mark.parametrize("outside", [True, False])
 def test_the_attack_is_given_what_others_set_too(outside):
     seen = {}
 
-    def attack(logits_fn, images, labels, *, key, indices=None, loss=None, vary=None):
-        seen.update(loss=loss, vary=vary)
+    def attack(logits_fn, images, labels, *, key, indices=None, vary=None):
+        seen.update(labels=labels, vary=vary)
         return images
 
     method, options = make(PGDAT, attack=attack), {"ard": False, "patch_size": 2}
     objective = ARDPRM(Mix(method), **options) if outside else Mix(ARDPRM(method, **options))
     jax.eval_shape(lambda: objective.perturb(VARIABLES, WrapperState((), WrapperState((), ())), BATCH, CONTEXT))
-    assert callable(seen["loss"])
+    assert seen["labels"].shape == (5, 3)
     assert seen["vary"].patch_size == 2
 
 
@@ -280,18 +310,14 @@ def test_from_the_config_line(method, classes):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Mix(make(MART)), "MART's is not: Standard, PGDAT, ALP, TRADES, NMSE are"),
-        (lambda: Mix(AWP(make(PGDAT))), "AWP changes it; put it outside: AWP(Mix(...))"),
-        (lambda: Mix(MAIL(make(PGDAT))), "MAIL changes it; put it outside: MAIL(Mix(...))"),
-        (lambda: Mix(LAS(make(PGDAT), strategy=MODEL)), "LAS changes it; leave one out"),
-        (lambda: Mix(Mix(make(PGDAT))), "Mix changes it; leave one out"),
+        (lambda: Mix(LAS(make(PGDAT), strategy=MODEL)), "Mix does not go around LAS; leave one of them out"),
+        (lambda: Mix(Mix(make(PGDAT))), "Mix does not go around Mix; leave one of them out"),
         (lambda: RAT(Mix(make(TRADES))), "Mix scales the cross-entropy that RAT takes a share of"),
-        (lambda: Mix(RAT(make(TRADES))), "RAT changes it; leave one out"),
+        (lambda: Mix(RAT(make(TRADES))), "Mix does not go around RAT; leave one of them out"),
         (
             lambda: LAS(AWP(Mix(make(PGDAT))), strategy=MODEL),
             "LAS chooses by images that Mix then changes; leave LAS or Mix out",
         ),
-        (lambda: Mix(make(PGDAT, attack=square)), "Mix sets the attack's 'loss', which this attack does not take"),
         (lambda: Mix(make(PGDAT), prob=30.0), "prob=30.0 must be in [0, 1]"),
         (lambda: Mix(make(PGDAT), switch=-1.0), "switch=-1.0 must be"),
         (lambda: Mix(make(PGDAT), mixup_alpha=0.0), "mixup_alpha=0.0 must be in (0, inf]"),

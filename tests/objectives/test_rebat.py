@@ -157,7 +157,9 @@ def test_forwards(method, seen):
     assert train_forwards(value, method(make(TRADES))) == "cac"
     assert train_forwards(perturb, objective) == ""
     LOG.clear()
-    outputs = Outputs({"adversarial": jnp.asarray(ZA, jnp.float32)}, BATCH, Variables(PARAMS, STATE))
+    outputs = Outputs(
+        {"adversarial": jnp.asarray(ZA, jnp.float32)}, BATCH, Variables(PARAMS, STATE), BATCH.clean.labels
+    )
     objective.divergence(outputs, make_logits_fn(objective.model, Variables(**AVERAGE)))
     assert "".join(chr(tag) for _, tag in LOG) == seen
 
