@@ -173,7 +173,8 @@ def _set_up(
     if resume:
         on_first(functools.partial(run.check_data, described))
     net = experiment.build_model(data.num_classes)
-    objective = experiment.build_objective(net, training_split.images.shape[1:])
+    count = len(training_split.labels) + (len(extra.labels) if extra else 0)
+    objective = experiment.build_objective(net, training_split.images.shape[1:], examples=count)
     recipe = experiment.build_recipe(len(training_split.labels))
     key = jax.random.key(experiment.seed)
 

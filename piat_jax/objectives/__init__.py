@@ -24,6 +24,8 @@ from piat_jax.objectives.trades import TRADES
 from piat_jax.objectives.mart import MART
 from piat_jax.objectives.nmse import NMSE
 from piat_jax.objectives.score import SCORE
+from piat_jax.objectives.ikl import IKL
+from piat_jax.objectives.stat import STAT
 from piat_jax.objectives.mail import MAIL
 from piat_jax.objectives.gairat import GAIRAT
 from piat_jax.objectives.fat import FAT
@@ -42,36 +44,50 @@ from piat_jax.objectives.ewat import EWAT
 from piat_jax.objectives.sovr import SOVR
 from piat_jax.objectives.mlcat import MLCAT
 from piat_jax.objectives.hat import HAT
+from piat_jax.objectives.uiat import UIAT
+from piat_jax.objectives.dafa import DAFA
+from piat_jax.objectives.mma import MMA
+from piat_jax.objectives.te import TE
+from piat_jax.objectives.adr import ADR
+from piat_jax.objectives.lbgat import LBGAT
 
 # isort: on
 from piat_jax.objectives.parts import loss_gradient
 
 __all__ = [
+    "ADR",
     "ALP",
     "ARDPRM",
     "AWP",
     "CFA",
+    "DAFA",
     "ECAS",
+    "EWAT",
     "FAT",
     "GAIRAT",
+    "HAT",
+    "IKL",
     "LAS",
+    "LBGAT",
     "MAIL",
     "MART",
     "METHODS",
+    "MLCAT",
+    "MMA",
     "NMSE",
     "PGDAT",
     "RAT",
     "RPAT",
+    "SCORE",
+    "SOVR",
+    "STAT",
+    "TE",
     "TRADES",
+    "UIAT",
     "WRAPPERS",
     "AttackedObjective",
     "Consistency",
     "Distillation",
-    "EWAT",
-    "SOVR",
-    "MLCAT",
-    "HAT",
-    "SCORE",
     "Mix",
     "RPATpp",
     "ReBAT",

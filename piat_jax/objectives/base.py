@@ -218,7 +218,10 @@ class AttackedObjective(_Shared):
         return make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")
 
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
-        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with."""
+        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with.
+
+        What a wrapper has in `context.attack` as `added_loss`, a loss like any other, is added to the attack's own.
+        """
         arguments = (self.logits_fn(variables), batch.images, batch.target)
         options = {
             **context.attack,
@@ -226,6 +229,9 @@ class AttackedObjective(_Shared):
             "key": named_key(context.key, "attack"),
             "indices": batch.indices,
         }
+        if (added := options.pop("added_loss", None)) is not None:
+            own = options.get("loss", getattr(self.attack, "options", {}).get("loss", losses.cross_entropy))
+            options["loss"] = lambda logits, labels: own(logits, labels) + added(logits, labels)
         if context.counting is None:
             return AdversarialBatch(batch, jax.lax.stop_gradient(self.attack(*arguments, **options)))
         images, *iterates = context.counting(self.attack)(*arguments, **options)
@@ -241,6 +247,16 @@ class Resources(Protocol):
 
     def teacher(self, field: str, folder: str) -> Variables:
         """Weights and statistics of the run in `folder`, which the config has under `field`."""
+        ...
+
+    @property
+    def examples(self) -> int:
+        """How many training examples there are, generated ones among them."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many classes they have."""
         ...
 
 

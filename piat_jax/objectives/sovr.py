@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.labels import probabilities
 from piat_jax.core.types import Array, Context, PyTree
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, wrapper
 
@@ -48,9 +49,10 @@ class SOVR(Wrapper):
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """The adversarial part inside, or the one-vs-the-rest loss."""
         terms = super().terms(outputs, objective_state, context)
-        logits, labels = outputs.logits["adversarial"], outputs.batch.clean.labels
-        switched = smallest(logit_margin(jax.lax.stop_gradient(logits), labels), self.share)
-        one_vs_rest = self.weight * one_vs_rest_loss(logits, labels)
+        logits = outputs.logits["adversarial"]
+        margins = logit_margin(jax.lax.stop_gradient(logits), outputs.batch.clean.labels)
+        switched = smallest(margins, self.share)
+        one_vs_rest = self.weight * one_vs_rest_loss(logits, outputs.target)
         metrics = {**terms.metrics, "switched": jnp.mean(switched.astype(jnp.float32))}
         return terms._replace(adversarial=jnp.where(switched, one_vs_rest, terms.adversarial), metrics=metrics)
 
@@ -62,8 +64,7 @@ def one_vs_rest_loss(logits: Array, target: Array) -> Array:
     2.0794
     """
     logits = logits.astype(jnp.float32)
-    if target.ndim == 1:
-        target = jax.nn.one_hot(target, logits.shape[-1])
+    target = probabilities(target, logits.shape[-1])
     return jnp.sum(target * jax.nn.softplus(-logits) + (1.0 - target) * jax.nn.softplus(logits), axis=-1)
 
 
