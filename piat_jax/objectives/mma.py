@@ -114,7 +114,7 @@ class MMA(Wrapper):
         direction = (adversarial.images - clean.images) / per_image(radius, clean.images)
         farthest = jnp.broadcast_to(1.05 * self.hinge * unit, radius.shape)
         eps = boundary(logits_fn, clean, direction, jnp.minimum(radius, farthest), farthest, self.searches)
-        eps = jnp.where(correct, eps, 0.0 * before)  # NaN for an index beyond the table
+        eps = jnp.where(correct, eps, 0.0)
         images = jax.lax.stop_gradient(along(clean.images, direction, eps))
         metrics = {**adversarial.metrics, "margin": jnp.mean(eps)}
         searched = jax.lax.stop_gradient(Searched(eps, ~correct | (eps < self.hinge * unit)))
