@@ -120,7 +120,7 @@ def logit_distance(logits: Array, other_logits: Array) -> Array:
 
 
 def learning_rate(context: Context, params: PyTree) -> Array:
-    """The run's learning rate at this step: how far a trial step goes from 0 on a gradient of length 1.
+    """The run's learning rate at this step: how far a trial step goes from 0 on a gradient, per unit of its length.
 
     Args:
       context: of a step of a run.
@@ -133,6 +133,8 @@ def learning_rate(context: Context, params: PyTree) -> Array:
         raise InputError("LBGAT takes the learning rate of the run's optimizer; set context.trial_step")
     zeros = jax.tree.map(jnp.zeros_like, params)
     leaves, structure = jax.tree.flatten(zeros)
-    first = leaves[0].ravel().at[0].set(1.0).reshape(leaves[0].shape)
-    unit = structure.unflatten([first, *leaves[1:]])
-    return -jax.tree.leaves(context.trial_step(unit, zeros, zeros))[0].ravel()[0]
+    # Short, so that an optimizer that clips gradients leaves it as it is.
+    length = 2.0**-10
+    first = leaves[0].ravel().at[0].set(length).reshape(leaves[0].shape)
+    gradient = structure.unflatten([first, *leaves[1:]])
+    return -jax.tree.leaves(context.trial_step(gradient, zeros, zeros))[0].ravel()[0] / length
