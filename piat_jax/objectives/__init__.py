@@ -49,6 +49,7 @@ from piat_jax.objectives.dafa import DAFA
 from piat_jax.objectives.mma import MMA
 from piat_jax.objectives.te import TE
 from piat_jax.objectives.adr import ADR
+from piat_jax.objectives.cure import CURE
 from piat_jax.objectives.lbgat import LBGAT
 
 # isort: on
@@ -60,6 +61,7 @@ __all__ = [
     "ARDPRM",
     "AWP",
     "CFA",
+    "CURE",
     "DAFA",
     "ECAS",
     "EWAT",

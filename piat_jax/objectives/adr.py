@@ -96,7 +96,7 @@ def annealed(ends: tuple[Array | float, ...], context: Context) -> Array:
     """
     first, last = ends
     steps = jnp.asarray(context.epochs, jnp.float32) * jnp.asarray(context.steps_per_epoch, jnp.float32)
-    done = jnp.clip(context.step / jnp.maximum(steps, 1.0), 0.0, 1.0)
+    done = jnp.clip(context.step.astype(jnp.float32) / jnp.maximum(steps, 1.0), 0.0, 1.0)
     return last + (first - last) * (1.0 + jnp.cos(jnp.pi * done)) / 2.0
 
 

@@ -98,6 +98,10 @@ class _Shared:
         """What the loss is told of each example: its class `[B]`, or the classes' probabilities `[B, K]`."""
         raise NotImplementedError
 
+    def differentiated(self, params: PyTree) -> PyTree:
+        """The weights that the loss is computed with; their values stay, and a method may change their gradient."""
+        raise NotImplementedError
+
     def loss(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> tuple[Array, Aux]:
@@ -107,6 +111,7 @@ class _Shared:
             raise InputError("the batch is in parts; take the gradient by objectives.loss_gradient, part by part")
         # Where crafting has forwarded in training mode, its statistics come first.
         model_state = model_state if batch.model_state is None else batch.model_state
+        params = self.differentiated(params)
         start, images, logits = Variables(params, model_state), self.inputs(batch), {}
         model: Model = self.model  # type: ignore[attr-defined]
         for kind in self.forwards:
@@ -212,6 +217,10 @@ class AttackedObjective(_Shared):
         if not self.label_smoothing:
             return batch.target
         return smoothed(batch.target, classes, self.label_smoothing, self.smoothing_over)
+
+    def differentiated(self, params: PyTree) -> PyTree:
+        """The weights themselves."""
+        return params
 
     def logits_fn(self, variables: Variables) -> LogitsFn:
         """What the attack sees of the model."""
@@ -373,6 +382,10 @@ class Wrapper(_Shared):
     def target_of(self, batch: Batch, classes: int) -> Array:
         """As inside."""
         return self.inner.target_of(batch, classes)
+
+    def differentiated(self, params: PyTree) -> PyTree:
+        """As inside."""
+        return self.inner.differentiated(params)
 
     def after_step(
         self, variables: Variables, objective_state: WrapperState, batch: AdversarialBatch, aux: Aux, context: Context

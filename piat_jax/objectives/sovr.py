@@ -85,4 +85,4 @@ def smallest(values: Array, share: Array | float) -> Array:
     [False, True, False, True]
     """
     rank = jnp.argsort(jnp.argsort(values, stable=True), stable=True)
-    return rank < jnp.round(jnp.asarray(share, jnp.float32) * values.shape[0])
+    return rank < jnp.round(jnp.asarray(share, jnp.float32) * values.shape[0]).astype(rank.dtype)

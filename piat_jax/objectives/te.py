@@ -88,7 +88,7 @@ class TE(Wrapper):
         """W of this epoch."""
         epochs = jnp.asarray(context.epochs, jnp.float32)
         begin, end = self.start * epochs, self.full * epochs
-        left = jnp.clip((end - context.epoch) / jnp.maximum(end - begin, 1e-6), 0.0, 1.0)
+        left = jnp.clip((end - context.epoch.astype(jnp.float32)) / jnp.maximum(end - begin, 1e-6), 0.0, 1.0)
         return jnp.where(reached(self.start, context), self.weight * jnp.exp(-5.0 * left**2), 0.0)
 
     def perturb(

@@ -91,6 +91,7 @@ OTHER = {
     "hat.standard": ["other"],
     "lbgat.guide": ["small_resnet"],
     "mlcat.variant": ["ls"],
+    "te.full": [0.9],
 }
 # Of every run here: four epochs in which rates and averages differ, three steps each.
 RUN = {"epochs": 4, "batch_size": 8, "optimizer.lr_epochs": (0.0, 1.0, 2.0, 3.0, 4.0)}

@@ -30,9 +30,7 @@ from tests.objectives.stub import (
 
 AVERAGE = Variables({"w": PARAMS["w"][:, ::-1] / 3, "scale": jnp.array([0.6, 1.2])}, {"mean": jnp.array([0.2, 0.4])})
 AVERAGED = WrapperState(AVERAGE, ())
-OF_AVERAGE = logits(
-    IMAGES, np.asarray(AVERAGE.params["w"], np.float64), train=False, mean=[0.2, 0.4], scale=[0.6, 1.2]
-)
+OF_AVERAGE = logits(IMAGES, np.asarray(AVERAGE.params["w"], np.float64), train=False, mean=[0.2, 0.4], scale=[0.6, 1.2])
 ONE_HOT = np.eye(3)[Y]
 
 

@@ -73,7 +73,9 @@ def radii(logits_fn, images, labels, *, key, indices=None, eps=0.1, step_size=0.
     return images + jnp.stack([eps, step_size], axis=-1).reshape(-1, 1, 2, 1)
 
 
-@pytest.mark.parametrize(("method", "set_outside"), [(PGDAT, {}), (TRADES, {}), (PGDAT, {"eps": 0.2, "step_size": 0.3})])
+@pytest.mark.parametrize(
+    ("method", "set_outside"), [(PGDAT, {}), (TRADES, {}), (PGDAT, {"eps": 0.2, "step_size": 0.3})]
+)
 def test_each_class_has_its_own_radius_and_steps(method, set_outside):
     objective = DAFA(make(method, attack=radii), eps=0.08)
     context = CONTEXT.with_attack(**set_outside)
@@ -88,9 +90,7 @@ def after(objective, state, epoch, epochs=4):
     context = CONTEXT._replace(epoch=jnp.int32(epoch), epochs=jnp.int32(epochs))
     logits = jnp.asarray(ZA, jnp.float32)
     aux = Aux(STATE, {}, {"clean": 0 * logits, "adversarial": logits * (1 + epoch)})
-    return objective.after_epoch(
-        objective.after_step(Variables(PARAMS, STATE), state, BATCH, aux, context), context
-    )
+    return objective.after_epoch(objective.after_step(Variables(PARAMS, STATE), state, BATCH, aux, context), context)
 
 
 def test_weights_are_those_of_the_last_epoch_before_the_start_and_stay():

@@ -37,7 +37,7 @@ STACKS = (
     "standard", "pgd_at", "alp+awp+seat", "nmse+rpat+fawa", "mart+consistency+rpat", "mart+fat", "gairat", "cfa",
     "trades+cfa", "trades+las", "awp+las", "awp+ecas", "trades+awp+rat", "rebat", "rpatpp", "ard_prm", "mix", "kd+swa",
     "trades+rpat+mail+awp+ecas+ema", "score+mlcat", "ikl+ewat", "stat+sovr", "hat", "uiat", "dafa", "mma", "trades+te",
-    "te+adr", "lbgat",
+    "te+adr", "cure", "lbgat",
 )  # fmt: skip
 KEY = jax.random.key(5)
 

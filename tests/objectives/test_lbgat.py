@@ -13,7 +13,7 @@ from piat_jax.objectives import AWP, LBGAT, PGDAT, TRADES
 from piat_jax.objectives.base import WrapperState
 from piat_jax.objectives.lbgat import Guide, learning_rate
 from piat_jax.training import init_state, sgd, train_step
-from tests.objectives.numeric import check, divergence, logits, slope
+from tests.objectives.numeric import check, divergence, slope
 from tests.objectives.stub import (
     CLEAN,
     CONTEXT,
@@ -150,7 +150,9 @@ def test_gradients_are_finite_at_no_and_at_saturated_logits(scale):
     assert np.isfinite(value(lbgat(), params, BATCH)[0])
     assert np.all(np.isfinite(gradient(lbgat(), params, BATCH)[0]["w"]))
     kernel = {"kernel": scale * jnp.sign(jnp.asarray(KERNEL, jnp.float32))}
-    state = WrapperState(Guide(kernel, {"mean": jnp.zeros(2), "seen": jnp.zeros(())}, {"kernel": jnp.zeros((2, 3))}), ())
+    state = WrapperState(
+        Guide(kernel, {"mean": jnp.zeros(2), "seen": jnp.zeros(())}, {"kernel": jnp.zeros((2, 3))}), ()
+    )
     assert np.all(np.isfinite(after(lbgat(), state).own.params["kernel"]))
 
 
