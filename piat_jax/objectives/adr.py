@@ -101,7 +101,7 @@ def annealed(ends: tuple[Array | float, ...], context: Context) -> Array:
 
 
 def rectified(logits: Array, labels: Array, temperature: Array | float, share: Array | float) -> Array:
-    """`l p + (1 - l) y` with `p = softmax(logits / temperature)`, `l = clip(share - (max_k p_k - p_y), 0, 1)`: `[B, K]`.
+    """`l p + (1 - l) y`, `[B, K]`, with `p = softmax(logits / temperature)`, `l = clip(share - max_k p_k + p_y, 0, 1)`.
 
     >>> rectified(jnp.zeros((1, 2)), jnp.array([0]), 1.0, 0.5).tolist()
     [[0.75, 0.25]]

@@ -41,7 +41,7 @@ class OfAverage(NamedTuple):
     paper="Gowda et al. (2024), arXiv:2401.14948",
 )
 class CURE(Wrapper):
-    """CURE around any method, with L_i its loss of an example:
+    """CURE around any method: its loss L_i, a clean one, and what draws the model to the average of its weights.
 
         mean_i [ clean_weight CE(z_i, y_i) + robust_weight L_i + consistency ( KL(q_i || p_i) + KL(q'_i || p'_i) ) ]
 

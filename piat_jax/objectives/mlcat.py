@@ -110,7 +110,7 @@ class SmallLosses(Wrapper):
 
 
 def moved(params: PyTree, direction: PyTree, gamma: Array | float) -> PyTree:
-    """The weights plus `gamma |w| d / |d|`, both norms over all kernels together; kernels alone move, none where d is 0.
+    """The weights plus `gamma |w| d / |d|`, norms over all kernels together; kernels alone move, none where d is 0.
 
     >>> moved({"k": jnp.array([[3.0, 4.0]])}, {"k": jnp.array([[0.0, 2.0]])}, 0.1)["k"].tolist()
     [[3.0, 4.5]]

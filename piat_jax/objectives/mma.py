@@ -52,8 +52,8 @@ class MMA(Wrapper):
         does. Its label smoothing reaches both cross-entropies.
       examples: N, how many training examples there are; indices beyond are a loss of NaN. A config counts them itself.
       eps: the unit of radii, the attack's eps; a radius that a wrapper outside sets takes its place.
-      hinge: how far an example's boundary is pushed, 4 times eps, which is 32/255 (MMA-32); 12/8 and 20/8 are MMA-12 and
-        MMA-20. In L2 the paper has 1, 2 and 3 with an eps of 1.
+      hinge: how far an example's boundary is pushed, 4 times eps, which is 32/255 (MMA-32); 12/8 and 20/8 are MMA-12
+        and MMA-20. In L2 the paper has 1, 2 and 3 with an eps of 1.
       least: the smallest radius that is attacked, 0.005 of the pixels, 0.16 times 8/255; 0.5 in L2.
       reach: 2.5.
       searches: bisections, 10.

@@ -19,20 +19,21 @@ from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 class SCORE(AttackedObjective):
     """SCORE: minimise `mean_i [ |p_i - y_i|^2 + beta max(|p'_i - p_i|^2 - clip, 0) ]`, sums over classes.
 
-    y is the label's one-hot vector, smoothed by `label_smoothing`; the attack maximises `|p' - p|^2`. Gradients flow through both p and p'.
+    y is the label's one-hot vector, smoothed by `label_smoothing`; the attack maximises `|p' - p|^2`. Gradients flow
+    through both p and p'.
 
     Train-mode forwards: x, x'.
 
     Attributes:
       beta: 4 in its README's example with generated data, 3 for the models that were released.
-      clip: how far p' may be from p at no cost, 0; the paper's "clipped" loss on CIFAR-10 has others.
+      clip: how far p' may be from p at no cost, 0; the paper's "clipped" loss has others.
       attack: needs a start off the images, as at x itself the distance has no gradient; the code's is uniform in the
         ball, and configs take it. It is called with `loss=`, so it must take one, as `pgd` does.
-      model, attack_batch_norm, label_smoothing, smoothing_over: as in `AttackedObjective`. The code attacks with batch statistics that it does not keep,
-        which is "train".
+      model, attack_batch_norm, label_smoothing, smoothing_over: as in `AttackedObjective`. The code attacks with batch
+        statistics that it does not keep, which is "train".
 
-    Source: Pang et al. (2022), arXiv:2202.10103, and its code with generated data, whose README sets the label smoothing to 0.
-    Its code without such data forwards x' first and subtracts a bound from the whole loss as well.
+    Source: Pang et al. (2022), arXiv:2202.10103, and its code with generated data, whose README sets the label
+    smoothing to 0. Its code without such data forwards x' first and subtracts a bound from the whole loss as well.
     """
 
     beta: float = 4.0

@@ -43,9 +43,9 @@ def slope(loss, w=W, step=1e-6):
 
 
 def check(objective, loss, batch=CURVED, state=None, context=None, rtol=1e-3):
-    """The objective's loss and gradient by the stub's kernel against those of `loss(clean, adversarial)`, logits [B, K].
+    """The objective's loss and its gradient by the stub's kernel against those of `loss(clean, adversarial, kernel)`.
 
-    `loss` may take a third argument, the kernel.
+    `clean` and `adversarial` are the logits `[B, K]`.
     """
     more = {} if context is None else {"context": context}
     state = state_of(objective) if state is None else state

@@ -39,7 +39,7 @@ def test_loss_and_gradient(weight):
 
 
 def shown(logits_fn, images, labels, *, key, indices=None, loss=losses.cross_entropy, eps=0.1, patience=None):
-    """An attack whose images are their loss away; of the first call, under cross-entropy, that is the adversarial one."""
+    """An attack that adds to each image what its loss is a little aside."""
     return images + 0.01 * loss(logits_fn(images + 0.05), labels).reshape(-1, 1, 1, 1)
 
 
