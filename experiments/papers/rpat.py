@@ -99,7 +99,7 @@ KNOWN = {
     "MMA": Row("MMA", "mma", note="MMA-32"),
     "EWAT": Row("EWAT", "ewat", note="by its abstract alone"),
     "TE": Row("TE", "te"),
-    "SOVR": Row("SOVR", "sovr", note="its two constants are not the paper's"),
+    "SOVR": Row("SOVR", "sovr", note="its two constants are not checked against the paper"),
     "ADR": Row("ADR", "adr"),
     "CURE": Row("CURE", "cure", note="from fresh weights, where its code starts from a standard network's"),
 }
