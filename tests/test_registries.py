@@ -46,7 +46,7 @@ def test_they_are_listed_in_the_order_in_which_they_are_read():
     assert " ".join(METHODS) == "standard pgd_at alp trades mart nmse score ikl stat"
     assert " ".join(WRAPPERS) == (
         "mail gairat fat cfa rat consistency awp rpat rebat rpatpp kd ecas las ard_prm mix "
-        "ewat sovr mlcat hat uiat dafa mma te adr cure lbgat"
+        "ewat sovr mlcat hat uiat dafa mma te adr cure lbgat generalist"
     )
     assert " ".join([*AVERAGES, *INTERPOLATIONS]) == "ema seat swa fawa piat"
     assert " ".join(MODELS) == (

@@ -51,6 +51,7 @@ from piat_jax.objectives.te import TE
 from piat_jax.objectives.adr import ADR
 from piat_jax.objectives.cure import CURE
 from piat_jax.objectives.lbgat import LBGAT
+from piat_jax.objectives.generalist import Generalist
 
 # isort: on
 from piat_jax.objectives.parts import loss_gradient
@@ -90,6 +91,7 @@ __all__ = [
     "AttackedObjective",
     "Consistency",
     "Distillation",
+    "Generalist",
     "Mix",
     "RPATpp",
     "ReBAT",

@@ -201,6 +201,10 @@ class AttackedObjective(_Shared):
         """No state, no change."""
         return objective_state
 
+    def next_variables(self, variables: Variables, objective_state: PyTree, context: Context) -> Variables:
+        """The trained weights."""
+        return variables
+
     def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
         """No state, no change."""
         return objective_state
@@ -393,6 +397,10 @@ class Wrapper(_Shared):
         """The state inside after the step; the own one as it was."""
         inner = self.inner.after_step(variables, objective_state.inner, batch, aux, context)
         return objective_state._replace(inner=inner)
+
+    def next_variables(self, variables: Variables, objective_state: WrapperState, context: Context) -> Variables:
+        """As inside."""
+        return self.inner.next_variables(variables, objective_state.inner, context)
 
     def after_epoch(self, objective_state: WrapperState, context: Context) -> WrapperState:
         """The state inside after the epoch; the own one as it was."""

@@ -1,7 +1,7 @@
 """Learnable boundary guided adversarial training (Cui et al., 2021)."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,8 @@ from piat_jax import losses
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Resources, Terms, Wrapper, WrapperState, static, wrapper
+from piat_jax.objectives.learner import Learner, learned, learner, learning_rate
 from piat_jax.objectives.trades import TRADES
-
-
-class Guide(NamedTuple):
-    """The network that learns the clean images, and the momentum of its SGD."""
-
-    params: PyTree
-    model_state: PyTree
-    momentum: PyTree
 
 
 @wrapper(
@@ -68,10 +61,9 @@ class LBGAT(Wrapper):
                 "put it directly around TRADES, and all else outside"
             )
 
-    def init_own(self, variables: Variables, images: Array, *, key: Array) -> Guide:
+    def init_own(self, variables: Variables, images: Array, *, key: Array) -> Learner:
         """Fresh weights and statistics."""
-        params, model_state = self.guide.init(key, images)
-        return Guide(params, model_state, jax.tree.map(jnp.zeros_like, params))
+        return learner(self.guide.init(key, images))
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
@@ -102,12 +94,8 @@ class LBGAT(Wrapper):
             return jnp.mean(distance + losses.cross_entropy(logits, target)), model_state
 
         gradient, model_state = jax.grad(loss, has_aux=True)(own.params)
-        rate = learning_rate(context, variables.params)
-        momentum = jax.tree.map(
-            lambda v, g, w: self.momentum * v + g + self.weight_decay * w, own.momentum, gradient, own.params
-        )
-        params = jax.tree.map(lambda w, v: w - rate * v, own.params, momentum)
-        return state._replace(own=Guide(params, model_state, momentum))
+        rate = learning_rate("LBGAT", context, variables.params)
+        return state._replace(own=learned(own, gradient, model_state, rate, self.momentum, self.weight_decay))
 
 
 def logit_distance(logits: Array, other_logits: Array) -> Array:
@@ -117,24 +105,3 @@ def logit_distance(logits: Array, other_logits: Array) -> Array:
     [2.5]
     """
     return losses.squared_distance(logits, other_logits) / logits.shape[-1]
-
-
-def learning_rate(context: Context, params: PyTree) -> Array:
-    """The run's learning rate at this step: how far a trial step goes from 0 on a gradient, per unit of its length.
-
-    Args:
-      context: of a step of a run.
-      params: the shape of its weights.
-
-    Raises:
-      InputError: there is no optimizer.
-    """
-    if context.trial_step is None:
-        raise InputError("LBGAT takes the learning rate of the run's optimizer; set context.trial_step")
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    leaves, structure = jax.tree.flatten(zeros)
-    # Short, so that an optimizer that clips gradients leaves it as it is.
-    length = 2.0**-10
-    first = leaves[0].ravel().at[0].set(length).reshape(leaves[0].shape)
-    gradient = structure.unflatten([first, *leaves[1:]])
-    return -jax.tree.leaves(context.trial_step(gradient, zeros, zeros))[0].ravel()[0] / length

@@ -37,7 +37,7 @@ STACKS = (
     "standard", "pgd_at", "alp+awp+seat", "nmse+rpat+fawa", "mart+consistency+rpat", "mart+fat", "gairat", "cfa",
     "trades+cfa", "trades+las", "awp+las", "awp+ecas", "trades+awp+rat", "rebat", "rpatpp", "ard_prm", "mix", "kd+swa",
     "trades+rpat+mail+awp+ecas+ema", "score+mlcat", "ikl+ewat", "stat+sovr", "hat", "uiat", "dafa", "mma", "trades+te",
-    "te+adr", "cure", "lbgat",
+    "te+adr", "cure", "lbgat", "trades+generalist",
 )  # fmt: skip
 KEY = jax.random.key(5)
 
@@ -62,6 +62,8 @@ def read(method, teacher, **more):
         fields |= {"hat.standard": str(teacher)}
     if "lbgat" in parts:
         fields |= {"lbgat.guide": "mlp"}
+    if "generalist" in parts:
+        fields |= {"generalist.every": "1"}
     if "las" in parts:
         fields |= {"las.strategy": "mlp", "las.interval": "2", "las.step_counts": "1,2"}
     # What begins late begins in the second epoch.

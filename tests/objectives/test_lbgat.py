@@ -11,7 +11,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.types import AdversarialBatch, Aux, Variables
 from piat_jax.objectives import AWP, LBGAT, PGDAT, TRADES
 from piat_jax.objectives.base import WrapperState
-from piat_jax.objectives.lbgat import Guide, learning_rate
+from piat_jax.objectives.learner import Learner, learning_rate
 from piat_jax.training import init_state, sgd, train_step
 from tests.objectives.numeric import check, divergence, slope
 from tests.objectives.stub import (
@@ -107,7 +107,7 @@ def test_the_guide_takes_two_steps_of_sgd(smoothing):
 
 
 def test_the_learning_rate_is_that_of_the_runs_optimizer():
-    np.testing.assert_allclose(learning_rate(CONTEXT, PARAMS), RATE, rtol=1e-6)
+    np.testing.assert_allclose(learning_rate("LBGAT", CONTEXT, PARAMS), RATE, rtol=1e-6)
     schedule = optax.piecewise_constant_schedule(0.2, {1: 0.5})
     optimizer = sgd(schedule, momentum=0.9, weight_decay=0.1, max_norm=0.1)
     objective = LBGAT(make(TRADES, clean_forwards=1), guide=Small(), momentum=0.0, weight_decay=0.0)
@@ -120,7 +120,7 @@ def test_the_learning_rate_is_that_of_the_runs_optimizer():
     for (before, own), rate in zip(kernels, (0.2, 0.1)):
         np.testing.assert_allclose(before - rate * own.momentum["kernel"], own.params["kernel"], rtol=1e-5)
     with pytest.raises(InputError, match=r"LBGAT takes the learning rate of the run's optimizer; set context\.trial"):
-        learning_rate(CONTEXT._replace(trial_step=None), PARAMS)
+        learning_rate("LBGAT", CONTEXT._replace(trial_step=None), PARAMS)
 
 
 def test_the_guide_is_not_differentiated_by_the_models_loss():
@@ -151,7 +151,7 @@ def test_gradients_are_finite_at_no_and_at_saturated_logits(scale):
     assert np.all(np.isfinite(gradient(lbgat(), params, BATCH)[0]["w"]))
     kernel = {"kernel": scale * jnp.sign(jnp.asarray(KERNEL, jnp.float32))}
     state = WrapperState(
-        Guide(kernel, {"mean": jnp.zeros(2), "seen": jnp.zeros(())}, {"kernel": jnp.zeros((2, 3))}), ()
+        Learner(kernel, {"mean": jnp.zeros(2), "seen": jnp.zeros(())}, {"kernel": jnp.zeros((2, 3))}), ()
     )
     assert np.all(np.isfinite(after(lbgat(), state).own.params["kernel"]))
 
