@@ -52,8 +52,8 @@ class Generalist(Wrapper):
       momentum, weight_decay: of the natural learner's SGD: 0.9 and 5e-4; the robust one's decay there is 3.5e-3.
 
     Source: Wang & Wang (2023), arXiv:2303.13813, and its code, whose constants these are. The paper has learners start
-    from m at intervals; in the code, which is followed here, that is every step of such an epoch. The code keeps the best
-    of the epochs with 88% clean accuracy or more; here it is chosen as in any run.
+    from m at intervals; in the code, which is followed here, that is every step of such an epoch. Its best epoch is
+    one of those with 88% clean accuracy or more; here it is chosen as in any run.
     """
 
     last_share: float = 0.4
