@@ -88,17 +88,17 @@ def train_step(
     # From w to w + update, with both taken at the perturbed weights: what was added to w does not stay in it.
     updates, opt_state = optimizer.update(gradient, state.opt_state, weights)
     variables = Variables(optax.apply_updates(state.params, updates), aux.model_state)
-    objective_state = objective.after_step(variables, state.objective_state, adversarial, aux, context)
-    if (following := getattr(objective, "next_variables", None)) is not None:
-        variables = following(variables, objective_state, context)
     state = dataclasses.replace(
         state,
         step=state.step + 1,
         params=variables.params,
         model_state=variables.model_state,
         opt_state=opt_state,
-        objective_state=objective_state,
+        objective_state=objective.after_step(variables, state.objective_state, adversarial, aux, context),
     )
+    if (following := getattr(objective, "next_variables", None)) is not None:
+        params, model_state = following(variables, state.objective_state, context)
+        state = dataclasses.replace(state, params=params, model_state=model_state)
     return state, {**aux.metrics, FINITE: _all_finite((gradient, state))}
 
 
