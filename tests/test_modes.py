@@ -102,10 +102,16 @@ def test_every_word_of_a_key_counts():
 
 
 STACKS = [(name,) for name in METHODS] + [
-    ("trades" if name in ("rat", "rpat") else "pgd_at", name)
+    ("trades" if name == "rpat" else WRAPPERS[name].default_inner, name)
     for name in WRAPPERS
-    if name not in ("kd", "las", "ard_prm")
+    if name not in ("kd", "hat", "las", "ard_prm")
 ]
+# What has no default.
+REQUIRED = {
+    "mma": {"examples": len(IMAGES)},
+    "te": {"examples": len(IMAGES)},
+    "lbgat": {"guide": models.create("mlp", num_classes=3, hidden=(5,))},
+}
 
 
 def step_of(objective, optimizer, hooks, key):
@@ -145,7 +151,7 @@ def test_a_step_of_each_method_keeps_its_dtypes(stack, mode):
             model=models.create("mlp", num_classes=3, hidden=(4,)), attack=bind(pgd, steps=2, start="normal")
         )
         for name in stack[1:]:
-            objective = WRAPPERS[name](objective)
+            objective = WRAPPERS[name](objective, **REQUIRED.get(name, {}))
         step = step_of(objective, optimizer(), (), jax.random.key(0))
         state, after, metrics = jax.eval_shape(step, jnp.asarray(IMAGES), jnp.asarray(LABELS))
     assert types(state) == types(after)

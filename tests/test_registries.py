@@ -43,8 +43,11 @@ def test_everything_has_a_title_and_one_sentence(registry, name):
 
 
 def test_they_are_listed_in_the_order_in_which_they_are_read():
-    assert " ".join(METHODS) == "standard pgd_at alp trades mart nmse"
-    assert " ".join(WRAPPERS) == ("mail gairat fat cfa rat consistency awp rpat rebat rpatpp kd ecas las ard_prm mix")
+    assert " ".join(METHODS) == "standard pgd_at alp trades mart nmse score ikl stat"
+    assert " ".join(WRAPPERS) == (
+        "mail gairat fat cfa rat consistency awp rpat rebat rpatpp kd ecas las ard_prm mix "
+        "ewat sovr mlcat hat uiat dafa mma te adr cure lbgat generalist"
+    )
     assert " ".join([*AVERAGES, *INTERPOLATIONS]) == "ema seat swa fawa piat"
     assert " ".join(MODELS) == (
         "resnet18 resnet26 resnet50 preact_resnet18 preact_resnet18_v1 small_resnet wrn_28_10 wrn_32_10 wrn_34_10 "

@@ -164,7 +164,7 @@ def pgd(
 
     Source: Madry et al. (2018), arXiv:1706.06083; PIAT paper, Eq. 3 and Section V-A (K = 10, 8/255, 2/255). Early stop
     and noise: FAT, Zhang et al. (2020), arXiv:2002.11242; step budgets: LAS-AT, Jia et al. (2022), arXiv:2203.06616.
-    L1: SLIDE, Tramer & Boneh (2019), arXiv:1904.13000, with the exact projection of Croce & Hein (2021), arXiv:2103.01208.
+    L1: SLIDE, Tramer & Boneh (2019), arXiv:1904.13000, with Croce & Hein's (2021, arXiv:2103.01208) exact projection.
 
     >>> weights = jnp.array([1.0, -2.0])
     >>> logits_fn = lambda x: jnp.stack([x.reshape(-1, 2) @ weights, jnp.zeros(x.shape[0])], axis=1)

@@ -113,7 +113,8 @@ class Aux(NamedTuple):
 class Objective(Protocol):
     """One adversarial-training method. Holds its model, attack and weights; carries no arrays that change.
 
-    `objectives.AttackedObjective` has all of it but `terms`.
+    `objectives.AttackedObjective` has all of it but `terms`. One that also has `next_variables(variables,
+    objective_state, context)` gives the variables that the next step starts from, once `after_step` has seen this one.
     """
 
     @property

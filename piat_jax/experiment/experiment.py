@@ -18,6 +18,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded
+from piat_jax.core.forward import num_classes
 from piat_jax.core.nested import leaves
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, Model, Variables
@@ -148,7 +149,7 @@ class Experiment:
         return bound
 
     def build_objective(
-        self, net: Model, image_shape: Sequence[int] = (), *, attack: Attack | None = None
+        self, net: Model, image_shape: Sequence[int] = (), *, attack: Attack | None = None, examples: int = 1
     ) -> AttackedObjective | Wrapper:
         """The method around a network and an attack.
 
@@ -156,13 +157,14 @@ class Experiment:
           net: the network.
           image_shape: `(H, W, C)`; without it no teacher's weights are loaded.
           attack: in place of the training attack.
+          examples: how many training examples there are, generated ones among them, for what is remembered of each.
         """
         built: AttackedObjective | Wrapper = METHODS[self.method.base](
             model=net, attack=attack or self.build_attack(), **self.objective
         )
         for name, fields in self.wrappers.items():
             try:
-                built = WRAPPERS[name].from_fields(built, fields, _Resources(self, name, net, image_shape))
+                built = WRAPPERS[name].from_fields(built, fields, _Resources(self, name, net, image_shape, examples))
             except InputError as error:
                 of_field = str(error).partition("=")[0] in fields
                 raise InputError(f"{name}{'.' if of_field else ': '}{error}") from error
@@ -272,6 +274,12 @@ class _Resources:
     group: str
     net: Model
     image_shape: Sequence[int]
+    examples: int
+
+    @property
+    def classes(self) -> int:
+        """As many as the model has outputs; without the shape of images, 2."""
+        return num_classes(self.net, self._like(), self._images()) if self.image_shape else 2
 
     def network(self, name: str, num_classes: int) -> Model:
         """A network; the model's own options are used if it is of the same kind."""
@@ -289,9 +297,14 @@ class _Resources:
             raise InputError(f"{where}={folder!r} has no best checkpoint; give the folder of a finished run")
         if not self.image_shape:
             return Variables({}, {})
-        like = jax.eval_shape(self.net.init, jax.random.key(0), jnp.zeros((1, *self.image_shape)))
         # As fresh arrays: one bound to a device would bind the state in the first epoch, and the second compile anew.
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), saved.load_variables("best", like))
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), saved.load_variables("best", self._like()))
+
+    def _images(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+
+    def _like(self) -> Variables:
+        return jax.eval_shape(self.net.init, jax.random.key(0), self._images())
 
 
 def try_attack(bound: Bound) -> None:

@@ -174,7 +174,8 @@ def _set_up(
         on_first(functools.partial(run.check_data, described))
     net = experiment.build_model(data.num_classes)
     image_shape = training_split.images.shape[1:]
-    objective = experiment.build_objective(net, image_shape)
+    count = len(training_split.labels) + (len(extra.labels) if extra else 0)
+    objective = experiment.build_objective(net, image_shape, examples=count)
     recipe = experiment.build_recipe(len(training_split.labels), net=net, image_shape=image_shape)
     key = jax.random.key(experiment.seed)
 

@@ -24,6 +24,9 @@ from piat_jax.objectives.trades import TRADES
 from piat_jax.objectives.mart import MART
 from piat_jax.objectives.nmse import NMSE
 from piat_jax.objectives.free import FreeAT
+from piat_jax.objectives.score import SCORE
+from piat_jax.objectives.ikl import IKL
+from piat_jax.objectives.stat import STAT
 from piat_jax.objectives.mail import MAIL
 from piat_jax.objectives.gairat import GAIRAT
 from piat_jax.objectives.fat import FAT
@@ -39,32 +42,59 @@ from piat_jax.objectives.ecas import ECAS
 from piat_jax.objectives.las import LAS
 from piat_jax.objectives.ard_prm import ARDPRM
 from piat_jax.objectives.mixup_cutmix import Mix
+from piat_jax.objectives.ewat import EWAT
+from piat_jax.objectives.sovr import SOVR
+from piat_jax.objectives.mlcat import MLCAT
+from piat_jax.objectives.hat import HAT
+from piat_jax.objectives.uiat import UIAT
+from piat_jax.objectives.dafa import DAFA
+from piat_jax.objectives.mma import MMA
+from piat_jax.objectives.te import TE
+from piat_jax.objectives.adr import ADR
+from piat_jax.objectives.cure import CURE
+from piat_jax.objectives.lbgat import LBGAT
+from piat_jax.objectives.generalist import Generalist
 
 # isort: on
 from piat_jax.objectives.parts import loss_gradient
 
 __all__ = [
+    "ADR",
     "ALP",
     "ARDPRM",
     "AWP",
     "CFA",
+    "CURE",
+    "DAFA",
     "ECAS",
+    "EWAT",
     "FAT",
     "GAIRAT",
+    "HAT",
+    "IKL",
     "LAS",
+    "LBGAT",
     "MAIL",
     "MART",
     "METHODS",
+    "MLCAT",
+    "MMA",
     "NMSE",
     "PGDAT",
     "RAT",
     "RPAT",
+    "SCORE",
+    "SOVR",
+    "STAT",
+    "TE",
     "TRADES",
+    "UIAT",
     "WRAPPERS",
     "AttackedObjective",
     "Consistency",
     "Distillation",
     "FreeAT",
+    "Generalist",
     "GradAlign",
     "Mix",
     "RPATpp",

@@ -98,6 +98,10 @@ class _Shared:
         """What the loss is told of each example: its class `[B]`, or the classes' probabilities `[B, K]`."""
         raise NotImplementedError
 
+    def differentiated(self, params: PyTree) -> PyTree:
+        """The weights that the loss is computed with; their values stay, and a method may change their gradient."""
+        raise NotImplementedError
+
     def loss(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> tuple[Array, Aux]:
@@ -107,6 +111,7 @@ class _Shared:
             raise InputError("the batch is in parts; take the gradient by objectives.loss_gradient, part by part")
         # Where crafting has forwarded in training mode, its statistics come first.
         model_state = model_state if batch.model_state is None else batch.model_state
+        params = self.differentiated(params)
         start, images, logits = Variables(params, model_state), self.inputs(batch), {}
         model: Model = self.model  # type: ignore[attr-defined]
         for kind in self.forwards:
@@ -196,6 +201,10 @@ class AttackedObjective(_Shared):
         """No state, no change."""
         return objective_state
 
+    def next_variables(self, variables: Variables, objective_state: PyTree, context: Context) -> Variables:
+        """The trained weights."""
+        return variables
+
     def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
         """No state, no change."""
         return objective_state
@@ -213,12 +222,19 @@ class AttackedObjective(_Shared):
             return batch.target
         return smoothed(batch.target, classes, self.label_smoothing, self.smoothing_over)
 
+    def differentiated(self, params: PyTree) -> PyTree:
+        """The weights themselves."""
+        return params
+
     def logits_fn(self, variables: Variables) -> LogitsFn:
         """What the attack sees of the model."""
         return make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")
 
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
-        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with."""
+        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with.
+
+        What a wrapper has in `context.attack` as `added_loss`, a loss like any other, is added to the attack's own.
+        """
         arguments = (self.logits_fn(variables), batch.images, batch.target)
         options = {
             **context.attack,
@@ -226,6 +242,9 @@ class AttackedObjective(_Shared):
             "key": named_key(context.key, "attack"),
             "indices": batch.indices,
         }
+        if (added := options.pop("added_loss", None)) is not None:
+            own = options.get("loss", getattr(self.attack, "options", {}).get("loss", losses.cross_entropy))
+            options["loss"] = lambda logits, labels: own(logits, labels) + added(logits, labels)
         if context.counting is None:
             return AdversarialBatch(batch, jax.lax.stop_gradient(self.attack(*arguments, **options)))
         images, *iterates = context.counting(self.attack)(*arguments, **options)
@@ -241,6 +260,16 @@ class Resources(Protocol):
 
     def teacher(self, field: str, folder: str) -> Variables:
         """Weights and statistics of the run in `folder`, which the config has under `field`."""
+        ...
+
+    @property
+    def examples(self) -> int:
+        """How many training examples there are, generated ones among them."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many classes they have."""
         ...
 
 
@@ -363,12 +392,20 @@ class Wrapper(_Shared):
         """As inside."""
         return self.inner.target_of(batch, classes)
 
+    def differentiated(self, params: PyTree) -> PyTree:
+        """As inside."""
+        return self.inner.differentiated(params)
+
     def after_step(
         self, variables: Variables, objective_state: WrapperState, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
         """The state inside after the step; the own one as it was."""
         inner = self.inner.after_step(variables, objective_state.inner, batch, aux, context)
         return objective_state._replace(inner=inner)
+
+    def next_variables(self, variables: Variables, objective_state: WrapperState, context: Context) -> Variables:
+        """As inside."""
+        return self.inner.next_variables(variables, objective_state.inner, context)
 
     def after_epoch(self, objective_state: WrapperState, context: Context) -> WrapperState:
         """The state inside after the epoch; the own one as it was."""

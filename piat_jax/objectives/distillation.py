@@ -64,7 +64,7 @@ class Distillation(Wrapper):
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> tuple[()]:
         """No state; the teachers are compared with the model."""
         for name in ("standard", "robust"):
-            _check_teacher(name, getattr(self, name), variables)
+            check_teacher(name, getattr(self, name), variables)
         return ()
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
@@ -97,7 +97,7 @@ def distillation_loss(target_logits: Array, logits: Array, temperature: Array | 
     return -(temperature**2) * jnp.sum(target * log_p, axis=-1)
 
 
-def _check_teacher(name: str, teacher: Variables, variables: Variables) -> None:
+def check_teacher(name: str, teacher: Variables, variables: Variables) -> None:
     """Raise InputError unless the teacher has the model's leaves, in name and shape; the message names the first."""
     theirs, ours = leaf_shapes(teacher), leaf_shapes(variables)
     for path in ours | theirs:

@@ -117,7 +117,7 @@ def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platf
     mesh = data_mesh(experiment.batch_size, devices)
     with compiling_for(platform):
         net = experiment.build_model(sizes.classes)
-        objective = experiment.build_objective(net, sizes.image_shape)
+        objective = experiment.build_objective(net, sizes.image_shape, examples=sizes.train + sizes.extra)
         recipe = experiment.build_recipe(sizes.train, net=net, image_shape=sizes.image_shape)._replace(mesh=mesh)
         whole = _state(experiment, objective, recipe, sizes)
     anchor, state = whole.anchor, dataclasses.replace(whole, anchor=None)  # as `run_epoch` does

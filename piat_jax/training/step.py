@@ -96,6 +96,9 @@ def train_step(
         opt_state=opt_state,
         objective_state=objective.after_step(variables, state.objective_state, adversarial, aux, context),
     )
+    if (following := getattr(objective, "next_variables", None)) is not None:
+        params, model_state = following(variables, state.objective_state, context)
+        state = dataclasses.replace(state, params=params, model_state=model_state)
     return state, {**aux.metrics, FINITE: _all_finite((gradient, state))}
 
 

@@ -72,16 +72,21 @@ def test_the_protocol_of_vision_transformers(name):
         read_config("configs/cifar10_resnet18.py:ard_prm", {"ard_prm.ard": "true"})
 
 
-@pytest.mark.parametrize("method", [*METHODS, "piat", *(name for name in WRAPPERS if name != "kd"), "swa", "fawa"])
+STARTS_NEAR = ("trades", "mart", "ikl", "stat", "mail", "rat", "dafa", "cure", "lbgat")
+
+
+@pytest.mark.parametrize(
+    "method", [*METHODS, "piat", *(name for name in WRAPPERS if name not in ("kd", "hat")), "swa", "fawa"]
+)
 @pytest.mark.parametrize("name", [*CONFIGS, "embedded", "embedded_512", "fashion_mnist", "cifar10_vit_b"])
 def test_every_config_takes_every_method(name, method):
     config = read_config(f"configs/{name}.py:{method}", {})
     assert config.method == parse_method(method)
-    assert config.attack.start == ("normal" if method in ("trades", "mart", "mail", "rat") else "uniform")
+    assert config.attack.start == ("normal" if method in STARTS_NEAR else "uniform")
     built = config.build_objective(config.build_model(10))
     if method in WRAPPERS:
         assert type(built) is WRAPPERS[method]
-        assert type(built.inner) is METHODS["trades" if method == "rat" else "pgd_at"]
+        assert type(built.inner) is METHODS[WRAPPERS[method].default_inner]
     else:
         assert type(built) is METHODS.get(method, PGDAT)
 

@@ -43,6 +43,7 @@ AROUND = {
     "optimizer.lr_unit": {"optimizer.lr_epochs": (0.0, 0.25, 0.5, 0.75, 1.0)},
     "objective.smoothing_over": {"objective.label_smoothing": 0.1},
     "kd.": {"kd.standard": "a", "kd.robust": "b"},
+    "hat.": {"hat.standard": "a"},
     "evaluation.attack_precision": {"evaluation.attacks": ("clean", "pgd20", "aa")},
 }
 # Values of text, and of what has to fit together; the first that is not the default is taken. Others are halved,
@@ -94,6 +95,10 @@ OTHER = {
     "average.threshold": [0.9],
     "kd.standard": ["other"],
     "kd.robust": ["other"],
+    "hat.standard": ["other"],
+    "lbgat.guide": ["small_resnet"],
+    "mlcat.variant": ["ls"],
+    "te.full": [0.9],
 }
 # Of every run here: four epochs in which rates and averages differ, three steps each.
 RUN = {"epochs": 4, "batch_size": 8, "optimizer.lr_epochs": (0.0, 1.0, 2.0, 3.0, 4.0)}

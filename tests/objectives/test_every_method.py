@@ -36,7 +36,8 @@ SMALL = {
 STACKS = (
     "standard", "pgd_at", "alp+awp+seat", "nmse+rpat+fawa", "mart+consistency+rpat", "mart+fat", "gairat", "cfa",
     "trades+cfa", "trades+las", "awp+las", "awp+ecas", "trades+awp+rat", "rebat", "rpatpp", "ard_prm", "mix", "kd+swa",
-    "trades+rpat+mail+awp+ecas+ema",
+    "trades+rpat+mail+awp+ecas+ema", "score+mlcat", "ikl+ewat", "stat+sovr", "hat", "uiat", "dafa", "mma", "trades+te",
+    "te+adr", "cure", "lbgat", "trades+generalist",
 )  # fmt: skip
 KEY = jax.random.key(5)
 
@@ -57,6 +58,12 @@ def read(method, teacher, **more):
     parts = method.split("+")
     if "kd" in parts:
         fields |= {"kd.standard": str(teacher), "kd.robust": str(teacher)}
+    if "hat" in parts:
+        fields |= {"hat.standard": str(teacher)}
+    if "lbgat" in parts:
+        fields |= {"lbgat.guide": "mlp"}
+    if "generalist" in parts:
+        fields |= {"generalist.every": "1"}
     if "las" in parts:
         fields |= {"las.strategy": "mlp", "las.interval": "2", "las.step_counts": "1,2"}
     # What begins late begins in the second epoch.
@@ -76,7 +83,7 @@ def test_trains_alone_and_with_piat_resumes_and_compiles_once(method, teacher, t
     for name in (method, f"{method}+piat"):
         config = read(name, teacher)
         net = config.build_model(3)
-        objective = config.build_objective(net, (4, 4, 1))
+        objective = config.build_objective(net, (4, 4, 1), examples=len(TRAIN.labels))
         # One optimizer object, as equal ones would not share a compilation.
         recipe = recipe or config.build_recipe(16)
         epoch_end = hooks.epoch_end(config, net, jnp.asarray(TRAIN.images), 3, TRAIN)
@@ -121,13 +128,13 @@ def _data(state):
 
 
 # How far beyond the attack's eps a method may go.
-FARTHEST = {"ecas": 12 / 8, "las": 15 / 8}
+FARTHEST = {"ecas": 12 / 8, "las": 15 / 8, "mma": 1.05 * 4}
 
 
 @pytest.mark.parametrize("method", [*METHODS, *WRAPPERS, "awp+ecas", "awp+las"])
 def test_crafting_in_l2_stays_in_the_ball_and_is_a_constant(method, teacher):
     config = read(method, teacher, **{"attack.norm": "l2", "attack.eps": "0.5", "attack.step_size": "0.2"})
-    objective = config.build_objective(config.build_model(3), (4, 4, 1))
+    objective = config.build_objective(config.build_model(3), (4, 4, 1), examples=16)
     size = objective.views
     images = jnp.tile(jnp.asarray(TRAIN.images[:4] / 255, jnp.float32), (size, 1, 1, 1))
     batch = Batch(images, jnp.tile(jnp.arange(4) % 3, size), jnp.arange(4 * size))
@@ -146,7 +153,8 @@ def test_crafting_in_l2_stays_in_the_ball_and_is_a_constant(method, teacher):
     lengths = np.linalg.norm(np.reshape(crafted - clean, (4 * size, -1)), axis=1)
     assert np.all(lengths <= 0.5 * FARTHEST.get(method, 1.0) + 1e-5)
     assert np.all((crafted >= 0) & (crafted <= 1))
-    assert np.any(lengths > 0.1) or method == "standard"
+    # MMA leaves misclassified examples alone, which these may all be.
+    assert np.any(lengths > 0.1) or method in ("standard", "mma")
 
 
 def test_everything_is_in_a_stack():

@@ -27,8 +27,8 @@ KEY = jax.random.key(2)
 RNG = np.random.default_rng(0)
 SMALL = {"model.name": "mlp", "batch_size": "12", "attack.steps": "2", "epochs": "4"}
 # Their examples see each other, so they are refused.
-COUPLED = {"gairat", "las", "rat"}
-MEANS = [name for name in (*METHODS, *WRAPPERS) if name not in COUPLED | {"kd"}]
+COUPLED = {"cure", "gairat", "las", "rat", "sovr"}
+MEANS = [name for name in (*METHODS, *WRAPPERS) if name not in COUPLED | {"kd", "hat"}]
 STACKS = ["trades+awp", "awp+ecas", "trades+cfa", "trades+mail", "mix+consistency", "consistency+rpat", "mix+awp"]
 
 
@@ -36,13 +36,15 @@ def method_of(name, **fields):
     fields = {**SMALL, **fields}
     if "las" in name:
         fields |= {"las.strategy": "mlp"}
+    if "lbgat" in name:
+        fields |= {"lbgat.guide": "mlp"}
     if "mix" in name:
         fields["mix.prob"] = "1"  # every batch
     # Whatever begins late has begun.
     experiment = config.load(f"cifar10_resnet18:{name}", {**fields}, checked=False)
-    starts = {path: 0.0 for path in ("mail", "rebat", "rpatpp", "cfa", "awp") if path in name.split("+")}
+    starts = {path: 0.0 for path in ("mail", "rebat", "rpatpp", "cfa", "awp", "te") if path in name.split("+")}
     experiment = experiment.with_fields({f"{path}.start": 0.0 for path in starts})
-    return jax.tree.map(jnp.asarray, experiment.build_objective(experiment.build_model(3), (4, 4, 1)))
+    return jax.tree.map(jnp.asarray, experiment.build_objective(experiment.build_model(3), (4, 4, 1), examples=12))
 
 
 def batch_of(method, size=12, shape=(4, 4, 1)):

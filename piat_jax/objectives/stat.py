@@ -1,0 +1,119 @@
+"""Squeeze training (Li et al., 2023)."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.core.checks import InputError
+from piat_jax.core.labels import of_label
+from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, LogitsFn, PyTree, Variables
+from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
+
+COLLABORATIVE = "STAT"
+"""Under which name the batch holds the collaborative images."""
+
+
+@method(
+    "stat",
+    title="ST",
+    summary="Squeeze training: the two most different predictions in the ball are drawn together.",
+    paper="Li et al. (2023), arXiv:2205.11156",
+)
+class STAT(AttackedObjective):
+    """ST: minimise `mean_i [ CE(z_i, y_i) + beta S(u_i, l_i) ]`, `S(u, l) = (KL(sg[l] || u) + KL(sg[u] || l)) / 2`.
+
+    Of the predictions of the clean image x, the adversarial x' and the collaborative one x", u is the one with the
+    lowest probability of the label and l the one with the highest; sg is a constant to the gradient. x' and x" are
+    crafted together: in each step u's image is x' and l's is x", be they x, x' or x" before, and both go up the
+    gradient of S.
+
+    Train-mode forwards: x, x'. x" is forwarded in training mode too, but leaves no statistics behind.
+
+    Attributes:
+      beta: 6, TRADES' value; the paper's was not at hand.
+      attack: needs a start off the images and must take `loss` and `vary`, as `pgd` does: the code's is
+        `bind(pgd, start="normal")`, and configs take it.
+      model, attack_batch_norm, label_smoothing, smoothing_over: as in `AttackedObjective`. The code attacks with batch
+        statistics that it does not keep, which is "train".
+
+    Source: Li et al. (2023), arXiv:2205.11156, and its code.
+    """
+
+    beta: float = 6.0
+
+    attack_options: ClassVar[dict[str, Any]] = {"start": "normal"}
+
+    def perturb(
+        self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
+    ) -> AdversarialBatch:
+        """x" and x' as the two halves of one batch, in which each step puts them where they belong."""
+        if context.counting is not None or "added_loss" in context.attack:
+            raise InputError("STAT crafts two images of each example; GAIRAT and TE do not go around it")
+        count, logits_fn = batch.labels.shape[0], self.logits_fn(variables)
+        natural = logits_fn(batch.images)
+
+        def squeezed(logits: Array, _: Array) -> Array:
+            distance = squeeze(logits[count:], logits[:count])
+            return jnp.concatenate([distance, distance]) / 2
+
+        def arranged(logits_fn: LogitsFn, images: Array, x: Array, index: Array) -> tuple[LogitsFn, Array]:
+            if "vary" in context.attack:
+                logits_fn, x = context.attack["vary"](logits_fn, images, x, index)
+            logits = logits_fn(x)
+            lower, upper = extremes(natural, logits[:count], logits[count:], batch.target)
+            points = batch.images, x[:count], x[count:]
+            return logits_fn, jnp.concatenate([pick(lower, *points), pick(upper, *points)])
+
+        doubled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batch)
+        # Each half draws from numbers of its own.
+        halves = jnp.repeat(jnp.arange(2, dtype=batch.indices.dtype), count)
+        doubled = doubled._replace(indices=2 * doubled.indices + halves)
+        of_each = {name: _doubled(value, count) for name, value in context.attack.items()}
+        crafted = self.craft(variables, doubled, context._replace(attack=of_each), loss=squeezed, vary=arranged).images
+        return AdversarialBatch(batch, crafted[count:], {COLLABORATIVE: crafted[:count]})
+
+    def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
+        """Beta times the distance of the two extremes, and the clean cross-entropy."""
+        clean, adversarial = outputs.logits["clean"], outputs.logits["adversarial"]
+        images = outputs.batch.extra[COLLABORATIVE]
+        collaborative, _ = self.model.apply(*outputs.variables, images, train=True)
+        lower, upper = extremes(clean, collaborative, adversarial, outputs.batch.clean.target)
+        points = clean, collaborative, adversarial
+        distance = squeeze(pick(upper, *points), pick(lower, *points))
+        cross_entropy = losses.cross_entropy(clean, outputs.target)
+        return Terms(self.beta * distance, cross_entropy, {"regularizer": jnp.mean(distance)})
+
+
+def extremes(clean: Array, collaborative: Array, adversarial: Array, labels: Array) -> tuple[Array, Array]:
+    """Which of the three logits, 0 to 2, gives the label the highest probability, and which the lowest: `[B]` each."""
+    logits = jnp.stack([clean, collaborative, adversarial]).astype(jnp.float32)
+    of_labels = jax.vmap(lambda p: of_label(p, labels))(jax.nn.softmax(logits))
+    return jnp.argmax(of_labels, axis=0), jnp.argmin(of_labels, axis=0)
+
+
+def pick(which: Array, *choices: Array) -> Array:
+    """Row i of the choice number `which[i]`.
+
+    >>> pick(jnp.array([1, 0]), jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [4.0]])).tolist()
+    [[3.0], [2.0]]
+    """
+    which = which.reshape(-1, *(1,) * (choices[0].ndim - 1))
+    return jnp.select([which == number for number in range(len(choices))], choices)
+
+
+def squeeze(upper: Array, lower: Array) -> Array:
+    """`(KL(sg[l] || u) + KL(sg[u] || l)) / 2` of logits, `[B]`.
+
+    >>> squeeze(jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 1.0]])).tolist()
+    [0.0]
+    """
+    constant = jax.lax.stop_gradient
+    return (losses.kl_divergence(constant(lower), upper) + losses.kl_divergence(constant(upper), lower)) / 2
+
+
+def _doubled(value: Any, count: int) -> Any:
+    """An attack's option of each example, twice; any other as it is."""
+    per_example = getattr(value, "shape", None) == (count,)
+    return jnp.concatenate([value, value]) if per_example else value
