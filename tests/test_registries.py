@@ -43,9 +43,9 @@ def test_everything_has_a_title_and_one_sentence(registry, name):
 
 
 def test_they_are_listed_in_the_order_in_which_they_are_read():
-    assert " ".join(METHODS) == "standard pgd_at alp trades mart nmse score ikl stat"
+    assert " ".join(METHODS) == "standard pgd_at alp trades mart nmse free score ikl stat"
     assert " ".join(WRAPPERS) == (
-        "mail gairat fat cfa rat consistency awp rpat rebat rpatpp kd ecas las ard_prm mix "
+        "mail gairat fat cfa rat consistency awp rpat grad_align rebat rpatpp kd ecas las ard_prm mix multi_norm "
         "ewat sovr mlcat hat uiat dafa mma te adr cure lbgat generalist"
     )
     assert " ".join([*AVERAGES, *INTERPOLATIONS]) == "ema seat swa fawa piat"
@@ -56,7 +56,7 @@ def test_they_are_listed_in_the_order_in_which_they_are_read():
     )
     assert " ".join(names()) == ("embedded circles cifar10 cifar100 svhn tiny_imagenet fashion_mnist mnist npz")
     assert " ".join(KNOWN) == "cifar10 cifar100 svhn tiny_imagenet fashion_mnist mnist"
-    assert " ".join(ATTACKS) == "fgsm pgd mi_fgsm cw"
+    assert " ".join(ATTACKS) == "apgd n_fgsm msd fgsm pgd mi_fgsm cw"
 
 
 def test_a_model_of_your_own():

@@ -8,6 +8,7 @@ from piat_jax.attacks.apgd import apgd
 from piat_jax.attacks.apgd_training import apgd_ascent
 from piat_jax.attacks.fab import fab, fab_distances
 from piat_jax.attacks.fast import n_fgsm
+from piat_jax.attacks.multi_descent import msd
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.pgd import Counted, counting, cw, fgsm, mi_fgsm, pgd, pgd_counted
 from piat_jax.attacks.registry import ATTACKS, attack, takes
@@ -28,6 +29,7 @@ __all__ = [
     "fab_distances",
     "fgsm",
     "mi_fgsm",
+    "msd",
     "n_fgsm",
     "pgd",
     "pgd_counted",

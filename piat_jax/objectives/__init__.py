@@ -42,6 +42,7 @@ from piat_jax.objectives.ecas import ECAS
 from piat_jax.objectives.las import LAS
 from piat_jax.objectives.ard_prm import ARDPRM
 from piat_jax.objectives.mixup_cutmix import Mix
+from piat_jax.objectives.multi_norm import MultiNorm
 from piat_jax.objectives.ewat import EWAT
 from piat_jax.objectives.sovr import SOVR
 from piat_jax.objectives.mlcat import MLCAT
@@ -97,6 +98,7 @@ __all__ = [
     "Generalist",
     "GradAlign",
     "Mix",
+    "MultiNorm",
     "RPATpp",
     "ReBAT",
     "Resources",
