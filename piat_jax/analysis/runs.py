@@ -22,11 +22,22 @@ CHECKPOINTS = ("best", "final")
 
 
 @dataclass(frozen=True)
+class ByClass:
+    """The accuracy of each class under an attack, fractions."""
+
+    names: tuple[str, ...]
+    accuracy: tuple[float | None, ...]  # None where no example is of the class
+    worst_class: str
+    worst: float
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Accuracies of one checkpoint."""
 
     epoch: int
     accuracy: Mapping[str, float]  # by attack ("clean", "pgd20", ...), fractions
+    by_class: Mapping[str, ByClass] = field(default_factory=dict)  # by attack; of earlier versions none
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         name: Checkpoint(
             _field(path, evaluation, f"checkpoints.{name}.epoch", int),
             _accuracies(str(path), _field(path, evaluation, f"checkpoints.{name}.accuracy", dict)),
+            _by_class(path, found[name].get("by_class", {}), evaluation.get("class_names", [])),
         )
         for name in CHECKPOINTS
         if name in found
@@ -252,6 +264,23 @@ def _field(path: Path, content: Any, name: str, kind: type) -> Any:
     if not isinstance(content, kind) or isinstance(content, bool):
         raise InputError(f"{path} has {name}={content!r}; it must be of type {kind.__name__}")
     return content
+
+
+def _by_class(path: Path, found: Any, names: Sequence[str]) -> dict[str, ByClass]:
+    """What evaluation.json has of the classes, by attack."""
+    read = {}
+    for attack in found:
+        kept = {name: _field(path, found, f"{attack}.{name}", kind) for name, kind in _OF_CLASSES.items()}
+        values = kept["classes"]
+        known = {f"{attack}, class {number}": value for number, value in enumerate(values) if value is not None}
+        _accuracies(str(path), {**known, f"{attack}.worst": kept["worst"]})
+        if len(values) != len(names):
+            raise InputError(f"{path} has {len(values)} accuracies under {attack} and {len(names)} class_names")
+        read[attack] = ByClass(tuple(names), tuple(values), kept["worst_class"], kept["worst"])
+    return read
+
+
+_OF_CLASSES: dict[str, type] = {"worst_class": str, "worst": float, "classes": list}
 
 
 def _accuracies(where: str, values: dict[str, Any]) -> dict[str, float]:

@@ -119,6 +119,49 @@ def best_final_table(runs: Sequence[RunResults]) -> Table:
     return _table(groups, columns, notes)
 
 
+def worst_class_table(runs: Sequence[RunResults]) -> Table | None:
+    """The accuracy of the worst class of the best and the final checkpoint under each attack; None where none is known.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    names = {
+        attack: name
+        for attack, name in attack_names(runs).items()
+        if any(attack in point.by_class for run in runs for point in run.checkpoints.values())
+    }
+    if not names:
+        return None
+    columns = [
+        Column(f"{name} {checkpoint.capitalize()}", _worst_of(attack, checkpoint))
+        for attack, name in names.items()
+        for checkpoint in ("best", "final")
+    ]
+    notes = ["Accuracy (%) of the class that has the lowest; classes.csv has all classes of every run."]
+    return _table(group_runs(runs), columns, notes)
+
+
+def _worst_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
+    def value(run: RunResults) -> float | None:
+        found = run.checkpoints[checkpoint].by_class.get(attack) if checkpoint in run.checkpoints else None
+        return None if found is None else 100 * found.worst
+
+    return value
+
+
+def classes_csv(runs: Sequence[RunResults]) -> str:
+    """A line for each run, checkpoint, attack and class: its accuracy in %, empty where no example is of it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["dataset", "model", "method", "seed", "what", "attack", "class", "accuracy"])
+    for run in runs:
+        for name, point in run.checkpoints.items():
+            for attack, found in point.by_class.items():
+                about = [run.dataset, run.model, run.method, run.seed, name, attack]
+                writer.writerows([*about, *pair] for pair in zip(found.names, map(_number, found.accuracy)))
+    return out.getvalue()
+
+
 def chosen_on(run: RunResults) -> str:
     """The images that chose a run's best epoch."""
     return f"{run.held_out} held-out training images" if run.held_out else "the test images, as in the papers"

@@ -5,7 +5,8 @@
 
 A folder is a run or holds runs. Writes table.md, table.csv, stability.md, runs.csv (every run by itself) and
 robust_accuracy.png, the accuracy that chose the best epoch, into --out, by default the folder `report` in what the
-given folders have in common. Of methods run without and with PIAT it also writes piat.md and, where there are several,
+given folders have in common. Where accuracies by class are known, worst_class.md has the worst class and classes.csv
+all of them. Of methods run without and with PIAT it also writes piat.md and, where there are several,
 piat.png. Runs of one method that differ in more than their seed have a row for each setting. What was not evaluated
 yet is left out, with a note.
 """
@@ -38,7 +39,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
     from piat_jax.analysis.curves import MOST_LINES, draw, save
     from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
     from piat_jax.analysis.runs import EVALUATION, load_run
-    from piat_jax.analysis.tables import best_final_table, runs_csv, stability_table
+    from piat_jax.analysis.tables import best_final_table, classes_csv, runs_csv, stability_table, worst_class_table
 
     found = find_runs(folders)
     evaluated = [folder for folder in found if (folder / EVALUATION).exists() or not folder.exists()]
@@ -62,6 +63,9 @@ def report(folders: Sequence[Path], out: Path) -> None:
 
     texts = {"table.md": table.to_markdown(), "table.csv": table.to_csv(), "stability.md": stability.to_markdown()}
     texts["runs.csv"] = runs_csv(runs)
+    worst = worst_class_table(runs)
+    if worst:
+        texts |= {"worst_class.md": worst.to_markdown(), "classes.csv": classes_csv(runs)}
     if pairs:
         texts["piat.md"] = "\n".join(piat_table(pairs, name).to_markdown() for name in ("best", "final"))
     try:
@@ -73,6 +77,8 @@ def report(folders: Sequence[Path], out: Path) -> None:
     except OSError as error:
         raise InputError(f"out={str(out)!r} cannot be written ({error}); give another --out") from error
     print(table.to_text())
+    if worst:
+        print(f"Worst class\n{worst.to_text()}")
     if several > MOST_LINES:
         print(f"{several} methods are too many lines for robust_accuracy.png; give at most {MOST_LINES} for it")
     for run in runs:

@@ -94,10 +94,21 @@ class EvaluationConsole(EvaluationListener):
         """AutoAttack's table."""
         print(found, flush=True)
 
-    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float | None) -> None:
+    def accuracy(
+        self,
+        run: Run,
+        checkpoint: str,
+        epoch: int,
+        attack: str,
+        value: float,
+        seconds: float | None,
+        worst: tuple[str, float] | None = None,
+    ) -> None:
         """A line."""
         took = "known" if seconds is None else duration(seconds)
-        print(f"{run.folder}  {checkpoint} (epoch {epoch})  {attack} {100 * value:.2f}%  {took}", flush=True)
+        of_class = f"  worst class {worst[0]} {100 * worst[1]:.2f}%" if worst else ""
+        where = f"{run.folder}  {checkpoint} (epoch {epoch})"
+        print(f"{where}  {attack} {100 * value:.2f}%{of_class}  {took}", flush=True)
 
 
 class AttackLines:

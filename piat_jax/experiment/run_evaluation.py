@@ -1,5 +1,6 @@
 """Evaluating the best and the final checkpoint of a run; what is found is kept in its folder."""
 
+import copy
 import functools
 import shutil
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from piat_jax.analysis.runs import EVALUATION
 from piat_jax.attacks.ensemble import MEMBERS
@@ -17,12 +19,15 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import any_of_all, is_first, on_first
 from piat_jax.data import first, load
-from piat_jax.evaluation import AutoAttack, Robustness
+from piat_jax.evaluation import AutoAttack, Robustness, class_accuracies, find_worst_class
 from piat_jax.evaluation.journal import Journal
 from piat_jax.evaluation.robustness import JSON
 from piat_jax.experiment.evaluation import evaluation_attack, evaluator, seen_by_attacks, settings_of
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import ON_DISK, Run
+
+KINDS = ("accuracy", "by_class")
+"""What evaluation.json has of a checkpoint by attack."""
 
 
 class EvaluationListener:
@@ -38,8 +43,20 @@ class EvaluationListener:
     def attacked(self, found: Robustness) -> None:
         """AutoAttack is done."""
 
-    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float | None) -> None:
-        """The accuracy of a checkpoint under an attack, as a share; without `seconds` it was known."""
+    def accuracy(
+        self,
+        run: Run,
+        checkpoint: str,
+        epoch: int,
+        attack: str,
+        value: float,
+        seconds: float | None,
+        worst: tuple[str, float] | None = None,
+    ) -> None:
+        """The accuracy of a checkpoint under an attack, as a share; without `seconds` it was known.
+
+        `worst` is the class with the lowest accuracy, and that; None where an earlier version did not keep it.
+        """
 
 
 def evaluate(
@@ -69,7 +86,8 @@ def evaluate(
       listener: is told what happens.
 
     Returns:
-      What evaluation.json holds: accuracies as shares, by checkpoint and attack, and what they depend on.
+      What evaluation.json holds: accuracies as shares, by checkpoint and attack, those of each class, and what they
+      depend on.
 
     Raises:
       InputError: the folder has accuracies on other examples or of other settings, and not `overwrite`.
@@ -86,6 +104,7 @@ def evaluate(
         "num_examples": len(data.test.labels),
         "aa_examples": len(for_autoattack.labels),
         "settings": settings_of(experiment),
+        "class_names": list(data.class_names),
         "checkpoints": {},
     }
     before = _comparable(run, result, by_autoattack=by_autoattack, overwrite=overwrite)
@@ -99,23 +118,23 @@ def evaluate(
         variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
         # Within an epoch a run that was stopped has taken so many steps more.
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
-        accuracy: dict[str, float] = {}
+        point: dict[str, Any] = {**at, "accuracy": {}}
         if _is_at(before.get(name), at):
-            accuracy = dict(before[name]["accuracy"])
+            point = {**copy.deepcopy(before[name]), **at}
         elif name in before:  # the run was trained on
             on_first(functools.partial(run.drop_robustness, name))
-        twin = next((other for other, point in valid.items() if other != name and _is_at(point, at)), "")
-        valid[name] = {**at, "accuracy": accuracy}
-        result["checkpoints"] = {**before, **result["checkpoints"], name: valid[name]}
+        twin = next((other for other, found in valid.items() if other != name and _is_at(found, at)), "")
+        valid[name] = point
+        result["checkpoints"] = {**before, **result["checkpoints"], name: point}
         keep()  # of which weights the folders are that attacks begin now
         for text in attacks:
-            if resume and text in accuracy:
-                listener.accuracy(run, name, at["epoch"], text, accuracy[text], None)
+            if resume and text in point["accuracy"]:
+                _tell(listener, run, name, point, text, None)
                 continue
             began = time.perf_counter()
             attack = evaluation_attack(experiment, text)
             if twin and text in valid[twin]["accuracy"] and _take_over(run, twin, name, text):
-                accuracy[text] = valid[twin]["accuracy"][text]
+                _copy_found(valid[twin], point, text)
             elif isinstance(attack, AutoAttack):
                 where = run.robustness(name, text)
                 if not resume:
@@ -130,10 +149,10 @@ def evaluate(
                         attack_logits_fn=seen,
                     )
                 listener.attacked(found)
-                accuracy[text] = found.accuracy
+                _keep_found(point, text, found.robust, for_autoattack.labels, data.class_names)
             else:
-                accuracy[text] = float(correct(variables, attack).mean())
-            listener.accuracy(run, name, at["epoch"], text, accuracy[text], time.perf_counter() - began)
+                _keep_found(point, text, correct(variables, attack), data.test.labels, data.class_names)
+            _tell(listener, run, name, point, text, time.perf_counter() - began)
             keep()  # the next attack may take hours
     return result
 
@@ -169,6 +188,36 @@ def is_evaluated(experiment: Experiment, run: Run, *, aa_examples: int = 0) -> b
 def is_autoattack(name: str) -> bool:
     """Whether an attack of this name is AutoAttack or a member of it, which has examples and a folder of its own."""
     return name.startswith("aa") or name.rstrip("0123456789") in MEMBERS
+
+
+def _tell(
+    listener: EvaluationListener, run: Run, name: str, point: Mapping[str, Any], attack: str, seconds: float | None
+) -> None:
+    """Tell the listener what a checkpoint has of an attack."""
+    worst = point.get("by_class", {}).get(attack)
+    told = (worst["worst_class"], worst["worst"]) if worst else None
+    listener.accuracy(run, name, point["epoch"], attack, point["accuracy"][attack], seconds, told)
+
+
+def _keep_found(
+    point: dict[str, Any], attack: str, correct: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> None:
+    """Keep the accuracy under an attack, and that of each class: null where no example is of it, six decimals."""
+    point["accuracy"][attack] = float(correct.mean())
+    by_class = class_accuracies(correct, labels, len(names))
+    worst = find_worst_class(by_class)
+    point.setdefault("by_class", {})[attack] = {
+        "worst_class": names[worst.label],
+        "worst": worst.accuracy,
+        "classes": [None if np.isnan(value) else round(value, 6) for value in by_class.tolist()],
+    }
+
+
+def _copy_found(source: Mapping[str, Any], target: dict[str, Any], attack: str) -> None:
+    """Give what one checkpoint has of an attack to another of the same weights."""
+    for kind in KINDS:
+        if attack in source.get(kind, {}):
+            target.setdefault(kind, {})[attack] = copy.deepcopy(source[kind][attack])
 
 
 def _is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from piat_jax.analysis import load_run
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import errors, evaluate, sweep, train
 from piat_jax.core.checks import InputError
 from piat_jax.core.nested import leaves
+from piat_jax.data import load
 from piat_jax.evaluation import Robustness
 from piat_jax.experiment import Run, data, hooks, run_evaluation, run_training
 from piat_jax.experiment.config import load as read_config
@@ -133,6 +135,50 @@ def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):
     last = metrics(run)[-1]
     assert (final["accuracy"]["clean"], final["accuracy"]["pgd2"]) == (last["test_clean"], last["test_pgd2"])
     assert "final (epoch 2)  clean" in printed
+
+
+def test_accuracies_by_class(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    path = folder / "evaluation.json"
+    path.unlink(missing_ok=True)
+    arguments = [f"--workdir={folder}", "--attacks=clean,apgd-ce5", "--config.evaluation.eps=1.0"]
+    assert errors.run(evaluate.main, arguments) == 0
+    printed = capsys.readouterr().out
+    content = json.loads(path.read_text())
+    labels = load("embedded", test_examples=20).test.labels
+    sizes = np.bincount(labels, minlength=10)
+    assert len(content["class_names"]) == 10
+    for point in content["checkpoints"].values():
+        assert list(point["by_class"]) == ["clean", "apgd-ce5"]
+        for attack, found in point["by_class"].items():
+            assert [value is None for value in found["classes"]] == (sizes == 0).tolist()
+            known = np.array([value or 0 for value in found["classes"]])
+            assert known @ sizes / 20 == pytest.approx(point["accuracy"][attack], abs=1e-6)
+            assert found["worst"] == min(value for value in found["classes"] if value is not None)
+            number = found["classes"].index(found["worst"])
+            assert found["worst_class"] == content["class_names"][number]
+    robust = Robustness.load(folder / "robustness" / "final-apgd-ce5")
+    final = content["checkpoints"]["final"]
+    assert final["accuracy"]["apgd-ce5"] == robust.accuracy < robust.clean_accuracy
+    assert final["by_class"]["apgd-ce5"]["worst"] == robust.worst_class.accuracy
+    found = final["by_class"]["clean"]
+    line = f"final (epoch 2)  clean {100 * content['checkpoints']['final']['accuracy']['clean']:.2f}%  worst class"
+    assert f"{line} {found['worst_class']} {100 * found['worst']:.2f}%  " in printed
+    # What an earlier version kept has none; it is read, gone on with and reported.
+    for point in content["checkpoints"].values():
+        del point["by_class"]
+    del content["class_names"]
+    path.write_text(json.dumps(content))
+    assert load_run(folder).checkpoints["final"].by_class == {}
+    assert errors.run(evaluate.main, [f"--workdir={folder}", "--attacks=clean,fgsm", "--resume", arguments[-1]]) == 0
+    printed = capsys.readouterr().out
+    clean = content["checkpoints"]["final"]["accuracy"]["clean"]
+    assert f"final (epoch 2)  clean {100 * clean:.2f}%  known" in printed
+    again = json.loads(path.read_text())["checkpoints"]["final"]
+    assert list(again["accuracy"]) == ["clean", "apgd-ce5", "fgsm"]
+    assert list(again["by_class"]) == ["fgsm"]
+    assert list(load_run(folder).checkpoints["final"].by_class) == ["fgsm"]
 
 
 def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
