@@ -12,6 +12,7 @@ from piat_jax.analysis.runs import Group, RunResults, group_runs
 
 ATTACKS = ("clean", "pgd20", "cw20", "aa")
 """The order of the columns; other attacks follow in the order in which they appear."""
+NORMS_OF_AA = {"aa-linf": "L-inf", "aa-l2": "L2", "aa-l1": "L1", "aa-union": "union"}
 MISSING = "\N{EN DASH}"
 
 
@@ -177,9 +178,11 @@ def attack_names(runs: Sequence[RunResults]) -> dict[str, str]:
 def attack_name(attack: str) -> str:
     """What the papers call an attack.
 
-    >>> [attack_name(attack) for attack in ("clean", "pgd20", "mi_fgsm10", "aa", "apgd-t")]
-    ['Clean', 'PGD-20', 'MI-FGSM-10', 'AA', 'APGD-T']
+    >>> [attack_name(attack) for attack in ("clean", "pgd20", "mi_fgsm10", "aa", "apgd-t", "aa-l2", "aa-union")]
+    ['Clean', 'PGD-20', 'MI-FGSM-10', 'AA', 'APGD-T', 'AA L2', 'AA union']
     """
+    if attack in NORMS_OF_AA:
+        return f"AA {NORMS_OF_AA[attack]}"
     return "Clean" if attack == "clean" else re.sub(r"(?<=[A-Z])(\d+)$", r"-\1", attack.upper().replace("_", "-"))
 
 

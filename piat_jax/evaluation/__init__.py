@@ -6,13 +6,16 @@ from piat_jax.evaluation.accuracy import correct_under_attack, worst_class
 from piat_jax.evaluation.autoattack import AttackProgress, AutoAttack
 from piat_jax.evaluation.classes import WorstClass, class_accuracies, find_worst_class
 from piat_jax.evaluation.robustness import Finding, Robustness
+from piat_jax.evaluation.union import AutoAttackUnion, UnionRobustness
 
 __all__ = [
     "AttackProgress",
     "AutoAttack",
+    "AutoAttackUnion",
     "Finding",
     "Member",
     "Robustness",
+    "UnionRobustness",
     "WorstClass",
     "class_accuracies",
     "correct_under_attack",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from piat_jax.core.files import command
-from piat_jax.evaluation import AttackProgress, Robustness
+from piat_jax.evaluation import AttackProgress, Robustness, UnionRobustness
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.run_evaluation import EvaluationListener
 from piat_jax.experiment.run_training import Listener, Started
@@ -90,7 +90,7 @@ class EvaluationConsole(EvaluationListener):
         else:
             yield AttackLines(what)
 
-    def attacked(self, found: Robustness) -> None:
+    def attacked(self, found: Robustness | UnionRobustness) -> None:
         """AutoAttack's table."""
         print(found, flush=True)
 

@@ -20,20 +20,27 @@ from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Attack, LogitsFn, Model, Objective, TrainState, Variables
 from piat_jax.data import Split
-from piat_jax.evaluation import AutoAttack, Finding, correct_under_attack
+from piat_jax.evaluation import AutoAttack, AutoAttackUnion, Finding, correct_under_attack
+from piat_jax.evaluation.union import UNION, UNION_EPS
 from piat_jax.experiment.experiment import Experiment, try_attack
 
+UNION_ATTACK = "aa-union"
+UNION_PARTS = tuple(f"aa-{norm}" for norm in UNION)
+WHOLE = ("aa", "aa-plus", UNION_ATTACK, *UNION_PARTS)
+"""AutoAttack's ensembles, which take no number."""
+EvaluationAttack = Bound | AutoAttack | AutoAttackUnion
 
-def evaluation_attack(experiment: Experiment, name: str) -> Bound | AutoAttack | None:
+
+def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | None:
     """The attack called `name`: a name and its number of steps, as in "clean", "pgd20", "fgsm", "aa" or "apgd-ce50"."""
     if name == "clean":
         return None
     match = re.fullmatch(r"([a-z_-]*[a-z])(\d*)", name)
-    kind, steps = match.groups() if match else (name, "")
-    if kind in ("aa", "aa-plus") or kind in MEMBERS:
+    kind, steps = match.groups() if match and name not in WHOLE else (name, "")
+    if kind in WHOLE or kind in MEMBERS:
         return _autoattack(experiment, kind, steps)
     if kind not in ATTACKS:
-        known = ["clean", *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS), "aa", "aa-plus"]
+        known = ["clean", *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS), *WHOLE]
         raise InputError(f"attack {name!r} is unknown{did_you_mean(name, [*known, *MEMBERS])}")
     fields, taken = experiment.evaluation, takes(kind)
     options: dict[str, Any] = {"eps": fields.eps, "norm": fields.norm}
@@ -50,7 +57,7 @@ def evaluation_attack(experiment: Experiment, name: str) -> Bound | AutoAttack |
     return bound
 
 
-def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack:
+def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack | AutoAttackUnion:
     """AutoAttack, or one of its members, with its own numbers unless one is given: of steps, or queries for Square."""
     fields = experiment.evaluation
     if number and kind not in MEMBERS:
@@ -58,7 +65,7 @@ def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack:
     options: dict[str, Any] = {"attacks": (kind,)} if kind in MEMBERS else {}
     if number:
         options["queries" if kind == "square" else "steps"] = int(number)
-    return AutoAttack(
+    settings = AutoAttack(
         eps=fields.eps,
         norm=fields.norm,
         version="plus" if kind == "aa-plus" else "standard",
@@ -68,6 +75,13 @@ def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack:
         attack_precision=fields.attack_precision,
         **options,
     )
+    if kind != UNION_ATTACK and kind not in UNION_PARTS:
+        return settings
+    try:
+        union = AutoAttackUnion(eps=fields.union_eps, settings=settings)
+    except InputError as error:
+        raise InputError(f"evaluation.union_{error}") from error
+    return union if kind == UNION_ATTACK else union.parts()[kind.removeprefix("aa-")]
 
 
 def seen_by_attacks(experiment: Experiment, net: Model, variables: Variables) -> LogitsFn | None:
@@ -100,7 +114,10 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     fields = ["eps", "step_size", "norm", "restarts", "precision"]
     if experiment.evaluation.attack_precision != "same":  # as before there was a choice
         fields.append("attack_precision")
-    return {"seed": experiment.seed, **{field: getattr(experiment.evaluation, field) for field in fields}}
+    settings = {"seed": experiment.seed, **{field: getattr(experiment.evaluation, field) for field in fields}}
+    if experiment.evaluation.union_eps != UNION_EPS:
+        settings["union_eps"] = list(experiment.evaluation.union_eps)
+    return settings
 
 
 def evaluated(objective: Objective, state: TrainState) -> Variables:
@@ -139,7 +156,7 @@ def evaluator(
     *,
     on_block: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda text: None,
-) -> Callable[[Variables, Attack | AutoAttack | None], np.ndarray]:
+) -> Callable[[Variables, Attack | AutoAttack | AutoAttackUnion | None], np.ndarray]:
     """Which examples of `split` given weights classify under an attack, with precise products.
 
     Args:
@@ -158,9 +175,9 @@ def evaluator(
         if is_first():
             note(finding.message)
 
-    def correct(variables: Variables, attack: Attack | AutoAttack | None) -> np.ndarray:
+    def correct(variables: Variables, attack: Attack | AutoAttack | AutoAttackUnion | None) -> np.ndarray:
         logits_fn = make_logits_fn(net, variables)
-        if isinstance(attack, AutoAttack):
+        if isinstance(attack, AutoAttack | AutoAttackUnion):
             seen = seen_by_attacks(experiment, net, variables)
             return attack.run(logits_fn, images, labels, attack_logits_fn=seen).robust
         with jax.default_matmul_precision(precision):

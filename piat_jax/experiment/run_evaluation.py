@@ -19,10 +19,25 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import any_of_all, is_first, on_first
 from piat_jax.data import first, load
-from piat_jax.evaluation import AutoAttack, Robustness, class_accuracies, find_worst_class
+from piat_jax.evaluation import (
+    AutoAttack,
+    AutoAttackUnion,
+    Robustness,
+    UnionRobustness,
+    class_accuracies,
+    find_worst_class,
+)
 from piat_jax.evaluation.journal import Journal
 from piat_jax.evaluation.robustness import JSON
-from piat_jax.experiment.evaluation import evaluation_attack, evaluator, seen_by_attacks, settings_of
+from piat_jax.evaluation.union import UNION_EPS
+from piat_jax.experiment.evaluation import (
+    UNION_ATTACK,
+    UNION_PARTS,
+    evaluation_attack,
+    evaluator,
+    seen_by_attacks,
+    settings_of,
+)
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import ON_DISK, Run
 
@@ -40,8 +55,8 @@ class EvaluationListener:
         """AutoAttack begins; what it returns is told of each block, in a `with`."""
         return nullcontext(lambda progress: None)
 
-    def attacked(self, found: Robustness) -> None:
-        """AutoAttack is done."""
+    def attacked(self, found: Robustness | UnionRobustness) -> None:
+        """AutoAttack is done, or its results under several norms are put together."""
 
     def accuracy(
         self,
@@ -127,14 +142,22 @@ def evaluate(
         valid[name] = point
         result["checkpoints"] = {**before, **result["checkpoints"], name: point}
         keep()  # of which weights the folders are that attacks begin now
-        for text in attacks:
-            if resume and text in point["accuracy"]:
+        # The union takes what its parts have found, so these have to be there.
+        needed = UNION_PARTS if UNION_ATTACK in attacks and not (resume and UNION_ATTACK in point["accuracy"]) else ()
+        robust: dict[str, Robustness] = {}
+        for text in with_parts(attacks):
+            if resume and text in point["accuracy"] and text not in needed:
                 _tell(listener, run, name, point, text, None)
                 continue
             began = time.perf_counter()
             attack = evaluation_attack(experiment, text)
             if twin and text in valid[twin]["accuracy"] and _take_over(run, twin, name, text):
                 _copy_found(valid[twin], point, text)
+            elif isinstance(attack, AutoAttackUnion):
+                parts = {part: robust.get(part) or Robustness.load(run.robustness(name, part)) for part in UNION_PARTS}
+                union = UnionRobustness({part.removeprefix("aa-"): found for part, found in parts.items()})
+                listener.attacked(union)
+                _keep_found(point, text, union.robust, for_autoattack.labels, data.class_names)
             elif isinstance(attack, AutoAttack):
                 where = run.robustness(name, text)
                 if not resume:
@@ -149,6 +172,7 @@ def evaluate(
                         attack_logits_fn=seen,
                     )
                 listener.attacked(found)
+                robust[text] = found
                 _keep_found(point, text, found.robust, for_autoattack.labels, data.class_names)
             else:
                 _keep_found(point, text, correct(variables, attack), data.test.labels, data.class_names)
@@ -160,7 +184,7 @@ def evaluate(
 def check_not_evaluated(experiment: Experiment, run: Run, checkpoints: Sequence[str]) -> None:
     """Raise InputError where AutoAttack or a member of it has begun on one of the checkpoints; writes nothing."""
     for name in checkpoints:
-        for attack in filter(is_autoattack, experiment.evaluation.final_attacks):
+        for attack in filter(is_autoattack, with_parts(experiment.evaluation.final_attacks)):
             path = run.robustness(name, attack)
             if Journal.read_settings(path) is None:
                 continue
@@ -183,6 +207,19 @@ def is_evaluated(experiment: Experiment, run: Run, *, aa_examples: int = 0) -> b
         and all(attack in point["accuracy"] for point in points for attack in attacks)
         and (not any(map(is_autoattack, attacks)) or found.get("aa_examples") == (aa_examples or found["num_examples"]))
     )
+
+
+def with_parts(attacks: Sequence[str]) -> list[str]:
+    """Attacks with those that the union is put together from, which come before it; each once.
+
+    >>> with_parts(["clean", "aa-l2", "aa-union"])
+    ['clean', 'aa-l2', 'aa-linf', 'aa-l1', 'aa-union']
+    """
+    return list(dict.fromkeys(each for name in attacks for each in _parts_of(name)))
+
+
+def _parts_of(name: str) -> tuple[str, ...]:
+    return (*UNION_PARTS, name) if name == UNION_ATTACK else (name,)
 
 
 def is_autoattack(name: str) -> bool:
@@ -259,8 +296,9 @@ def _comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwr
             result["aa_examples"] = before["aa_examples"]
     else:
         before["aa_examples"] = result["aa_examples"]
-    there, here = ({"attack_precision": "same", **found, **found["settings"]} for found in (before, result))
-    compared = dict.fromkeys(("num_examples", "aa_examples", "attack_precision", *result["settings"]))
+    unless_told = {"attack_precision": "same", "union_eps": list(UNION_EPS)}
+    there, here = ({**unless_told, **found, **found["settings"]} for found in (before, result))
+    compared = dict.fromkeys(("num_examples", "aa_examples", *unless_told, *result["settings"]))
     changed = [name for name in compared if there.get(name) != here[name]]
     if changed and not overwrite:
         told = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in changed)

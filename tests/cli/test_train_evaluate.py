@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from piat_jax.analysis import load_run
+from piat_jax.attacks.ensemble import ensemble
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import errors, evaluate, sweep, train
 from piat_jax.core.checks import InputError
 from piat_jax.core.nested import leaves
 from piat_jax.data import load
-from piat_jax.evaluation import Robustness
+from piat_jax.evaluation import AutoAttack, Robustness, UnionRobustness
 from piat_jax.experiment import Run, data, hooks, run_evaluation, run_training
 from piat_jax.experiment.config import load as read_config
 from piat_jax.experiment.console import AttackLines
@@ -207,7 +208,75 @@ def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
         assert Run(tmp_path).experiment().plain() == other
     # Whatever is added to the config from here on has to be added there, for the runs that are there already.
     fields = leaves(today.plain())
-    assert len(fields) == 74, "a new field: give runs without it what they did, in LATER"
+    assert len(fields) == 75, "a new field: give runs without it what they did, in LATER"
+
+
+def test_the_union_of_three_norms(run, tmp_path, capsys, monkeypatch):
+    """The accuracies by norm are AutoAttack's; stopped, it goes on; its parts stand for themselves."""
+    quick = {"steps": 4, "queries": 3, "targets": 1, "restarts": 1}
+    monkeypatch.setattr(AutoAttack, "members", lambda self: ensemble(norm=self.norm, **quick))
+
+    def evaluated(folder, *more, code=0):
+        arguments = [f"--workdir={folder}", "--checkpoint=final", "--config.evaluation.union_eps=1,6,150", *more]
+        assert errors.run(evaluate.main, arguments) == code
+        return capsys.readouterr()
+
+    folders = [tmp_path / name for name in ("whole", "stopped")]
+    for folder in folders:
+        shutil.copytree(run, folder)
+        (folder / "evaluation.json").unlink(missing_ok=True)
+    whole, stopped = folders
+    printed = evaluated(whole, "--attacks=clean,aa-union").out
+    point = json.loads((whole / "evaluation.json").read_text())["checkpoints"]["final"]
+    accuracy = point["accuracy"]
+    assert list(accuracy) == ["clean", "aa-linf", "aa-l2", "aa-l1", "aa-union"]
+    found = {norm: Robustness.load(whole / "robustness" / f"final-aa-{norm}") for norm in ("linf", "l2", "l1")}
+    assert {norm: (each.settings["norm"], each.settings["eps"]) for norm, each in found.items()} == {
+        "linf": ("linf", 1.0),
+        "l2": ("l2", 6.0),
+        "l1": ("l1", 150.0),
+    }
+    assert {norm: each.accuracy for norm, each in found.items()} == {n: accuracy[f"aa-{n}"] for n in found}
+    union = UnionRobustness(found)
+    assert accuracy["aa-union"] == union.accuracy
+    assert str(union) in printed
+    assert set(point["by_class"]) == set(accuracy)
+
+    # Stopped in the second norm.
+    attack = AutoAttack.run
+
+    def interrupted(self, *arguments, **options):
+        if self.norm == "l2":
+            raise KeyboardInterrupt
+        return attack(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoAttack, "run", interrupted)
+        evaluated(stopped, "--attacks=clean,aa-union", code=130)
+    assert "aa-union" not in json.loads((stopped / "evaluation.json").read_text())["checkpoints"]["final"]["accuracy"]
+    assert "holds a finished evaluation; give --resume" in evaluated(stopped, "--attacks=aa-union", code=2).err
+    seconds = Robustness.load(stopped / "robustness" / "final-aa-linf").seconds
+    evaluated(stopped, "--attacks=clean,aa-union", "--resume")
+    assert json.loads((stopped / "evaluation.json").read_text())["checkpoints"]["final"] == point
+    assert Robustness.load(stopped / "robustness" / "final-aa-linf").seconds == seconds
+    # Of a part whose folder is gone the union needs more than the accuracy.
+    content = json.loads((stopped / "evaluation.json").read_text())
+    del content["checkpoints"]["final"]["accuracy"]["aa-union"]
+    (stopped / "evaluation.json").write_text(json.dumps(content))
+    shutil.rmtree(stopped / "robustness" / "final-aa-l1")
+    evaluated(stopped, "--attacks=aa-union", "--resume")
+    assert json.loads((stopped / "evaluation.json").read_text())["checkpoints"]["final"] == point
+    # All is known; other radii are another evaluation, and have to be three.
+    assert "aa-union" in evaluated(stopped, "--attacks=aa-union,aa-l1", "--resume").out
+    other = "--config.evaluation.union_eps=1,6,100"
+    assert (
+        "union_eps [1.0, 6.0, 150.0] there, [1.0, 6.0, 100.0] here" in evaluated(stopped, "--resume", other, code=2).err
+    )
+    default = ["--attacks=clean", "--resume", "--config.evaluation.union_eps=8/255,0.5,12"]
+    assert "union_eps [1.0, 6.0, 150.0] there, [0.0313" in evaluated(stopped, *default, code=2).err
+    two = ("--config.evaluation.union_eps=1,2", "--attacks=aa-l2")
+    told = evaluated(stopped, "--resume", *two, code=2).err
+    assert "evaluation.union_eps=(1.0, 2.0) has 2 radii; give one for each of linf, l2, l1" in told
 
 
 def test_evaluate_options(run, capsys):

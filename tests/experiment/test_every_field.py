@@ -42,6 +42,7 @@ AROUND = {
     "model.std": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "kd.": {"kd.standard": "a", "kd.robust": "b"},
     "evaluation.attack_precision": {"evaluation.attacks": ("clean", "pgd20", "aa")},
+    "evaluation.union_eps": {"evaluation.attacks": ("clean", "pgd20", "aa-l1")},
 }
 # Values of text, and of what has to fit together; the first that is not the default is taken. Others are halved,
 # counted up or negated.
