@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from piat_jax.core.bound import Bound
 from piat_jax.core.checks import check_choice
@@ -27,3 +28,9 @@ def takes(name: str) -> set[str]:
     function = ATTACKS[name]
     parameters = inspect.signature(function.fn if isinstance(function, Bound) else function).parameters.values()
     return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"key", "indices"}
+
+
+MINIMUM_NORM: Registry[Callable[..., Any]] = Registry("minimum-norm attack")
+"""Functions `(logits_fn, images, labels, *, key, indices, active, norm, steps, ...) -> Nearest`: no radius is given."""
+
+minimum_norm = MINIMUM_NORM.register
