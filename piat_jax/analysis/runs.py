@@ -32,12 +32,24 @@ class ByClass:
 
 
 @dataclass(frozen=True)
+class NormCurve:
+    """What a minimum-norm attack has found: the median norm, and the accuracy at some radii."""
+
+    norm: str
+    median: float | None  # None where nothing was found for half of the examples
+    found: float  # for which share of the examples that are correct when clean, a fraction
+    eps: tuple[float, ...]  # ascending from 0
+    accuracy: tuple[float, ...]  # fractions
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Accuracies of one checkpoint."""
 
     epoch: int
     accuracy: Mapping[str, float]  # by attack ("clean", "pgd20", ...), fractions
     by_class: Mapping[str, ByClass] = field(default_factory=dict)  # by attack; of earlier versions none
+    minimum_norm: Mapping[str, NormCurve] = field(default_factory=dict)  # by attack
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
             _field(path, evaluation, f"checkpoints.{name}.epoch", int),
             _accuracies(str(path), _field(path, evaluation, f"checkpoints.{name}.accuracy", dict)),
             _by_class(path, found[name].get("by_class", {}), evaluation.get("class_names", [])),
+            _norm_curves(path, found[name].get("minimum_norm", {})),
         )
         for name in CHECKPOINTS
         if name in found
@@ -277,6 +290,23 @@ def _by_class(path: Path, found: Any, names: Sequence[str]) -> dict[str, ByClass
         if len(values) != len(names):
             raise InputError(f"{path} has {len(values)} accuracies under {attack} and {len(names)} class_names")
         read[attack] = ByClass(tuple(names), tuple(values), kept["worst_class"], kept["worst"])
+    return read
+
+
+def _norm_curves(path: Path, found: Any) -> dict[str, NormCurve]:
+    """What evaluation.json has of minimum norms, by attack."""
+    read = {}
+    for attack in found:
+        norm, share = (
+            _field(path, found, f"{attack}.{name}", kind) for name, kind in (("norm", str), ("found", float))
+        )
+        eps, accuracy = (_field(path, found, f"{attack}.curve.{name}", list) for name in ("eps", "accuracy"))
+        _accuracies(str(path), {f"{attack}.curve.accuracy": value for value in accuracy} | {f"{attack}.found": share})
+        if len(eps) != len(accuracy) or not eps or sorted(eps) != eps:
+            raise InputError(
+                f"{path} has {len(eps)} radii of {attack} for {len(accuracy)} accuracies, or not ascending"
+            )
+        read[attack] = NormCurve(norm, found[attack].get("median"), share, tuple(eps), tuple(accuracy))
     return read
 
 

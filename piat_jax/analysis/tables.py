@@ -12,6 +12,7 @@ from piat_jax.analysis.runs import Group, RunResults, group_runs
 
 ATTACKS = ("clean", "pgd20", "cw20", "aa")
 """The order of the columns; other attacks follow in the order in which they appear."""
+NORM_NAMES = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
 NORMS_OF_AA = {"aa-linf": "L-inf", "aa-l2": "L2", "aa-l1": "L1", "aa-union": "union"}
 MISSING = "\N{EN DASH}"
 
@@ -23,9 +24,11 @@ class Cell:
     mean: float
     std: float | None = None
     best: bool = False
+    digits: int = 2
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+        digits = self.digits
+        return f"{self.mean:.{digits}f}" + ("" if self.std is None else f" ± {self.std:.{digits}f}")
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,48 @@ def _worst_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | No
     return value
 
 
+def minimum_norm_table(runs: Sequence[RunResults]) -> Table | None:
+    """The median of the smallest norms that minimum-norm attacks have found; None where none was run.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    names = minimum_norm_names(runs)
+    if not names:
+        return None
+    columns = [
+        Column(f"{name} {checkpoint.capitalize()}", _median_of(attack, checkpoint), digits=5)
+        for attack, name in names.items()
+        for checkpoint in ("best", "final")
+    ]
+    notes = [
+        "Median norm of the nearest misclassified images that were found, over the test examples that are correct when "
+        "clean; pixels in [0, 1]."
+    ]
+    return _table(group_runs(runs), columns, notes)
+
+
+def minimum_norm_names(runs: Sequence[RunResults]) -> dict[str, str]:
+    """The minimum-norm attacks that any run was evaluated under, and what a table calls them.
+
+    >>> minimum_norm_names([])
+    {}
+    """
+    points = [point for run in runs for point in run.checkpoints.values()]
+    found: dict[str, dict[str, None]] = {}
+    for attack, curve in (item for point in points for item in point.minimum_norm.items()):
+        found.setdefault(attack, {})[NORM_NAMES.get(curve.norm, curve.norm)] = None
+    return {attack: f"{attack_name(attack)} ({' or '.join(norms)})" for attack, norms in found.items()}
+
+
+def _median_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
+    def value(run: RunResults) -> float | None:
+        found = run.checkpoints[checkpoint].minimum_norm.get(attack) if checkpoint in run.checkpoints else None
+        return None if found is None else found.median
+
+    return value
+
+
 def classes_csv(runs: Sequence[RunResults]) -> str:
     """A line for each run, checkpoint, attack and class: its accuracy in %, empty where no example is of it."""
     out = io.StringIO()
@@ -259,6 +304,7 @@ class Column:
     value: Callable[[RunResults], float | None]  # percent, or None
     lowest: bool = False
     unsigned: bool = False
+    digits: int = 2
 
 
 def accuracy_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
@@ -306,7 +352,9 @@ def _table(groups: Sequence[Group], columns: Sequence[Column], notes: Sequence[s
 
 def _cell(column: Column, group: Group) -> Cell | None:
     cell = cell_of([column.value(run) for run in group.runs])
-    return replace(cell, mean=abs(cell.mean)) if cell and column.unsigned else cell
+    if cell is None:
+        return None
+    return replace(cell, mean=abs(cell.mean) if column.unsigned else cell.mean, digits=column.digits)
 
 
 def cell_of(values: Sequence[float | None]) -> Cell | None:
@@ -322,7 +370,7 @@ def _mark_best(cells: list[Cell | None], groups: Sequence[Group], lowest: bool) 
     marked = list(cells)
     for block in {(group.dataset, group.model) for group in groups}:
         inside = {i: cells[i] for i, group in enumerate(groups) if (group.dataset, group.model) == block}
-        rounded = {i: round(cell.mean, 2) for i, cell in inside.items() if cell is not None}
+        rounded = {i: round(cell.mean, cell.digits) for i, cell in inside.items() if cell is not None}
         if len(rounded) < 2:
             continue
         best = (min if lowest else max)(rounded.values())

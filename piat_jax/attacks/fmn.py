@@ -1,6 +1,5 @@
 """FMN, a minimum-norm attack in L-inf, L2 and L1: the radius of a ball follows what is found in it."""
 
-import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
@@ -38,7 +37,8 @@ def fmn(
 
     The radius is `min(eps (1 - c), |best|)` where the point before the step is misclassified, and else `eps (1 + c)`.
     Until one is found it is at least `|d| + |margin| / |g|_dual`, where the linearised boundary is. `a` and c fall
-    along a cosine, from `alpha` to `alpha_last` and from `gamma` to `gamma_last`. The nearest misclassified point counts.
+    along a cosine, from `alpha` to `alpha_last` and from `gamma` to `gamma_last`. The nearest misclassified point
+    counts.
 
     Args:
       logits_fn: images to logits `[B, K]`, K at least 2.
@@ -61,11 +61,12 @@ def fmn(
       InputError: an unknown norm, or an argument out of range.
 
     Source: Pintor et al. (2021), arXiv:2102.12827, Algorithm 1, without its L0 form and its start at another class's
-    image. There the radius reaches to the linearised boundary and no farther until something is found. Nothing is, then,
-    where the network is linear, for equal logits are no success, or where the box is in the way; so here it grows all
-    the same. Under "l1" the step is projected onto ball and box at once; the published codes clip a projection onto the
-    ball alone.
+    image. There the radius reaches to the linearised boundary and no farther until something is found. Nothing is,
+    then, where the network is linear, for equal logits are no success, or where the box is in the way; so here it grows
+    all the same. Under "l1" the step is projected onto ball and box at once; the published codes clip a projection onto
+    the ball alone.
 
+    >>> import jax
     >>> logits_fn = lambda x: jnp.stack([x.sum((1, 2, 3)) - 1.5, jnp.zeros(len(x))], axis=1)
     >>> found = fmn(logits_fn, jnp.full((1, 1, 4, 1), 0.5), jnp.array([0]), key=jax.random.key(0))
     >>> 0.125 <= found.distances.item() < 0.1252  # the boundary is 0.5 / |w|_1 away, |w|_1 = 4

@@ -21,6 +21,7 @@ from piat_jax.data import Split
 from piat_jax.data.dataset_info import KNOWN
 from piat_jax.evaluation import AutoAttack, AutoAttackUnion
 from piat_jax.evaluation.blocks import Blocks, Rows
+from piat_jax.evaluation.minimum_norm import MinimumNormAttack
 from piat_jax.experiment import config
 from piat_jax.experiment.evaluation import UNION_PARTS, evaluation_attack, evaluator, seen_by_attacks
 from piat_jax.experiment.experiment import Experiment
@@ -154,6 +155,8 @@ class Classifier:
             return pixels
         if isinstance(bound, AutoAttackUnion):
             raise InputError(f"attack={attack!r} makes images in three norms; give one of {', '.join(UNION_PARTS)}")
+        if isinstance(bound, MinimumNormAttack):
+            raise InputError(f"attack={attack!r} has no radius; call such as attacks.fmn, which take this as logits_fn")
         if isinstance(bound, AutoAttack):
             seen = seen_by_attacks(experiment, self.model, self.variables)
             return bound.run(self, pixels, labels, attack_logits_fn=seen).images

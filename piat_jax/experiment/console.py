@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from piat_jax.core.files import command
 from piat_jax.evaluation import AttackProgress, Robustness, UnionRobustness
+from piat_jax.evaluation.minimum_norm import MinimumNorms
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.run_evaluation import EvaluationListener
 from piat_jax.experiment.run_training import Listener, Started
@@ -93,6 +94,10 @@ class EvaluationConsole(EvaluationListener):
     def attacked(self, found: Robustness | UnionRobustness) -> None:
         """AutoAttack's table."""
         print(found, flush=True)
+
+    def measured(self, attack: str, found: MinimumNorms) -> None:
+        """The median."""
+        print(f"{attack}: {found}", flush=True)
 
     def accuracy(
         self,

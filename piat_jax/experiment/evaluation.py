@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from piat_jax.attacks import ATTACKS, takes
+from piat_jax.attacks import ATTACKS, MINIMUM_NORM, takes
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.averaging import averaged
 from piat_jax.core.bound import Bound, bind
@@ -18,9 +18,10 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import is_first
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
-from piat_jax.core.types import Attack, LogitsFn, Model, Objective, TrainState, Variables
+from piat_jax.core.types import Array, Attack, LogitsFn, Model, Objective, TrainState, Variables
 from piat_jax.data import Split
 from piat_jax.evaluation import AutoAttack, AutoAttackUnion, Finding, correct_under_attack
+from piat_jax.evaluation.minimum_norm import MinimumNormAttack, MinimumNorms, minimum_norms
 from piat_jax.evaluation.union import UNION, UNION_EPS
 from piat_jax.experiment.experiment import Experiment, try_attack
 
@@ -28,7 +29,7 @@ UNION_ATTACK = "aa-union"
 UNION_PARTS = tuple(f"aa-{norm}" for norm in UNION)
 WHOLE = ("aa", "aa-plus", UNION_ATTACK, *UNION_PARTS)
 """AutoAttack's ensembles, which take no number."""
-EvaluationAttack = Bound | AutoAttack | AutoAttackUnion
+EvaluationAttack = Bound | AutoAttack | AutoAttackUnion | MinimumNormAttack
 
 
 def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | None:
@@ -39,8 +40,15 @@ def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | N
     kind, steps = match.groups() if match and name not in WHOLE else (name, "")
     if kind in WHOLE or kind in MEMBERS:
         return _autoattack(experiment, kind, steps)
+    if kind in MINIMUM_NORM:
+        return _minimum_norm(experiment, kind, steps)
     if kind not in ATTACKS:
-        known = ["clean", *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS), *WHOLE]
+        known = [
+            "clean",
+            *(f"{known}100" for known in MINIMUM_NORM),
+            *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS),
+            *WHOLE,
+        ]
         raise InputError(f"attack {name!r} is unknown{did_you_mean(name, [*known, *MEMBERS])}")
     fields, taken = experiment.evaluation, takes(kind)
     options: dict[str, Any] = {"eps": fields.eps, "norm": fields.norm}
@@ -55,6 +63,29 @@ def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | N
     bound = bind(ATTACKS[kind], **options)
     try_attack(bound)
     return bound
+
+
+def _minimum_norm(experiment: Experiment, kind: str, steps: str) -> MinimumNormAttack:
+    """A minimum-norm attack under the norm of the evaluation, whose radius plays no part in it."""
+    if not steps:
+        raise InputError(f"attack {kind!r} needs its number of steps; did you mean '{kind}100'?")
+    bound = bind(MINIMUM_NORM[kind], norm=experiment.evaluation.norm, steps=int(steps))
+    image, label = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+
+    def run(x: Array, y: Array) -> Any:
+        return bound(lambda x: jnp.concatenate([x, -x], axis=-1).reshape(1, 2), x, y, key=jax.random.key(0))
+
+    try:
+        jax.eval_shape(run, image, label)  # so that it checks its arguments
+    except InputError as error:
+        group = "evaluation." if str(error).startswith("norm=") else ""
+        raise InputError(f"attack {kind + steps!r}: {group}{error}") from error
+    return MinimumNormAttack(bound, experiment.evaluation.eps)
+
+
+def is_minimum_norm(name: str) -> bool:
+    """Whether an attack of this name looks for the nearest misclassified image."""
+    return name.rstrip("0123456789") in MINIMUM_NORM
 
 
 def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack | AutoAttackUnion:
@@ -149,6 +180,52 @@ def monitor(
     return evaluate
 
 
+class Evaluator:
+    """Evaluates weights on some examples, with precise products; called, it says which are classified correctly."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        net: Model,
+        split: Split,
+        *,
+        on_block: Callable[[], None] = lambda: None,
+        note: Callable[[str], None] = lambda text: None,
+    ):
+        self.experiment, self.net, self.note = experiment, net, note
+        self.images, self.labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+        precision = experiment.evaluation.precision
+        self.precision = None if precision == "default" else precision
+        self.options: dict[str, Any] = {
+            "key": named_key(jax.random.key(experiment.seed), "evaluate"),
+            "batch_size": experiment.evaluation.batch_size,
+            "mesh": data_mesh(jax.device_count()),  # all: blocks are padded to whatever can be shared out
+            "on_block": on_block,
+            "on_finding": self._tell,
+        }
+
+    def __call__(self, variables: Variables, attack: Attack | EvaluationAttack | None) -> np.ndarray:
+        """Which examples weights classify under an attack, `[N]` bool."""
+        if isinstance(attack, MinimumNormAttack):
+            return self.minimum_norms(variables, attack).robust_at(attack.eps)
+        logits_fn = make_logits_fn(self.net, variables)
+        if isinstance(attack, AutoAttack | AutoAttackUnion):
+            seen = seen_by_attacks(self.experiment, self.net, variables)
+            return attack.run(logits_fn, self.images, self.labels, attack_logits_fn=seen).robust
+        with jax.default_matmul_precision(self.precision):
+            return correct_under_attack(logits_fn, self.images, self.labels, attack, **self.options)
+
+    def minimum_norms(self, variables: Variables, attack: MinimumNormAttack) -> MinimumNorms:
+        """How far the nearest misclassified images are that an attack finds."""
+        logits_fn = make_logits_fn(self.net, variables)
+        with jax.default_matmul_precision(self.precision):
+            return minimum_norms(logits_fn, self.images, self.labels, attack.attack, **self.options)
+
+    def _tell(self, finding: Finding) -> None:
+        if is_first():
+            self.note(finding.message)
+
+
 def evaluator(
     experiment: Experiment,
     net: Model,
@@ -156,7 +233,7 @@ def evaluator(
     *,
     on_block: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda text: None,
-) -> Callable[[Variables, Attack | AutoAttack | AutoAttackUnion | None], np.ndarray]:
+) -> Evaluator:
     """Which examples of `split` given weights classify under an attack, with precise products.
 
     Args:
@@ -166,31 +243,4 @@ def evaluator(
       on_block: called before each block of images.
       note: is told what makes a result doubtful.
     """
-    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    key = named_key(jax.random.key(experiment.seed), "evaluate")
-    precision = None if experiment.evaluation.precision == "default" else experiment.evaluation.precision
-    mesh = data_mesh(jax.device_count())  # all: blocks are padded to whatever can be shared out
-
-    def tell(finding: Finding) -> None:
-        if is_first():
-            note(finding.message)
-
-    def correct(variables: Variables, attack: Attack | AutoAttack | AutoAttackUnion | None) -> np.ndarray:
-        logits_fn = make_logits_fn(net, variables)
-        if isinstance(attack, AutoAttack | AutoAttackUnion):
-            seen = seen_by_attacks(experiment, net, variables)
-            return attack.run(logits_fn, images, labels, attack_logits_fn=seen).robust
-        with jax.default_matmul_precision(precision):
-            return correct_under_attack(
-                logits_fn,
-                images,
-                labels,
-                attack,
-                key=key,
-                batch_size=experiment.evaluation.batch_size,
-                mesh=mesh,
-                on_block=on_block,
-                on_finding=tell,
-            )
-
-    return correct
+    return Evaluator(experiment, net, split, on_block=on_block, note=note)

@@ -16,6 +16,7 @@ import numpy as np
 from piat_jax.analysis.runs import EVALUATION
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import write_arrays, write_file
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import any_of_all, is_first, on_first
 from piat_jax.data import first, load
@@ -28,6 +29,7 @@ from piat_jax.evaluation import (
     find_worst_class,
 )
 from piat_jax.evaluation.journal import Journal
+from piat_jax.evaluation.minimum_norm import MinimumNormAttack, MinimumNorms
 from piat_jax.evaluation.robustness import JSON
 from piat_jax.evaluation.union import UNION_EPS
 from piat_jax.experiment.evaluation import (
@@ -35,13 +37,14 @@ from piat_jax.experiment.evaluation import (
     UNION_PARTS,
     evaluation_attack,
     evaluator,
+    is_minimum_norm,
     seen_by_attacks,
     settings_of,
 )
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import ON_DISK, Run
 
-KINDS = ("accuracy", "by_class")
+KINDS = ("accuracy", "by_class", "minimum_norm")
 """What evaluation.json has of a checkpoint by attack."""
 
 
@@ -57,6 +60,9 @@ class EvaluationListener:
 
     def attacked(self, found: Robustness | UnionRobustness) -> None:
         """AutoAttack is done, or its results under several norms are put together."""
+
+    def measured(self, attack: str, found: MinimumNorms) -> None:
+        """A minimum-norm attack is done."""
 
     def accuracy(
         self,
@@ -158,6 +164,12 @@ def evaluate(
                 union = UnionRobustness({part.removeprefix("aa-"): found for part, found in parts.items()})
                 listener.attacked(union)
                 _keep_found(point, text, union.robust, for_autoattack.labels, data.class_names)
+            elif isinstance(attack, MinimumNormAttack):
+                norms = correct.minimum_norms(variables, attack)
+                listener.measured(text, norms)
+                on_first(functools.partial(_write_norms, run.robustness(name, text), norms))
+                _keep_found(point, text, norms.robust_at(attack.eps), data.test.labels, data.class_names)
+                point.setdefault("minimum_norm", {})[text] = norms.summary()
             elif isinstance(attack, AutoAttack):
                 where = run.robustness(name, text)
                 if not resume:
@@ -250,6 +262,14 @@ def _keep_found(
     }
 
 
+def _write_norms(folder: Path, found: MinimumNorms) -> None:
+    """Keep the norms example by example, and the curve."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {"labels": found.labels, "clean": found.clean, "distances": found.distances}
+    write_arrays(folder / "norms.npz", arrays)
+    write_file(folder / "curve.csv", lambda file: file.write(found.to_csv().encode()))
+
+
 def _copy_found(source: Mapping[str, Any], target: dict[str, Any], attack: str) -> None:
     """Give what one checkpoint has of an attack to another of the same weights."""
     for kind in KINDS:
@@ -264,10 +284,11 @@ def _is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
 
 def _take_over(run: Run, name: str, other: str, attack: str) -> bool:
     """Give what one checkpoint's evaluation left to the other of the same weights; whether it was all there."""
-    if not is_autoattack(attack):
+    if not is_autoattack(attack) and not is_minimum_norm(attack):
         return True
     source, target = (run.robustness(each, attack) for each in (name, other))
-    if not any_of_all(is_first() and (source / JSON).exists()):  # who writes it knows
+    file = JSON if is_autoattack(attack) else "norms.npz"
+    if not any_of_all(is_first() and (source / file).exists()):  # who writes it knows
         return False
     on_first(functools.partial(_copy_folder, source, target))
     return True

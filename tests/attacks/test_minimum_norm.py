@@ -73,7 +73,7 @@ class TestLinear:
     @pytest.mark.parametrize(("attack", "norm"), ATTACKS)
     def test_so_it_is_where_the_box_is_in_the_way(self, attack, norm):
         """The nearest point of the hyperplane in the box is what FAB steps to."""
-        logits_fn, images, labels, score, weights = self.examples()
+        logits_fn, images, _, _, weights = self.examples()
         images = np.clip(images - np.float32(0.45), 0, 1)  # half of the pixels are near 0
         labels = np.asarray(jnp.argmax(logits_fn(images), axis=1))
         gaps = np.asarray(-jnp.take_along_axis(logits_fn(images), labels[:, None], axis=1)[:, 0])

@@ -21,7 +21,7 @@ from piat_jax.cli import errors, evaluate, sweep, train
 from piat_jax.core.checks import InputError
 from piat_jax.core.nested import leaves
 from piat_jax.data import load
-from piat_jax.evaluation import AutoAttack, Robustness, UnionRobustness
+from piat_jax.evaluation import AutoAttack, MinimumNorms, Robustness, UnionRobustness
 from piat_jax.experiment import Run, data, hooks, run_evaluation, run_training
 from piat_jax.experiment.config import load as read_config
 from piat_jax.experiment.console import AttackLines
@@ -277,6 +277,53 @@ def test_the_union_of_three_norms(run, tmp_path, capsys, monkeypatch):
     two = ("--config.evaluation.union_eps=1,2", "--attacks=aa-l2")
     told = evaluated(stopped, "--resume", *two, code=2).err
     assert "evaluation.union_eps=(1.0, 2.0) has 2 radii; give one for each of linf, l2, l1" in told
+
+
+def test_minimum_norms(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "evaluation.json").unlink(missing_ok=True)
+
+    def evaluated(*more, code=0):
+        arguments = [f"--workdir={folder}", "--config.evaluation.norm=l2", "--config.evaluation.eps=0.5", *more]
+        assert errors.run(evaluate.main, arguments) == code
+        return capsys.readouterr()
+
+    printed = evaluated("--attacks=clean,ddn30,fmn30,fab-norm5").out
+    content = json.loads((folder / "evaluation.json").read_text())
+    assert list(content["checkpoints"]["final"]["accuracy"]) == ["clean", "ddn30", "fmn30", "fab-norm5"]
+    for name, point in content["checkpoints"].items():
+        assert list(point["minimum_norm"]) == ["ddn30", "fmn30", "fab-norm5"]
+        for attack, kept in point["minimum_norm"].items():
+            with np.load(folder / "robustness" / f"{name}-{attack}" / "norms.npz") as stored:
+                found = MinimumNorms("l2", stored["labels"], stored["clean"], stored["distances"])
+            assert found.clean.mean() == point["accuracy"]["clean"]
+            assert found.robust_at(0.5).mean() == point["accuracy"][attack]
+            assert found.summary() == kept
+            assert (folder / "robustness" / f"{name}-{attack}" / "curve.csv").read_text() == found.to_csv()
+            assert f"{attack}: {found}\n" in printed
+    curves = load_run(folder).checkpoints["final"].minimum_norm
+    assert curves["fmn30"].median == content["checkpoints"]["final"]["minimum_norm"]["fmn30"]["median"]
+    # What is known stays; the best checkpoint's numbers are taken over where it is the final one.
+    before = files(folder)
+    assert "fmn30" in evaluated("--attacks=fmn30", "--resume").out
+    assert {path: text for path, text in files(folder).items() if path.name != "evaluation.json"} == {
+        path: text for path, text in before.items() if path.name != "evaluation.json"
+    }
+    shutil.rmtree(folder / "checkpoints" / "best")
+    shutil.copytree(folder / "checkpoints" / "last", folder / "checkpoints" / "best")
+    told = evaluated("--attacks=fmn30", "--overwrite").out
+    assert told.count("fmn30: median") == 1
+    best, final = json.loads((folder / "evaluation.json").read_text())["checkpoints"].values()
+    assert best["minimum_norm"]["fmn30"] == final["minimum_norm"]["fmn30"]
+    assert (folder / "robustness" / "final-fmn30" / "curve.csv").exists()
+    for attack, message in (
+        ("fmn", "attack 'fmn' needs its number of steps; did you mean 'fmn100'?"),
+        ("fmn0", "attack 'fmn0': steps=0 must be at least 1"),
+    ):
+        assert message in evaluated(f"--attacks={attack}", "--overwrite", code=2).err
+    told = evaluated("--attacks=ddn9", "--overwrite", "--config.evaluation.norm=linf", code=2).err
+    assert "attack 'ddn9': evaluation.norm='linf' is none of ddn's; give 'l2', or take fmn or fab" in told
 
 
 def test_evaluate_options(run, capsys):
