@@ -312,10 +312,17 @@ def test_minimum_norms(run, tmp_path, capsys):
     }
     shutil.rmtree(folder / "checkpoints" / "best")
     shutil.copytree(folder / "checkpoints" / "last", folder / "checkpoints" / "best")
-    told = evaluated("--attacks=fmn30", "--overwrite").out
+    shutil.rmtree(folder / "robustness")
+    (folder / "evaluation.json").unlink()
+    told = evaluated("--attacks=fmn30", f"--config.evaluation.eps={curves['fmn30'].median}").out
     assert told.count("fmn30: median") == 1
     best, final = json.loads((folder / "evaluation.json").read_text())["checkpoints"].values()
-    assert best["minimum_norm"]["fmn30"] == final["minimum_norm"]["fmn30"]
+    assert (
+        best["minimum_norm"]["fmn30"]
+        == final["minimum_norm"]["fmn30"]
+        == content["checkpoints"]["final"]["minimum_norm"]["fmn30"]
+    )
+    assert 0 < best["accuracy"]["fmn30"] < content["checkpoints"]["final"]["accuracy"]["clean"]
     assert (folder / "robustness" / "final-fmn30" / "curve.csv").exists()
     for attack, message in (
         ("fmn", "attack 'fmn' needs its number of steps; did you mean 'fmn100'?"),
