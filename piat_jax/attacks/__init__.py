@@ -13,6 +13,7 @@ from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.pgd import Counted, counting, cw, fgsm, mi_fgsm, pgd, pgd_counted
 from piat_jax.attacks.registry import ATTACKS, MINIMUM_NORM, attack, minimum_norm, takes
 from piat_jax.attacks.square import square
+from piat_jax.attacks.targeted import multi_targeted, pgd_least_likely
 from piat_jax.core.bound import bind
 
 __all__ = [
@@ -33,8 +34,10 @@ __all__ = [
     "fmn",
     "mi_fgsm",
     "minimum_norm",
+    "multi_targeted",
     "pgd",
     "pgd_counted",
+    "pgd_least_likely",
     "square",
     "takes",
 ]

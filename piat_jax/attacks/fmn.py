@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from piat_jax import losses
 from piat_jax.attacks.hyperplane import DUAL
 from piat_jax.attacks.nearest import Count, Nearest, Search
 from piat_jax.attacks.registry import minimum_norm
+from piat_jax.attacks.targets import lead
 from piat_jax.core.checks import check_at_least, check_range
 from piat_jax.core.norms import ascent_direction, norm_name, project, project_l1
 from piat_jax.core.norms import norm as length
@@ -78,7 +78,7 @@ def fmn(
         check_at_least(name, value, 0)
     check_range("gamma", gamma, 0, 1, open_low=True)
     check_range("gamma_last", gamma_last, 0, 1)
-    search = Search(logits_fn, images, labels, key=key, active=active, norm=norm, steps=steps, loss=_lead)
+    search = Search(logits_fn, images, labels, key=key, active=active, norm=norm, steps=steps, loss=lead)
     farthest = search.farthest()
     alpha_last = alpha / 100 if alpha_last is None else alpha_last
 
@@ -105,9 +105,3 @@ def fmn(
     eps = jnp.zeros(labels.shape, jnp.float32)
     x, _, found = fori_loop(0, steps, step, (search.images, eps, search.first()))
     return search.last(found, x)
-
-
-def _lead(logits: Array, labels: Array) -> Array:
-    """`max_{j != y} z_j - z_y`: above 0 where misclassified."""
-    of_label, best_other = losses.label_and_best_other(logits, labels)
-    return best_other - of_label
