@@ -43,6 +43,19 @@ class NormCurve:
 
 
 @dataclass(frozen=True)
+class CorruptionScores:
+    """Accuracy under common corruptions, fractions."""
+
+    clean: float
+    mean: float  # over the fifteen corruptions and five severities
+    mce: float  # relative to AlexNet's errors where `normalised`, else the mean error
+    normalised: bool
+    extra: float | None  # the mean over other corruptions
+    by_corruption: Mapping[str, float]  # the mean over severities
+    num_examples: int
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Accuracies of one checkpoint."""
 
@@ -50,6 +63,7 @@ class Checkpoint:
     accuracy: Mapping[str, float]  # by attack ("clean", "pgd20", ...), fractions
     by_class: Mapping[str, ByClass] = field(default_factory=dict)  # by attack; of earlier versions none
     minimum_norm: Mapping[str, NormCurve] = field(default_factory=dict)  # by attack
+    corruptions: CorruptionScores | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
             _accuracies(str(path), _field(path, evaluation, f"checkpoints.{name}.accuracy", dict)),
             _by_class(path, found[name].get("by_class", {}), evaluation.get("class_names", [])),
             _norm_curves(path, found[name].get("minimum_norm", {})),
+            _corruptions(folder / "corruptions" / f"{name}.json", found[name]["epoch"]),
         )
         for name in CHECKPOINTS
         if name in found
@@ -308,6 +323,26 @@ def _norm_curves(path: Path, found: Any) -> dict[str, NormCurve]:
             )
         read[attack] = NormCurve(norm, found[attack].get("median"), share, tuple(eps), tuple(accuracy))
     return read
+
+
+def _corruptions(path: Path, epoch: int) -> CorruptionScores | None:
+    """What a file of the folder `corruptions` holds; None where there is none, or one of other weights or not whole."""
+    if not path.exists():
+        return None
+    found = _read_json(path, "piat-evaluate --corruptions")
+    if _field(path, found, "epoch", int) != epoch or "mean" not in found:
+        return None
+    values = {name: _field(path, found, name, float) for name in ("clean", "mean", "mce")}
+    accuracies = _field(path, found, "accuracy", dict)
+    every = {f"{name}, severity {i}": value for name, each in accuracies.items() for i, value in enumerate(each, 1)}
+    _accuracies(str(path), {**every, "clean": values["clean"], "mean": values["mean"]})
+    return CorruptionScores(
+        **values,
+        normalised=_field(path, found, "mce_is", str).startswith("relative"),
+        extra=found.get("extra"),
+        by_corruption={name: float(np.mean(each)) for name, each in accuracies.items()},
+        num_examples=_field(path, found, "num_examples", int),
+    )
 
 
 _OF_CLASSES: dict[str, type] = {"worst_class": str, "worst": float, "classes": list}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from piat_jax.analysis.runs import Group, RunResults, group_runs
+from piat_jax.analysis.runs import CorruptionScores, Group, RunResults, group_runs
 
 ATTACKS = ("clean", "pgd20", "cw20", "aa")
 """The order of the columns; other attacks follow in the order in which they appear."""
@@ -193,6 +193,45 @@ def _median_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | N
         return None if found is None else found.median
 
     return value
+
+
+def corruption_table(runs: Sequence[RunResults], checkpoint: str) -> Table | None:
+    """Accuracy under common corruptions of a checkpoint, by corruption; None where none was evaluated so.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    found = [run.checkpoints[checkpoint].corruptions for run in runs if checkpoint in run.checkpoints]
+    scores = [each for each in found if each]
+    if not scores:
+        return None
+
+    def column(name: str, of: Callable[[CorruptionScores], float | None], *, lowest: bool = False) -> Column:
+        def value(run: RunResults) -> float | None:
+            point = run.checkpoints.get(checkpoint)
+            number = of(point.corruptions) if point and point.corruptions else None
+            return None if number is None else 100 * number
+
+        return Column(name, value, lowest=lowest)
+
+    names = dict.fromkeys(name for each in scores for name in each.by_corruption)
+    normalised = {each.normalised for each in scores}
+    columns = [
+        column("Clean", lambda each: each.clean),
+        column("Mean", lambda each: each.mean),
+        column("mCE" if normalised == {True} else "Mean error", lambda each: each.mce, lowest=True),
+        *([column("Extra", lambda each: each.extra)] if any(each.extra is not None for each in scores) else []),
+        *(column(name, lambda each, name=name: each.by_corruption.get(name)) for name in names),
+    ]
+    counts = " or ".join(map(str, sorted({each.num_examples for each in scores})))
+    how = "mCE: errors relative to AlexNet's." if normalised == {True} else "The mean error is not normalised."
+    notes = [
+        f"Accuracy (%) of the {checkpoint} checkpoint on {counts} images at each of five severities. Mean: over the "
+        f"fifteen corruptions of the paper; extra ones apart. {how}"
+    ]
+    if len(normalised) > 1:
+        notes.append("Some errors are relative to AlexNet's and some are not: their column does not compare.")
+    return _table(group_runs(runs), columns, notes)
 
 
 def classes_csv(runs: Sequence[RunResults]) -> str:

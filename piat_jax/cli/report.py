@@ -5,11 +5,13 @@
 
 A folder is a run or holds runs. Writes table.md, table.csv, stability.md, runs.csv (every run by itself) and
 robust_accuracy.png, the accuracy that chose the best epoch, into --out, by default the folder `report` in what the
-given folders have in common. Where accuracies by class are known, worst_class.md has the worst class and classes.csv
-all of them. Of minimum-norm attacks minimum_norm.md has the medians, and a figure such as fmn100.png the accuracy
-against the radius. Of methods run without and with PIAT it also writes piat.md and, where there are several,
+given folders have in common. Of methods run without and with PIAT it also writes piat.md and, where there are several,
 piat.png. Runs of one method that differ in more than their seed have a row for each setting. What was not evaluated
 yet is left out, with a note.
+
+Where accuracies by class are known, worst_class.md has the worst class and classes.csv all of them. Of minimum-norm
+attacks minimum_norm.md has the medians, and a figure such as fmn100.png the accuracy against the radius.
+corruptions.md is of common corruptions.
 """
 
 import os
@@ -43,6 +45,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
     from piat_jax.analysis.tables import (
         best_final_table,
         classes_csv,
+        corruption_table,
         minimum_norm_names,
         minimum_norm_table,
         runs_csv,
@@ -82,6 +85,9 @@ def report(folders: Sequence[Path], out: Path) -> None:
     worst = worst_class_table(runs)
     if worst:
         texts |= {"worst_class.md": worst.to_markdown(), "classes.csv": classes_csv(runs)}
+    corrupted = [found for name in CHECKPOINTS if (found := corruption_table(runs, name))]
+    if corrupted:
+        texts["corruptions.md"] = "\n".join(found.to_markdown() for found in corrupted)
     norms = minimum_norm_table(runs)
     if norms:
         texts["minimum_norm.md"] = norms.to_markdown()

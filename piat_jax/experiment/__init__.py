@@ -7,6 +7,7 @@ they do.
 from piat_jax.experiment.config import default_config, load, resolve
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import Run
+from piat_jax.experiment.run_corruptions import evaluate_corruptions
 from piat_jax.experiment.run_evaluation import EvaluationListener, evaluate
 from piat_jax.experiment.run_training import Listener, train
 
@@ -17,6 +18,7 @@ __all__ = [
     "Run",
     "default_config",
     "evaluate",
+    "evaluate_corruptions",
     "load",
     "resolve",
     "train",

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from piat_jax.core.files import command
 from piat_jax.evaluation import AttackProgress, Robustness, UnionRobustness
+from piat_jax.evaluation.corruptions import CorruptionAccuracy
 from piat_jax.evaluation.minimum_norm import MinimumNorms
 from piat_jax.experiment.run import Run
+from piat_jax.experiment.run_corruptions import CorruptionListener
 from piat_jax.experiment.run_evaluation import EvaluationListener
 from piat_jax.experiment.run_training import Listener, Started
 from piat_jax.training.progress import TrainingProgress, duration
@@ -114,6 +116,28 @@ class EvaluationConsole(EvaluationListener):
         of_class = f"  worst class {worst[0]} {100 * worst[1]:.2f}%" if worst else ""
         where = f"{run.folder}  {checkpoint} (epoch {epoch})"
         print(f"{where}  {attack} {100 * value:.2f}%{of_class}  {took}", flush=True)
+
+
+class CorruptionConsole(CorruptionListener):
+    """Prints what `evaluate_corruptions` tells."""
+
+    def note(self, text: str) -> None:
+        """A line on stderr."""
+        note(text)
+
+    def corrupted(self, run: Run, checkpoint: str, epoch: int, name: str, values: Sequence[float]) -> None:
+        """A line."""
+        each = " ".join(f"{100 * value:.2f}" for value in values)
+        mean = 100 * sum(values) / len(values)
+        print(
+            f"{run.folder}  {checkpoint} (epoch {epoch})  {name} {mean:.2f}%  at severities 1 to 5: {each}", flush=True
+        )
+
+    def all_corrupted(self, run: Run, checkpoint: str, found: CorruptionAccuracy) -> None:
+        """A line."""
+        kind = "mCE relative to AlexNet" if found.is_normalised else "mean error, not normalised"
+        mean = f"clean {100 * found.clean:.2f}%  mean over corruptions {100 * found.mean:.2f}%"
+        print(f"{run.folder}  {checkpoint}  {mean}  {kind} {100 * found.mce:.2f}%", flush=True)
 
 
 class AttackLines:

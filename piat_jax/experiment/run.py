@@ -24,6 +24,7 @@ DESCRIPTION = "run.json"
 DIVERGED = "diverged.json"
 LOCK = "lock"
 ROBUSTNESS = "robustness"
+CORRUPTED = "corruptions"
 OWN_FILES = (
     CONFIG,
     DATA,
@@ -34,6 +35,7 @@ OWN_FILES = (
     Checkpoints.FOLDER,
     DIVERGED,
     ROBUSTNESS,
+    CORRUPTED,
     "tensorboard",
     "report",
 )
@@ -122,6 +124,10 @@ class Run:
     def robustness(self, checkpoint: str, attack: str) -> Path:
         """Where AutoAttack or one of its members keeps what it finds on "best" or "final"."""
         return self.folder / ROBUSTNESS / f"{checkpoint}-{attack}"
+
+    def corruptions(self, checkpoint: str) -> Path:
+        """Where the accuracies of "best" or "final" under common corruptions are kept."""
+        return self.folder / CORRUPTED / f"{checkpoint}.json"
 
     def drop_robustness(self, checkpoint: str) -> None:
         """Remove what attacks have found on a checkpoint that holds other weights now."""
