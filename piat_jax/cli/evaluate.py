@@ -15,6 +15,8 @@ ddn100, fmn100 and fab-norm100 look for the nearest misclassified image: their m
 radius are kept beside the accuracy at evaluation.eps. --corruptions=FOLDER evaluates on CIFAR-10-C, CIFAR-100-C,
 Tiny-ImageNet-C or ImageNet-C, and writes corruptions/best.json and final.json.
 
+--from=runs/b makes the images on the network of another run, by its best checkpoint or that whose folder is given.
+
 Several folders may be given as arguments: piat-evaluate runs/*
 Several processes evaluate as one, as they train.
 """
@@ -58,6 +60,12 @@ def main(argv: Sequence[str]) -> None:
         "Folder of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C; without --attacks these alone.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "from",
+        None,
+        "Folder of another run, or of its checkpoint: the attacks' images are made on its network.",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("resume", False, "Keep what was found, and go on with what was stopped.", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "Evaluate again, in place of what was found.", flag_values=values)
     distributed.define_flags(values)
@@ -93,6 +101,7 @@ def main(argv: Sequence[str]) -> None:
     from piat_jax.experiment.console import CorruptionConsole, EvaluationConsole
     from piat_jax.experiment.run_corruptions import evaluate_corruptions
     from piat_jax.experiment.run_evaluation import check_not_evaluated
+    from piat_jax.experiment.run_transfer import evaluate_transfer, source_of, transferable
 
     use_one_device_a_core()
     distributed.start(values)
@@ -103,14 +112,19 @@ def main(argv: Sequence[str]) -> None:
                 print(f"note: {run.folder} is no run and is left out", file=sys.stderr)
         runs = [run for run in runs if run.exists]
     experiments = [experiment_of(run, values.config, overrides) for run in runs]
-    if not values.resume and not values.overwrite and (values.attacks or not values.corruptions):
+    made_on = source_of(values["from"].value) if values["from"].value else None
+    plain = made_on is None and bool(values.attacks or not values.corruptions)
+    if plain and not values.resume and not values.overwrite:
         on_first(lambda: [check_not_evaluated(*pair, checkpoints) for pair in zip(experiments, runs)])
     options = {"checkpoints": checkpoints, "num_examples": values.num_examples}
     options |= {"resume": values.resume, "overwrite": values.overwrite}
     for experiment, run in zip(experiments, runs):
         if values.corruptions:
             evaluate_corruptions(experiment, run, values.corruptions, listener=CorruptionConsole(), **options)
-        if values.corruptions and not values.attacks:
+        if made_on:
+            chosen = experiment if values.attacks else transferable(experiment)
+            evaluate_transfer(chosen, run, made_on, listener=EvaluationConsole(), **options)
+        if not plain:
             continue
         evaluate(
             experiment,

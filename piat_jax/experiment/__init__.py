@@ -10,6 +10,7 @@ from piat_jax.experiment.run import Run
 from piat_jax.experiment.run_corruptions import evaluate_corruptions
 from piat_jax.experiment.run_evaluation import EvaluationListener, evaluate
 from piat_jax.experiment.run_training import Listener, train
+from piat_jax.experiment.run_transfer import evaluate_transfer, source_of
 
 __all__ = [
     "EvaluationListener",
@@ -19,7 +20,9 @@ __all__ = [
     "default_config",
     "evaluate",
     "evaluate_corruptions",
+    "evaluate_transfer",
     "load",
     "resolve",
+    "source_of",
     "train",
 ]

@@ -215,6 +215,12 @@ class Evaluator:
         with jax.default_matmul_precision(self.precision):
             return correct_under_attack(logits_fn, self.images, self.labels, attack, **self.options)
 
+    def transferred(self, variables: Variables, attack: Bound, source: LogitsFn) -> np.ndarray:
+        """Which examples weights classify under images that an attack makes of another network, `[N]` bool."""
+        logits_fn = make_logits_fn(self.net, variables)
+        with jax.default_matmul_precision(self.precision):
+            return correct_under_attack(logits_fn, self.images, self.labels, attack, source=source, **self.options)
+
     def minimum_norms(self, variables: Variables, attack: MinimumNormAttack) -> MinimumNorms:
         """How far the nearest misclassified images are that an attack finds."""
         logits_fn = make_logits_fn(self.net, variables)

@@ -128,7 +128,7 @@ def evaluate(
         "class_names": list(data.class_names),
         "checkpoints": {},
     }
-    before = _comparable(run, result, by_autoattack=by_autoattack, overwrite=overwrite)
+    before = comparable(run, result, by_autoattack=by_autoattack, overwrite=overwrite)
     valid = dict(before) if resume else {}
 
     def keep() -> None:
@@ -140,11 +140,11 @@ def evaluate(
         # Within an epoch a run that was stopped has taken so many steps more.
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
         point: dict[str, Any] = {**at, "accuracy": {}}
-        if _is_at(before.get(name), at):
+        if is_at(before.get(name), at):
             point = {**copy.deepcopy(before[name]), **at}
         elif name in before:  # the run was trained on
             on_first(functools.partial(run.drop_robustness, name))
-        twin = next((other for other, found in valid.items() if other != name and _is_at(found, at)), "")
+        twin = next((other for other, found in valid.items() if other != name and is_at(found, at)), "")
         valid[name] = point
         result["checkpoints"] = {**before, **result["checkpoints"], name: point}
         keep()  # of which weights the folders are that attacks begin now
@@ -153,7 +153,7 @@ def evaluate(
         robust: dict[str, Robustness] = {}
         for text in with_parts(attacks):
             if resume and text in point["accuracy"] and text not in needed:
-                _tell(listener, run, name, point, text, None)
+                tell(listener, run, name, point, text, None)
                 continue
             began = time.perf_counter()
             attack = evaluation_attack(experiment, text)
@@ -163,12 +163,12 @@ def evaluate(
                 parts = {part: robust.get(part) or Robustness.load(run.robustness(name, part)) for part in UNION_PARTS}
                 union = UnionRobustness({part.removeprefix("aa-"): found for part, found in parts.items()})
                 listener.attacked(union)
-                _keep_found(point, text, union.robust, for_autoattack.labels, data.class_names)
+                keep_found(point, text, union.robust, for_autoattack.labels, data.class_names)
             elif isinstance(attack, MinimumNormAttack):
                 norms = correct.minimum_norms(variables, attack)
                 listener.measured(text, norms)
                 on_first(functools.partial(_write_norms, run.robustness(name, text), norms))
-                _keep_found(point, text, norms.robust_at(attack.eps), data.test.labels, data.class_names)
+                keep_found(point, text, norms.robust_at(attack.eps), data.test.labels, data.class_names)
                 point.setdefault("minimum_norm", {})[text] = norms.summary()
             elif isinstance(attack, AutoAttack):
                 where = run.robustness(name, text)
@@ -185,10 +185,10 @@ def evaluate(
                     )
                 listener.attacked(found)
                 robust[text] = found
-                _keep_found(point, text, found.robust, for_autoattack.labels, data.class_names)
+                keep_found(point, text, found.robust, for_autoattack.labels, data.class_names)
             else:
-                _keep_found(point, text, correct(variables, attack), data.test.labels, data.class_names)
-            _tell(listener, run, name, point, text, time.perf_counter() - began)
+                keep_found(point, text, correct(variables, attack), data.test.labels, data.class_names)
+            tell(listener, run, name, point, text, time.perf_counter() - began)
             keep()  # the next attack may take hours
     return result
 
@@ -239,16 +239,23 @@ def is_autoattack(name: str) -> bool:
     return name.startswith("aa") or name.rstrip("0123456789") in MEMBERS
 
 
-def _tell(
-    listener: EvaluationListener, run: Run, name: str, point: Mapping[str, Any], attack: str, seconds: float | None
+def tell(
+    listener: EvaluationListener,
+    run: Run,
+    name: str,
+    point: Mapping[str, Any],
+    attack: str,
+    seconds: float | None,
+    *,
+    label: str = "",
 ) -> None:
     """Tell the listener what a checkpoint has of an attack."""
     worst = point.get("by_class", {}).get(attack)
     told = (worst["worst_class"], worst["worst"]) if worst else None
-    listener.accuracy(run, name, point["epoch"], attack, point["accuracy"][attack], seconds, told)
+    listener.accuracy(run, name, point["epoch"], label or attack, point["accuracy"][attack], seconds, told)
 
 
-def _keep_found(
+def keep_found(
     point: dict[str, Any], attack: str, correct: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
     """Keep the accuracy under an attack, and that of each class: null where no example is of it, six decimals."""
@@ -277,7 +284,7 @@ def _copy_found(source: Mapping[str, Any], target: dict[str, Any], attack: str) 
             target.setdefault(kind, {})[attack] = copy.deepcopy(source[kind][attack])
 
 
-def _is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
+def is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
     """Whether these accuracies are of the weights that a run had there; without steps, as they were once kept, of 0."""
     return point is not None and all(point.get(name, 0) == number for name, number in at.items())
 
@@ -299,7 +306,7 @@ def _copy_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
-def _comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwrite: bool) -> dict[str, Any]:
+def comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwrite: bool) -> dict[str, Any]:
     """What an evaluation of the same examples with the same settings has found before, by checkpoint.
 
     Where AutoAttack is not asked for, the examples it had stay those of `result`.

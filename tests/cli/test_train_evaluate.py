@@ -452,10 +452,10 @@ def _without_final(folder):
 
 def test_a_run_that_was_stopped_within_an_epoch_has_other_weights():
     point = {"epoch": 2, "accuracy": {"clean": 0.5}}
-    assert run_evaluation._is_at(point, {"epoch": 2, "steps": 0})
-    assert not run_evaluation._is_at(point, {"epoch": 2, "steps": 1})
-    assert not run_evaluation._is_at({**point, "steps": 1}, {"epoch": 2, "steps": 0})
-    assert not run_evaluation._is_at(None, {"epoch": 2, "steps": 0})
+    assert run_evaluation.is_at(point, {"epoch": 2, "steps": 0})
+    assert not run_evaluation.is_at(point, {"epoch": 2, "steps": 1})
+    assert not run_evaluation.is_at({**point, "steps": 1}, {"epoch": 2, "steps": 0})
+    assert not run_evaluation.is_at(None, {"epoch": 2, "steps": 0})
 
 
 def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):
