@@ -16,7 +16,7 @@ import numpy as np
 from piat_jax.analysis.runs import EVALUATION
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import write_arrays, write_file
+from piat_jax.core.files import write_arrays, write_file, write_json
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import any_of_all, is_first, on_first
 from piat_jax.data import first, load
@@ -42,6 +42,8 @@ from piat_jax.experiment.evaluation import (
     settings_of,
 )
 from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.model_info import FILE as MODEL_INFO
+from piat_jax.experiment.model_info import is_for_robustbench, is_whole, model_info, place_for
 from piat_jax.experiment.run import ON_DISK, Run
 
 KINDS = ("accuracy", "by_class", "minimum_norm")
@@ -121,6 +123,8 @@ def evaluate(
     correct = evaluator(experiment, net, data.test, note=listener.note)
     by_autoattack = any(map(is_autoattack, attacks))
     for_autoattack = first("aa_examples", aa_examples if by_autoattack else 0, fields.name, data.test)
+    limited = bool(num_examples or fields.test_examples or len(for_autoattack.labels) < len(data.test.labels))
+    whole = is_whole(data.name, for_autoattack, limited)
     result = {
         "num_examples": len(data.test.labels),
         "aa_examples": len(for_autoattack.labels),
@@ -185,6 +189,10 @@ def evaluate(
                     )
                 listener.attacked(found)
                 robust[text] = found
+                if text == "aa" and is_for_robustbench(found, whole=whole):
+                    info = model_info(experiment, data.name, found)
+                    on_first(functools.partial(write_json, where / MODEL_INFO, info))
+                    listener.note(f"{where / MODEL_INFO} is for RobustBench's {place_for(info, found)}")
                 keep_found(point, text, found.robust, for_autoattack.labels, data.class_names)
             else:
                 keep_found(point, text, correct(variables, attack), data.test.labels, data.class_names)

@@ -1,5 +1,6 @@
 """Evaluating the checkpoints of a run on adversarial images that were made on another run's network."""
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.bound import Bound
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
-from piat_jax.core.multihost import is_first
+from piat_jax.core.multihost import is_first, on_first
 from piat_jax.core.types import LogitsFn
 from piat_jax.data import load
 from piat_jax.experiment.evaluation import evaluation_attack, evaluator, settings_of
@@ -66,7 +67,7 @@ def evaluate_transfer(
     overwrite: bool = False,
     listener: EvaluationListener | None = None,
 ) -> dict[str, Any]:
-    """Evaluate checkpoints of a run under images that `experiment.evaluation.final_attacks` make on another run's network.
+    """Evaluate checkpoints of a run under images that the experiment's final attacks make on another run's network.
 
     What is found stands in evaluation.json apart from other accuracies: of each checkpoint under "transfer", then under
     the checkpoint that the images were made on.
@@ -110,8 +111,10 @@ def evaluate_transfer(
     for name in checkpoints:
         variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
-        point = result["checkpoints"].get(name)
+        point = result["checkpoints"].get(name, {})
         if not is_at(point, at):
+            if point:  # the run was trained on
+                on_first(functools.partial(run.drop_robustness, name))
             point = {**at, "accuracy": {}}
         result["checkpoints"][name] = point
         kept = point.setdefault(TRANSFER, {})
@@ -153,7 +156,7 @@ def _attack(experiment: Experiment, name: str) -> Bound:
 def _check_shape(source: Source, shape: tuple[int, ...]) -> None:
     """Raise InputError where the source says that it was trained on images of another shape."""
     path = source.run.folder / DATA
-    theirs = read_json(path)["train"]["image_shape"] if path.exists() else list(shape)
+    theirs = (read_json(path) if path.exists() else {}).get("train", {}).get("image_shape", shape)
     if list(theirs) != list(shape):
         raise InputError(f"from={str(source)!r} was trained on images of shape {tuple(theirs)}, and these have {shape}")
 

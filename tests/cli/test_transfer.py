@@ -101,6 +101,17 @@ def test_it_goes_on_and_knows_what_it_was_made_on(runs, tmp_path, capsys):
     assert list(point["transfer"][str(last)]["accuracy"]) == ["pgd2"]
     assert point["transfer"][str(last)]["accuracy"]["pgd2"] != 0.123
     assert list(point["accuracy"]) == ["clean"]
+    # What was found on weights that are no more goes.
+    stale = a / "robustness" / "final-square2"
+    stale.mkdir(parents=True)
+    content = json.loads((a / "evaluation.json").read_text())
+    content["checkpoints"]["final"]["epoch"] = 5
+    (a / "evaluation.json").write_text(json.dumps(content))
+    assert call(a, "--attacks=fgsm", f"--from={last}", "--resume") == 0
+    assert not stale.exists()
+    point = json.loads((a / "evaluation.json").read_text())["checkpoints"]["final"]
+    assert (point["epoch"], point["accuracy"]) == (6, {})
+    assert list(point["transfer"][str(last)]["accuracy"]) == ["fgsm"]
     # Without attacks those of the config that make images.
     assert call(a, f"--from={b}", "--resume") == 0
     point = json.loads((a / "evaluation.json").read_text())["checkpoints"]["final"]
