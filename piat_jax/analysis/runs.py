@@ -316,7 +316,8 @@ def _norm_curves(path: Path, found: Any) -> dict[str, NormCurve]:
             _field(path, found, f"{attack}.{name}", kind) for name, kind in (("norm", str), ("found", float))
         )
         eps, accuracy = (_field(path, found, f"{attack}.curve.{name}", list) for name in ("eps", "accuracy"))
-        _accuracies(str(path), {f"{attack}.curve.accuracy": value for value in accuracy} | {f"{attack}.found": share})
+        shares = {f"{attack}.curve.accuracy[{number}]": value for number, value in enumerate(accuracy)}
+        _accuracies(str(path), {**shares, f"{attack}.found": share})
         if len(eps) != len(accuracy) or not eps or sorted(eps) != eps:
             raise InputError(
                 f"{path} has {len(eps)} radii of {attack} for {len(accuracy)} accuracies, or not ascending"

@@ -1,9 +1,8 @@
 """Test images under common corruptions: CIFAR-10-C and CIFAR-100-C, Tiny-ImageNet-C and ImageNet-C as published."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,28 +33,23 @@ DOWNLOADS = {
 }
 
 
-class Corrupted(NamedTuple):
-    """One corruption's images, `[N, H, W, C]` uint8 for each severity from 1 to 5, mapped or decoded when indexed."""
-
-    images: tuple[Any, ...]
-    labels: tuple[np.ndarray, ...]
-
-
 @dataclasses.dataclass(frozen=True)
 class Corruptions:
     """All corruptions in a folder."""
 
     where: str
-    found: Mapping[str, Corrupted]  # the fifteen in their order, then the extra ones that are there
+    names: tuple[str, ...]  # the fifteen in their order, then the extra ones that are there
+    reader: "_Reader"
 
     def split(self, name: str, severity: int, examples: int = 0) -> Split:
         """The images of one corruption at a severity from 1 to 5; the first `examples`, 0 for all.
 
+        They are mapped, or decoded when indexed.
+
         Raises:
           InputError: there are fewer examples.
         """
-        found = self.found[name]
-        part = Split(found.images[severity - 1], found.labels[severity - 1])
+        part = self.reader.split(name, severity)
         return first("num_examples", examples, f"{self.where} {name}", part) if examples else part
 
 
@@ -89,8 +83,10 @@ def open_corruptions(folder: str | Path, name: str, image_shape: tuple[int, ...]
     missing = [str(read.place(each).relative_to(folder)) for each in CORRUPTIONS if not read.place(each).exists()]
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing)}; unpack {download(name)} there")
-    there = [*CORRUPTIONS, *(each for each in EXTRA if read.place(each).exists())]
-    return Corruptions(str(folder), {each: read.read(each) for each in there})
+    there = (*CORRUPTIONS, *(each for each in EXTRA if read.place(each).exists()))
+    for each in there:
+        read.check(each)
+    return Corruptions(str(folder), there, read)
 
 
 def download(name: str) -> str:
@@ -100,6 +96,22 @@ def download(name: str) -> str:
     'CIFAR-10-C.tar from https://zenodo.org/records/2535967'
     """
     return DOWNLOADS.get(name, DOWNLOADS[""])
+
+
+class _Reader(Protocol):
+    """One layout."""
+
+    def place(self, corruption: str) -> Path:
+        """Where a corruption has to be."""
+        ...
+
+    def check(self, corruption: str) -> None:
+        """Raise InputError unless a corruption is there as it should be."""
+        ...
+
+    def split(self, corruption: str, severity: int) -> Split:
+        """The images at a severity from 1 to 5."""
+        ...
 
 
 class _Arrays:
@@ -129,17 +141,18 @@ class _Arrays:
     def place(self, corruption: str) -> Path:
         return self.folder / f"{corruption}.npy"
 
-    def read(self, corruption: str) -> Corrupted:
-        path, each = self.place(corruption), len(self.labels)
-        images = self._load(path)
-        expected = (SEVERITIES * each, *self.image_shape)
+    def check(self, corruption: str) -> None:
+        path, images = self.place(corruption), self._load(self.place(corruption))
+        expected = (SEVERITIES * len(self.labels), *self.image_shape)
         if images.dtype != np.uint8 or images.shape != expected:
             raise InputError(
                 f"{path} has {images.dtype} of shape {images.shape} where {self.name or 'the data set'} needs uint8 of "
                 f"shape {expected}: take {download(self.name)}"
             )
-        parts = tuple(images[level * each : (level + 1) * each] for level in range(SEVERITIES))
-        return Corrupted(parts, (self.labels,) * SEVERITIES)
+
+    def split(self, corruption: str, severity: int) -> Split:
+        each = len(self.labels)
+        return Split(self._load(self.place(corruption))[(severity - 1) * each : severity * each], self.labels)
 
     def _load(self, path: Path) -> np.ndarray:
         try:
@@ -161,8 +174,7 @@ class _Folders:
         inside = sorted(self.folder.glob(f"*/{corruption}"))
         return inside[0] if inside and not (self.folder / corruption).exists() else self.folder / corruption
 
-    def read(self, corruption: str) -> Corrupted:
-        images, labels = [], []
+    def check(self, corruption: str) -> None:
         for severity in range(1, SEVERITIES + 1):
             place = self.place(corruption) / str(severity)
             if not place.is_dir():
@@ -174,18 +186,24 @@ class _Folders:
                     f"{place} has {len(classes)} class folders, which must be the same {self.num_classes} everywhere; "
                     f"unpack {download(self.name)} again"
                 )
-            listed = [(path, number) for number, each in enumerate(classes) for path in image_files(place / each)]
-            if not listed:
+            path = next((path for each in classes for path in image_files(place / each)), None)
+            if path is None:
                 raise InputError(f"{place} holds no image; unpack {download(self.name)} again")
-            # Files lie class by class: the first n are to be of all classes.
-            listed = [listed[index] for index in np.random.RandomState(0).permutation(len(listed))]
-            paths = [path for path, _ in listed]
-            encoded = EncodedImages([str(path) for path in paths], lambda i, paths=paths: paths[i].read_bytes())
-            if encoded.shape[1:] != self.image_shape:
+            found = _encoded([path]).shape[1:]
+            if found != self.image_shape:
                 raise InputError(
-                    f"{paths[0]} has shape {encoded.shape[1:]} where {self.name or 'the data set'} has images of shape "
+                    f"{path} has shape {found} where {self.name or 'the data set'} has images of shape "
                     f"{self.image_shape}; unpack {download(self.name)}"
                 )
-            images.append(encoded)
-            labels.append(np.array([number for _, number in listed], np.int32))
-        return Corrupted(tuple(images), tuple(labels))
+
+    def split(self, corruption: str, severity: int) -> Split:
+        place = self.place(corruption) / str(severity)
+        listed = [(path, number) for number, each in enumerate(self.classes) for path in image_files(place / each)]
+        # Files lie class by class: the first n are to be of all classes.
+        listed = [listed[index] for index in np.random.RandomState(0).permutation(len(listed))]
+        images: Any = _encoded([path for path, _ in listed])
+        return Split(images, np.array([number for _, number in listed], np.int32))
+
+
+def _encoded(paths: list[Path]) -> EncodedImages:
+    return EncodedImages([str(path) for path in paths], lambda index: paths[index].read_bytes())

@@ -1,7 +1,7 @@
 """Evaluating the checkpoints of a run under common corruptions; what is found is kept in its folder."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,7 @@ def evaluate_corruptions(
     corruptions = open_corruptions(folder, data.name, shape, data.num_classes)
     paths = {name: run.corruptions(name) for name in checkpoints}
     if not resume and not overwrite:
-        for path in paths.values():
-            if path.exists():
-                raise InputError(f"{path} holds an evaluation; give --resume to keep it, or --overwrite to do it again")
+        on_first(functools.partial(_check_free, paths.values()))
     net = experiment.build_model(data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
     accuracy_on = _on(experiment, net, listener.note)
@@ -89,18 +87,27 @@ def evaluate_corruptions(
         done: dict[str, tuple[float, ...]] = {}
         clean = known.get("clean")
         clean = accuracy_on(variables, data.test) if clean is None else clean
-        for corruption in corruptions.found:
+        count = known.get("num_examples", 0)
+        for corruption in corruptions.names:
             values = known.get("accuracy", {}).get(corruption)
             if values is None:
-                parts = (corruptions.split(corruption, level, num_examples) for level in range(1, SEVERITIES + 1))
-                values = [accuracy_on(variables, part) for part in parts]
+                values = []
+                for level in range(1, SEVERITIES + 1):
+                    part = corruptions.split(corruption, level, num_examples)
+                    count = len(part.labels)
+                    values.append(accuracy_on(variables, part))
             done[corruption] = tuple(values)
             listener.corrupted(run, name, at["epoch"], corruption, values)
-            count = num_examples or len(corruptions.found[corruption].labels[0])
             results[name] = CorruptionAccuracy(clean, dict(done), data.num_classes, count)
             on_first(functools.partial(_write, path, about, corruptions, results[name]))
         listener.all_corrupted(run, name, results[name])
     return results
+
+
+def _check_free(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path} holds an evaluation; give --resume to keep it, or --overwrite to do it again")
 
 
 def _on(experiment: Experiment, net: Any, note: Callable[[str], None]) -> Callable[[Variables, Split], float]:
@@ -126,7 +133,8 @@ def _known(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 def _write(path: Path, about: Mapping[str, Any], corruptions: Corruptions, found: CorruptionAccuracy) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = all(name in found.accuracy for name in CORRUPTIONS)
-    numbers = found.summary() if whole else {"clean": found.clean, "accuracy": found.accuracy}
+    begun = {"clean": found.clean, "num_examples": found.num_examples, "accuracy": found.accuracy}
+    numbers = found.summary() if whole else begun
     write_json(path, {**about, "folder": corruptions.where, **numbers})
     if whole:
         write_file(path.with_suffix(".md"), lambda file: file.write(found.to_markdown().encode()))

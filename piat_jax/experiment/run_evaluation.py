@@ -192,7 +192,8 @@ def evaluate(
                 if text == "aa" and is_for_robustbench(found, whole=whole):
                     info = model_info(experiment, data.name, found)
                     on_first(functools.partial(write_json, where / MODEL_INFO, info))
-                    listener.note(f"{where / MODEL_INFO} is for RobustBench's {place_for(info, found)}")
+                    if is_first():
+                        listener.note(f"{where / MODEL_INFO} is for RobustBench's {place_for(info, found)}")
                 keep_found(point, text, found.robust, for_autoattack.labels, data.class_names)
             else:
                 keep_found(point, text, correct(variables, attack), data.test.labels, data.class_names)

@@ -135,7 +135,11 @@ def evaluate_transfer(
 
 
 def transferable(experiment: Experiment) -> Experiment:
-    """The experiment without those of its final attacks that make no images to be handed on, as a default has them."""
+    """The experiment without those of its final attacks that make no images to be handed on, as a default has them.
+
+    Raises:
+      InputError: there is no other.
+    """
     names = []
     for name in experiment.evaluation.final_attacks:
         try:
@@ -143,6 +147,8 @@ def transferable(experiment: Experiment) -> Experiment:
         except InputError:
             continue
         names.append(name)
+    if not names:
+        raise InputError("evaluation.final_attacks has none whose images transfer; give --attacks, such as pgd20")
     return experiment.with_fields({"evaluation.final_attacks": tuple(names)})
 
 

@@ -114,7 +114,7 @@ def test_minimum_norms(runs, capsys):
     assert "FMN-100 (L2 or L-inf) Final" in (out / "minimum_norm.md").read_text()
     for change, message in (
         ({"curve": {"eps": [0.0, 0.25], "accuracy": [0.5]}}, "2 radii of fmn100 for 1 accuracies"),
-        ({"curve": {"eps": [0.0], "accuracy": [7]}}, "accuracy=7; accuracies are fractions"),
+        ({"curve": {"eps": [0.0, 0.1], "accuracy": [7, 0.5]}}, "accuracy[0]=7; accuracies are fractions"),
         ({"found": 2.0}, "found=2.0; accuracies are fractions"),
     ):
         content["checkpoints"]["final"]["minimum_norm"] = {"fmn100": found | change}

@@ -132,6 +132,8 @@ def test_what_cannot_transfer_is_refused(runs, tmp_path, capsys):
         assert f"attack '{attack}' makes no images that transfer; give such as pgd20" in fails(
             f"--attacks={attack}", f"--from={b}"
         )
+    told = fails("--config.evaluation.final_attacks=clean", f"--from={b}")
+    assert "evaluation.final_attacks has none whose images transfer; give --attacks" in told
     data = json.loads((b / "data.json").read_text())
     data["train"]["image_shape"] = [32, 32, 3]
     (b / "data.json").write_text(json.dumps(data))

@@ -40,7 +40,7 @@ def write_folders(folder, names=CORRUPTIONS, shape=SHAPE, each=2, classes=("n01"
 def test_arrays(tmp_path):
     labels = write_arrays(tmp_path, [*CORRUPTIONS, "spatter"])
     found = open_corruptions(tmp_path, "cifar10", SHAPE, CLASSES)
-    assert list(found.found) == [*CORRUPTIONS, "spatter"]
+    assert list(found.names) == [*CORRUPTIONS, "spatter"]
     for severity in (1, 5):
         images, of = found.split("fog", severity)
         assert images.shape == (COUNT, *SHAPE)
@@ -58,7 +58,7 @@ def test_arrays(tmp_path):
 def test_folders(tmp_path, inside):
     write_folders(tmp_path, [*CORRUPTIONS, *EXTRA], inside=inside)
     found = open_corruptions(tmp_path, "tiny_imagenet", SHAPE, CLASSES)
-    assert list(found.found) == [*CORRUPTIONS, *EXTRA]
+    assert list(found.names) == [*CORRUPTIONS, *EXTRA]
     images, labels = found.split("snow", 4, 6)
     np.testing.assert_array_equal(images[:, 0, 0, 0], 160 + labels)
     assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
