@@ -27,9 +27,11 @@ def is_whole(name: str, test: Split, limited: bool) -> bool:
 
 def is_for_robustbench(found: Robustness, *, whole: bool) -> bool:
     """Whether AutoAttack's result counts there: the standard version, on the whole test set, in L-inf or L2."""
+    if not whole:
+        return False
     settings = found.settings
     precise = "attack_precision" not in settings and "attack_network" not in settings
-    return whole and precise and settings["version"] == "standard" and settings["norm"] in THREATS
+    return precise and settings["version"] == "standard" and settings["norm"] in THREATS
 
 
 def model_info(experiment: Experiment, dataset: str, found: Robustness) -> dict[str, Any]:
