@@ -173,10 +173,16 @@ def draw_norms(runs: Sequence[RunResults], attack: str, *, checkpoint: str = "be
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         _plot(axes, curves, _names(groups), test=False, style="-")
-        axes.set_xlim(0, max(float(drawn.epochs[-1]) for drawn in curves if drawn) or 1.0)
+        axes.set_xlim(0, max(_reach(drawn) for drawn in curves if drawn) or 1.0)
         axes.set_ylim(0, 100)
         axes.legend(frameon=False, fontsize=6.5)
     return figure
+
+
+def _reach(drawn: Curve) -> float:
+    """The radius at which a twentieth of the clean accuracy is left, or the last: few images are far beyond it."""
+    low = drawn.mean <= 0.05 * drawn.mean[0]
+    return float(drawn.epochs[np.argmax(low) if low.any() else -1])
 
 
 def _norm_curve(found: Sequence[NormCurve]) -> Curve:

@@ -71,9 +71,14 @@ class MinimumNorms:
         return self.clean & (self.distances > eps)
 
     def curve(self, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-        """Radii from 0 to the largest distance, equally far apart, and the accuracy at each."""
-        largest = self.distances[np.isfinite(self.distances)].max(initial=0.0)
-        radii = np.linspace(0.0, largest, points)
+        """Radii, 0 and then norms that were found, from the smallest to the largest, and the accuracy at each.
+
+        They are as many examples apart, so a few far ones do not make the curve coarse.
+        """
+        found = self.distances[self.clean & np.isfinite(self.distances)]
+        ranks = np.linspace(0.0, 1.0, points - 1)
+        norms = np.quantile(found, ranks, method="higher") if len(found) else np.zeros(points - 1)
+        radii = np.concatenate([[0.0], norms])
         return radii, np.array([self.robust_at(eps).mean() for eps in radii])
 
     def summary(self) -> dict[str, Any]:

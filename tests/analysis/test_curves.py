@@ -87,6 +87,9 @@ def test_accuracy_against_the_radius(run_at):
     np.testing.assert_allclose(line.get_xdata(), [0, 0.2, 0.4])
     np.testing.assert_allclose(line.get_ydata(), [70, 25, 5])
     assert line.get_linestyle() == "-"
+    assert axes.get_xlim() == (0, 0.4)
+    far = [run("4", [0, 0.3, 0.5, 9], [0.8, 0.4, 0.04, 0.0], method="alp")]
+    assert draw_norms(far, "ddn50").axes[0].get_xlim() == (0, 0.5)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("L2 radius, best checkpoint", "DDN-50 accuracy (%)")
     (band,) = axes.collections
     corners = band.get_paths()[0].vertices

@@ -47,6 +47,9 @@ def test_the_median_and_the_curve_are_those_of_the_distances():
     radii, accuracy = found.curve()
     assert (radii[0], radii[-1]) == (0.0, found.distances.max())
     np.testing.assert_allclose(accuracy, [(found.distances > eps).mean() for eps in radii])
+    # From one radius to the next goes no more than one of these 16 examples: all steps are seen.
+    assert set(radii[1:]) == set(found.distances[found.clean])
+    assert np.all(np.diff(radii) >= 0)
     assert accuracy[0] == found.clean.mean()
     assert accuracy[-1] == 0
     kept = json.loads(json.dumps(found.summary()))
