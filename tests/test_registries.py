@@ -56,7 +56,7 @@ def test_they_are_listed_in_the_order_in_which_they_are_read():
     )
     assert " ".join(names()) == ("embedded circles cifar10 cifar100 svhn tiny_imagenet fashion_mnist mnist npz")
     assert " ".join(KNOWN) == "cifar10 cifar100 svhn tiny_imagenet fashion_mnist mnist"
-    assert " ".join(ATTACKS) == "apgd n_fgsm msd fgsm pgd mi_fgsm cw"
+    assert " ".join(ATTACKS) == "apgd n_fgsm msd fgsm pgd mi_fgsm cw mt pgd_ll"
 
 
 def test_a_model_of_your_own():

@@ -2,7 +2,7 @@
 
 from piat_jax.analysis.curves import robust_accuracy_figure
 from piat_jax.analysis.runs import Checkpoint, RunResults, display_name, load_run
-from piat_jax.analysis.tables import Table, best_final_table, oscillation, stability_table
+from piat_jax.analysis.tables import Table, best_final_table, oscillation, stability_table, worst_class_table
 from piat_jax.core.renamed import renamed
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "oscillation",
     "robust_accuracy_figure",
     "stability_table",
+    "worst_class_table",
 ]
 
 __getattr__ = renamed(__name__, {"Run": "RunResults"})

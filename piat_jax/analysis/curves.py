@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piat_jax.analysis.runs import Group, RunResults, group_runs
-from piat_jax.analysis.tables import attack_name
+from piat_jax.analysis.runs import Group, NormCurve, RunResults, group_runs
+from piat_jax.analysis.tables import NORM_NAMES, attack_name
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.files import expanded
 
@@ -139,14 +139,75 @@ def draw_groups(groups: Sequence[Group], names: Sequence[str], *, key: str, trai
     return figure
 
 
-def _plot(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], *, test: bool) -> None:
+def draw_norms(runs: Sequence[RunResults], attack: str, *, checkpoint: str = "best") -> "Figure":
+    """Accuracy against the radius, of the smallest norms that a minimum-norm attack has found; one line per method.
+
+    Several seeds give their mean and a band from lowest to highest. Methods without the attack are left out.
+
+    Args:
+      runs: what load_run returned.
+      attack: such as "fmn100".
+      checkpoint: "best" or "final".
+
+    Raises:
+      InputError: no run has the attack, or they have it in several norms.
+    """
+    groups = group_runs(runs)
+    points = [[run.checkpoints.get(checkpoint) for run in group.runs] for group in groups]
+    found = [
+        [point.minimum_norm[attack] for point in group if point and attack in point.minimum_norm] for group in points
+    ]
+    norms = sorted({each.norm for curves in found for each in curves})
+    if len(norms) != 1:
+        raise InputError(f"{attack} was run on the {checkpoint} checkpoints in {' and '.join(norms) or 'no norm'}")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    curves = [_norm_curve(each) if each else None for each in found]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+        axes = figure.subplots()
+        axes.set_ylabel(f"{attack_name(attack)} accuracy (%)")
+        axes.set_xlabel(f"{NORM_NAMES.get(norms[0], norms[0])} radius, {checkpoint} checkpoint")
+        axes.grid(True, color="#E0E0E0", linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        _plot(axes, curves, _names(groups), test=False, style="-")
+        axes.set_xlim(0, max(_reach(drawn) for drawn in curves if drawn) or 1.0)
+        axes.set_ylim(0, 100)
+        axes.legend(frameon=False, fontsize=6.5)
+    return figure
+
+
+def _reach(drawn: Curve) -> float:
+    """The radius at which a twentieth of the clean accuracy is left, or the last: few images are far beyond it."""
+    low = drawn.mean <= 0.05 * drawn.mean[0]
+    return float(drawn.epochs[np.argmax(low) if low.any() else -1])
+
+
+def _norm_curve(found: Sequence[NormCurve]) -> Curve:
+    """Accuracies of some seeds at the radii of the one that reaches farthest; behind its last radius each is level."""
+    radii = np.array(max(found, key=lambda each: each.eps[-1]).eps)
+    values = 100 * np.stack([np.interp(radii, each.eps, each.accuracy) for each in found])
+    return Curve(radii, values.mean(0), values.min(0), values.max(0))
+
+
+def _plot(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], *, test: bool, style: str = "--") -> None:
     for index, (drawn, name) in enumerate(zip(curves, names)):
         if drawn is None:
             continue
         color = COLORS[index % len(COLORS)]
         # Beyond the palette a second pass differs by its dashes; the training panel is dashed as a whole.
-        style = "--" if not test else "-" if index < len(COLORS) else "-."
-        axes.plot(drawn.epochs, drawn.mean, style, color=color, linewidth=1.2, label=name, zorder=3)
+        dashes = "-" if index < len(COLORS) else "-."
+        axes.plot(
+            drawn.epochs,
+            drawn.mean,
+            dashes if test or style == "-" else style,
+            color=color,
+            linewidth=1.2,
+            label=name,
+            zorder=3,
+        )
         if (drawn.high > drawn.low).any():
             axes.fill_between(drawn.epochs, drawn.low, drawn.high, color=color, alpha=0.18, linewidth=0)
         if test:

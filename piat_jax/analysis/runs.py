@@ -22,11 +22,48 @@ CHECKPOINTS = ("best", "final")
 
 
 @dataclass(frozen=True)
+class ByClass:
+    """The accuracy of each class under an attack, fractions."""
+
+    names: tuple[str, ...]
+    accuracy: tuple[float | None, ...]  # None where no example is of the class
+    worst_class: str
+    worst: float
+
+
+@dataclass(frozen=True)
+class NormCurve:
+    """What a minimum-norm attack has found: the median norm, and the accuracy at some radii."""
+
+    norm: str
+    median: float | None  # None where nothing was found for half of the examples
+    found: float  # for which share of the examples that are correct when clean, a fraction
+    eps: tuple[float, ...]  # ascending from 0
+    accuracy: tuple[float, ...]  # fractions
+
+
+@dataclass(frozen=True)
+class CorruptionScores:
+    """Accuracy under common corruptions, fractions."""
+
+    clean: float
+    mean: float  # over the fifteen corruptions and five severities
+    mce: float  # relative to AlexNet's errors where `normalised`, else the mean error
+    normalised: bool
+    extra: float | None  # the mean over other corruptions
+    by_corruption: Mapping[str, float]  # the mean over severities
+    num_examples: int
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Accuracies of one checkpoint."""
 
     epoch: int
     accuracy: Mapping[str, float]  # by attack ("clean", "pgd20", ...), fractions
+    by_class: Mapping[str, ByClass] = field(default_factory=dict)  # by attack; of earlier versions none
+    minimum_norm: Mapping[str, NormCurve] = field(default_factory=dict)  # by attack
+    corruptions: CorruptionScores | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +117,9 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         name: Checkpoint(
             _field(path, evaluation, f"checkpoints.{name}.epoch", int),
             _accuracies(str(path), _field(path, evaluation, f"checkpoints.{name}.accuracy", dict)),
+            _by_class(path, found[name].get("by_class", {}), evaluation.get("class_names", [])),
+            _norm_curves(path, found[name].get("minimum_norm", {})),
+            _corruptions(folder / "corruptions" / f"{name}.json", found[name]["epoch"]),
         )
         for name in CHECKPOINTS
         if name in found
@@ -252,6 +292,61 @@ def _field(path: Path, content: Any, name: str, kind: type) -> Any:
     if not isinstance(content, kind) or isinstance(content, bool):
         raise InputError(f"{path} has {name}={content!r}; it must be of type {kind.__name__}")
     return content
+
+
+def _by_class(path: Path, found: Any, names: Sequence[str]) -> dict[str, ByClass]:
+    """What evaluation.json has of the classes, by attack."""
+    read = {}
+    for attack in found:
+        kept = {name: _field(path, found, f"{attack}.{name}", kind) for name, kind in _OF_CLASSES.items()}
+        values = kept["classes"]
+        known = {f"{attack}, class {number}": value for number, value in enumerate(values) if value is not None}
+        _accuracies(str(path), {**known, f"{attack}.worst": kept["worst"]})
+        if len(values) != len(names):
+            raise InputError(f"{path} has {len(values)} accuracies under {attack} and {len(names)} class_names")
+        read[attack] = ByClass(tuple(names), tuple(values), kept["worst_class"], kept["worst"])
+    return read
+
+
+def _norm_curves(path: Path, found: Any) -> dict[str, NormCurve]:
+    """What evaluation.json has of minimum norms, by attack."""
+    read = {}
+    for attack in found:
+        norm, share = (
+            _field(path, found, f"{attack}.{name}", kind) for name, kind in (("norm", str), ("found", float))
+        )
+        eps, accuracy = (_field(path, found, f"{attack}.curve.{name}", list) for name in ("eps", "accuracy"))
+        shares = {f"{attack}.curve.accuracy[{number}]": value for number, value in enumerate(accuracy)}
+        _accuracies(str(path), {**shares, f"{attack}.found": share})
+        if len(eps) != len(accuracy) or not eps or sorted(eps) != eps:
+            raise InputError(
+                f"{path} has {len(eps)} radii of {attack} for {len(accuracy)} accuracies, or not ascending"
+            )
+        read[attack] = NormCurve(norm, found[attack].get("median"), share, tuple(eps), tuple(accuracy))
+    return read
+
+
+def _corruptions(path: Path, epoch: int) -> CorruptionScores | None:
+    """What a file of the folder `corruptions` holds; None where there is none, or one of other weights or not whole."""
+    if not path.exists():
+        return None
+    found = _read_json(path, "piat-evaluate --corruptions")
+    if _field(path, found, "epoch", int) != epoch or "mean" not in found:
+        return None
+    values = {name: _field(path, found, name, float) for name in ("clean", "mean", "mce")}
+    accuracies = _field(path, found, "accuracy", dict)
+    every = {f"{name}, severity {i}": value for name, each in accuracies.items() for i, value in enumerate(each, 1)}
+    _accuracies(str(path), {**every, "clean": values["clean"], "mean": values["mean"]})
+    return CorruptionScores(
+        **values,
+        normalised=_field(path, found, "mce_is", str).startswith("relative"),
+        extra=found.get("extra"),
+        by_corruption={name: float(np.mean(each)) for name, each in accuracies.items()},
+        num_examples=_field(path, found, "num_examples", int),
+    )
+
+
+_OF_CLASSES: dict[str, type] = {"worst_class": str, "worst": float, "classes": list}
 
 
 def _accuracies(where: str, values: dict[str, Any]) -> dict[str, float]:

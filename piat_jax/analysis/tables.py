@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from piat_jax.analysis.runs import Group, RunResults, group_runs
+from piat_jax.analysis.runs import CorruptionScores, Group, RunResults, group_runs
 
 ATTACKS = ("clean", "pgd20", "cw20", "aa")
 """The order of the columns; other attacks follow in the order in which they appear."""
+NORM_NAMES = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
+NORMS_OF_AA = {"aa-linf": "L-inf", "aa-l2": "L2", "aa-l1": "L1", "aa-union": "union"}
 MISSING = "\N{EN DASH}"
 
 
@@ -22,9 +24,11 @@ class Cell:
     mean: float
     std: float | None = None
     best: bool = False
+    digits: int = 2
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+        digits = self.digits
+        return f"{self.mean:.{digits}f}" + ("" if self.std is None else f" ± {self.std:.{digits}f}")
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,130 @@ def best_final_table(runs: Sequence[RunResults]) -> Table:
     return _table(groups, columns, notes)
 
 
+def worst_class_table(runs: Sequence[RunResults]) -> Table | None:
+    """The accuracy of the worst class of the best and the final checkpoint under each attack; None where none is known.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    names = {
+        attack: name
+        for attack, name in attack_names(runs).items()
+        if any(attack in point.by_class for run in runs for point in run.checkpoints.values())
+    }
+    if not names:
+        return None
+    columns = [
+        Column(f"{name} {checkpoint.capitalize()}", _worst_of(attack, checkpoint))
+        for attack, name in names.items()
+        for checkpoint in ("best", "final")
+    ]
+    notes = ["Accuracy (%) of the class that has the lowest; classes.csv has all classes of every run."]
+    return _table(group_runs(runs), columns, notes)
+
+
+def _worst_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
+    def value(run: RunResults) -> float | None:
+        found = run.checkpoints[checkpoint].by_class.get(attack) if checkpoint in run.checkpoints else None
+        return None if found is None else 100 * found.worst
+
+    return value
+
+
+def minimum_norm_table(runs: Sequence[RunResults]) -> Table | None:
+    """The median of the smallest norms that minimum-norm attacks have found; None where none was run.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    names = minimum_norm_names(runs)
+    if not names:
+        return None
+    columns = [
+        Column(f"{name} {checkpoint.capitalize()}", _median_of(attack, checkpoint), digits=5)
+        for attack, name in names.items()
+        for checkpoint in ("best", "final")
+    ]
+    notes = [
+        "Median norm of the nearest misclassified images that were found, over the test examples that are correct when "
+        "clean; pixels in [0, 1]."
+    ]
+    return _table(group_runs(runs), columns, notes)
+
+
+def minimum_norm_names(runs: Sequence[RunResults]) -> dict[str, str]:
+    """The minimum-norm attacks that any run was evaluated under, and what a table calls them.
+
+    >>> minimum_norm_names([])
+    {}
+    """
+    points = [point for run in runs for point in run.checkpoints.values()]
+    found: dict[str, dict[str, None]] = {}
+    for attack, curve in (item for point in points for item in point.minimum_norm.items()):
+        found.setdefault(attack, {})[NORM_NAMES.get(curve.norm, curve.norm)] = None
+    return {attack: f"{attack_name(attack)} ({' or '.join(norms)})" for attack, norms in found.items()}
+
+
+def _median_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
+    def value(run: RunResults) -> float | None:
+        found = run.checkpoints[checkpoint].minimum_norm.get(attack) if checkpoint in run.checkpoints else None
+        return None if found is None else found.median
+
+    return value
+
+
+def corruption_table(runs: Sequence[RunResults], checkpoint: str) -> Table | None:
+    """Accuracy under common corruptions of a checkpoint, by corruption; None where none was evaluated so.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    found = [run.checkpoints[checkpoint].corruptions for run in runs if checkpoint in run.checkpoints]
+    scores = [each for each in found if each]
+    if not scores:
+        return None
+
+    def column(name: str, of: Callable[[CorruptionScores], float | None], *, lowest: bool = False) -> Column:
+        def value(run: RunResults) -> float | None:
+            point = run.checkpoints.get(checkpoint)
+            number = of(point.corruptions) if point and point.corruptions else None
+            return None if number is None else 100 * number
+
+        return Column(name, value, lowest=lowest)
+
+    names = dict.fromkeys(name for each in scores for name in each.by_corruption)
+    normalised = {each.normalised for each in scores}
+    columns = [
+        column("Clean", lambda each: each.clean),
+        column("Mean", lambda each: each.mean),
+        column("mCE" if normalised == {True} else "Mean error", lambda each: each.mce, lowest=True),
+        *([column("Extra", lambda each: each.extra)] if any(each.extra is not None for each in scores) else []),
+        *(column(name, lambda each, name=name: each.by_corruption.get(name)) for name in names),
+    ]
+    counts = " or ".join(map(str, sorted({each.num_examples for each in scores})))
+    how = "mCE: errors relative to AlexNet's." if normalised == {True} else "The mean error is not normalised."
+    notes = [
+        f"Accuracy (%) of the {checkpoint} checkpoint on {counts} images at each of five severities. Mean: over the "
+        f"fifteen corruptions of the paper; extra ones apart. {how}"
+    ]
+    if len(normalised) > 1:
+        notes.append("Some errors are relative to AlexNet's and some are not: their column does not compare.")
+    return _table(group_runs(runs), columns, notes)
+
+
+def classes_csv(runs: Sequence[RunResults]) -> str:
+    """A line for each run, checkpoint, attack and class: its accuracy in %, empty where no example is of it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["dataset", "model", "method", "seed", "what", "attack", "class", "accuracy"])
+    for run in runs:
+        for name, point in run.checkpoints.items():
+            for attack, found in point.by_class.items():
+                about = [run.dataset, run.model, run.method, run.seed, name, attack]
+                writer.writerows([*about, *pair] for pair in zip(found.names, map(_number, found.accuracy)))
+    return out.getvalue()
+
+
 def chosen_on(run: RunResults) -> str:
     """The images that chose a run's best epoch."""
     return f"{run.held_out} held-out training images" if run.held_out else "the test images, as in the papers"
@@ -134,9 +262,11 @@ def attack_names(runs: Sequence[RunResults]) -> dict[str, str]:
 def attack_name(attack: str) -> str:
     """What the papers call an attack.
 
-    >>> [attack_name(attack) for attack in ("clean", "pgd20", "mi_fgsm10", "aa", "apgd-t")]
-    ['Clean', 'PGD-20', 'MI-FGSM-10', 'AA', 'APGD-T']
+    >>> [attack_name(attack) for attack in ("clean", "pgd20", "mi_fgsm10", "aa", "apgd-t", "aa-l2", "aa-union")]
+    ['Clean', 'PGD-20', 'MI-FGSM-10', 'AA', 'APGD-T', 'AA L2', 'AA union']
     """
+    if attack in NORMS_OF_AA:
+        return f"AA {NORMS_OF_AA[attack]}"
     return "Clean" if attack == "clean" else re.sub(r"(?<=[A-Z])(\d+)$", r"-\1", attack.upper().replace("_", "-"))
 
 
@@ -213,6 +343,7 @@ class Column:
     value: Callable[[RunResults], float | None]  # percent, or None
     lowest: bool = False
     unsigned: bool = False
+    digits: int = 2
 
 
 def accuracy_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
@@ -260,7 +391,9 @@ def _table(groups: Sequence[Group], columns: Sequence[Column], notes: Sequence[s
 
 def _cell(column: Column, group: Group) -> Cell | None:
     cell = cell_of([column.value(run) for run in group.runs])
-    return replace(cell, mean=abs(cell.mean)) if cell and column.unsigned else cell
+    if cell is None:
+        return None
+    return replace(cell, mean=abs(cell.mean) if column.unsigned else cell.mean, digits=column.digits)
 
 
 def cell_of(values: Sequence[float | None]) -> Cell | None:
@@ -276,7 +409,7 @@ def _mark_best(cells: list[Cell | None], groups: Sequence[Group], lowest: bool) 
     marked = list(cells)
     for block in {(group.dataset, group.model) for group in groups}:
         inside = {i: cells[i] for i, group in enumerate(groups) if (group.dataset, group.model) == block}
-        rounded = {i: round(cell.mean, 2) for i, cell in inside.items() if cell is not None}
+        rounded = {i: round(cell.mean, cell.digits) for i, cell in inside.items() if cell is not None}
         if len(rounded) < 2:
             continue
         best = (min if lowest else max)(rounded.values())

@@ -1,7 +1,6 @@
 """FAB, the minimum-norm attack of AutoAttack: the nearest misclassified image, and whether it lies in the ball."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,9 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.hyperplane import DUAL, step_to_hyperplane
+from piat_jax.attacks.nearest import Count, Nearest
 from piat_jax.attacks.outcome import Outcome
+from piat_jax.attacks.registry import minimum_norm
 from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import (
     check_at_least,
@@ -27,16 +28,6 @@ from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn
 from piat_jax.programs.frozen import frozen
 from piat_jax.programs.loops import fori_loop, while_loop
-
-Count = Array | int
-
-
-class Nearest(NamedTuple):
-    """What `fab_distances` finds of each example."""
-
-    images: Array  # [B, H, W, C] float32, the nearest misclassified image; the clean one where none was found
-    distances: Array  # [B] float32, in the norm of the attack; inf where none was found
-    queries: Array  # [B] int32, forwards spent on it
 
 
 def fab(
@@ -121,6 +112,12 @@ def fab(
     return Outcome(jax.lax.stop_gradient(images), fooled, queries)
 
 
+@minimum_norm(
+    "fab-norm",
+    title="FAB",
+    summary="Steps to the nearest linearised boundary, drawn back to the image.",
+    paper="Croce and Hein (2020), arXiv:1907.02044",
+)
 def fab_distances(
     logits_fn: LogitsFn,
     images: Array,

@@ -44,3 +44,9 @@ def attack_fields(name: str) -> dict[str, Any]:
     bound = function.options if isinstance(function, Bound) else {}
     found = fields_of(function.fn if isinstance(function, Bound) else function, without=NO_FIELDS)
     return {field: bound.get(field, default) for field, default in found.items()}
+
+
+MINIMUM_NORM: Registry[Callable[..., Any]] = Registry("minimum-norm attack")
+"""Functions `(logits_fn, images, labels, *, key, indices, active, norm, steps, ...) -> Nearest`: no radius is given."""
+
+minimum_norm = MINIMUM_NORM.register

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from piat_jax import losses
 from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.types import Array
 
@@ -26,3 +27,13 @@ def check_targets(targets: Array | int, batch: int) -> None:
         raise InputError(
             f"targets has shape {jnp.shape(targets)}; give a number, or one class for each of {batch} examples"
         )
+
+
+def lead(logits: Array, labels: Array) -> Array:
+    """`max_{j != y} z_j - z_y`, `[B]`: above 0 where misclassified.
+
+    >>> lead(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0])).tolist()
+    [-1.0]
+    """
+    of_label, best_other = losses.label_and_best_other(logits, labels)
+    return best_other - of_label

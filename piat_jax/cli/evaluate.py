@@ -3,11 +3,21 @@
     piat-evaluate --workdir=runs/x --attacks=clean,pgd20,cw20,aa
 
 Writes evaluation.json into each run folder. An attack is a name and its number of steps: clean, fgsm, pgd20, cw20,
-mi_fgsm10. "aa" is AutoAttack's standard version, "aa-plus" its larger one; apgd-ce, apgd-dlr, apgd-t, fab, fab-t and
-square are its members alone, with AutoAttack's numbers unless one is given (apgd-ce20, square1000). What these find,
-example by example, is in the run's folder robustness; stopped, they go on with --resume, which also keeps the
+mi_fgsm10; mt20 is PGD at one other class after the other, pgd_ll20 at the least likely one. "aa" is AutoAttack's
+standard version, "aa-plus" its larger one; apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square are its members alone, with
+AutoAttack's numbers unless one is given (apgd-ce20, square1000). aa-union is AutoAttack in L-inf, L2 and L1, each with
+its radius of evaluation.union_eps, and what is robust under all; aa-linf, aa-l2 and aa-l1 are its parts. What these
+find, example by example, is in the run's folder robustness; stopped, they go on with --resume, which also keeps the
 accuracies of attacks that were run before. With --config.evaluation.attack_precision=tensorfloat32 AutoAttack attacks
-in TF32, where a GPU has it, and judges in float32. Several folders may be given as arguments: piat-evaluate runs/*
+in TF32, where a GPU has it, and judges in float32.
+
+ddn100, fmn100 and fab-norm100 look for the nearest misclassified image: their median norm and the accuracy against the
+radius are kept beside the accuracy at evaluation.eps. --corruptions=FOLDER evaluates on CIFAR-10-C, CIFAR-100-C,
+Tiny-ImageNet-C or ImageNet-C, and writes corruptions/best.json and final.json.
+
+--from=runs/b makes the images on the network of another run, by its best checkpoint or that whose folder is given.
+
+Several folders may be given as arguments: piat-evaluate runs/*
 Several processes evaluate as one, as they train.
 """
 
@@ -44,6 +54,18 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "aa_examples", 0, "AutoAttack and its members: the first n of these; 0 = all.", flag_values=values
     )
+    flags.DEFINE_string(
+        "corruptions",
+        None,
+        "Folder of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C; without --attacks these alone.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "from",
+        None,
+        "Folder of another run, or of its checkpoint: the attacks' images are made on its network.",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("resume", False, "Keep what was found, and go on with what was stopped.", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "Evaluate again, in place of what was found.", flag_values=values)
     distributed.define_flags(values)
@@ -76,8 +98,10 @@ def main(argv: Sequence[str]) -> None:
     from piat_jax.core.cores import use_one_device_a_core
     from piat_jax.core.multihost import on_first
     from piat_jax.experiment import Run, evaluate
-    from piat_jax.experiment.console import EvaluationConsole
+    from piat_jax.experiment.console import CorruptionConsole, EvaluationConsole
+    from piat_jax.experiment.run_corruptions import evaluate_corruptions
     from piat_jax.experiment.run_evaluation import check_not_evaluated
+    from piat_jax.experiment.run_transfer import evaluate_transfer, source_of, transferable
 
     use_one_device_a_core()
     distributed.start(values)
@@ -88,18 +112,26 @@ def main(argv: Sequence[str]) -> None:
                 print(f"note: {run.folder} is no run and is left out", file=sys.stderr)
         runs = [run for run in runs if run.exists]
     experiments = [experiment_of(run, values.config, overrides) for run in runs]
-    if not values.resume and not values.overwrite:
+    made_on = source_of(values["from"].value) if values["from"].value else None
+    plain = made_on is None and bool(values.attacks or not values.corruptions)
+    if plain and not values.resume and not values.overwrite:
         on_first(lambda: [check_not_evaluated(*pair, checkpoints) for pair in zip(experiments, runs)])
+    options = {"checkpoints": checkpoints, "num_examples": values.num_examples}
+    options |= {"resume": values.resume, "overwrite": values.overwrite}
     for experiment, run in zip(experiments, runs):
+        if values.corruptions:
+            evaluate_corruptions(experiment, run, values.corruptions, listener=CorruptionConsole(), **options)
+        if made_on:
+            chosen = experiment if values.attacks else transferable(experiment)
+            evaluate_transfer(chosen, run, made_on, listener=EvaluationConsole(), **options)
+        if not plain:
+            continue
         evaluate(
             experiment,
             run,
-            checkpoints=checkpoints,
-            num_examples=values.num_examples,
             aa_examples=values.aa_examples,
-            resume=values.resume,
-            overwrite=values.overwrite,
             listener=EvaluationConsole(),
+            **options,
         )
 
 

@@ -8,6 +8,10 @@ robust_accuracy.png, the accuracy that chose the best epoch, into --out, by defa
 given folders have in common. Of methods run without and with PIAT it also writes piat.md and, where there are several,
 piat.png. Runs of one method that differ in more than their seed have a row for each setting. What was not evaluated
 yet is left out, with a note.
+
+Where accuracies by class are known, worst_class.md has the worst class and classes.csv all of them. Of minimum-norm
+attacks minimum_norm.md has the medians, and a figure such as fmn100.png the accuracy against the radius.
+corruptions.md is of common corruptions.
 """
 
 import os
@@ -35,10 +39,19 @@ def main(argv: Sequence[str]) -> None:
 
 def report(folders: Sequence[Path], out: Path) -> None:
     """Write a report of the runs in some folders into another."""
-    from piat_jax.analysis.curves import MOST_LINES, draw, save
+    from piat_jax.analysis.curves import MOST_LINES, draw, draw_norms, save
     from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
-    from piat_jax.analysis.runs import EVALUATION, load_run
-    from piat_jax.analysis.tables import best_final_table, runs_csv, stability_table
+    from piat_jax.analysis.runs import CHECKPOINTS, EVALUATION, load_run
+    from piat_jax.analysis.tables import (
+        best_final_table,
+        classes_csv,
+        corruption_table,
+        minimum_norm_names,
+        minimum_norm_table,
+        runs_csv,
+        stability_table,
+        worst_class_table,
+    )
 
     found = find_runs(folders)
     evaluated = [folder for folder in found if (folder / EVALUATION).exists() or not folder.exists()]
@@ -59,9 +72,25 @@ def report(folders: Sequence[Path], out: Path) -> None:
         figures["robust_accuracy.png"] = draw(plotted, key=selected, training=True)
     if len(pairs) > 1:
         figures["piat.png"] = draw_pairs(pairs, selected.removeprefix("test_"))
+    for attack in minimum_norm_names(runs):
+        points = {name: [run.checkpoints.get(name) for run in runs] for name in CHECKPOINTS}
+        having = [name for name, found in points.items() if any(each and attack in each.minimum_norm for each in found)]
+        try:
+            figures[f"{attack}.png"] = draw_norms(runs, attack, checkpoint=having[0])
+        except InputError as error:
+            print(f"note: no {attack}.png: {error}", file=sys.stderr)
 
     texts = {"table.md": table.to_markdown(), "table.csv": table.to_csv(), "stability.md": stability.to_markdown()}
     texts["runs.csv"] = runs_csv(runs)
+    worst = worst_class_table(runs)
+    if worst:
+        texts |= {"worst_class.md": worst.to_markdown(), "classes.csv": classes_csv(runs)}
+    corrupted = [found for name in CHECKPOINTS if (found := corruption_table(runs, name))]
+    if corrupted:
+        texts["corruptions.md"] = "\n".join(found.to_markdown() for found in corrupted)
+    norms = minimum_norm_table(runs)
+    if norms:
+        texts["minimum_norm.md"] = norms.to_markdown()
     if pairs:
         texts["piat.md"] = "\n".join(piat_table(pairs, name).to_markdown() for name in ("best", "final"))
     try:
@@ -73,6 +102,10 @@ def report(folders: Sequence[Path], out: Path) -> None:
     except OSError as error:
         raise InputError(f"out={str(out)!r} cannot be written ({error}); give another --out") from error
     print(table.to_text())
+    if norms:
+        print(f"Median of the smallest norms\n{norms.to_text()}")
+    if worst:
+        print(f"Worst class\n{worst.to_text()}")
     if several > MOST_LINES:
         print(f"{several} methods are too many lines for robust_accuracy.png; give at most {MOST_LINES} for it")
     for run in runs:

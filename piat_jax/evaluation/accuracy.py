@@ -26,6 +26,7 @@ def correct_under_attack(
     labels: Any,
     attack: Any,
     *earlier: Any,
+    source: Any = None,
     key: Array,
     batch_size: int = 250,
     mesh: Mesh | None = None,
@@ -40,6 +41,8 @@ def correct_under_attack(
       images: `[N, H, W, C]` uint8, or floats in [0, 1].
       labels: `[N]`.
       attack: an attack with its hyper-parameters bound, or None for clean images.
+      source: the network that is attacked, called as `logits_fn`, where it is another than the one that judges: how
+        far images transfer. Default: `logits_fn`.
       key: randomness of example i derives from it and i, so the result does not depend on the batch size.
       batch_size: examples per compiled call; the last block is padded, so there is one compilation.
       mesh: devices that share each block (`core/sharding.py`); None for one.
@@ -68,6 +71,11 @@ def correct_under_attack(
     check_network(logits_fn)
     if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(logits_fn)):
         logits_fn = jax.tree_util.Partial(logits_fn)
+    extra = {}
+    if source is not None:
+        check_network(source)
+        plain = not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(source))
+        extra = {"source": replicate(jax.tree_util.Partial(source) if plain else source, mesh)}
     check_count("batch_size", batch_size, 1)
     count = len(labels)
     shares = 1 if mesh is None else mesh.size
@@ -78,7 +86,7 @@ def correct_under_attack(
         on_block()
         # Past the end the last example is repeated; its copies are cut off below.
         indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
-        results.append(_correct_block(logits_fn, images, labels, indices, attack, key, mesh))
+        results.append(_correct_block(logits_fn, images, labels, indices, attack, key, mesh, **extra))
         jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
     correct, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
     for finding in of_validity(str(attack), valid):
@@ -111,11 +119,12 @@ def _correct_block(
     attack: Attack | None,
     key: Array,
     mesh: Mesh | None,
+    source: LogitsFn | None = None,
 ) -> tuple[Array, Array]:
     x, y, indices = split_batch((as_float(images[indices]), labels[indices], indices), mesh)
     valid = jnp.full(y.shape, True)
     if attack is not None:
-        clean, x = x, attack(logits_fn, x, y, key=key, indices=indices)
+        clean, x = x, attack(logits_fn if source is None else source, x, y, key=key, indices=indices)
         valid = measure(x, clean, threat_of(attack))[1]
         x = jnp.where(valid[:, None, None, None], x, clean)
     return losses.correct(logits_fn(x), y), valid

@@ -10,6 +10,7 @@ import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded, write_arrays, write_json
+from piat_jax.evaluation.classes import WorstClass, class_accuracies, find_worst_class
 
 JSON, ARRAYS = "result.json", "result.npz"
 NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
@@ -63,6 +64,11 @@ class Robustness:
         return float(self.clean.mean())
 
     @property
+    def worst_class(self) -> WorstClass:
+        """The class of which the smallest share is robust, and that share."""
+        return find_worst_class(class_accuracies(self.robust, self.labels))
+
+    @property
     def accuracy_after(self) -> dict[str, float]:
         """The share that is correct when clean and under this attack and all before it."""
         return {
@@ -110,6 +116,8 @@ class Robustness:
         for row in [header, *rows]:
             cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
             lines.append("  ".join(cells).rstrip())
+        worst = self.worst_class
+        lines.append(f"worst class {worst.label}: {100 * worst.accuracy:.2f}%")
         lines.append(
             f"robust accuracy {100 * self.accuracy:.2f}%, largest distance {self.max_norm:.6g}, {total:.1f} seconds"
         )
@@ -120,6 +128,7 @@ class Robustness:
         return {
             "robust_accuracy": self.accuracy,
             "clean_accuracy": self.clean_accuracy,
+            "worst_class": self.worst_class._asdict(),
             "accuracy_after": self.accuracy_after,
             "accuracy_under": self.accuracy_under,
             "broken": {name: int(fooled.sum()) for name, fooled in zip(self.attacks, self.fooled)},

@@ -7,8 +7,10 @@ they do.
 from piat_jax.experiment.config import default_config, load, resolve
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import Run
+from piat_jax.experiment.run_corruptions import evaluate_corruptions
 from piat_jax.experiment.run_evaluation import EvaluationListener, evaluate
 from piat_jax.experiment.run_training import Listener, train
+from piat_jax.experiment.run_transfer import evaluate_transfer, source_of
 
 __all__ = [
     "EvaluationListener",
@@ -17,7 +19,10 @@ __all__ = [
     "Run",
     "default_config",
     "evaluate",
+    "evaluate_corruptions",
+    "evaluate_transfer",
     "load",
     "resolve",
+    "source_of",
     "train",
 ]

@@ -19,10 +19,11 @@ from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array, TrainState, Variables
 from piat_jax.data import Split
 from piat_jax.data.dataset_info import KNOWN
-from piat_jax.evaluation import AutoAttack
+from piat_jax.evaluation import AutoAttack, AutoAttackUnion
 from piat_jax.evaluation.blocks import Blocks, Rows
+from piat_jax.evaluation.minimum_norm import MinimumNormAttack
 from piat_jax.experiment import config
-from piat_jax.experiment.evaluation import evaluation_attack, evaluator, seen_by_attacks
+from piat_jax.experiment.evaluation import UNION_PARTS, evaluation_attack, evaluator, seen_by_attacks
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields
 from piat_jax.experiment.methods import Stack
@@ -152,6 +153,10 @@ class Classifier:
         bound = evaluation_attack(experiment, attack)
         if bound is None:  # "clean"
             return pixels
+        if isinstance(bound, AutoAttackUnion):
+            raise InputError(f"attack={attack!r} makes images in three norms; give one of {', '.join(UNION_PARTS)}")
+        if isinstance(bound, MinimumNormAttack):
+            raise InputError(f"attack={attack!r} has no radius; call such as attacks.fmn, which take this as logits_fn")
         if isinstance(bound, AutoAttack):
             seen = seen_by_attacks(experiment, self.model, self.variables)
             return bound.run(self, pixels, labels, attack_logits_fn=seen).images

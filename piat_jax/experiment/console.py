@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from piat_jax.core.files import command
-from piat_jax.evaluation import AttackProgress, Robustness
+from piat_jax.evaluation import AttackProgress, Robustness, UnionRobustness
+from piat_jax.evaluation.corruptions import CorruptionAccuracy
+from piat_jax.evaluation.minimum_norm import MinimumNorms
 from piat_jax.experiment.run import Run
+from piat_jax.experiment.run_corruptions import CorruptionListener
 from piat_jax.experiment.run_evaluation import EvaluationListener
 from piat_jax.experiment.run_training import Listener, Started
 from piat_jax.training.progress import TrainingProgress, duration
@@ -90,14 +93,51 @@ class EvaluationConsole(EvaluationListener):
         else:
             yield AttackLines(what)
 
-    def attacked(self, found: Robustness) -> None:
+    def attacked(self, found: Robustness | UnionRobustness) -> None:
         """AutoAttack's table."""
         print(found, flush=True)
 
-    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float | None) -> None:
+    def measured(self, attack: str, found: MinimumNorms) -> None:
+        """The median."""
+        print(f"{attack}: {found}", flush=True)
+
+    def accuracy(
+        self,
+        run: Run,
+        checkpoint: str,
+        epoch: int,
+        attack: str,
+        value: float,
+        seconds: float | None,
+        worst: tuple[str, float] | None = None,
+    ) -> None:
         """A line."""
         took = "known" if seconds is None else duration(seconds)
-        print(f"{run.folder}  {checkpoint} (epoch {epoch})  {attack} {100 * value:.2f}%  {took}", flush=True)
+        of_class = f"  worst class {worst[0]} {100 * worst[1]:.2f}%" if worst else ""
+        where = f"{run.folder}  {checkpoint} (epoch {epoch})"
+        print(f"{where}  {attack} {100 * value:.2f}%{of_class}  {took}", flush=True)
+
+
+class CorruptionConsole(CorruptionListener):
+    """Prints what `evaluate_corruptions` tells."""
+
+    def note(self, text: str) -> None:
+        """A line on stderr."""
+        note(text)
+
+    def corrupted(self, run: Run, checkpoint: str, epoch: int, name: str, values: Sequence[float]) -> None:
+        """A line."""
+        each = " ".join(f"{100 * value:.2f}" for value in values)
+        mean = 100 * sum(values) / len(values)
+        print(
+            f"{run.folder}  {checkpoint} (epoch {epoch})  {name} {mean:.2f}%  at severities 1 to 5: {each}", flush=True
+        )
+
+    def all_corrupted(self, run: Run, checkpoint: str, found: CorruptionAccuracy) -> None:
+        """A line."""
+        kind = "mCE relative to AlexNet" if found.is_normalised else "mean error, not normalised"
+        mean = f"clean {100 * found.clean:.2f}%  mean over corruptions {100 * found.mean:.2f}%"
+        print(f"{run.folder}  {checkpoint}  {mean}  {kind} {100 * found.mce:.2f}%", flush=True)
 
 
 class AttackLines:

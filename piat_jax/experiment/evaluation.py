@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from piat_jax.attacks import ATTACKS, takes
+from piat_jax.attacks import ATTACKS, MINIMUM_NORM, takes
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.averaging import averaged
 from piat_jax.core.bound import Bound, bind
@@ -18,22 +18,37 @@ from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import is_first
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
-from piat_jax.core.types import Attack, LogitsFn, Model, Objective, TrainState, Variables
+from piat_jax.core.types import Array, Attack, LogitsFn, Model, Objective, TrainState, Variables
 from piat_jax.data import Split
-from piat_jax.evaluation import AutoAttack, Finding, correct_under_attack
+from piat_jax.evaluation import AutoAttack, AutoAttackUnion, Finding, correct_under_attack
+from piat_jax.evaluation.minimum_norm import MinimumNormAttack, MinimumNorms, minimum_norms
+from piat_jax.evaluation.union import UNION, UNION_EPS
 from piat_jax.experiment.experiment import Experiment, try_attack
 
+UNION_ATTACK = "aa-union"
+UNION_PARTS = tuple(f"aa-{norm}" for norm in UNION)
+WHOLE = ("aa", "aa-plus", UNION_ATTACK, *UNION_PARTS)
+"""AutoAttack's ensembles, which take no number."""
+EvaluationAttack = Bound | AutoAttack | AutoAttackUnion | MinimumNormAttack
 
-def evaluation_attack(experiment: Experiment, name: str) -> Bound | AutoAttack | None:
+
+def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | None:
     """The attack called `name`: a name and its number of steps, as in "clean", "pgd20", "fgsm", "aa" or "apgd-ce50"."""
     if name == "clean":
         return None
     match = re.fullmatch(r"([a-z_-]*[a-z])(\d*)", name)
-    kind, steps = match.groups() if match else (name, "")
-    if kind in ("aa", "aa-plus") or kind in MEMBERS:
+    kind, steps = match.groups() if match and name not in WHOLE else (name, "")
+    if kind in WHOLE or kind in MEMBERS:
         return _autoattack(experiment, kind, steps)
+    if kind in MINIMUM_NORM:
+        return _minimum_norm(experiment, kind, steps)
     if kind not in ATTACKS:
-        known = ["clean", *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS), "aa", "aa-plus"]
+        known = [
+            "clean",
+            *(f"{known}100" for known in MINIMUM_NORM),
+            *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS),
+            *WHOLE,
+        ]
         raise InputError(f"attack {name!r} is unknown{did_you_mean(name, [*known, *MEMBERS])}")
     fields, taken = experiment.evaluation, takes(kind)
     options: dict[str, Any] = {"eps": fields.eps, "norm": fields.norm}
@@ -50,7 +65,30 @@ def evaluation_attack(experiment: Experiment, name: str) -> Bound | AutoAttack |
     return bound
 
 
-def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack:
+def _minimum_norm(experiment: Experiment, kind: str, steps: str) -> MinimumNormAttack:
+    """A minimum-norm attack under the norm of the evaluation, whose radius plays no part in it."""
+    if not steps:
+        raise InputError(f"attack {kind!r} needs its number of steps; did you mean '{kind}100'?")
+    bound = bind(MINIMUM_NORM[kind], norm=experiment.evaluation.norm, steps=int(steps))
+    image, label = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+
+    def run(x: Array, y: Array) -> Any:
+        return bound(lambda x: jnp.concatenate([x, -x], axis=-1).reshape(1, 2), x, y, key=jax.random.key(0))
+
+    try:
+        jax.eval_shape(run, image, label)  # so that it checks its arguments
+    except InputError as error:
+        group = "evaluation." if str(error).startswith("norm=") else ""
+        raise InputError(f"attack {kind + steps!r}: {group}{error}") from error
+    return MinimumNormAttack(bound, experiment.evaluation.eps)
+
+
+def is_minimum_norm(name: str) -> bool:
+    """Whether an attack of this name looks for the nearest misclassified image."""
+    return name.rstrip("0123456789") in MINIMUM_NORM
+
+
+def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack | AutoAttackUnion:
     """AutoAttack, or one of its members, with its own numbers unless one is given: of steps, or queries for Square."""
     fields = experiment.evaluation
     if number and kind not in MEMBERS:
@@ -58,7 +96,7 @@ def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack:
     options: dict[str, Any] = {"attacks": (kind,)} if kind in MEMBERS else {}
     if number:
         options["queries" if kind == "square" else "steps"] = int(number)
-    return AutoAttack(
+    settings = AutoAttack(
         eps=fields.eps,
         norm=fields.norm,
         version="plus" if kind == "aa-plus" else "standard",
@@ -68,6 +106,13 @@ def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack:
         attack_precision=fields.attack_precision,
         **options,
     )
+    if kind != UNION_ATTACK and kind not in UNION_PARTS:
+        return settings
+    try:
+        union = AutoAttackUnion(eps=fields.union_eps, settings=settings)
+    except InputError as error:
+        raise InputError(f"evaluation.union_{error}") from error
+    return union if kind == UNION_ATTACK else union.parts()[kind.removeprefix("aa-")]
 
 
 def seen_by_attacks(experiment: Experiment, net: Model, variables: Variables) -> LogitsFn | None:
@@ -100,7 +145,10 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     fields = ["eps", "step_size", "norm", "restarts", "precision"]
     if experiment.evaluation.attack_precision != "same":  # as before there was a choice
         fields.append("attack_precision")
-    return {"seed": experiment.seed, **{field: getattr(experiment.evaluation, field) for field in fields}}
+    settings = {"seed": experiment.seed, **{field: getattr(experiment.evaluation, field) for field in fields}}
+    if experiment.evaluation.union_eps != UNION_EPS:
+        settings["union_eps"] = list(experiment.evaluation.union_eps)
+    return settings
 
 
 def evaluated(objective: Objective, state: TrainState) -> Variables:
@@ -132,6 +180,58 @@ def monitor(
     return evaluate
 
 
+class Evaluator:
+    """Evaluates weights on some examples, with precise products; called, it says which are classified correctly."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        net: Model,
+        split: Split,
+        *,
+        on_block: Callable[[], None] = lambda: None,
+        note: Callable[[str], None] = lambda text: None,
+    ):
+        self.experiment, self.net, self.note = experiment, net, note
+        self.images, self.labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+        precision = experiment.evaluation.precision
+        self.precision = None if precision == "default" else precision
+        self.options: dict[str, Any] = {
+            "key": named_key(jax.random.key(experiment.seed), "evaluate"),
+            "batch_size": experiment.evaluation.batch_size,
+            "mesh": data_mesh(jax.device_count()),  # all: blocks are padded to whatever can be shared out
+            "on_block": on_block,
+            "on_finding": self._tell,
+        }
+
+    def __call__(self, variables: Variables, attack: Attack | EvaluationAttack | None) -> np.ndarray:
+        """Which examples weights classify under an attack, `[N]` bool."""
+        if isinstance(attack, MinimumNormAttack):
+            return self.minimum_norms(variables, attack).robust_at(attack.eps)
+        logits_fn = make_logits_fn(self.net, variables)
+        if isinstance(attack, AutoAttack | AutoAttackUnion):
+            seen = seen_by_attacks(self.experiment, self.net, variables)
+            return attack.run(logits_fn, self.images, self.labels, attack_logits_fn=seen).robust
+        with jax.default_matmul_precision(self.precision):
+            return correct_under_attack(logits_fn, self.images, self.labels, attack, **self.options)
+
+    def transferred(self, variables: Variables, attack: Bound, source: LogitsFn) -> np.ndarray:
+        """Which examples weights classify under images that an attack makes of another network, `[N]` bool."""
+        logits_fn = make_logits_fn(self.net, variables)
+        with jax.default_matmul_precision(self.precision):
+            return correct_under_attack(logits_fn, self.images, self.labels, attack, source=source, **self.options)
+
+    def minimum_norms(self, variables: Variables, attack: MinimumNormAttack) -> MinimumNorms:
+        """How far the nearest misclassified images are that an attack finds."""
+        logits_fn = make_logits_fn(self.net, variables)
+        with jax.default_matmul_precision(self.precision):
+            return minimum_norms(logits_fn, self.images, self.labels, attack.attack, **self.options)
+
+    def _tell(self, finding: Finding) -> None:
+        if is_first():
+            self.note(finding.message)
+
+
 def evaluator(
     experiment: Experiment,
     net: Model,
@@ -139,7 +239,7 @@ def evaluator(
     *,
     on_block: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda text: None,
-) -> Callable[[Variables, Attack | AutoAttack | None], np.ndarray]:
+) -> Evaluator:
     """Which examples of `split` given weights classify under an attack, with precise products.
 
     Args:
@@ -149,31 +249,4 @@ def evaluator(
       on_block: called before each block of images.
       note: is told what makes a result doubtful.
     """
-    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    key = named_key(jax.random.key(experiment.seed), "evaluate")
-    precision = None if experiment.evaluation.precision == "default" else experiment.evaluation.precision
-    mesh = data_mesh(jax.device_count())  # all: blocks are padded to whatever can be shared out
-
-    def tell(finding: Finding) -> None:
-        if is_first():
-            note(finding.message)
-
-    def correct(variables: Variables, attack: Attack | AutoAttack | None) -> np.ndarray:
-        logits_fn = make_logits_fn(net, variables)
-        if isinstance(attack, AutoAttack):
-            seen = seen_by_attacks(experiment, net, variables)
-            return attack.run(logits_fn, images, labels, attack_logits_fn=seen).robust
-        with jax.default_matmul_precision(precision):
-            return correct_under_attack(
-                logits_fn,
-                images,
-                labels,
-                attack,
-                key=key,
-                batch_size=experiment.evaluation.batch_size,
-                mesh=mesh,
-                on_block=on_block,
-                on_finding=tell,
-            )
-
-    return correct
+    return Evaluator(experiment, net, split, on_block=on_block, note=note)

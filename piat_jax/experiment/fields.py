@@ -180,6 +180,10 @@ class EvaluationFields:
         "refuses is attacked again",
         default="same",
     )
+    union_eps: tuple[float, ...] = field(
+        "radii of aa-union and its parts aa-linf, aa-l2 and aa-l1, pixels in [0, 1]; as in E-AT on CIFAR-10",
+        default=(8 / 255, 0.5, 12.0),
+    )
 
 
 @group

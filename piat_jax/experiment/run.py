@@ -24,6 +24,7 @@ DESCRIPTION = "run.json"
 DIVERGED = "diverged.json"
 LOCK = "lock"
 ROBUSTNESS = "robustness"
+CORRUPTED = "corruptions"
 OWN_FILES = (
     CONFIG,
     DATA,
@@ -34,6 +35,7 @@ OWN_FILES = (
     Checkpoints.FOLDER,
     DIVERGED,
     ROBUSTNESS,
+    CORRUPTED,
     "tensorboard",
     "report",
 )
@@ -68,6 +70,7 @@ LATER = {
     "optimizer.lr_every": "epoch",
     "objective.label_smoothing": 0.0,
     "objective.smoothing_over": "others",
+    "evaluation.union_eps": (8 / 255, 0.5, 12.0),
 }
 # Changing these does not make it another run.
 FREE_FIELDS = (
@@ -133,6 +136,10 @@ class Run:
     def robustness(self, checkpoint: str, attack: str) -> Path:
         """Where AutoAttack or one of its members keeps what it finds on "best" or "final"."""
         return self.folder / ROBUSTNESS / f"{checkpoint}-{attack}"
+
+    def corruptions(self, checkpoint: str) -> Path:
+        """Where the accuracies of "best" or "final" under common corruptions are kept."""
+        return self.folder / CORRUPTED / f"{checkpoint}.json"
 
     def drop_robustness(self, checkpoint: str) -> None:
         """Remove what attacks have found on a checkpoint that holds other weights now."""

@@ -1,5 +1,6 @@
 """Evaluating the best and the final checkpoint of a run; what is found is kept in its folder."""
 
+import copy
 import functools
 import shutil
 import time
@@ -10,19 +11,43 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from piat_jax.analysis.runs import EVALUATION
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import write_arrays, write_file, write_json
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import any_of_all, is_first, on_first
 from piat_jax.data import first, load
-from piat_jax.evaluation import AutoAttack, Robustness
+from piat_jax.evaluation import (
+    AutoAttack,
+    AutoAttackUnion,
+    Robustness,
+    UnionRobustness,
+    class_accuracies,
+    find_worst_class,
+)
 from piat_jax.evaluation.journal import Journal
+from piat_jax.evaluation.minimum_norm import MinimumNormAttack, MinimumNorms
 from piat_jax.evaluation.robustness import JSON
-from piat_jax.experiment.evaluation import evaluation_attack, evaluator, seen_by_attacks, settings_of
+from piat_jax.evaluation.union import UNION_EPS
+from piat_jax.experiment.evaluation import (
+    UNION_ATTACK,
+    UNION_PARTS,
+    evaluation_attack,
+    evaluator,
+    is_minimum_norm,
+    seen_by_attacks,
+    settings_of,
+)
 from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.model_info import FILE as MODEL_INFO
+from piat_jax.experiment.model_info import is_for_robustbench, is_whole, model_info, place_for
 from piat_jax.experiment.run import ON_DISK, Run
+
+KINDS = ("accuracy", "by_class", "minimum_norm")
+"""What evaluation.json has of a checkpoint by attack."""
 
 
 class EvaluationListener:
@@ -35,11 +60,26 @@ class EvaluationListener:
         """AutoAttack begins; what it returns is told of each block, in a `with`."""
         return nullcontext(lambda progress: None)
 
-    def attacked(self, found: Robustness) -> None:
-        """AutoAttack is done."""
+    def attacked(self, found: Robustness | UnionRobustness) -> None:
+        """AutoAttack is done, or its results under several norms are put together."""
 
-    def accuracy(self, run: Run, checkpoint: str, epoch: int, attack: str, value: float, seconds: float | None) -> None:
-        """The accuracy of a checkpoint under an attack, as a share; without `seconds` it was known."""
+    def measured(self, attack: str, found: MinimumNorms) -> None:
+        """A minimum-norm attack is done."""
+
+    def accuracy(
+        self,
+        run: Run,
+        checkpoint: str,
+        epoch: int,
+        attack: str,
+        value: float,
+        seconds: float | None,
+        worst: tuple[str, float] | None = None,
+    ) -> None:
+        """The accuracy of a checkpoint under an attack, as a share; without `seconds` it was known.
+
+        `worst` is the class with the lowest accuracy, and that; None where an earlier version did not keep it.
+        """
 
 
 def evaluate(
@@ -69,7 +109,8 @@ def evaluate(
       listener: is told what happens.
 
     Returns:
-      What evaluation.json holds: accuracies as shares, by checkpoint and attack, and what they depend on.
+      What evaluation.json holds: accuracies as shares, by checkpoint and attack, those of each class, and what they
+      depend on.
 
     Raises:
       InputError: the folder has accuracies on other examples or of other settings, and not `overwrite`.
@@ -82,13 +123,16 @@ def evaluate(
     correct = evaluator(experiment, net, data.test, note=listener.note)
     by_autoattack = any(map(is_autoattack, attacks))
     for_autoattack = first("aa_examples", aa_examples if by_autoattack else 0, fields.name, data.test)
+    limited = bool(num_examples or fields.test_examples or len(for_autoattack.labels) < len(data.test.labels))
+    whole = is_whole(data.name, for_autoattack, limited)
     result = {
         "num_examples": len(data.test.labels),
         "aa_examples": len(for_autoattack.labels),
         "settings": settings_of(experiment),
+        "class_names": list(data.class_names),
         "checkpoints": {},
     }
-    before = _comparable(run, result, by_autoattack=by_autoattack, overwrite=overwrite)
+    before = comparable(run, result, by_autoattack=by_autoattack, overwrite=overwrite)
     valid = dict(before) if resume else {}
 
     def keep() -> None:
@@ -99,23 +143,37 @@ def evaluate(
         variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
         # Within an epoch a run that was stopped has taken so many steps more.
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
-        accuracy: dict[str, float] = {}
-        if _is_at(before.get(name), at):
-            accuracy = dict(before[name]["accuracy"])
+        point: dict[str, Any] = {**at, "accuracy": {}}
+        if is_at(before.get(name), at):
+            point = {**copy.deepcopy(before[name]), **at}
         elif name in before:  # the run was trained on
             on_first(functools.partial(run.drop_robustness, name))
-        twin = next((other for other, point in valid.items() if other != name and _is_at(point, at)), "")
-        valid[name] = {**at, "accuracy": accuracy}
-        result["checkpoints"] = {**before, **result["checkpoints"], name: valid[name]}
+        twin = next((other for other, found in valid.items() if other != name and is_at(found, at)), "")
+        valid[name] = point
+        result["checkpoints"] = {**before, **result["checkpoints"], name: point}
         keep()  # of which weights the folders are that attacks begin now
-        for text in attacks:
-            if resume and text in accuracy:
-                listener.accuracy(run, name, at["epoch"], text, accuracy[text], None)
+        # The union takes what its parts have found, so these have to be there.
+        needed = UNION_PARTS if UNION_ATTACK in attacks and not (resume and UNION_ATTACK in point["accuracy"]) else ()
+        robust: dict[str, Robustness] = {}
+        for text in with_parts(attacks):
+            if resume and text in point["accuracy"] and text not in needed:
+                tell(listener, run, name, point, text, None)
                 continue
             began = time.perf_counter()
             attack = evaluation_attack(experiment, text)
             if twin and text in valid[twin]["accuracy"] and _take_over(run, twin, name, text):
-                accuracy[text] = valid[twin]["accuracy"][text]
+                _copy_found(valid[twin], point, text)
+            elif isinstance(attack, AutoAttackUnion):
+                parts = {part: robust.get(part) or Robustness.load(run.robustness(name, part)) for part in UNION_PARTS}
+                union = UnionRobustness({part.removeprefix("aa-"): found for part, found in parts.items()})
+                listener.attacked(union)
+                keep_found(point, text, union.robust, for_autoattack.labels, data.class_names)
+            elif isinstance(attack, MinimumNormAttack):
+                norms = correct.minimum_norms(variables, attack)
+                listener.measured(text, norms)
+                on_first(functools.partial(_write_norms, run.robustness(name, text), norms))
+                keep_found(point, text, norms.robust_at(attack.eps), data.test.labels, data.class_names)
+                point.setdefault("minimum_norm", {})[text] = norms.summary()
             elif isinstance(attack, AutoAttack):
                 where = run.robustness(name, text)
                 if not resume:
@@ -130,10 +188,16 @@ def evaluate(
                         attack_logits_fn=seen,
                     )
                 listener.attacked(found)
-                accuracy[text] = found.accuracy
+                robust[text] = found
+                if text == "aa" and is_for_robustbench(found, whole=whole):
+                    info = model_info(experiment, data.name, found)
+                    on_first(functools.partial(write_json, where / MODEL_INFO, info))
+                    if is_first():
+                        listener.note(f"{where / MODEL_INFO} is for RobustBench's {place_for(info, found)}")
+                keep_found(point, text, found.robust, for_autoattack.labels, data.class_names)
             else:
-                accuracy[text] = float(correct(variables, attack).mean())
-            listener.accuracy(run, name, at["epoch"], text, accuracy[text], time.perf_counter() - began)
+                keep_found(point, text, correct(variables, attack), data.test.labels, data.class_names)
+            tell(listener, run, name, point, text, time.perf_counter() - began)
             keep()  # the next attack may take hours
     return result
 
@@ -141,7 +205,7 @@ def evaluate(
 def check_not_evaluated(experiment: Experiment, run: Run, checkpoints: Sequence[str]) -> None:
     """Raise InputError where AutoAttack or a member of it has begun on one of the checkpoints; writes nothing."""
     for name in checkpoints:
-        for attack in filter(is_autoattack, experiment.evaluation.final_attacks):
+        for attack in filter(is_autoattack, with_parts(experiment.evaluation.final_attacks)):
             path = run.robustness(name, attack)
             if Journal.read_settings(path) is None:
                 continue
@@ -166,22 +230,81 @@ def is_evaluated(experiment: Experiment, run: Run, *, aa_examples: int = 0) -> b
     )
 
 
+def with_parts(attacks: Sequence[str]) -> list[str]:
+    """Attacks with those that the union is put together from, which come before it; each once.
+
+    >>> with_parts(["clean", "aa-l2", "aa-union"])
+    ['clean', 'aa-l2', 'aa-linf', 'aa-l1', 'aa-union']
+    """
+    return list(dict.fromkeys(each for name in attacks for each in _parts_of(name)))
+
+
+def _parts_of(name: str) -> tuple[str, ...]:
+    return (*UNION_PARTS, name) if name == UNION_ATTACK else (name,)
+
+
 def is_autoattack(name: str) -> bool:
     """Whether an attack of this name is AutoAttack or a member of it, which has examples and a folder of its own."""
     return name.startswith("aa") or name.rstrip("0123456789") in MEMBERS
 
 
-def _is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
+def tell(
+    listener: EvaluationListener,
+    run: Run,
+    name: str,
+    point: Mapping[str, Any],
+    attack: str,
+    seconds: float | None,
+    *,
+    label: str = "",
+) -> None:
+    """Tell the listener what a checkpoint has of an attack."""
+    worst = point.get("by_class", {}).get(attack)
+    told = (worst["worst_class"], worst["worst"]) if worst else None
+    listener.accuracy(run, name, point["epoch"], label or attack, point["accuracy"][attack], seconds, told)
+
+
+def keep_found(
+    point: dict[str, Any], attack: str, correct: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> None:
+    """Keep the accuracy under an attack, and that of each class: null where no example is of it, six decimals."""
+    point["accuracy"][attack] = float(correct.mean())
+    by_class = class_accuracies(correct, labels, len(names))
+    worst = find_worst_class(by_class)
+    point.setdefault("by_class", {})[attack] = {
+        "worst_class": names[worst.label],
+        "worst": worst.accuracy,
+        "classes": [None if np.isnan(value) else round(value, 6) for value in by_class.tolist()],
+    }
+
+
+def _write_norms(folder: Path, found: MinimumNorms) -> None:
+    """Keep the norms example by example, and the curve."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {"labels": found.labels, "clean": found.clean, "distances": found.distances}
+    write_arrays(folder / "norms.npz", arrays)
+    write_file(folder / "curve.csv", lambda file: file.write(found.to_csv().encode()))
+
+
+def _copy_found(source: Mapping[str, Any], target: dict[str, Any], attack: str) -> None:
+    """Give what one checkpoint has of an attack to another of the same weights."""
+    for kind in KINDS:
+        if attack in source.get(kind, {}):
+            target.setdefault(kind, {})[attack] = copy.deepcopy(source[kind][attack])
+
+
+def is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
     """Whether these accuracies are of the weights that a run had there; without steps, as they were once kept, of 0."""
     return point is not None and all(point.get(name, 0) == number for name, number in at.items())
 
 
 def _take_over(run: Run, name: str, other: str, attack: str) -> bool:
     """Give what one checkpoint's evaluation left to the other of the same weights; whether it was all there."""
-    if not is_autoattack(attack):
+    if not is_autoattack(attack) and not is_minimum_norm(attack):
         return True
     source, target = (run.robustness(each, attack) for each in (name, other))
-    if not any_of_all(is_first() and (source / JSON).exists()):  # who writes it knows
+    file = JSON if is_autoattack(attack) else "norms.npz"
+    if not any_of_all(is_first() and (source / file).exists()):  # who writes it knows
         return False
     on_first(functools.partial(_copy_folder, source, target))
     return True
@@ -192,7 +315,7 @@ def _copy_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
-def _comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwrite: bool) -> dict[str, Any]:
+def comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwrite: bool) -> dict[str, Any]:
     """What an evaluation of the same examples with the same settings has found before, by checkpoint.
 
     Where AutoAttack is not asked for, the examples it had stay those of `result`.
@@ -210,8 +333,9 @@ def _comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwr
             result["aa_examples"] = before["aa_examples"]
     else:
         before["aa_examples"] = result["aa_examples"]
-    there, here = ({"attack_precision": "same", **found, **found["settings"]} for found in (before, result))
-    compared = dict.fromkeys(("num_examples", "aa_examples", "attack_precision", *result["settings"]))
+    unless_told = {"attack_precision": "same", "union_eps": list(UNION_EPS)}
+    there, here = ({**unless_told, **found, **found["settings"]} for found in (before, result))
+    compared = dict.fromkeys(("num_examples", "aa_examples", *unless_told, *result["settings"]))
     changed = [name for name in compared if there.get(name) != here[name]]
     if changed and not overwrite:
         told = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in changed)

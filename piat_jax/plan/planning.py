@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from piat_jax.core.checks import InputError
 from piat_jax.data.batching import steps_per_epoch
 from piat_jax.evaluation import AutoAttack
-from piat_jax.experiment.evaluation import evaluation_attack
+from piat_jax.experiment.evaluation import evaluation_attack, is_minimum_norm
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import ON_DISK
 from piat_jax.experiment.run_evaluation import is_autoattack
@@ -124,9 +124,9 @@ def plan(
 
 
 def _attacks(experiment: Experiment) -> list[str]:
-    """What is evaluated, AutoAttack apart: during training, then afterwards."""
+    """What is evaluated, AutoAttack and minimum norms apart: during training, then afterwards."""
     names = (*experiment.evaluation.attacks, *experiment.evaluation.final_attacks)
-    return [name for name in dict.fromkeys(names) if not is_autoattack(name)]
+    return [name for name in dict.fromkeys(names) if not is_autoattack(name) and not is_minimum_norm(name)]
 
 
 def _training_stage(experiment: Experiment, sizes: Sizes, train: Estimate) -> Stage:

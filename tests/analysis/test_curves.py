@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -6,6 +7,8 @@ import numpy as np
 import pytest
 
 from piat_jax.analysis import load_run, robust_accuracy_figure
+from piat_jax.analysis.curves import draw_norms
+from piat_jax.analysis.runs import NormCurve
 from piat_jax.core.checks import InputError
 
 
@@ -65,6 +68,34 @@ def test_labels_do_not_overlap(run_at, tmp_path):
     boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.y0)
     assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
     assert boxes[0].x0 > figure.axes[0].get_window_extent().x1
+
+
+def test_accuracy_against_the_radius(run_at):
+    """One seed reaches farther than the other; beyond its last radius a curve is level."""
+
+    def run(name, radii, accuracy, **options):
+        found = load_run(run_at(name, **options))
+        curve = NormCurve("l2", None, 1.0, tuple(radii), tuple(accuracy))
+        best = dataclasses.replace(found.checkpoints["best"], minimum_norm={"ddn50": curve})
+        return dataclasses.replace(found, checkpoints={**found.checkpoints, "best": best})
+
+    runs = [run("1", [0, 0.2, 0.4], [0.8, 0.4, 0.0]), run("2", [0, 0.1, 0.2], [0.6, 0.3, 0.1], seed=1)]
+    runs.append(load_run(run_at("3", "trades")))
+    figure = draw_norms(runs, "ddn50")
+    (axes,) = figure.axes
+    (line,) = axes.lines
+    np.testing.assert_allclose(line.get_xdata(), [0, 0.2, 0.4])
+    np.testing.assert_allclose(line.get_ydata(), [70, 25, 5])
+    assert line.get_linestyle() == "-"
+    assert axes.get_xlim() == (0, 0.4)
+    far = [run("4", [0, 0.3, 0.5, 9], [0.8, 0.4, 0.04, 0.0], method="alp")]
+    assert draw_norms(far, "ddn50").axes[0].get_xlim() == (0, 0.5)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("L2 radius, best checkpoint", "DDN-50 accuracy (%)")
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices
+    np.testing.assert_allclose(sorted({*corners[np.isclose(corners[:, 0], 0.2), 1]}), [10, 40])
+    with pytest.raises(InputError, match="ddn50 was run on the final checkpoints in no norm"):
+        draw_norms(runs, "ddn50", checkpoint="final")
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml")])

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from piat_jax import losses
-from piat_jax.attacks import ATTACKS, apgd, cw, fab, fgsm, mi_fgsm, pgd, square
+from piat_jax.attacks import (
+    ATTACKS,
+    apgd,
+    cw,
+    fab,
+    fgsm,
+    mi_fgsm,
+    multi_targeted,
+    pgd,
+    pgd_least_likely,
+    square,
+)
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 
@@ -90,7 +101,7 @@ def sizes(attack, **numbers):
 
 def test_table_is_complete():
     assert [attack.fn for attack in TABLE.values()].count(pgd) == 7
-    assert list(ATTACKS.values()) == [fgsm, pgd, mi_fgsm, cw]
+    assert list(ATTACKS.values()) == [fgsm, pgd, mi_fgsm, cw, multi_targeted, pgd_least_likely]
 
 
 @each

@@ -57,6 +57,72 @@ def test_a_folder_of_runs(runs, capsys):
     assert call(runs) == 0
 
 
+def test_the_worst_class(runs, capsys):
+    path = runs / "b_plain" / "evaluation.json"
+    content = json.loads(path.read_text()) | {"class_names": ["cat", "dog", "eel"]}
+    found = {"worst_class": "dog", "worst": 0.125, "classes": [0.5, 0.125, None]}
+    content["checkpoints"]["final"]["by_class"] = {"pgd20": found}
+    path.write_text(json.dumps(content))
+    assert call(runs) == 0
+    out = runs / "report"
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, "classes.csv", "worst_class.md"])
+    table = (out / "worst_class.md").read_text().splitlines()
+    assert table[0].replace(" ", "") == "|Method|Seeds|PGD-20Best|PGD-20Final|"
+    # What is not known has a dash.
+    assert [line.replace(" ", "") for line in table[2:4]] == [
+        "|PIAT|1|\N{EN DASH}|\N{EN DASH}|",
+        "|PGD-AT|1|\N{EN DASH}|12.50|",
+    ]
+    lines = (out / "classes.csv").read_text().splitlines()
+    assert lines[0] == "dataset,model,method,seed,what,attack,class,accuracy"
+    assert lines[1:] == [f"d,m,pgd_at,0,final,pgd20,{text}" for text in ("cat,50", "dog,12.5", "eel,")]
+    assert "\nWorst class\n" in capsys.readouterr().out
+    for change, message in (
+        ({"worst": 1.5}, "worst=1.5; accuracies are fractions"),
+        ({"classes": [0.5]}, "has 1 accur"),
+    ):
+        content["checkpoints"]["final"]["by_class"] = {"pgd20": found | change}
+        path.write_text(json.dumps(content))
+        assert call(runs) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_minimum_norms(runs, capsys):
+    for name, median in (("a_piat", 0.25), ("b_plain", None)):
+        path = runs / name / "evaluation.json"
+        content = json.loads(path.read_text())
+        curve = {"eps": [0.0, 0.25, 0.5], "accuracy": [0.75, 0.5, 0.0]}
+        found = {"norm": "l2", "median": median, "found": 0.75, "curve": curve}
+        content["checkpoints"]["final"]["minimum_norm"] = {"fmn100": found}
+        path.write_text(json.dumps(content))
+    assert call(runs) == 0
+    out = runs / "report"
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, "fmn100.png", "minimum_norm.md"])
+    assert (out / "fmn100.png").read_bytes().startswith(b"\x89PNG")
+    table = [line.replace(" ", "") for line in (out / "minimum_norm.md").read_text().splitlines()]
+    dash = "\N{EN DASH}"
+    assert table[0] == "|Method|Seeds|FMN-100(L2)Best|FMN-100(L2)Final|"
+    assert table[2:4] == [f"|PIAT|1|{dash}|0.25000|", f"|PGD-AT|1|{dash}|{dash}|"]
+    assert "Median of the smallest norms\n" in capsys.readouterr().out
+    # Other norms do not go into one figure.
+    content["checkpoints"]["final"]["minimum_norm"] = {"fmn100": found | {"norm": "linf"}}
+    path.write_text(json.dumps(content))
+    (out / "fmn100.png").unlink()
+    assert call(runs) == 0
+    assert not (out / "fmn100.png").exists()
+    assert "no fmn100.png: fmn100 was run on the final checkpoints in l2 and linf" in capsys.readouterr().err
+    assert "FMN-100 (L2 or L-inf) Final" in (out / "minimum_norm.md").read_text()
+    for change, message in (
+        ({"curve": {"eps": [0.0, 0.25], "accuracy": [0.5]}}, "2 radii of fmn100 for 1 accuracies"),
+        ({"curve": {"eps": [0.0, 0.1], "accuracy": [7, 0.5]}}, "accuracy[0]=7; accuracies are fractions"),
+        ({"found": 2.0}, "found=2.0; accuracies are fractions"),
+    ):
+        content["checkpoints"]["final"]["minimum_norm"] = {"fmn100": found | change}
+        path.write_text(json.dumps(content))
+        assert call(runs) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_given_runs_keep_their_order_and_count_once(runs, tmp_path):
     out = tmp_path / "x" / "y"
     assert call(runs / "b_plain", runs / "a_piat", f"{runs}/notes/../b_plain", runs, f"--out={out}") == 0

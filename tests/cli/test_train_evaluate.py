@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from piat_jax.analysis import load_run
+from piat_jax.attacks.ensemble import ensemble
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import errors, evaluate, sweep, train
 from piat_jax.core.checks import InputError
 from piat_jax.core.nested import leaves
-from piat_jax.evaluation import Robustness
+from piat_jax.data import load
+from piat_jax.evaluation import AutoAttack, MinimumNorms, Robustness, UnionRobustness
 from piat_jax.experiment import Run, data, hooks, run_evaluation, run_training
 from piat_jax.experiment.config import load as read_config
 from piat_jax.experiment.console import AttackLines
@@ -58,6 +61,15 @@ def command(folder, *more, config="configs/embedded.py:nmse+piat"):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert command(folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run whose network tells images apart, as that of `run` does not."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    longer = ("--config.dataset.train_examples=400", "--config.epochs=8", "--config.model.options.width=4")
+    assert command(folder, *longer, config="embedded:standard") == 0
     return folder
 
 
@@ -135,6 +147,50 @@ def test_evaluate_writes_best_and_final_and_agrees_with_training(run, capsys):
     assert "final (epoch 2)  clean" in printed
 
 
+def test_accuracies_by_class(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    path = folder / "evaluation.json"
+    path.unlink(missing_ok=True)
+    arguments = [f"--workdir={folder}", "--attacks=clean,apgd-ce5", "--config.evaluation.eps=1.0"]
+    assert errors.run(evaluate.main, arguments) == 0
+    printed = capsys.readouterr().out
+    content = json.loads(path.read_text())
+    labels = load("embedded", test_examples=20).test.labels
+    sizes = np.bincount(labels, minlength=10)
+    assert len(content["class_names"]) == 10
+    for point in content["checkpoints"].values():
+        assert list(point["by_class"]) == ["clean", "apgd-ce5"]
+        for attack, found in point["by_class"].items():
+            assert [value is None for value in found["classes"]] == (sizes == 0).tolist()
+            known = np.array([value or 0 for value in found["classes"]])
+            assert known @ sizes / 20 == pytest.approx(point["accuracy"][attack], abs=1e-6)
+            assert found["worst"] == min(value for value in found["classes"] if value is not None)
+            number = found["classes"].index(found["worst"])
+            assert found["worst_class"] == content["class_names"][number]
+    robust = Robustness.load(folder / "robustness" / "final-apgd-ce5")
+    final = content["checkpoints"]["final"]
+    assert final["accuracy"]["apgd-ce5"] == robust.accuracy < robust.clean_accuracy
+    assert final["by_class"]["apgd-ce5"]["worst"] == robust.worst_class.accuracy
+    found = final["by_class"]["clean"]
+    line = f"final (epoch 2)  clean {100 * content['checkpoints']['final']['accuracy']['clean']:.2f}%  worst class"
+    assert f"{line} {found['worst_class']} {100 * found['worst']:.2f}%  " in printed
+    # What an earlier version kept has none; it is read, gone on with and reported.
+    for point in content["checkpoints"].values():
+        del point["by_class"]
+    del content["class_names"]
+    path.write_text(json.dumps(content))
+    assert load_run(folder).checkpoints["final"].by_class == {}
+    assert errors.run(evaluate.main, [f"--workdir={folder}", "--attacks=clean,fgsm", "--resume", arguments[-1]]) == 0
+    printed = capsys.readouterr().out
+    clean = content["checkpoints"]["final"]["accuracy"]["clean"]
+    assert f"final (epoch 2)  clean {100 * clean:.2f}%  known" in printed
+    again = json.loads(path.read_text())["checkpoints"]["final"]
+    assert list(again["accuracy"]) == ["clean", "apgd-ce5", "fgsm"]
+    assert list(again["by_class"]) == ["fgsm"]
+    assert list(load_run(folder).checkpoints["final"].by_class) == ["fgsm"]
+
+
 def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
     earlier = {"average.warmup": "false", "attack.l2_rule": "exact"}
     today = read_config("configs/embedded.py:rpat+ema", earlier)
@@ -161,7 +217,128 @@ def test_a_run_of_an_earlier_version_is_read_with_what_came_later(tmp_path):
         assert Run(tmp_path).experiment().plain() == other
     # Whatever is added to the config from here on has to be added there, for the runs that are there already.
     fields = leaves(today.plain())
-    assert len(fields) == 84, "a new field: give runs without it what they did, in LATER"
+    assert len(fields) == 86, "a new field: give runs without it what they did, in LATER"
+
+
+def test_the_union_of_three_norms(run, tmp_path, capsys, monkeypatch):
+    """The accuracies by norm are AutoAttack's; stopped, it goes on; its parts stand for themselves."""
+    quick = {"steps": 4, "queries": 3, "targets": 1, "restarts": 1}
+    monkeypatch.setattr(AutoAttack, "members", lambda self: ensemble(norm=self.norm, **quick))
+
+    def evaluated(folder, *more, code=0):
+        arguments = [f"--workdir={folder}", "--checkpoint=final", "--config.evaluation.union_eps=1,6,150", *more]
+        assert errors.run(evaluate.main, arguments) == code
+        return capsys.readouterr()
+
+    folders = [tmp_path / name for name in ("whole", "stopped")]
+    for folder in folders:
+        shutil.copytree(run, folder)
+        (folder / "evaluation.json").unlink(missing_ok=True)
+    whole, stopped = folders
+    printed = evaluated(whole, "--attacks=clean,aa-union").out
+    point = json.loads((whole / "evaluation.json").read_text())["checkpoints"]["final"]
+    accuracy = point["accuracy"]
+    assert list(accuracy) == ["clean", "aa-linf", "aa-l2", "aa-l1", "aa-union"]
+    found = {norm: Robustness.load(whole / "robustness" / f"final-aa-{norm}") for norm in ("linf", "l2", "l1")}
+    assert {norm: (each.settings["norm"], each.settings["eps"]) for norm, each in found.items()} == {
+        "linf": ("linf", 1.0),
+        "l2": ("l2", 6.0),
+        "l1": ("l1", 150.0),
+    }
+    assert {norm: each.accuracy for norm, each in found.items()} == {n: accuracy[f"aa-{n}"] for n in found}
+    union = UnionRobustness(found)
+    assert accuracy["aa-union"] == union.accuracy
+    assert str(union) in printed
+    assert set(point["by_class"]) == set(accuracy)
+
+    # Stopped in the second norm.
+    attack = AutoAttack.run
+
+    def interrupted(self, *arguments, **options):
+        if self.norm == "l2":
+            raise KeyboardInterrupt
+        return attack(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoAttack, "run", interrupted)
+        evaluated(stopped, "--attacks=clean,aa-union", code=130)
+    assert "aa-union" not in json.loads((stopped / "evaluation.json").read_text())["checkpoints"]["final"]["accuracy"]
+    assert "holds a finished evaluation; give --resume" in evaluated(stopped, "--attacks=aa-union", code=2).err
+    seconds = Robustness.load(stopped / "robustness" / "final-aa-linf").seconds
+    evaluated(stopped, "--attacks=clean,aa-union", "--resume")
+    assert json.loads((stopped / "evaluation.json").read_text())["checkpoints"]["final"] == point
+    assert Robustness.load(stopped / "robustness" / "final-aa-linf").seconds == seconds
+    # Of a part whose folder is gone the union needs more than the accuracy.
+    content = json.loads((stopped / "evaluation.json").read_text())
+    del content["checkpoints"]["final"]["accuracy"]["aa-union"]
+    (stopped / "evaluation.json").write_text(json.dumps(content))
+    shutil.rmtree(stopped / "robustness" / "final-aa-l1")
+    evaluated(stopped, "--attacks=aa-union", "--resume")
+    assert json.loads((stopped / "evaluation.json").read_text())["checkpoints"]["final"] == point
+    # All is known; other radii are another evaluation, and have to be three.
+    assert "aa-union" in evaluated(stopped, "--attacks=aa-union,aa-l1", "--resume").out
+    other = "--config.evaluation.union_eps=1,6,100"
+    assert (
+        "union_eps [1.0, 6.0, 150.0] there, [1.0, 6.0, 100.0] here" in evaluated(stopped, "--resume", other, code=2).err
+    )
+    default = ["--attacks=clean", "--resume", "--config.evaluation.union_eps=8/255,0.5,12"]
+    assert "union_eps [1.0, 6.0, 150.0] there, [0.0313" in evaluated(stopped, *default, code=2).err
+    two = ("--config.evaluation.union_eps=1,2", "--attacks=aa-l2")
+    told = evaluated(stopped, "--resume", *two, code=2).err
+    assert "evaluation.union_eps=(1.0, 2.0) has 2 radii; give one for each of linf, l2, l1" in told
+
+
+def test_minimum_norms(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+
+    def evaluated(*more, code=0):
+        arguments = [f"--workdir={folder}", "--config.evaluation.norm=l2", "--config.evaluation.eps=0.5", *more]
+        assert errors.run(evaluate.main, arguments) == code
+        return capsys.readouterr()
+
+    printed = evaluated("--attacks=clean,ddn30,fmn30,fab-norm5").out
+    content = json.loads((folder / "evaluation.json").read_text())
+    assert list(content["checkpoints"]["final"]["accuracy"]) == ["clean", "ddn30", "fmn30", "fab-norm5"]
+    for name, point in content["checkpoints"].items():
+        assert list(point["minimum_norm"]) == ["ddn30", "fmn30", "fab-norm5"]
+        for attack, kept in point["minimum_norm"].items():
+            with np.load(folder / "robustness" / f"{name}-{attack}" / "norms.npz") as stored:
+                found = MinimumNorms("l2", stored["labels"], stored["clean"], stored["distances"])
+            assert found.clean.mean() == point["accuracy"]["clean"]
+            assert found.robust_at(0.5).mean() == point["accuracy"][attack]
+            assert found.summary() == kept
+            assert (folder / "robustness" / f"{name}-{attack}" / "curve.csv").read_text() == found.to_csv()
+            assert f"{attack}: {found}\n" in printed
+    curves = load_run(folder).checkpoints["final"].minimum_norm
+    assert curves["fmn30"].median == content["checkpoints"]["final"]["minimum_norm"]["fmn30"]["median"]
+    # What is known stays; the best checkpoint's numbers are taken over where it is the final one.
+    before = files(folder)
+    assert "fmn30" in evaluated("--attacks=fmn30", "--resume").out
+    assert {path: text for path, text in files(folder).items() if path.name != "evaluation.json"} == {
+        path: text for path, text in before.items() if path.name != "evaluation.json"
+    }
+    shutil.rmtree(folder / "checkpoints" / "best")
+    shutil.copytree(folder / "checkpoints" / "last", folder / "checkpoints" / "best")
+    shutil.rmtree(folder / "robustness")
+    (folder / "evaluation.json").unlink()
+    told = evaluated("--attacks=fmn30", f"--config.evaluation.eps={curves['fmn30'].median}").out
+    assert told.count("fmn30: median") == 1
+    best, final = json.loads((folder / "evaluation.json").read_text())["checkpoints"].values()
+    assert (
+        best["minimum_norm"]["fmn30"]
+        == final["minimum_norm"]["fmn30"]
+        == content["checkpoints"]["final"]["minimum_norm"]["fmn30"]
+    )
+    assert 0 < best["accuracy"]["fmn30"] < content["checkpoints"]["final"]["accuracy"]["clean"]
+    assert (folder / "robustness" / "final-fmn30" / "curve.csv").exists()
+    for attack, message in (
+        ("fmn", "attack 'fmn' needs its number of steps; did you mean 'fmn100'?"),
+        ("fmn0", "attack 'fmn0': steps=0 must be at least 1"),
+    ):
+        assert message in evaluated(f"--attacks={attack}", "--overwrite", code=2).err
+    told = evaluated("--attacks=ddn9", "--overwrite", "--config.evaluation.norm=linf", code=2).err
+    assert "attack 'ddn9': evaluation.norm='linf' is none of ddn's; give 'l2', or take fmn or fab" in told
 
 
 def test_evaluate_options(run, capsys):
@@ -275,10 +452,10 @@ def _without_final(folder):
 
 def test_a_run_that_was_stopped_within_an_epoch_has_other_weights():
     point = {"epoch": 2, "accuracy": {"clean": 0.5}}
-    assert run_evaluation._is_at(point, {"epoch": 2, "steps": 0})
-    assert not run_evaluation._is_at(point, {"epoch": 2, "steps": 1})
-    assert not run_evaluation._is_at({**point, "steps": 1}, {"epoch": 2, "steps": 0})
-    assert not run_evaluation._is_at(None, {"epoch": 2, "steps": 0})
+    assert run_evaluation.is_at(point, {"epoch": 2, "steps": 0})
+    assert not run_evaluation.is_at(point, {"epoch": 2, "steps": 1})
+    assert not run_evaluation.is_at({**point, "steps": 1}, {"epoch": 2, "steps": 0})
+    assert not run_evaluation.is_at(None, {"epoch": 2, "steps": 0})
 
 
 def test_autoattack_stopped_and_resumed(run, tmp_path, capsys, monkeypatch):

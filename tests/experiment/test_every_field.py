@@ -45,6 +45,7 @@ AROUND = {
     "kd.": {"kd.standard": "a", "kd.robust": "b"},
     "hat.": {"hat.standard": "a"},
     "evaluation.attack_precision": {"evaluation.attacks": ("clean", "pgd20", "aa")},
+    "evaluation.union_eps": {"evaluation.attacks": ("clean", "pgd20", "aa-l1")},
 }
 # Values of text, and of what has to fit together; the first that is not the default is taken. Others are halved,
 # counted up or negated.
@@ -267,7 +268,9 @@ def fake_correct(logits_fn, images, labels, attack, **options):
 
 def fake_autoattack(attack, logits_fn, images, labels, **options):
     SEEN.append(("AutoAttack", plain(attack), len(labels)))
-    return types.SimpleNamespace(accuracy=0.5, robust=np.full(len(labels), 0.5))
+    settings = {"version": "standard", "norm": attack.norm, "eps": attack.eps}
+    flags = np.arange(len(labels)) % 2 == 0
+    return types.SimpleNamespace(accuracy=0.5, clean_accuracy=0.5, robust=flags, findings=(), settings=settings)
 
 
 def fake_progress(progress, epoch, shown, rate):

@@ -1,0 +1,99 @@
+"""What the attacks that look for the nearest misclassified image have in common."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.attacks.ascent import select
+from piat_jax.core.checks import (
+    check_count,
+    check_images,
+    check_key,
+    check_network,
+    checked_logits,
+)
+from piat_jax.core.norms import finite_entries
+from piat_jax.core.norms import norm as length
+from piat_jax.core.types import Array, LogitsFn, LossFn
+from piat_jax.programs.frozen import frozen
+
+Count = Array | int
+
+
+class Nearest(NamedTuple):
+    """The nearest misclassified images that an attack has found."""
+
+    images: Array  # [B, H, W, C] float32; the clean one where none was found
+    distances: Array  # [B] float32, in the norm of the attack; inf where none was found
+    queries: Array  # [B] int32, forwards spent on it
+
+
+class Search:
+    """The examples of an attack, its network, and the nearest misclassified point so far; all in float32.
+
+    What is misclassified as it is has its nearest point at distance 0. Logits that are not finite fool nobody.
+    """
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array,
+        active: Array | None,
+        norm: str,
+        steps: Count,
+        loss: LossFn,
+    ):
+        check_network(logits_fn)
+        check_images("images", images)
+        check_key(key)
+        check_count("steps", steps, 1)
+        self.images = jax.lax.stop_gradient(images.astype(jnp.float32))
+        self.labels, self.norm, self.steps, self.loss = labels, norm, steps, loss
+        self.network = frozen(logits_fn, self.images)
+        self.active = jnp.full(labels.shape, True) if active is None else active
+
+    def first(self) -> Nearest:
+        """Before anything was found."""
+        none = jnp.full(self.labels.shape, jnp.inf, jnp.float32)
+        return Nearest(self.images, none, jnp.zeros(self.labels.shape, jnp.int32))
+
+    def gradient(self, x: Array) -> tuple[Array, Array, Array]:
+        """The gradient of the loss at a point, the loss `[B]`, and whether the point is misclassified, `[B]`."""
+
+        def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
+            value, wrong = self._evaluate(x)
+            return jnp.sum(value), (value, wrong)
+
+        gradient, (value, wrong) = jax.grad(total, has_aux=True)(x)
+        return finite_entries(gradient), value, wrong
+
+    def nearer(self, found: Nearest, x: Array, wrong: Array) -> Nearest:
+        """What is found after a point was looked at."""
+        away = length(x - self.images, self.norm)
+        better = self.active & wrong & (away < found.distances)
+        return Nearest(
+            select(better, x, found.images),
+            jnp.where(better, away, found.distances),
+            found.queries + self.active.astype(jnp.int32),
+        )
+
+    def last(self, found: Nearest, x: Array) -> Nearest:
+        """What is found after the last point, where no gradient is needed."""
+        return jax.lax.stop_gradient(self.nearer(found, x, self._evaluate(x)[1]))
+
+    def farthest(self) -> Array:
+        """How far the farthest corner of the box is, `[B]`: no radius need be larger."""
+        return length(jnp.maximum(self.images, 1.0 - self.images), self.norm)
+
+    def anneal(self, index: Array, high: Any, low: Any) -> Array:
+        """`low + (high - low) (1 + cos(pi index / steps)) / 2`."""
+        return low + (high - low) * (1.0 + jnp.cos(jnp.pi * index / self.steps)) / 2.0
+
+    def _evaluate(self, x: Array) -> tuple[Array, Array]:
+        logits = checked_logits(self.network, x).astype(jnp.float32)
+        return self.loss(logits, self.labels), losses.misclassified(logits, self.labels)

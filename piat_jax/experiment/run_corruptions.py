@@ -1,0 +1,140 @@
+"""Evaluating the checkpoints of a run under common corruptions; what is found is kept in its folder."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.files import write_file, write_json
+from piat_jax.core.multihost import on_first
+from piat_jax.core.types import Variables
+from piat_jax.data import load
+from piat_jax.data.corruptions import CORRUPTIONS, SEVERITIES, Corruptions, open_corruptions
+from piat_jax.data.types import Split
+from piat_jax.evaluation.corruptions import CorruptionAccuracy
+from piat_jax.experiment.evaluation import Evaluator
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.run import ON_DISK, Run, read_json
+
+CHUNK = 2000
+"""Images that are decoded, and on the device, at once."""
+
+
+class CorruptionListener:
+    """What the evaluation tells while it goes on; nothing here does anything."""
+
+    def note(self, text: str) -> None:
+        """What may not be meant."""
+
+    def corrupted(self, run: Run, checkpoint: str, epoch: int, name: str, values: Sequence[float]) -> None:
+        """The accuracies of a checkpoint under a corruption at severities 1 to 5."""
+
+    def all_corrupted(self, run: Run, checkpoint: str, found: CorruptionAccuracy) -> None:
+        """A checkpoint is done."""
+
+
+def evaluate_corruptions(
+    experiment: Experiment,
+    run: Run,
+    folder: str | Path,
+    *,
+    checkpoints: Sequence[str] = tuple(ON_DISK),
+    num_examples: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: CorruptionListener | None = None,
+) -> dict[str, CorruptionAccuracy]:
+    """Evaluate checkpoints of a run on corrupted test images, and write what is found as JSON and Markdown.
+
+    Args:
+      experiment: says how; mostly `run.experiment()`.
+      run: the run.
+      folder: of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C, see `data.corruptions.open_corruptions`.
+      checkpoints: of "best" and "final".
+      num_examples: the first n images at each severity; 0 is all.
+      resume: keep the corruptions that were found on the same weights and as many images.
+      overwrite: evaluate again, in place of what was found.
+      listener: is told what happens.
+
+    Returns:
+      What was found, by checkpoint.
+
+    Raises:
+      InputError: files that are missing or wrong, or the run has been evaluated so before, and neither `resume` nor
+        `overwrite`.
+    """
+    listener = listener or CorruptionListener()
+    fields = experiment.dataset
+    data = load(fields.name, data_dir=fields.data_dir, test_examples=num_examples or fields.test_examples)
+    shape = data.test.images.shape[1:]
+    corruptions = open_corruptions(folder, data.name, shape, data.num_classes)
+    paths = {name: run.corruptions(name) for name in checkpoints}
+    if not resume and not overwrite:
+        on_first(functools.partial(_check_free, paths.values()))
+    net = experiment.build_model(data.num_classes, dtype="float32")
+    like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    accuracy_on = _on(experiment, net, listener.note)
+    results: dict[str, CorruptionAccuracy] = {}
+    for name, path in paths.items():
+        variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
+        at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
+        about = {**at, "examples": num_examples, "precision": experiment.evaluation.precision}
+        known = _known(path, about) if resume else {}
+        done: dict[str, tuple[float, ...]] = {}
+        clean = known.get("clean")
+        clean = accuracy_on(variables, data.test) if clean is None else clean
+        count = known.get("num_examples", 0)
+        for corruption in corruptions.names:
+            values = known.get("accuracy", {}).get(corruption)
+            if values is None:
+                values = []
+                for level in range(1, SEVERITIES + 1):
+                    part = corruptions.split(corruption, level, num_examples)
+                    count = len(part.labels)
+                    values.append(accuracy_on(variables, part))
+            done[corruption] = tuple(values)
+            listener.corrupted(run, name, at["epoch"], corruption, values)
+            results[name] = CorruptionAccuracy(clean, dict(done), data.num_classes, count)
+            on_first(functools.partial(_write, path, about, corruptions, results[name]))
+        listener.all_corrupted(run, name, results[name])
+    return results
+
+
+def _check_free(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path} holds an evaluation; give --resume to keep it, or --overwrite to do it again")
+
+
+def _on(experiment: Experiment, net: Any, note: Callable[[str], None]) -> Callable[[Variables, Split], float]:
+    """The clean accuracy of weights on images of the host, so many at once."""
+
+    def accuracy(variables: Variables, split: Split) -> float:
+        right, count = 0, len(split.labels)
+        for start in range(0, count, CHUNK):
+            part = slice(start, start + CHUNK)
+            evaluator = Evaluator(experiment, net, Split(split.images[part], split.labels[part]), note=note)
+            right += int(evaluator(variables, None).sum())
+        return right / count
+
+    return accuracy
+
+
+def _known(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found before in the same way; {} where it was in another."""
+    before = read_json(path) if path.exists() else {}
+    return before if all(before.get(name) == value for name, value in about.items()) else {}
+
+
+def _write(path: Path, about: Mapping[str, Any], corruptions: Corruptions, found: CorruptionAccuracy) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = all(name in found.accuracy for name in CORRUPTIONS)
+    begun = {"clean": found.clean, "num_examples": found.num_examples, "accuracy": found.accuracy}
+    numbers = found.summary() if whole else begun
+    write_json(path, {**about, "folder": corruptions.where, **numbers})
+    if whole:
+        write_file(path.with_suffix(".md"), lambda file: file.write(found.to_markdown().encode()))

@@ -1,0 +1,178 @@
+"""Evaluating the checkpoints of a run on adversarial images that were made on another run's network."""
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.core.bound import Bound
+from piat_jax.core.checks import InputError
+from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.multihost import is_first, on_first
+from piat_jax.core.types import LogitsFn
+from piat_jax.data import load
+from piat_jax.experiment.evaluation import evaluation_attack, evaluator, settings_of
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.run import DATA, ON_DISK, Run, read_json
+from piat_jax.experiment.run_evaluation import EvaluationListener, comparable, is_at, keep_found, tell
+
+TRANSFER = "transfer"
+
+
+class Source(NamedTuple):
+    """The checkpoint of a run that images are made on."""
+
+    run: Run
+    checkpoint: str  # "best" or "final"
+
+    def __str__(self) -> str:
+        return str(self.run.folder / Checkpoints.FOLDER / ON_DISK[self.checkpoint])
+
+
+def source_of(text: str) -> Source:
+    """The run in a folder, its best checkpoint unless it is a checkpoint's own folder.
+
+    Raises:
+      InputError: there is no run, or no such checkpoint.
+
+    >>> source_of("runs/absent")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: from='runs/absent' holds no run; give the folder of one, or of its checkpoint
+    """
+    path, checkpoint = Path(text), "best"
+    if path.parent.name == Checkpoints.FOLDER:
+        names = {kept: name for name, kept in ON_DISK.items()}
+        if path.name not in names:
+            raise InputError(f"from={text!r} is no checkpoint; there are {', '.join(names)}")
+        path, checkpoint = path.parent.parent, names[path.name]
+    run = Run(path)
+    if not run.exists:
+        raise InputError(f"from={text!r} holds no run; give the folder of one, or of its checkpoint")
+    return Source(run, checkpoint)
+
+
+def evaluate_transfer(
+    experiment: Experiment,
+    run: Run,
+    source: Source,
+    *,
+    checkpoints: Sequence[str] = tuple(ON_DISK),
+    num_examples: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: EvaluationListener | None = None,
+) -> dict[str, Any]:
+    """Evaluate checkpoints of a run under images that the experiment's final attacks make on another run's network.
+
+    What is found stands in evaluation.json apart from other accuracies: of each checkpoint under "transfer", then under
+    the checkpoint that the images were made on.
+
+    Args:
+      experiment: says how, for attacks and judge alike; mostly `run.experiment()`.
+      run: the run that is judged.
+      source: the one that is attacked, normalisation and all.
+      checkpoints, num_examples, resume, overwrite, listener: as of `run_evaluation.evaluate`.
+
+    Returns:
+      What evaluation.json holds.
+
+    Raises:
+      InputError: a source of other data, an attack that makes no images, or numbers of other examples or settings.
+    """
+    listener = listener or EvaluationListener()
+    fields = experiment.dataset
+    attacks = {name: _attack(experiment, name) for name in experiment.evaluation.final_attacks}
+    theirs = source.run.experiment()
+    if theirs.dataset.name != fields.name:
+        raise InputError(
+            f"from={str(source)!r} was trained on {theirs.dataset.name}, and {run.folder} on {fields.name}; give a run "
+            "on the same data"
+        )
+    data = load(fields.name, data_dir=fields.data_dir, test_examples=num_examples or fields.test_examples)
+    shape = data.test.images.shape[1:]
+    _check_shape(source, shape)
+    attacked, at_source = _network(theirs, source, data.num_classes, shape)
+    net = experiment.build_model(data.num_classes, dtype="float32")
+    like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    correct = evaluator(experiment, net, data.test, note=listener.note)
+    result = {
+        "num_examples": len(data.test.labels),
+        "aa_examples": len(data.test.labels),
+        "settings": settings_of(experiment),
+        "class_names": list(data.class_names),
+        "checkpoints": {},
+    }
+    result["checkpoints"] = comparable(run, result, by_autoattack=False, overwrite=overwrite)
+    for name in checkpoints:
+        variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
+        at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
+        point = result["checkpoints"].get(name, {})
+        if not is_at(point, at):
+            if point:  # the run was trained on
+                on_first(functools.partial(run.drop_robustness, name))
+            point = {**at, "accuracy": {}}
+        result["checkpoints"][name] = point
+        kept = point.setdefault(TRANSFER, {})
+        if not is_at(kept.get(str(source)), at_source):
+            kept[str(source)] = {**at_source, "accuracy": {}}
+        found = kept[str(source)]
+        for text, attack in attacks.items():
+            seconds = None
+            if not (resume and text in found["accuracy"]):
+                began = time.perf_counter()
+                flags = correct.transferred(variables, attack, attacked)
+                keep_found(found, text, flags, data.test.labels, data.class_names)
+                seconds = time.perf_counter() - began
+            tell(listener, run, name, {**found, "epoch": at["epoch"]}, text, seconds, label=f"{text} from {source}")
+            if is_first():
+                run.write_evaluation(result)
+    return result
+
+
+def transferable(experiment: Experiment) -> Experiment:
+    """The experiment without those of its final attacks that make no images to be handed on, as a default has them.
+
+    Raises:
+      InputError: there is no other.
+    """
+    names = []
+    for name in experiment.evaluation.final_attacks:
+        try:
+            _attack(experiment, name)
+        except InputError:
+            continue
+        names.append(name)
+    if not names:
+        raise InputError("evaluation.final_attacks has none whose images transfer; give --attacks, such as pgd20")
+    return experiment.with_fields({"evaluation.final_attacks": tuple(names)})
+
+
+def _attack(experiment: Experiment, name: str) -> Bound:
+    attack = evaluation_attack(experiment, name)
+    if not isinstance(attack, Bound):
+        raise InputError(f"attack {name!r} makes no images that transfer; give such as pgd20, cw20, mt20 or mi_fgsm10")
+    return attack
+
+
+def _check_shape(source: Source, shape: tuple[int, ...]) -> None:
+    """Raise InputError where the source says that it was trained on images of another shape."""
+    path = source.run.folder / DATA
+    theirs = (read_json(path) if path.exists() else {}).get("train", {}).get("image_shape", shape)
+    if list(theirs) != list(shape):
+        raise InputError(f"from={str(source)!r} was trained on images of shape {tuple(theirs)}, and these have {shape}")
+
+
+def _network(
+    theirs: Experiment, source: Source, num_classes: int, shape: tuple[int, ...]
+) -> tuple[LogitsFn, dict[str, int]]:
+    """The network of the source, and of which epoch and step its weights are."""
+    net = theirs.build_model(num_classes, dtype="float32")
+    like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    variables, info = source.run.checkpoints.load_evaluated(ON_DISK[source.checkpoint], like)
+    at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
+    return make_logits_fn(net, variables), at
