@@ -162,6 +162,8 @@ def train_steps(
     shapes = {FINITE: jax.ShapeDtypeStruct((), bool), **jax.eval_shape(step, state, start)[1]}
     seen = {name: jnp.zeros((steps, *value.shape), value.dtype) for name, value in shapes.items()}
     number, _, state, seen = jax.lax.while_loop(unfinished, advance, (start, jnp.array(True), state, seen))
+    # Once more, for what belongs to places in the batch: XLA would hand it out split (Free-AT).
+    state = keep_state(state, recipe.mesh, split=recipe.split_state)
     return state, keep_replicated(ChunkRecord(number - start, seen), recipe.mesh)
 
 
