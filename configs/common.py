@@ -93,3 +93,31 @@ def use_vit(config: ConfigDict, name: str) -> ConfigDict:
     if "rat" in config:
         config.rat.head = ("head", "kernel")
     return config
+
+
+def use_deepmind(config: ConfigDict) -> ConfigDict:
+    """What Gowal et al. (2020), Rebuffi et al. (2021) and Wang et al. (2023) share: WRN-28-10 with SiLU, Nesterov.
+
+    Their average has decay 0.995 and the weights' own statistics, attacks see BatchNorm in training mode, and the best
+    epoch is chosen by CW-40 on 1,024 training images that are held out.
+    """
+    config.model.name = "dm_wrn_28_10"
+    config.model.bn_momentum = 0.01
+    if config.method.split("+")[0] == "trades":
+        config.objective.clean_forwards = 1
+        config.attack.start = "uniform"
+    config.objective.attack_batch_norm = "train"
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.weight_decay_on = "matrices"
+    if "average" in config:
+        if "decay" in config.average:
+            config.average.decay = 0.995
+        if "batch_stats" in config.average:
+            config.average.batch_stats = "copy"
+    config.evaluation.every_epochs = 10
+    config.evaluation.attacks = ("clean", "cw40")
+    config.evaluation.select = "cw40"
+    config.evaluation.final_attacks = ("clean", "pgd20", "aa")
+    config.dataset.validation_examples = 1024
+    return config

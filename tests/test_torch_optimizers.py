@@ -134,6 +134,5 @@ def test_the_triangle_of_fast_training():
         max_lr=0.2,
         step_size_up=half,
         step_size_down=half,
-        cycle_momentum=False,
     )
     compare(path, theirs(functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), cyclic, weight_decay=5e-4))

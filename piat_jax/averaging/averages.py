@@ -19,7 +19,14 @@ average = AVERAGES.register
     summary="Exponential average of the weights, each step; warmed up as SEAT's unless average.warmup=False.",
     paper="Polyak and Juditsky (1992)",
 )
-def ema(*, epochs: int, decay: float = 0.999, start: float = 0.0, warmup: bool = True) -> Average:
+def ema(
+    *,
+    epochs: int,
+    decay: float = 0.999,
+    start: float = 0.0,
+    warmup: bool = True,
+    batch_stats: str = "interpolate",
+) -> Average:
     """EMA: `average <- decay average + (1 - decay) w` after each step, warmed up as SEAT's unless told not to.
 
     Args:
@@ -27,11 +34,13 @@ def ema(*, epochs: int, decay: float = 0.999, start: float = 0.0, warmup: bool =
       decay: in [0, 1].
       start: share of the run before the first averaged state, in [0, 1].
       warmup: whether the decay is `min(decay, (n + 1) / (n + 10))` after n states, else it is constant.
+      batch_stats: BatchNorm's statistics: interpolate, copy (those of the current weights), recompute.
 
     >>> ema(epochs=120, warmup=False).weight
     0.999
     """
-    return Average(WarmupDecay(decay) if warmup else decay, every="step", start=start, epochs=epochs)
+    weight = WarmupDecay(decay) if warmup else decay
+    return Average(weight, every="step", start=start, epochs=epochs, batch_stats=batch_stats)
 
 
 @average(
@@ -93,7 +102,7 @@ def average_fields(name: str) -> dict[str, Any]:
       InputError: one of them has no default.
 
     >>> average_fields("ema")
-    {'decay': 0.999, 'start': 0.0, 'warmup': True}
+    {'decay': 0.999, 'start': 0.0, 'warmup': True, 'batch_stats': 'interpolate'}
     """
     parameters = inspect.signature(AVERAGES[name]).parameters.values()
     fields = {parameter.name: parameter.default for parameter in parameters if parameter.name != "epochs"}

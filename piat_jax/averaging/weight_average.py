@@ -21,7 +21,7 @@ from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, EpochEnd, TrainState, Variables, WeightAverage
 
 EVERY = ("step", "epoch")
-BATCH_STATS = ("interpolate", "recompute")
+BATCH_STATS = ("interpolate", "copy", "recompute")
 
 EQUAL_WEIGHT = RationalWeight(a=1.0, b=0.0, c=1.0, d=1.0)
 """`n / (n + 1)` after n states: every state counts alike, so the average is their arithmetic mean (SWA)."""
@@ -72,9 +72,9 @@ class Average:
       start: share of the run's epochs before the first averaged state: 55/200 in KD+SWA, whose first is that of
         epoch 55 (0-based). 0 averages from the beginning.
       epochs: how many the run has; needed where `start` is above 0.
-      batch_stats: "interpolate" averages the running statistics as the weights (EMA, SEAT, FAWA). "recompute" keeps
-        those of the current weights, and whoever holds the data follows with `recompute_batch_stats` before the
-        average is evaluated (SWA: on clean training images).
+      batch_stats: "interpolate" averages the running statistics as the weights (EMA, SEAT, FAWA). "copy" takes those of
+        the current weights (DeepMind's codes). "recompute" takes them as well, and whoever holds the data follows with
+        `recompute_batch_stats` before the average is evaluated (SWA: on clean training images).
 
     Raises:
       InputError: an unknown choice or a value out of range; called on a state without room for an average.

@@ -42,23 +42,21 @@ def epoch_end(experiment: Experiment, net: Model, images: Any, num_classes: int,
         if isinstance(kept, FAWA):
             hook = Gated(hook, _worst_class_reaches(experiment, kept.threshold, num_classes, monitor))
         hooks.append(hook)
-        if kept.batch_stats == "recompute":
-            anew = _recomputed(experiment, net, images, averaged, _with_average)
-            first = round(kept.start * experiment.epochs)
-            hooks.append(lambda state, epoch: anew(state, epoch) if int(epoch) > first else state)
+    if kept and kept.batch_stats == "recompute":
+        anew = _recomputed(experiment, net, images, averaged, _with_average)
+        first = round(kept.start * experiment.epochs)
+        hooks.append(lambda state, epoch: anew(state, epoch) if int(epoch) > first else state)
     return hooks
 
 
 def check_stream(experiment: Experiment) -> None:
     """Raise InputError where statistics are to be estimated anew on training images that stay on the host."""
     piat, kept = experiment.build_piat(), experiment.build_average()
-    anew = (piat and piat.batch_stats == "recompute") or (
-        kept and kept.every == "epoch" and kept.batch_stats == "recompute"
-    )
+    anew = "recompute" in [each.batch_stats for each in (piat, kept) if each]
     if experiment.dataset.stream and anew:
         raise InputError(
             f"dataset.stream=True keeps the training images on the host, and {experiment.method} estimates BatchNorm "
-            "statistics on them anew; leave out swa or piat.batch_stats=recompute, or set dataset.stream=False"
+            "statistics on them anew; leave out swa and batch_stats=recompute, or set dataset.stream=False"
         )
 
 

@@ -58,6 +58,7 @@ LATER = {
     "rpat.alpha_from": "fixed",
     "attack.l2_rule": "exact",
     "average.warmup": False,
+    "average.batch_stats": "interpolate",
     "model.bn_momentum": 0.1,
     "attack.name": "pgd",
     "attack.sparsity": 0.01,

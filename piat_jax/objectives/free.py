@@ -36,7 +36,8 @@ class FreeAT(AttackedObjective):
       attack: of it only eps, step_size and norm are used, which must be "linf" or "l2"; the paper's step is eps.
       model, label_smoothing, smoothing_over: as in `AttackedObjective`.
 
-    Source: Shafahi et al. (2019), arXiv:1904.12843, and its code.
+    Source: Shafahi et al. (2019), arXiv:1904.12843, and fast_adversarial's form of it, which forwards a new batch under
+    the old perturbation unclipped; here `x + d` is clipped to the box always.
     """
 
     replays: int = static(default=8)
@@ -82,6 +83,7 @@ class FreeAT(AttackedObjective):
 
         uphill = ascent_direction(jax.grad(mean_loss)(images), norm)
         moved = project(objective_state + step_size * uphill, eps, norm)
+        moved = jnp.clip(batch.images + moved, 0.0, 1.0) - batch.images
         return AdversarialBatch(batch, images, {type(self).__name__: jax.lax.stop_gradient(moved)})
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:

@@ -282,22 +282,34 @@ def _triangular(
     lr: float = 0.1,
     lr_peak: float = 60.0,
     lr_final: float = 0.0,
+    momentum_low: float = 0.8,
+    momentum_high: float = 0.9,
     lr_unit: str = "epochs",
     lr_every: str = "epoch",
 ) -> Rate:
     """From 0 to `lr` at `lr_peak` and on to `lr_final` at the end, in straight lines.
 
+    The momentum goes the other way, as PyTorch's CyclicLR has it unless told otherwise.
+
     Args:
       lr: highest learning rate.
       lr_peak: where it is reached, in the unit of lr_unit.
       lr_final: learning rate at the end.
+      momentum_low: momentum, or b1 of the Adam family, at the peak.
+      momentum_high: momentum at the beginning and the end.
       lr_unit: of lr_peak: epochs, or shares of the run.
-      lr_every: whether the rate changes with each epoch or each step.
+      lr_every: whether rate and momentum change with each epoch or each step.
     """
     del lr_every
+    for name, value in (("momentum_low", momentum_low), ("momentum_high", momentum_high)):
+        check_range(name, value, 0, 1)
     peak = length.knot("lr_peak", lr_peak, lr_unit)
-    knots, values = jnp.asarray([0.0, peak, length.rates], float), jnp.asarray([0.0, lr, lr_final], float)
-    return Rate(length.over(lambda number: jnp.interp(number, knots, values)))
+    knots = jnp.asarray([0.0, peak, length.rates], float)
+
+    def between(*values: float) -> optax.Schedule:
+        return length.over(lambda number: jnp.interp(number, knots, jnp.asarray(values, float)))
+
+    return Rate(between(0.0, lr, lr_final), between(momentum_high, momentum_low, momentum_high))
 
 
 @schedule(

@@ -71,11 +71,11 @@ def test_the_papers_schedule_is_per_epoch_and_may_go_on_between_epochs():
     np.testing.assert_allclose(moving, np.interp(STEP / STEPS, knots, values), rtol=1e-5)
 
 
-def test_only_one_cycle_moves_the_momentum():
+def test_cycles_move_the_momentum():
     for name in SCHEDULES:
         rate = build_rate(name, {}, epochs=120, steps_per_epoch=3)
         assert isinstance(rate, Rate)
-        assert (rate.momentum is not None) == (name == "one_cycle")
+        assert (rate.momentum is not None) == (name in ("one_cycle", "triangular"))
     cycle = build_rate("one_cycle", {"lr": 0.2, "lr_peak": 0.3, "lr_unit": "shares", "lr_every": "step"}, **RUN)
     momentum, rising = (np.asarray(jax.vmap(part)(STEP)) for part in (cycle.momentum, cycle.learning_rate))
     assert np.argmin(momentum) == np.argmax(rising) == 59  # pct_start 0.3 of 200, and one less
