@@ -10,11 +10,14 @@ from piat_jax import losses
 from piat_jax.attacks import (
     ATTACKS,
     apgd,
+    apgd_ascent,
     cw,
     fab,
     fgsm,
     mi_fgsm,
+    msd,
     multi_targeted,
+    n_fgsm,
     pgd,
     pgd_least_likely,
     square,
@@ -101,7 +104,8 @@ def sizes(attack, **numbers):
 
 def test_table_is_complete():
     assert [attack.fn for attack in TABLE.values()].count(pgd) == 7
-    assert list(ATTACKS.values()) == [fgsm, pgd, mi_fgsm, cw, multi_targeted, pgd_least_likely]
+    of_evaluations = [fgsm, pgd, mi_fgsm, cw, multi_targeted, pgd_least_likely]
+    assert list(ATTACKS.values()) == [apgd_ascent, n_fgsm, msd, *of_evaluations]  # the first three are to train with
 
 
 @each
@@ -400,7 +404,7 @@ def test_cw_is_pgd_on_the_margin():
         (pgd, {"labels": LABELS - 1}, "labels range from -1 to"),
         (pgd, {"labels": LABELS[:, None]}, "labels have shape (6, 1); give one for each of the 6 rows of logits"),
         (pgd, {"labels": LABELS.astype(float)}, "labels are float32; give an array of integers"),
-        (pgd, {"norm": "l1"}, "norm='l1' is unknown"),
+        (pgd, {"norm": "l3"}, "norm='l3' is unknown"),
         (pgd, {"start": "unifrom"}, "start='unifrom' is unknown; did you mean 'uniform'?"),
         (pgd, {"keep": "first"}, "keep='first' is unknown"),
         (pgd, {"images": IMAGES[0]}, "images has 3 axes"),

@@ -63,6 +63,7 @@ def test_weights_become_a_run_that_is_evaluated(run, capsys):
         "dtype": "float32",
         "mean": [0.25],
         "std": [0.5],
+        "bn_momentum": 0.1,
         "bn_groups": 1,
         "weights": "",
         "options": {"width": 2, "stage_sizes": [1]},
@@ -132,7 +133,7 @@ def test_the_patches_of_a_vision_transformer_are_read_off_the_file(tmp_path, cap
 def test_what_is_printed_to_be_run_is_quoted_and_needs_no_attack_of_training(folder, tmp_path, capsys):
     target = tmp_path / "my run"
     arguments = (*NETWORK, *CONFIG, "--image_shape=28,28,1", "--config.evaluation.norm=l1")
-    # PGD has no L1; what is evaluated during training is of no interest here.
+    # DDN has no L1; what is evaluated during training is of no interest here.
     assert command(folder / "net.safetensors", target, *arguments, "--config.evaluation.final_attacks=aa") == 0
     printed = capsys.readouterr().out
     assert f"evaluate with: piat-evaluate '--workdir={target}'" in printed
@@ -140,7 +141,7 @@ def test_what_is_printed_to_be_run_is_quoted_and_needs_no_attack_of_training(fol
     config = evaluate.experiment_of(Run(target), None, {})
     assert (config.evaluation.norm, config.evaluation.final_attacks) == ("l1", ("aa",))
     with pytest.raises(InputError, match="norm"):
-        evaluate.experiment_of(Run(target), None, {"evaluation.final_attacks": "pgd20"})
+        evaluate.experiment_of(Run(target), None, {"evaluation.final_attacks": "ddn20"})
 
 
 @pytest.mark.parametrize(
