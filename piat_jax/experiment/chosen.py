@@ -45,17 +45,18 @@ def completed(group: str, values: Mapping[str, Any], before: Mapping[str, Any] =
     Args:
       group: one of `CHOOSERS`.
       values: its fields.
-      before: the choices that the values were the fields of. What both have keeps its value where that was changed, and
-        takes the new default where it was the old one.
+      before: the group as the method's config begins. Where it chose otherwise, what both have keeps its value if that
+        was changed since, and takes the new default if not.
 
     >>> sorted(completed("optimizer", {"schedule": "constant", "lr": 0.5, "lr_values": (1.0,)}))[:2]
     ['lr', 'lr_every']
     """
-    rest, old = rest_fields(group, values), rest_fields(group, before) if before else {}
+    rest = rest_fields(group, values)
+    same = all(before.get(name) == values.get(name) for name in CHOOSERS[group])
     kept = {
         name: value
         for name, value in values.items()
-        if (name in rest and not (name in old and value == old[name])) or name not in of_any(group)
+        if (name in rest and (same or name not in before or value != before[name])) or name not in of_any(group)
     }
     return {**{name: default for name, default in rest.items() if name not in kept}, **kept}
 

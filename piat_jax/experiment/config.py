@@ -174,36 +174,24 @@ def read(text: str) -> ConfigDict:
             "piat_jax.configs.common.get_config(method) with fields changed"
         )
     for group in CHOOSERS:
-        fresh = _to_dict(default_config(str(config.method)))[group] if "method" in config else {}
-        if left := _complete(config, group, fresh):
-            for field, value in left.items():
-                if value != fresh.get(field):
-                    given = _to_dict(config)[group]
-                    chosen = ", ".join(f"{chooser}={given[chooser]!r}" for chooser in CHOOSERS[group])
-                    raise InputError(f"config={name!r}: {group}.{field}={value!r} does not go with {chosen}; remove it")
+        _complete(config, group)
     _place_default_knots(config)
     return config.lock()
 
 
-def _complete(config: Any, group: str, old: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a group the fields that its choices bring; returns those of other choices, which it has no more.
-
-    `old` is the group with the choices that it had before.
-    """
-    if group not in config:
-        return {}
+def _complete(config: Any, group: str) -> None:
+    """Give a group the fields that its choices bring, and take away those of other choices."""
+    if "method" not in config or group not in config:
+        return
     fields: Any = config[group]
     before = _to_dict(fields)
-    chosen = {name: old[name] for name in CHOOSERS[group] if name in old}
-    after = completed(group, before, chosen if any(before.get(name) != chosen[name] for name in chosen) else {})
-    left = {name: value for name, value in before.items() if name not in after}
+    after = completed(group, before, _to_dict(default_config(str(config["method"])))[group])
     with config.unlocked() if isinstance(config, ConfigDict) else contextlib.nullcontext():
-        for name in left:
+        for name in before.keys() - after.keys():
             del fields[name]
         for name, value in after.items():
             if name not in before or before[name] != value:
                 fields[name] = value
-    return left
 
 
 def _path(name: str) -> Path:
@@ -240,11 +228,10 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
         chosen = {name: overrides[f"{group}.{name}"] for name in choosers if f"{group}.{name}" in overrides}
         if chosen:
             fields: Any = config[group]
-            old = _to_dict(fields)
             for name, value in chosen.items():
                 fields[name] = value
             try:
-                _complete(config, group, old)
+                _complete(config, group)
             except InputError as error:
                 return [f"config: {error}"]
             if "schedule" in chosen:
