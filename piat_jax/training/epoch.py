@@ -279,9 +279,9 @@ def _targets(batch: Batch, objective: Objective, state: TrainState, recipe: Reci
     smoothing = recipe.extra_smoothing * (len(shares) if len(recipe.extra_smoothing) == 1 else 1)
     own = [0.0] * (recipe.batch_size - sum(shares))
     of_each = np.array(own + [each for each, share in zip(smoothing, shares, strict=True) for _ in range(share)])
-    of_each = np.tile(of_each, len(batch.labels) // recipe.batch_size)[:, None].astype(np.float32)
+    of_views = np.tile(of_each, len(batch.labels) // recipe.batch_size)[:, None]
     classes = num_classes(objective.model, state.variables, batch.images)
-    return smoothed(batch.labels, classes, of_each, recipe.smoothing_over)
+    return smoothed(batch.labels, classes, jnp.asarray(of_views, jnp.float32), recipe.smoothing_over)
 
 
 def _count(at: Position, chunk: ChunkRecord) -> Position:

@@ -14,7 +14,6 @@ from piat_jax.core.types import Array, Objective, TrainState
 from piat_jax.data.batching import as_counts, take_batch
 from piat_jax.data.types import Split, check_split
 
-
 Pair: TypeAlias = tuple[Array | np.ndarray, Array | np.ndarray]
 """Images and labels."""
 
@@ -64,7 +63,9 @@ class Examples(NamedTuple):
         mine = indices[: ends[0]]
         others = [indices[begin:end] - int(start) for begin, end, start in zip(ends, ends[1:], starts)]
         images, labels = (
-            jnp.concatenate([part[mine], *(jnp.asarray(extra)[each] for extra, each in zip(extras, others, strict=True))])
+            jnp.concatenate(
+                [part[mine], *(jnp.asarray(extra)[each] for extra, each in zip(extras, others, strict=True))]
+            )
             for part, extras in zip(own, zip(*self.sources))
         )
         return images, labels, indices

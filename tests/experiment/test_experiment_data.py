@@ -47,17 +47,18 @@ def test_generated_examples_that_do_not_fit_are_named(tmp_path, extra, fraction,
 
 
 def test_data_is_told_from_other_data():
-    known = data.describe_data(TRAIN, TRAIN, None, "by class")
-    assert known == data.describe_data(TRAIN, TRAIN, None, "by class")
+    known = data.describe_data(TRAIN, TRAIN, (), "by class")
+    assert known == data.describe_data(TRAIN, TRAIN, (), "by class")
     labels, images = TRAIN.labels.copy(), TRAIN.images.copy()
     labels[7] += 1
     images[19, 3, 3] += 1
-    other = data.describe_data(Split(TRAIN.images, labels), Split(images, TRAIN.labels), TRAIN, "by class")
+    part = Split(*(x[:10] for x in TRAIN))
+    other = data.describe_data(Split(TRAIN.images, labels), Split(images, TRAIN.labels), (TRAIN, part), "by class")
     changed = [line.partition(":")[0] for line in differences(known, other)]
     assert {name for name in changed if not name.startswith("extra")} == {"train.labels", "monitor.images"}
     assert other["extra"] == known["train"]
-    part = Split(*(x[:10] for x in TRAIN))
-    assert data.describe_data(part, TRAIN, None, "by class")["train"]["examples"] == 10
+    assert other["extra 2"]["examples"] == 10
+    assert data.describe_data(part, TRAIN, (), "by class")["train"]["examples"] == 10
 
 
 def test_problems_of_the_group_are_all_told():

@@ -117,7 +117,7 @@ def test_generated_images_are_counted(tmp_path):
     path = tmp_path / "extra.npz"
     np.savez(path, image=np.zeros((7, 32, 32, 3), np.uint8), label=np.zeros(7, np.int64))
     experiment = config.load("cifar10_resnet18:nmse", {"dataset.extra": str(path)})
-    assert sizes_of(experiment).extra == 7
+    assert sizes_of(experiment).extra == (7,)
 
 
 @pytest.mark.parametrize(
