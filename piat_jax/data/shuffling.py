@@ -52,10 +52,10 @@ def shuffled(key: Array, positions: Array, count: int) -> Array:
         return left * jnp.uint32(b) + right
 
     def outside(x: Array) -> Array:
-        return jnp.any(x >= count)
+        return x >= jnp.uint32(count)
 
     found = network(positions.astype(jnp.uint32))
-    found = jax.lax.while_loop(outside, lambda x: jnp.where(x >= count, network(x), x), found)
+    found = jax.lax.while_loop(lambda x: jnp.any(outside(x)), lambda x: jnp.where(outside(x), network(x), x), found)
     return found.astype(jnp.int32)
 
 
