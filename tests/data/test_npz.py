@@ -158,16 +158,18 @@ def test_a_single_array_is_named(tmp_path):
         load("npz", data_dir=tmp_path / "mine.npy")
 
 
+GENERATED = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+
+
 def write_generated(path, save=np.savez):
-    save(path, image=TRAIN, label=np.array([0, 2, 1]))
+    save(path, image=GENERATED, label=np.arange(40) % 3)
     return path
 
 
 def damage(path):
     """Change a pixel; the file's own checksum is left as it was."""
     content = bytearray(path.read_bytes())
-    at = content.index(TRAIN.tobytes())
-    content[at + 5] ^= 255
+    content[content.index(GENERATED.tobytes()) + 20_000] ^= 255
     path.write_bytes(content)
 
 
@@ -175,29 +177,31 @@ def test_generated_examples_are_mapped_and_large_ones_are_not_read_through(tmp_p
     path = write_generated(tmp_path / "x.npz")
     found = read_examples(path)
     assert isinstance(found.images, np.memmap)
-    np.testing.assert_array_equal(found.images, TRAIN)
+    np.testing.assert_array_equal(found.images, GENERATED)
     damage(path)
-    with pytest.raises(InputError, match="cannot be read as .npz without pickle .*Bad CRC"):
+    with pytest.raises(InputError, match=r"cannot be read as .npz without pickle .*Bad CRC"):
         read_examples(path)
-    # The labels are small, and still verified; the images are more than that and looked at where they are asked for.
-    monkeypatch.setattr(npz, "VERIFIED_BYTES", 160)
+    # What is larger is looked at where it is asked for, and no sooner.
+    monkeypatch.setattr(npz, "VERIFIED_BYTES", 10_000)
     images, labels = read_examples(path)
-    assert (images != TRAIN).sum() == 1
-    assert labels.tolist() == [0, 2, 1]
-    with pytest.raises(InputError, match="Bad CRC"):  # a data set of one's own always is
-        np.savez(path, **arrays())
-        damage(path)
+    assert (images != GENERATED).sum() == 1
+    assert labels.tolist() == (np.arange(40) % 3).tolist()
+    # A data set of one's own is read through.
+    whole = {"x_train": GENERATED, "y_train": labels, "x_test": GENERATED[:1], "y_test": labels[:1]}
+    np.savez(path, **whole)
+    damage(path)
+    with pytest.raises(InputError, match="Bad CRC"):
         load("npz", data_dir=path)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_what_does_not_fit_into_memory_unpacked_is_not_unpacked(tmp_path, monkeypatch, save):
     path = write_generated(tmp_path / "x.npz", save)
-    monkeypatch.setattr(npz, "host_memory", lambda: 300)
+    monkeypatch.setattr(npz, "host_memory", lambda: 30_000)
     if save is np.savez:
-        assert len(read_examples(path).labels) == 3
+        assert len(read_examples(path).labels) == 40
         return
     monkeypatch.setattr(npz, "read_member", lambda *arguments, **options: pytest.fail("unpacked"))
-    message = f"{path} is compressed, and its 460 bytes do not fit into the 300 bytes of memory; .*: piat-data unpack "
+    message = f"{path} is compressed, and its 31.3 kB do not fit into the 30.0 kB of memory; .*: piat-data unpack "
     with pytest.raises(InputError, match=message + f"{path} --out={tmp_path}/x_mapped.npz"):
         read_examples(path)

@@ -56,6 +56,6 @@ def test_what_cannot_be_written_is_named(tmp_path, packed, monkeypatch):
             unpack(source, out)
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1000))
-    with pytest.raises(InputError, match="out.npz' needs 2.2 kB, and 1.0 kB are free; make room"):
+    with pytest.raises(InputError, match=r"out.npz' needs 2.2 kB, and 1.0 kB are free; make room"):
         unpack(packed, tmp_path / "out.npz")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["packed.npz", "text.npz"]

@@ -419,15 +419,15 @@ def test_what_is_no_text_is_refused(given):
         read_config("embedded:pgd_at", {"dataset.extra": given})
 
 
-@pytest.mark.parametrize("written", ["'a.npz'", "('a.npz', 'b.npz')"])
-def test_a_config_file_gives_one_text_or_several(written, tmp_path):
+@pytest.mark.parametrize(("written", "weights"), [("'a.npz'", (1.0,)), ("('a.npz', 'b.npz')", (2.0, 1.0))])
+def test_a_config_file_gives_one_text_or_several(written, weights, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "from piat_jax.configs import common\n\n"
         "def get_config(method='pgd_at'):\n"
         "    config = common.get_config(method)\n"
         f"    config.dataset.extra = {written}\n"
-        "    config.dataset.extra_weights = (1.0,) * (len(config.dataset.extra) if len(config.dataset.extra) < 3 else 1)\n"
+        f"    config.dataset.extra_weights = {weights}\n"
         "    config.dataset.extra_smoothing = (0.1,)\n"
         "    config.dataset.epoch_steps = 7\n"
         "    return config\n"
