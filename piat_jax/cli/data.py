@@ -2,10 +2,12 @@
 
     piat-data inspect cifar10 --data_dir=~/data --sheet=sheet.png
     piat-data prepare ~/tiny-imagenet-200 --out=~/data/tiny_imagenet
+    piat-data unpack generated.npz --out=mapped.npz
 
 What stands after the command is a name (cifar10, cifar100, svhn, tiny_imagenet, fashion_mnist, mnist, embedded,
 circles, tfds:NAME) or the path of a folder or file, whose format is found out. `prepare` can be stopped; the same
-command goes on. A cache is read by its path, or by its data set's name if its folder bears it.
+command goes on. A cache is read by its path, or by its data set's name if its folder bears it. `unpack` writes a
+compressed .npz without compression, so that it is mapped and not read into memory: for dataset.extra.
 """
 
 import sys
@@ -21,7 +23,7 @@ from piat_jax.core.files import expanded
 if TYPE_CHECKING:
     from piat_jax.data import Dataset
 
-COMMANDS = ("inspect", "prepare")
+COMMANDS = ("inspect", "prepare", "unpack")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     values = arguments.new_flags()
     flags.DEFINE_string("data_dir", "", "Where a named data set's files are.", flag_values=values)
     flags.DEFINE_string("sheet", "", "Picture that inspect writes.", flag_values=values)
-    flags.DEFINE_string("out", "", "Folder that prepare writes.", flag_values=values)
+    flags.DEFINE_string("out", "", "Folder that prepare writes, or file that unpack writes.", flag_values=values)
     given = arguments.parse(values, argv, __doc__, positional=True)
     if len(given) != 2:
         raise InputError("give a command and a data set, such as piat-data inspect cifar10; see --help")
@@ -39,17 +41,22 @@ def main(argv: Sequence[str]) -> None:
     from piat_jax.data import open_dataset
     from piat_jax.data.inspection import inspect, to_text
     from piat_jax.data.prepare import prepare
+    from piat_jax.data.unpack import unpack
 
     if command == "inspect":
         if values.out:
-            raise InputError(f"out={values.out!r} is a flag of prepare; inspect takes --sheet")
+            raise InputError(f"out={values.out!r} is a flag of prepare and unpack; inspect takes --sheet")
         dataset = open_dataset(name, data_dir=values.data_dir)
         print(to_text(dataset, inspect(dataset)))
         if values.sheet:
             write_sheet(values.sheet, dataset)
         return
     if values.sheet or not values.out:
-        raise InputError("prepare needs --out=FOLDER" if not values.out else "sheet is a flag of inspect")
+        what = "FOLDER" if command == "prepare" else "FILE.npz"
+        raise InputError(f"{command} needs --out={what}" if not values.out else "sheet is a flag of inspect")
+    if command == "unpack":
+        print(f"{unpack(name, values.out, on_block=show_progress)} holds what {name} does and is mapped")
+        return
     dataset = open_dataset(name, data_dir=values.data_dir)
     folder = prepare(dataset, values.out, on_block=show_progress)
     print(f"{dataset.name}: {len(dataset.train.labels):,} + {len(dataset.test.labels):,} examples in {folder}")

@@ -1,8 +1,12 @@
-"""Batches of a data set that lives on the device: a permutation per epoch, a slice and a gather per step.
+"""Batches of a data set: a permutation per epoch, on the device a slice and a gather per step.
 
 The last partial batch of an epoch is dropped: a compiled step wants one shape, and padding would change BatchNorm's
 statistics. Each epoch has a fresh permutation, so other examples are dropped each time.
 """
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +14,10 @@ import jax.numpy as jnp
 from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
+from piat_jax.data.shuffling import shuffled
+
+LARGE = 1 << 22
+"""Of more generated examples than this no permutation is made: `shuffling.shuffled` computes those that are taken."""
 
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:
@@ -26,17 +34,23 @@ def check_batch_size(batch_size: int, num_examples: int) -> None:
         )
 
 
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """The number of whole batches in an epoch.
+def steps_per_epoch(num_examples: int, batch_size: int, epoch_steps: int = 0) -> int:
+    """How many batches an epoch has: as many as are asked for, or the whole ones of the data.
+
+    Args:
+      num_examples: N.
+      batch_size: B.
+      epoch_steps: 0 = N // B.
 
     Raises:
-      InputError: `batch_size` is not in [1, num_examples].
+      InputError: `batch_size` is not in [1, num_examples], or the steps are fewer than none.
 
-    >>> steps_per_epoch(50_000, 128)
-    390
+    >>> steps_per_epoch(50_000, 128), steps_per_epoch(50_000, 128, epoch_steps=1000)
+    (390, 1000)
     """
     check_batch_size(batch_size, num_examples)
-    return num_examples // batch_size
+    check_count("epoch_steps", epoch_steps, 0)
+    return epoch_steps or num_examples // batch_size
 
 
 def epoch_permutation(key: Array, num_examples: int) -> Array:
@@ -45,7 +59,13 @@ def epoch_permutation(key: Array, num_examples: int) -> Array:
 
 
 def epoch_order(
-    key: Array, num_examples: int, batch_size: int, num_extra: int = 0, extra_per_batch: int = 0, replays: int = 1
+    key: Array,
+    num_examples: int,
+    batch_size: int,
+    num_extra: int | Sequence[int] = 0,
+    extra_per_batch: int | Sequence[int] = 0,
+    replays: int = 1,
+    epoch_steps: int = 0,
 ) -> Array:
     """The examples of all steps of one epoch, one batch after the other.
 
@@ -53,30 +73,85 @@ def epoch_order(
       key: derive it from the epoch's number.
       num_examples: N, of the training set.
       batch_size: B.
-      num_extra: M, of a set of generated examples beside it.
-      extra_per_batch: E, how many of each batch are of these: its last ones.
+      num_extra: M, of a set of generated examples beside it, or of each of several.
+      extra_per_batch: E, how many of each batch are of these, or of each set: its last ones, set by set.
       replays: how often in a row each batch is taken; an epoch stays as many steps long and sees fewer batches.
+      epoch_steps: S, how many steps the epoch has; 0 = N // B.
 
     Returns:
-      Indices, int32. Without extra examples the epoch's permutation. With them `[(N // B) B]`: each batch has B - E of
-      the N and E of the M, which count from N on. An epoch stays as long as it is without them, so it sees
-      `(N // B) (B - E)` of its own; neither repeats before all were seen, and the M begin anew where they end.
+      Indices, int32. Without extra examples and S the epoch's permutation. Else `[S B]`: each batch has B - E of the N
+      and E of the M, which count from N on, those of a second set from N + M on. Without S an epoch stays as long as
+      it is without extra examples, so it sees `(N // B) (B - E)` of its own. None of a set repeats within the epoch
+      before all were seen. Then the N come in a new permutation, and the M in the same order again.
 
     >>> order = epoch_order(jax.random.key(0), 8, 4, 100, 3).reshape(2, 4)
     >>> (order < 8).sum(axis=1).tolist(), bool((order[:, 1:] >= 8).all())
     ([1, 1], True)
     """
     if replays > 1:
-        order = epoch_order(key, num_examples, batch_size, num_extra, extra_per_batch)
-        steps = steps_per_epoch(num_examples, batch_size)
+        order = epoch_order(key, num_examples, batch_size, num_extra, extra_per_batch, epoch_steps=epoch_steps)
+        steps = steps_per_epoch(num_examples, batch_size, epoch_steps)
         return order[: steps * batch_size].reshape(steps, -1)[jnp.arange(steps) // replays].reshape(-1)
-    own = epoch_permutation(key, num_examples)
-    if not extra_per_batch:
-        return own
-    steps = steps_per_epoch(num_examples, batch_size)
-    extra = epoch_permutation(named_key(key, "extra"), num_extra)[jnp.arange(steps * extra_per_batch) % num_extra]
-    own = own[: steps * (batch_size - extra_per_batch)].reshape(steps, -1)
-    return jnp.concatenate([own, num_examples + extra.reshape(steps, -1)], axis=1).reshape(-1)
+    sizes, shares = as_counts(num_extra), as_counts(extra_per_batch)
+    if not sum(shares) and not epoch_steps:
+        return epoch_permutation(key, num_examples)
+    steps = steps_per_epoch(num_examples, batch_size, epoch_steps)
+    if len(sizes) != len(shares) and sum(shares):
+        raise InputError(f"extra_per_batch={shares} for {len(sizes)} sets of generated examples; give one for each")
+    own = steps * (batch_size - sum(shares))
+    order = _passes(key, num_examples, own)
+    if not sum(shares):
+        return order[:own]
+    key = named_key(key, "extra")
+    drawn = [
+        _of_extra(jax.random.fold_in(key, number) if number else key, size, steps * share)
+        for number, (size, share) in enumerate(zip(sizes, shares))
+    ]
+    starts = accumulate(sizes, initial=num_examples)
+    columns = [order[:own].reshape(steps, -1), *(start + each.reshape(steps, -1) for start, each in zip(starts, drawn))]
+    return jnp.concatenate(columns, axis=1).reshape(-1)
+
+
+def _passes(key: Array, size: int, count: int) -> Array:
+    """At least so many indices of a set: permutations of it, one after the other."""
+    first = epoch_permutation(key, size)
+    if count <= size:
+        return first
+    again = named_key(key, "again")
+    # One by one, and not under vmap, where some generators draw other numbers.
+    numbers = jnp.arange(1, -(-count // size))
+    rest = jax.lax.map(lambda number: epoch_permutation(jax.random.fold_in(again, number), size), numbers)
+    return jnp.concatenate([first, rest.reshape(-1)])
+
+
+def _of_extra(key: Array, size: int, count: int) -> Array:
+    """So many indices of a generated set, which begins anew where it ends."""
+    if size <= LARGE:
+        return epoch_permutation(key, size)[jnp.arange(count) % size]
+    return shuffled(key, jnp.arange(count) % size, size)
+
+
+def as_counts(counts: int | Sequence[int]) -> tuple[int, ...]:
+    """One count or several as a tuple.
+
+    >>> as_counts(3), as_counts([1, 2])
+    ((3,), (1, 2))
+    """
+    return (counts,) if isinstance(counts, int) else tuple(counts)
+
+
+def share_out(total: int, weights: Sequence[float]) -> tuple[int, ...]:
+    """Whole numbers in proportion to weights that sum to `total`, by largest remainder; of equals the first get more.
+
+    >>> share_out(10, (2.0, 1.0)), share_out(7, (1, 1, 1))
+    ((7, 3), (3, 2, 2))
+    """
+    exact = [Fraction(weight) * total / sum(map(Fraction, weights)) for weight in weights]
+    shares = [int(each) for each in exact]
+    largest = sorted(range(len(exact)), key=lambda place: shares[place] - exact[place])
+    for place in largest[: total - sum(shares)]:
+        shares[place] += 1
+    return tuple(shares)
 
 
 def take_batch(

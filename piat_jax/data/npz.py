@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import expanded
+from piat_jax.core.files import command, expanded
+from piat_jax.core.memory import host_memory, in_units
 from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found, Split
 
@@ -20,6 +21,8 @@ PAIR_KEYS = ("image", "label")
 MAX_CLASSES = 100_000
 """A label beyond this is an identifier, not a class."""
 BLOCK = 1 << 22
+VERIFIED_BYTES = 1 << 32
+"""Of generated examples. The checksum of a larger array, which takes reading all of it, is not verified."""
 MOST_CHANNELS = 4
 """Of images: fewer or as many values on the second axis, and more on the two after it, are channels that come first."""
 
@@ -59,19 +62,32 @@ def read_array_folder(search: Search, folder: Path) -> Found | None:
 def read_examples(path: Path) -> Split:
     """The examples of a single .npz file with image and label, such as the published sets of generated images.
 
-    Source: Gowal et al. (2021), arXiv:2110.09468, publish theirs so.
+    Images stay in a file that is not compressed and are mapped, be they 150 GB; the checksum of more than
+    `VERIFIED_BYTES` is not verified.
+
+    Raises:
+      InputError: no such file, it holds something else, or it is compressed and does not fit into memory.
+
+    Source: Gowal et al. (2021), arXiv:2110.09468, publish theirs so (cifar10_ddpm.npz), and Wang et al. (2023),
+    arXiv:2302.04638 (1m.npz, 50m_part1.npz, ...).
     """
     path = expanded(path)
-    return to_split(path, read_arrays(path), *PAIR_KEYS)
+    return to_split(path, read_arrays(path, verified=VERIFIED_BYTES), *PAIR_KEYS)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; pickled objects are refused."""
+def unpacking(path: Path) -> str:
+    """The command that makes a file that is mapped of a compressed one."""
+    return "piat-data unpack " + command(str(path), out=path.with_name(f"{path.stem}_mapped.npz"))
+
+
+def read_arrays(path: Path, *, verified: float = float("inf")) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file, with checksums of those up to `verified` bytes; pickled objects are refused."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of an .npz file")
     try:
         with zipfile.ZipFile(path) as archive:
-            return {member.filename.removesuffix(".npy"): read_member(path, archive, member)
+            _check_memory(path, archive)
+            return {member.filename.removesuffix(".npy"): read_member(path, archive, member, verified=verified)
                     for member in archive.infolist()}  # fmt: skip
     except InputError:
         raise
@@ -81,8 +97,21 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array: mapped if it is stored as it is, else unpacked. Its checksum is verified either way."""
+def _check_memory(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise InputError where what has to be unpacked is larger than this machine's memory."""
+    size = sum(member.file_size for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED)
+    there = host_memory()
+    if there is not None and size > there:
+        raise InputError(
+            f"{path} is compressed, and its {in_units(size)} do not fit into the {in_units(there)} of memory; "
+            f"write it to a file that is mapped: {unpacking(path)}"
+        )
+
+
+def read_member(
+    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, verified: float = float("inf")
+) -> np.ndarray:
+    """One array: mapped if it is stored as it is, else unpacked. Up to `verified` bytes its checksum is verified."""
     with archive.open(member) as file:
         shape, fortran, dtype = read_header(file)
         if member.compress_type != zipfile.ZIP_STORED:
@@ -90,7 +119,7 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
             array = np.frombuffer(data, dtype)
             return array.reshape(shape, order="F" if fortran else "C")
         header_size = file.tell()
-        while file.read(BLOCK):
+        while member.file_size <= verified and file.read(BLOCK):
             pass
     with path.open("rb") as raw:
         raw.seek(member.header_offset + 26)

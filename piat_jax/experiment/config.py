@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.core.files import expanded
@@ -35,6 +35,8 @@ KNOTS = ("lr_epochs", "lr_drops", "lr_warmup", "lr_peak")
 """Fields of the optimizer that are places in the run: with lr_unit="epochs" they move with the number of epochs."""
 OF_DEFAULTS = 120
 """How many epochs the schedules' own knots are for."""
+ONE_OR_SEVERAL = ("dataset.extra",)
+"""Fields of a text or of a tuple of texts, which commas part where they are written as one."""
 FOLLOWING = ("eps", "step_size", "norm")
 """Fields of the evaluation that are the training attack's until they are set; a wrapper's eps is too."""
 
@@ -113,14 +115,16 @@ def default_config(method: str = "pgd_at") -> ConfigDict:
     groups = method_groups(stack)
     of_attack = groups.pop("attack")
     wrappers = {name: Fields(groups[name]) for name in stack.wrappers}
-    config: Any = ConfigDict(
-        Experiment(
-            method=stack,
-            objective=Fields(groups["objective"]),
-            wrappers=wrappers,
-            average=Fields(groups.get("average", {})),
-        ).plain()
-    )
+    plain = Experiment(
+        method=stack,
+        objective=Fields(groups["objective"]),
+        wrappers=wrappers,
+        average=Fields(groups.get("average", {})),
+    ).plain()
+    for path in ONE_OR_SEVERAL:
+        group, _, name = path.partition(".")
+        plain[group][name] = FieldReference(plain[group][name], field_type=object)  # else it takes one type alone
+    config: Any = ConfigDict(plain)
     config.attack.update(of_attack)
     for group, name in _followers(config, wrappers):
         config[group][name] = config.attack.get_oneway_ref(name)
@@ -249,7 +253,7 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
             found.append(f"config.{path}{_unknown(path, list(fields), config)}")
         else:
             try:
-                value = parse_value(given, fields[path])
+                value = _one_or_several(given) if path in ONE_OR_SEVERAL else parse_value(given, fields[path])
             except (ValueError, SyntaxError, ZeroDivisionError):
                 found.append(f"config.{path}={given!r} is not {_kind(fields[path])}")
                 continue
@@ -342,6 +346,15 @@ def parse_value(given: Any, like: Any) -> Any:
             return tuple(parse_value(part, like[0]) for part in parts)
         return tuple(ast.literal_eval(part) for part in parts)
     return text
+
+
+def _one_or_several(given: Any) -> str | tuple[str, ...]:
+    """Texts, as a text where they are one or none."""
+    if isinstance(given, list | tuple):
+        found = tuple(parse_value(each, "") for each in given)
+    else:
+        found = parse_value(given, ("",))
+    return found if len(found) > 1 else "".join(found)
 
 
 def _as_type_of(value: Any, like: Any) -> Any:

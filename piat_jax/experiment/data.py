@@ -1,6 +1,7 @@
 """The data of an experiment: what is loaded, held out, mixed in, and where it lives."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
+from piat_jax.core.memory import device_memory, in_units
 from piat_jax.data import Dataset, Split, check_name, hold_out, load
 from piat_jax.data.augment import PADDING_MODES, POLICIES, check_augmentation
-from piat_jax.data.batching import check_batch_size
+from piat_jax.data.batching import as_counts, check_batch_size
 from piat_jax.data.npz import read_examples
 from piat_jax.evaluation.journal import digest
 from piat_jax.experiment.experiment import Experiment
@@ -19,6 +21,8 @@ from piat_jax.training.streaming import Stream, check_extra
 
 FINGERPRINT_IMAGES = 1000
 """How many images, at equal distances, tell data from other data."""
+MOST_INDICES = 2**31 - 1
+"""Of an epoch, in int32."""
 
 
 def check_data_fields(experiment: Experiment, attempt: Callable[..., None]) -> None:
@@ -31,6 +35,28 @@ def check_data_fields(experiment: Experiment, attempt: Callable[..., None]) -> N
     attempt(check_choice, "dataset.padding_mode", fields.padding_mode, PADDING_MODES)
     attempt(check_choice, "dataset.policy", fields.policy, POLICIES)
     attempt(check_range, "dataset.extra_fraction", fields.extra_fraction, 0, 1, open_low=True)
+    attempt(check_range, "dataset.epoch_steps", fields.epoch_steps, 0, MOST_INDICES // max(experiment.batch_size, 1))
+    attempt(check_range, "dataset.extra_smoothing", np.array(fields.extra_smoothing), 0, 1)
+    attempt(_check_extra_files, experiment)
+
+
+def _check_extra_files(experiment: Experiment) -> None:
+    fields, count = experiment.dataset, len(experiment.extra_files)
+    if not all(experiment.extra_files):
+        raise InputError(f"dataset.extra={fields.extra!r} has an empty path; leave it out")
+    if fields.extra_weights and len(fields.extra_weights) != count:
+        raise InputError(
+            f"dataset.extra_weights={fields.extra_weights} for {count} files in dataset.extra; give one for each, or ()"
+        )
+    if not all(0 < weight < float("inf") for weight in fields.extra_weights):
+        raise InputError(
+            f"dataset.extra_weights={fields.extra_weights} must be above 0; leave out the files that are not wanted"
+        )
+    if len(fields.extra_smoothing) not in (1, count):
+        raise InputError(
+            f"dataset.extra_smoothing={fields.extra_smoothing} for {count} files in dataset.extra; give one share for "
+            "all of them, or one for each"
+        )
 
 
 def load_data(experiment: Experiment, *, hold_out_how: str = "by class") -> tuple[Dataset, Split, Split]:
@@ -55,16 +81,17 @@ def load_data(experiment: Experiment, *, hold_out_how: str = "by class") -> tupl
     return data, train, monitor
 
 
-def describe_data(train: Split, monitor: Split, extra: Split | None, hold_out_how: str) -> dict[str, Any]:
+def describe_data(train: Split, monitor: Split, extra: Sequence[Split], hold_out_how: str) -> dict[str, Any]:
     """What tells data from other data, as a run keeps it: counts, and digests of the labels and of some images.
 
     Args:
       train: the training examples.
       monitor: those evaluated during training.
-      extra: those mixed in.
+      extra: those mixed in, file by file.
       hold_out_how: of `hold_out`; it says nothing where nothing is held out.
     """
-    splits = {"train": train, "monitor": monitor} | ({"extra": extra} if extra else {})
+    mixed_in = {f"extra {number}" if number > 1 else "extra": split for number, split in enumerate(extra, 1)}
+    splits = {"train": train, "monitor": monitor} | mixed_in
     return {"hold_out": hold_out_how, **{name: _fingerprint(split) for name, split in splits.items()}}
 
 
@@ -79,26 +106,56 @@ def _fingerprint(split: Split) -> dict[str, Any]:
     }
 
 
-def load_extra(experiment: Experiment, train: Split, num_classes: int) -> Split | None:
-    """The generated examples to mix in, if there are some."""
-    path = experiment.dataset.extra
-    if not path:
-        return None
-    found = read_examples(Path(path))
-    check_extra(train.images, found, experiment.batch_size, experiment.extra_per_batch)
-    highest = int(found.labels.max(initial=0))
-    if highest >= num_classes:
-        raise InputError(f"dataset.extra={path!r} has label {highest} for {num_classes} classes")
+def load_extra(experiment: Experiment, train: Split, num_classes: int) -> tuple[Split, ...]:
+    """The generated examples to mix in, file by file."""
+    files = experiment.extra_files
+    found = tuple(read_examples(Path(path)) for path in files)
+    for path, split in zip(files, found):
+        check_extra(train.images, split, experiment.batch_size, experiment.extra_per_batch)
+        highest = int(split.labels.max(initial=0))
+        if highest >= num_classes:
+            raise InputError(f"dataset.extra={path!r} has label {highest} for {num_classes} classes")
+        if not len(split.labels):
+            raise InputError(f"dataset.extra={path!r} has no examples; leave it out")
+    if len(files) > 1:
+        shares = as_counts(experiment.share_extra([len(split.labels) for split in found]))
+        for path, share in zip(files, shares):
+            if not share:
+                raise InputError(
+                    f"dataset.extra={path!r} would give none of the {experiment.extra_per_batch} generated examples of "
+                    "a batch; leave it out, or give it more by dataset.extra_weights"
+                )
     return found
 
 
-def place_data(experiment: Experiment, train: Split, extra: Split | None) -> Examples | Stream:
-    """The training examples, and generated ones beside them, on the device or to be streamed to it."""
+def place_data(experiment: Experiment, train: Split, extra: Sequence[Split]) -> Examples | Stream:
+    """The training examples, and generated ones beside them, on the device or to be streamed to it.
+
+    Raises:
+      InputError: they do not fit on the device and are not streamed.
+    """
     if experiment.dataset.stream:
-        replays = experiment.objective.get("replays", 1)
-        options = {"batch_size": experiment.batch_size, "mesh": experiment.build_mesh(), "replays": replays}
-        return Stream(train, extra=extra, extra_per_batch=experiment.extra_per_batch, **options)
-    examples = Examples(jnp.asarray(train.images), jnp.asarray(train.labels))
-    return (
-        examples if extra is None else examples._replace(extra=(jnp.asarray(extra.images), jnp.asarray(extra.labels)))
-    )
+        return Stream(
+            train,
+            batch_size=experiment.batch_size,
+            extra=extra,
+            extra_per_batch=experiment.share_extra([len(split.labels) for split in extra]),
+            replays=experiment.objective.get("replays", 1),
+            mesh=experiment.build_mesh(),
+            epoch_steps=experiment.dataset.epoch_steps,
+        )
+    _check_fits(train, extra)
+    pairs = [(jnp.asarray(split.images), jnp.asarray(split.labels)) for split in (train, *extra)]
+    own, *sources = pairs
+    return Examples(*own, extra=(sources[0] if len(sources) == 1 else tuple(sources)) if sources else None)
+
+
+def _check_fits(train: Split, extra: Sequence[Split]) -> None:
+    own, mixed_in = math.prod(train.images.shape), sum(math.prod(split.images.shape) for split in extra)
+    there = device_memory()
+    if there is not None and own + mixed_in > there:
+        of_extra = f", {in_units(mixed_in)} of them generated," if mixed_in else ""
+        raise InputError(
+            f"the training images take {in_units(own + mixed_in)}{of_extra} and the device has {in_units(there)}; "
+            "set dataset.stream=True, which leaves them on the host"
+        )

@@ -22,7 +22,7 @@ from piat_jax.core.forward import num_classes
 from piat_jax.core.nested import leaves
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, Model, Variables
-from piat_jax.data.batching import steps_per_epoch
+from piat_jax.data.batching import share_out, steps_per_epoch
 from piat_jax.experiment.chosen import CHOOSERS, completed, rest_fields
 from piat_jax.experiment.fields import (
     REST,
@@ -211,15 +211,23 @@ class Experiment:
     def _of_schedule(self) -> set[str]:
         return set(schedule_fields(self.optimizer.schedule))
 
-    def build_recipe(self, num_train: int, *, net: Model | None = None, image_shape: Sequence[int] = ()) -> Recipe:
+    def build_recipe(
+        self,
+        num_train: int,
+        *,
+        net: Model | None = None,
+        image_shape: Sequence[int] = (),
+        num_extra: Sequence[int] = (),
+    ) -> Recipe:
         """Optimizer, batch size, augmentation and averages within an epoch, for so many training examples.
 
         Args:
           num_train: how many there are.
           net: the network; only rates by layer need it and the shape of its images.
           image_shape: `(H, W, C)`.
+          num_extra: how many generated ones each file has; only of several does it matter.
         """
-        rate = self.build_rate(steps_per_epoch(num_train, self.batch_size))
+        rate = self.build_rate(self.steps(num_train))
         scales = None
         if self.optimizer.layer_decay != 1 and net is not None:
             like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
@@ -230,11 +238,13 @@ class Experiment:
             step_end=(kept.after_step,) if kept and kept.every == "step" else (),
             batch_size=self.batch_size,
             **{name: getattr(self.dataset, name) for name in AUGMENTATION},
-            extra_per_batch=self.extra_per_batch,
+            extra_per_batch=self.share_extra(num_extra),
             mesh=self.build_mesh(),
             split_state=self.fsdp,
             skip_nonfinite=self.nonfinite == "skip",
             microbatches=self.microbatches,
+            epoch_steps=self.dataset.epoch_steps,
+            **self._smoothing,
         )
 
     def build_mesh(self) -> Mesh | None:
@@ -255,10 +265,34 @@ class Experiment:
         parts += [AVERAGES[self.method.average]] if self.method.average else []
         return not all(part.__module__.startswith("piat_jax.") for part in parts)
 
+    def steps(self, num_train: int) -> int:
+        """How many steps an epoch of so many training examples has."""
+        return steps_per_epoch(num_train, self.batch_size, self.dataset.epoch_steps)
+
+    @property
+    def extra_files(self) -> tuple[str, ...]:
+        """The files of generated examples."""
+        extra = self.dataset.extra
+        return ((extra,) if extra else ()) if isinstance(extra, str) else tuple(extra)
+
     @property
     def extra_per_batch(self) -> int:
         """How many examples of a batch are generated ones."""
         return round(self.dataset.extra_fraction * self.batch_size) if self.dataset.extra else 0
+
+    def share_extra(self, sizes: Sequence[int]) -> int | tuple[int, ...]:
+        """How many examples of a batch each file gives, from how many it has; of fewer than two files one number."""
+        if len(sizes) < 2:
+            return self.extra_per_batch
+        return share_out(self.extra_per_batch, self.dataset.extra_weights or sizes)
+
+    @property
+    def _smoothing(self) -> dict[str, Any]:
+        """What a recipe is told of the labels of generated examples; nothing where they are as they are."""
+        smoothing = self.dataset.extra_smoothing
+        if not self.dataset.extra or not any(smoothing):
+            return {}
+        return {"extra_smoothing": smoothing, "smoothing_over": self.objective.get("smoothing_over", "others")}
 
     @property
     def monitor(self) -> str:

@@ -84,10 +84,24 @@ class DatasetFields:
     flip: bool = field("mirror half of the images; never for digits", default=True)
     policy: str = field("autoaugment: its CIFAR policy; empty = none", default="")
     cutout: int = field("pixels a side of a black square; 0 = none", default=0)
-    extra: str = field(
-        "an .npz file with generated examples (image, label), mixed into every batch; empty = none", default=""
+    extra: str | tuple[str, ...] = field(
+        "an .npz file with generated examples (image, label), mixed into every batch, or several, parted by commas; "
+        "empty = none",
+        default="",
     )
     extra_fraction: float = field("of each batch; an epoch stays as long as it is without them", default=0.7)
+    extra_weights: tuple[float, ...] = field(
+        "of several files in that part of a batch, such as 2,1; () = in proportion to their sizes", default=()
+    )
+    extra_smoothing: tuple[float, ...] = field(
+        "share of the label of generated examples that is spread over the classes of objective.smoothing_over, or one "
+        "for each file; the attack is told too",
+        default=(0.0,),
+    )
+    epoch_steps: int = field(
+        "steps of an epoch, by which epochs are counted everywhere; 0 = as many as the data has whole batches",
+        default=0,
+    )
     stream: bool = field("from the host in windows of steps: for data larger than the device's memory", default=False)
 
 

@@ -1,10 +1,30 @@
 """What a run says before it trains because it may not be meant."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from piat_jax.averaging import EQUAL_WEIGHT, share_of_first
+from piat_jax.core.files import expanded
+from piat_jax.core.memory import in_units
+from piat_jax.data import Split
+from piat_jax.data.npz import unpacking
 from piat_jax.experiment.experiment import Experiment
 
 LARGE = 0.1
 """A share of one old state in an average that is worth a word."""
+UNPACKED_BYTES = 1 << 30
+"""Of generated images from a compressed file, which are worth one."""
+
+
+def unpacked(experiment: Experiment, extra: Sequence[Split]) -> list[str]:
+    """A line for each large file of generated examples that is in memory because it is compressed."""
+    return [
+        f"dataset.extra: {path} is compressed, so its images take {in_units(images.nbytes)} of memory; "
+        f"mapped, they take none: {unpacking(expanded(path))}"
+        for path, (images, _) in zip(experiment.extra_files, extra)
+        if not isinstance(images, np.memmap) and images.nbytes >= UNPACKED_BYTES
+    ]
 
 
 def old_averages(experiment: Experiment, steps: int) -> list[str]:

@@ -12,7 +12,6 @@ from piat_jax.core.checks import InputError, SavedAndStopped
 from piat_jax.core.multihost import on_first
 from piat_jax.core.sharding import put_state
 from piat_jax.core.types import EpochEnd, Objective, TrainState, Variables
-from piat_jax.data.batching import steps_per_epoch
 from piat_jax.experiment import hooks, notes
 from piat_jax.experiment.data import describe_data, load_data, load_extra, place_data
 from piat_jax.experiment.evaluation import evaluated, monitor
@@ -169,14 +168,16 @@ def _set_up(
     hold_out_how = run.hold_out_how() if resume else "by class"
     data, training_split, watched = load_data(experiment, hold_out_how=hold_out_how)
     extra = load_extra(experiment, training_split, data.num_classes)
+    for line in notes.unpacked(experiment, extra):
+        listener.note(line)
     described = describe_data(training_split, watched, extra, hold_out_how)
     if resume:
         on_first(functools.partial(run.check_data, described))
     net = experiment.build_model(data.num_classes)
     image_shape = training_split.images.shape[1:]
-    count = len(training_split.labels) + (len(extra.labels) if extra else 0)
-    objective = experiment.build_objective(net, image_shape, examples=count)
-    recipe = experiment.build_recipe(len(training_split.labels), net=net, image_shape=image_shape)
+    own, num_extra = len(training_split.labels), [len(source.labels) for source in extra]
+    objective = experiment.build_objective(net, image_shape, examples=own + sum(num_extra))
+    recipe = experiment.build_recipe(own, net=net, image_shape=image_shape, num_extra=num_extra)
     key = jax.random.key(experiment.seed)
 
     examples = place_data(experiment, training_split, extra)
@@ -242,7 +243,7 @@ def _started(experiment: Experiment, run: Run, setup: Setup, begin: Begin, *, re
         run,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(begin.state.params)),
         examples=examples,
-        steps=steps_per_epoch(examples, experiment.batch_size),
+        steps=experiment.steps(examples),
         devices=1 if mesh is None else mesh.size,
         at=begin.position or Position(int(begin.state.epoch) + 1),
         resumed=resume,

@@ -18,7 +18,9 @@ from piat_jax.experiment.data import check_data_fields
 from piat_jax.experiment.evaluation import evaluation_attack
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.hooks import check_stream
+from piat_jax.objectives import LAS, RAT
 from piat_jax.objectives.parts import check_parts
+from piat_jax.objectives.wrapper_checks import layers
 
 
 def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
@@ -106,5 +108,12 @@ def _check_groups(experiment: Experiment) -> None:
 
 def _check_method(experiment: Experiment, attack: Bound) -> None:
     method = experiment.build_objective(experiment.build_model(10), attack=attack)
+    if experiment.extra_files and any(experiment.dataset.extra_smoothing):
+        for inside in layers(method)[:-1]:
+            if isinstance(inside, (LAS, RAT)):
+                raise InputError(
+                    f"dataset.extra_smoothing={experiment.dataset.extra_smoothing}: {type(inside).__name__} goes by "
+                    "the label alone; leave it at 0"
+                )
     if experiment.microbatches >= 1:
         check_parts(method, experiment.batch_size, experiment.microbatches)

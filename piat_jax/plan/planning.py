@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.batching import steps_per_epoch
 from piat_jax.evaluation import AutoAttack
 from piat_jax.experiment.evaluation import evaluation_attack, is_minimum_norm
 from piat_jax.experiment.experiment import Experiment
@@ -130,7 +129,7 @@ def _attacks(experiment: Experiment) -> list[str]:
 
 
 def _training_stage(experiment: Experiment, sizes: Sizes, train: Estimate) -> Stage:
-    steps = steps_per_epoch(sizes.train, experiment.batch_size)
+    steps = experiment.steps(sizes.train)
     epoch = epoch_seconds(train, steps, experiment.log.steps_per_chunk)
     how = f"{experiment.epochs:,} epochs of {steps:,} steps"
     return Stage("training", experiment.epochs * epoch, how)

@@ -16,7 +16,6 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.sharding import AXIS, data_mesh, state_shardings
 from piat_jax.core.types import TrainState
-from piat_jax.data.batching import steps_per_epoch
 from piat_jax.data.dataset_info import KNOWN
 from piat_jax.data.npz import read_examples
 from piat_jax.evaluation import AutoAttack, accuracy, blocks
@@ -40,7 +39,7 @@ class Sizes(NamedTuple):
     train: int  # examples that are trained on
     monitor: int  # that are evaluated during training
     test: int
-    extra: int = 0  # generated ones
+    extra: tuple[int, ...] = ()  # generated ones, file by file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,7 @@ def sizes_of(experiment: Experiment) -> Sizes:
             len(train.labels),
             len(monitor.labels),
             len(data.test.labels),
-            len(extra.labels) if extra else 0,
+            tuple(len(split.labels) for split in extra),
         )
     for name, there in (("train_examples", known.train), ("test_examples", known.test)):
         if (asked := getattr(fields, name)) > there:
@@ -108,7 +107,7 @@ def sizes_of(experiment: Experiment) -> Sizes:
     held = fields.validation_examples
     if held >= train:
         raise InputError(f"dataset.validation_examples={held} leaves nothing of the {train} training examples")
-    extra = len(read_examples(Path(fields.extra)).labels) if fields.extra else 0
+    extra = tuple(len(read_examples(Path(path)).labels) for path in experiment.extra_files)
     return Sizes(known.image_shape, known.classes, train - held, held or test, test, extra)
 
 
@@ -117,8 +116,10 @@ def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platf
     mesh = data_mesh(experiment.batch_size, devices)
     with compiling_for(platform):
         net = experiment.build_model(sizes.classes)
-        objective = experiment.build_objective(net, sizes.image_shape, examples=sizes.train + sizes.extra)
-        recipe = experiment.build_recipe(sizes.train, net=net, image_shape=sizes.image_shape)._replace(mesh=mesh)
+        objective = experiment.build_objective(net, sizes.image_shape, examples=sizes.train + sum(sizes.extra))
+        recipe = experiment.build_recipe(
+            sizes.train, net=net, image_shape=sizes.image_shape, num_extra=sizes.extra
+        )._replace(mesh=mesh)
         whole = _state(experiment, objective, recipe, sizes)
     anchor, state = whole.anchor, dataclasses.replace(whole, anchor=None)  # as `run_epoch` does
     place = _Places(mesh, devices[0])
@@ -258,10 +259,11 @@ def _examples(experiment: Experiment, sizes: Sizes, place: "_Places") -> Example
     """The training data, on the device or a window of it."""
     if not experiment.dataset.stream:
         own = _split(sizes.train, sizes.image_shape)
-        extra = _split(sizes.extra, sizes.image_shape) if sizes.extra else None
+        sources = tuple(_split(count, sizes.image_shape) for count in sizes.extra)
+        extra = sources[0] if len(sources) == 1 else sources or None
         return place.everywhere(Examples(*own, extra=extra))
     batch = experiment.batch_size
-    steps = steps_per_epoch(sizes.train, batch)
+    steps = experiment.steps(sizes.train)
     length = max(1, min(steps, WINDOW_BYTES // (batch * math.prod(sizes.image_shape))))
     images, labels = (
         jax.ShapeDtypeStruct((length, *part.shape), part.dtype) for part in _split(batch, sizes.image_shape)

@@ -9,16 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.forward import num_classes
+from piat_jax.core.labels import smoothed
 from piat_jax.core.pixels import to_float
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.sharding import keep_replicated, keep_state, put_state, replicate, split_batch
 from piat_jax.core.types import Array, Batch, Objective, TrainState
 from piat_jax.data.augment import augment
-from piat_jax.data.batching import epoch_order, steps_per_epoch
+from piat_jax.data.batching import as_counts, epoch_order, steps_per_epoch
 from piat_jax.programs.jit import program_jit
 from piat_jax.training.examples import Examples, on_device
 from piat_jax.training.step import FINITE, train_step
@@ -38,10 +41,14 @@ class Recipe(NamedTuple):
       crop_padding, padding_mode, flip, policy, cutout: as of `data.augment.augment`.
       step_end: what follows each step, such as an average of the weights: `(state) -> state`.
       mesh: devices that share each batch (core/sharding.py); None for one.
-      extra_per_batch: how many of a batch are of `Examples.extra`.
+      extra_per_batch: how many of a batch are of `Examples.extra`, or of each set of it.
       split_state: share out the state as well: each device keeps a part of weights, momentum and anchor.
       skip_nonfinite: leave steps out whose loss or gradient is not finite, instead of stopping.
       microbatches: equal parts of a batch that are taken one after the other, as of `train_step`.
+      extra_smoothing: the share of the label of each generated example that is spread over classes, or one for each
+        set; (): the batch has labels alone. Else loss and attack are told probabilities (`Batch.targets`).
+      smoothing_over: over which classes, as of `core.labels.smoothed`.
+      epoch_steps: how many steps an epoch has; 0 = the whole batches of the training set.
     """
 
     optimizer: optax.GradientTransformation
@@ -53,10 +60,17 @@ class Recipe(NamedTuple):
     mesh: Mesh | None = None
     policy: str = ""
     cutout: int = 0
-    extra_per_batch: int = 0
+    extra_per_batch: int | tuple[int, ...] = 0
     split_state: bool = False
     skip_nonfinite: bool = False
     microbatches: int = 1
+    extra_smoothing: tuple[float, ...] = ()
+    smoothing_over: str = "others"
+    epoch_steps: int = 0
+
+    def steps(self, num_examples: int) -> int:
+        """How many steps an epoch of so many training examples has."""
+        return steps_per_epoch(num_examples, self.batch_size, self.epoch_steps)
 
 
 class ChunkRecord(NamedTuple):
@@ -94,7 +108,7 @@ def train_steps(
     """
     order = _order(key, state.epoch, examples, objective, recipe)
     augment_key = jax.random.fold_in(named_key(key, "augment"), state.epoch)
-    steps = steps_per_epoch(examples.count, recipe.batch_size)
+    steps = recipe.steps(examples.count)
 
     # Traced once: for the shapes of its metrics and for the loop.
     @functools.partial(jax.jit, inline=True)
@@ -117,7 +131,10 @@ def train_steps(
             policy=recipe.policy,
             cutout=recipe.cutout,
         )
-        batch = split_batch(Batch(to_float(images), labels, indices), recipe.mesh)
+        batch = Batch(to_float(images), labels, indices)
+        if any(recipe.extra_smoothing):
+            batch = batch._replace(targets=_targets(batch, objective, state, recipe))
+        batch = split_batch(batch, recipe.mesh)
         if recipe.split_state:
             # Once a step: an attack takes the weights many times, and each time they would be sent around.
             params, model_state = keep_replicated((state.params, state.model_state), recipe.mesh)
@@ -208,7 +225,9 @@ def run_epoch(
     """
     if isinstance(examples, Examples) and not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(examples)):
         examples = on_device(examples, objective, state, recipe.mesh)
-    total = steps_per_epoch(examples.count, recipe.batch_size)
+    if isinstance(examples, Stream):
+        examples.check(recipe.batch_size, recipe.extra_per_batch, recipe.epoch_steps)
+    total = recipe.steps(examples.count)
     at = position or Position(int(state.epoch) + 1)
     before, began = at.seconds, time.perf_counter()
     # Python numbers would go to the device anew at every call.
@@ -251,8 +270,20 @@ def _order(
 ) -> Array:
     """The order of the epoch's examples."""
     shuffled = jax.random.fold_in(named_key(key, "shuffle"), epoch)
-    counts = (examples.count, recipe.batch_size, examples.extra_count, recipe.extra_per_batch)
-    return epoch_order(shuffled, *counts, replays=getattr(objective, "replays", 1))
+    counts = (examples.count, recipe.batch_size, examples.extra_counts, recipe.extra_per_batch)
+    replays = getattr(objective, "replays", 1)
+    return epoch_order(shuffled, *counts, replays=replays, epoch_steps=recipe.epoch_steps)
+
+
+def _targets(batch: Batch, objective: Objective, state: TrainState, recipe: Recipe) -> Array:
+    """The labels as probabilities `[B, K]`, those of generated examples smoothed."""
+    shares = as_counts(recipe.extra_per_batch)
+    smoothing = recipe.extra_smoothing * (len(shares) if len(recipe.extra_smoothing) == 1 else 1)
+    own = [0.0] * (recipe.batch_size - sum(shares))
+    of_each = np.array(own + [each for each, share in zip(smoothing, shares, strict=True) for _ in range(share)])
+    of_views = np.tile(of_each, len(batch.labels) // recipe.batch_size)[:, None]
+    classes = num_classes(objective.model, state.variables, batch.images)
+    return smoothed(batch.labels, classes, jnp.asarray(of_views, jnp.float32), recipe.smoothing_over)
 
 
 def _count(at: Position, chunk: ChunkRecord) -> Position:

@@ -1,6 +1,6 @@
 """Training data on the device: what it must be, and the way there."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,11 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.forward import num_classes
 from piat_jax.core.sharding import replicate
 from piat_jax.core.types import Array, Objective, TrainState
-from piat_jax.data.batching import take_batch
+from piat_jax.data.batching import as_counts, take_batch
 from piat_jax.data.types import Split, check_split
+
+Pair: TypeAlias = tuple[Array | np.ndarray, Array | np.ndarray]
+"""Images and labels."""
 
 
 class Examples(NamedTuple):
@@ -20,8 +23,8 @@ class Examples(NamedTuple):
 
     images: Array | np.ndarray  # [N, H, W, C] uint8
     labels: Array | np.ndarray  # [N] whole numbers in [0, K)
-    extra: tuple[Array | np.ndarray, Array | np.ndarray] | None = None
-    """Generated images and labels beside them: data.batching.epoch_order."""
+    extra: Pair | tuple[Pair, ...] | None = None
+    """Generated images and labels beside them, or a tuple of such pairs, one of each set: data.batching.epoch_order."""
 
     # Windows and streams have it too. It hides tuple.count, which is of no use here.
     @property
@@ -30,19 +33,40 @@ class Examples(NamedTuple):
         return self.labels.shape[0]
 
     @property
+    def sources(self) -> tuple[Pair, ...]:
+        """The sets of generated examples, one by one."""
+        if self.extra is None:
+            return ()
+        return self.extra if isinstance(self.extra[0], tuple) else (self.extra,)  # type: ignore[return-value]
+
+    @property
+    def extra_counts(self) -> tuple[int, ...]:
+        """How many generated examples each set has."""
+        return tuple(labels.shape[0] for _, labels in self.sources)
+
+    @property
     def extra_count(self) -> int:
         """How many generated examples there are."""
-        return 0 if self.extra is None else self.extra[1].shape[0]
+        return sum(self.extra_counts)
 
-    def take(self, order: Array, number: Array, batch_size: int, extra_per_batch: int) -> tuple[Array, Array, Array]:
+    def take(
+        self, order: Array, number: Array, batch_size: int, extra_per_batch: int | tuple[int, ...]
+    ) -> tuple[Array, Array, Array]:
         """The batch of step `number`: images, labels and indices."""
         own = jnp.asarray(self.images), jnp.asarray(self.labels)
-        if self.extra is None or not extra_per_batch:
+        shares = as_counts(extra_per_batch)
+        if self.extra is None or not sum(shares):
             return take_batch(*own, order, number, batch_size)
         indices = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
-        mine, others = indices[:-extra_per_batch], indices[-extra_per_batch:] - self.count
+        ends = np.cumsum((batch_size - sum(shares), *shares))
+        starts = np.cumsum((self.count, *self.extra_counts))
+        mine = indices[: ends[0]]
+        others = [indices[begin:end] - int(start) for begin, end, start in zip(ends, ends[1:], starts)]
         images, labels = (
-            jnp.concatenate([part[mine], jnp.asarray(extra)[others]]) for part, extra in zip(own, self.extra)
+            jnp.concatenate(
+                [part[mine], *(jnp.asarray(extra)[each] for extra, each in zip(extras, others, strict=True))]
+            )
+            for part, extras in zip(own, zip(*self.sources))
         )
         return images, labels, indices
 
@@ -60,7 +84,9 @@ def on_device(examples: Examples, objective: Objective, state: TrainState, mesh:
       InputError: images that are not uint8 `[N, H, W, C]`, labels that are not whole numbers `[N]` in [0, K), none of
         either, or extra examples of another shape.
     """
-    given = {"examples": examples[:2], **({} if examples.extra is None else {"examples.extra": examples.extra})}
+    several = len(examples.sources) > 1
+    extra = {f"examples.extra{f'[{n}]' if several else ''}": pair for n, pair in enumerate(examples.sources)}
+    given: dict[str, Pair] = {"examples": examples[:2], **extra}
     splits = {name: _as_split(name, *pair) for name, pair in given.items()}
     image_shape = examples.images.shape[1:]
     # Of images of other axes `check_split` says so, before it looks at labels.
@@ -74,7 +100,9 @@ def on_device(examples: Examples, objective: Objective, state: TrainState, mesh:
         for (images, labels), split in zip(given.values(), splits.values())
     ]
     placed = jax.device_put(pairs) if mesh is None else replicate(pairs, mesh)
-    return Examples(*placed[0], extra=placed[1] if len(placed) > 1 else None)
+    own, *sources = placed
+    of_one = examples.extra is not None and examples.sources[0] is examples.extra
+    return Examples(*own, extra=(sources[0] if of_one else tuple(sources)) if sources else None)
 
 
 def _as_split(name: str, images: Any, labels: Any) -> Split:

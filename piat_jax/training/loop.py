@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import put_state, replicate
 from piat_jax.core.types import Array, Context, EpochEnd, Objective, TrainState
-from piat_jax.data.batching import steps_per_epoch
 from piat_jax.objectives.parts import check_parts
 from piat_jax.training.epoch import Recipe, run_epoch
 from piat_jax.training.examples import Examples, on_device
@@ -87,7 +86,7 @@ def fit(
         examples = on_device(examples, objective, state, recipe.mesh)
     objective, examples, key = replicate((objective, examples, key), recipe.mesh)
     state = put_state(state, recipe.mesh, split=recipe.split_state)
-    steps = steps_per_epoch(examples.labels.shape[0], recipe.batch_size)
+    steps = recipe.steps(examples.count)
     for epoch in range(position.epoch if position else int(state.epoch) + 1, epochs + 1):
         at = position if position and position.epoch == epoch else Position(epoch)
         if should_stop():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +14,7 @@ from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import AXIS, put, replicate
 from piat_jax.core.types import Array
-from piat_jax.data.batching import epoch_order, steps_per_epoch
+from piat_jax.data.batching import as_counts, epoch_order, steps_per_epoch
 from piat_jax.data.types import Split
 
 WINDOW_BYTES = 1 << 26
@@ -23,7 +24,7 @@ WINDOW_BYTES = 1 << 26
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["images", "labels", "indices", "first"],
-    meta_fields=["count", "extra_count"],
+    meta_fields=["count", "extra_counts"],
 )
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -34,9 +35,16 @@ class Window:
     indices: Array  # [W, B] int32, as of `epoch_order`
     first: Array  # int32, the first batch's step
     count: int  # of the training set
-    extra_count: int
+    extra_counts: tuple[int, ...]  # of each set of generated examples
 
-    def take(self, order: Array, number: Array, batch_size: int, extra_per_batch: int) -> tuple[Array, Array, Array]:
+    @property
+    def extra_count(self) -> int:
+        """How many generated examples there are."""
+        return sum(self.extra_counts)
+
+    def take(
+        self, order: Array, number: Array, batch_size: int, extra_per_batch: int | tuple[int, ...]
+    ) -> tuple[Array, Array, Array]:
         """The batch of step `number`: images, labels and indices."""
         images, labels, indices = (
             jax.lax.dynamic_index_in_dim(part, number - self.first, keepdims=False)
@@ -54,11 +62,12 @@ class Stream:
     Args:
       split: images (an array, a mapped file, or encoded files) and labels.
       batch_size: B.
-      extra: generated examples beside it.
-      extra_per_batch: how many of each batch are of these.
+      extra: generated examples beside it, or several sets of them.
+      extra_per_batch: how many of each batch are of these, or of each set.
       replays: how often in a row each batch is taken (Free-AT).
       window_bytes: of images in a window, at least one batch.
       mesh: devices that share each batch.
+      epoch_steps: how many steps an epoch has; 0 = the whole batches of the training set.
 
     Raises:
       InputError: a batch larger than the data.
@@ -69,25 +78,43 @@ class Stream:
         split: Split,
         *,
         batch_size: int,
-        extra: Split | None = None,
-        extra_per_batch: int = 0,
+        extra: Split | Sequence[Split] | None = None,
+        extra_per_batch: int | tuple[int, ...] = 0,
         replays: int = 1,
         window_bytes: int = WINDOW_BYTES,
         mesh: Mesh | None = None,
+        epoch_steps: int = 0,
     ):
         check_count("window_bytes", window_bytes, 1)
         self.labels = split.labels
         self.count = len(split.labels)
-        self.steps = steps_per_epoch(self.count, batch_size)
+        self.steps, self.epoch_steps = steps_per_epoch(self.count, batch_size, epoch_steps), epoch_steps
         self.batch_size, self.extra_per_batch, self.mesh, self.replays = batch_size, extra_per_batch, mesh, replays
-        self.extra_count = 0 if extra is None else len(extra.labels)
-        self._splits = [split] if extra is None else [split, extra]
+        sources = [extra] if isinstance(extra, Split) else list(extra or ())
+        self.extra_counts = tuple(len(source.labels) for source in sources)
+        self._splits = [split, *sources]
         image_bytes = int(np.prod(split.images.shape[1:]))
         self.length = max(1, min(self.steps, window_bytes // (batch_size * image_bytes)))
         self._thread = ThreadPoolExecutor(1, "stream")
         # By (key, epoch, window): what is on the device or on its way; and the orders of their epochs.
         self._windows: dict[Any, Future[Window]] = {}
         self._orders: dict[Any, Array] = {}
+
+    @property
+    def extra_count(self) -> int:
+        """How many generated examples there are."""
+        return sum(self.extra_counts)
+
+    def check(self, batch_size: int, extra_per_batch: int | tuple[int, ...], epoch_steps: int) -> None:
+        """Raise InputError where its batches are not those of the recipe that they are for."""
+        for name, wanted in (
+            ("batch_size", batch_size),
+            ("extra_per_batch", extra_per_batch),
+            ("epoch_steps", epoch_steps),
+        ):
+            own = getattr(self, name)
+            if as_counts(own) != as_counts(wanted):
+                raise InputError(f"{name}={wanted} of the recipe is {own} of the stream; give both the same")
 
     def window(self, key: Array, epoch: int, step: int) -> tuple[Window, int]:
         """The window with a step of an epoch, and the first step after it; the one that follows is sent meanwhile."""
@@ -96,7 +123,8 @@ class Stream:
         last = number == (self.steps - 1) // self.length
         following = (epoch + 1, 0) if last else (epoch, number + 1)
         wanted = [(key_data, epoch, number), (key_data, *following)]
-        counts = (self.count, self.batch_size, self.extra_count, self.extra_per_batch, self.replays)
+        shares = self.extra_per_batch
+        counts = (self.count, self.batch_size, self.extra_counts, shares, self.replays, self.epoch_steps)
         # Asked for here and not in the thread: the device takes it before the steps that the caller asks for next.
         self._orders = {
             name[:2]: self._orders[name[:2]] if name[:2] in self._orders else _order(key, name[1], *counts)
@@ -131,15 +159,22 @@ class Stream:
         else:
             parts, first = put(parts, NamedSharding(self.mesh, PartitionSpec(None, AXIS))), replicate(first, self.mesh)
         images, labels, indices = jax.block_until_ready(parts)
-        return Window(images, labels, indices, first, self.count, self.extra_count)
+        return Window(images, labels, indices, first, self.count, self.extra_counts)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
 def _order(
-    key: Array, epoch: int, count: int, batch_size: int, extra_count: int, extra_per_batch: int, replays: int
+    key: Array,
+    epoch: int,
+    count: int,
+    batch_size: int,
+    extra_counts: tuple[int, ...],
+    extra_per_batch: int | tuple[int, ...],
+    replays: int,
+    epoch_steps: int,
 ) -> Array:
     shuffled = jax.random.fold_in(named_key(key, "shuffle"), epoch)
-    return epoch_order(shuffled, count, batch_size, extra_count, extra_per_batch, replays)
+    return epoch_order(shuffled, count, batch_size, extra_counts, extra_per_batch, replays, epoch_steps)
 
 
 def check_extra(images: Any, extra: Split, batch_size: int, extra_per_batch: int) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.data import load
+from piat_jax.data import load, npz
 from piat_jax.data.npz import read_examples
 
 TRAIN = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
@@ -156,3 +156,52 @@ def test_a_single_array_is_named(tmp_path):
     np.save(tmp_path / "mine.npy", TRAIN)
     with pytest.raises(InputError, match=r"mine.npy is not a file that holds a whole data set; give a folder, an .npz"):
         load("npz", data_dir=tmp_path / "mine.npy")
+
+
+GENERATED = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+
+
+def write_generated(path, save=np.savez):
+    save(path, image=GENERATED, label=np.arange(40) % 3)
+    return path
+
+
+def damage(path):
+    """Change a pixel; the file's own checksum is left as it was."""
+    content = bytearray(path.read_bytes())
+    content[content.index(GENERATED.tobytes()) + 20_000] ^= 255
+    path.write_bytes(content)
+
+
+def test_generated_examples_are_mapped_and_large_ones_are_not_read_through(tmp_path, monkeypatch):
+    path = write_generated(tmp_path / "x.npz")
+    found = read_examples(path)
+    assert isinstance(found.images, np.memmap)
+    np.testing.assert_array_equal(found.images, GENERATED)
+    damage(path)
+    with pytest.raises(InputError, match=r"cannot be read as .npz without pickle .*Bad CRC"):
+        read_examples(path)
+    # What is larger is looked at where it is asked for, and no sooner.
+    monkeypatch.setattr(npz, "VERIFIED_BYTES", 10_000)
+    images, labels = read_examples(path)
+    assert (images != GENERATED).sum() == 1
+    assert labels.tolist() == (np.arange(40) % 3).tolist()
+    # A data set of one's own is read through.
+    whole = {"x_train": GENERATED, "y_train": labels, "x_test": GENERATED[:1], "y_test": labels[:1]}
+    np.savez(path, **whole)
+    damage(path)
+    with pytest.raises(InputError, match="Bad CRC"):
+        load("npz", data_dir=path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_what_does_not_fit_into_memory_unpacked_is_not_unpacked(tmp_path, monkeypatch, save):
+    path = write_generated(tmp_path / "x.npz", save)
+    monkeypatch.setattr(npz, "host_memory", lambda: 30_000)
+    if save is np.savez:
+        assert len(read_examples(path).labels) == 40
+        return
+    monkeypatch.setattr(npz, "read_member", lambda *arguments, **options: pytest.fail("unpacked"))
+    message = f"{path} is compressed, and its 31.3 kB do not fit into the 30.0 kB of memory; .*: piat-data unpack "
+    with pytest.raises(InputError, match=message + f"{path} --out={tmp_path}/x_mapped.npz"):
+        read_examples(path)

@@ -1,3 +1,7 @@
+import ast
+import json
+from pathlib import Path
+
 import pytest
 
 from piat_jax.core.checks import InputError
@@ -48,7 +52,7 @@ def test_the_protocol_of_vision_transformers(name):
     assert (config.model.name, config.model.std) == (VITS[name], (0.2471, 0.2435, 0.2616))
     assert (config.dataset.name, config.epochs, config.batch_size) == ("cifar10", 40, 64)
     assert (config.optimizer.weight_decay, config.optimizer.max_norm, config.optimizer.momentum) == (1e-4, 1, 0.9)
-    rate = config.build_schedule(1)
+    rate = config.build_rate(1).learning_rate
     assert [round(float(rate(n - 1)), 6) for n in (1, 35, 36, 38, 39, 40)] == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     assert (config.attack.eps, config.attack.step_size, config.attack.steps) == (8 / 255, 2 / 255, 10)
     assert (str(config.method), config.wrappers["ard_prm"].ard, config.wrappers["ard_prm"].ramp) == (
@@ -382,3 +386,59 @@ def test_names_of_the_package_work_with_their_ending_in_any_folder(tmp_path, mon
     assert read_config("embedded.py:piat") == read_config("embedded:piat")
     with pytest.raises(InputError, match=f"there are no config files in {tmp_path}"):
         read_config("mine.py")
+
+
+@pytest.mark.parametrize(
+    ("given", "extra"),
+    [
+        ("", ""),
+        ("a.npz", "a.npz"),
+        ("5m.npz,~/my data/b.npz", ("5m.npz", "~/my data/b.npz")),
+        ("('a.npz', 'b.npz')", ("a.npz", "b.npz")),
+        (("a.npz", "b,c.npz"), ("a.npz", "b,c.npz")),
+        (["a.npz", "b.npz"], ("a.npz", "b.npz")),
+        (("a.npz",), "a.npz"),
+        ((), ""),
+        (Path("a.npz"), "a.npz"),
+    ],
+)
+def test_a_field_of_one_text_or_several(given, extra):
+    experiment = read_config("embedded:pgd_at", {"dataset.extra": given})
+    assert experiment.dataset.extra == extra
+    assert experiment.extra_files == ((extra,) if extra and isinstance(extra, str) else tuple(extra))
+    # As a run keeps it, and changed from there.
+    kept = Experiment.from_plain(json.loads(json.dumps(experiment.plain())))
+    assert differences(kept.plain(), experiment.plain()) == []
+    assert resolve(kept, {"dataset.extra": "c.npz"}).dataset.extra == "c.npz"
+    assert resolve(experiment, {"epochs": 3}).dataset.extra == extra
+
+
+@pytest.mark.parametrize("given", [3, ("a.npz", 3), None])
+def test_what_is_no_text_is_refused(given):
+    with pytest.raises(InputError, match=r"config.dataset.extra=.* is not text"):
+        read_config("embedded:pgd_at", {"dataset.extra": given})
+
+
+@pytest.mark.parametrize(("written", "weights"), [("'a.npz'", (1.0,)), ("('a.npz', 'b.npz')", (2.0, 1.0))])
+def test_a_config_file_gives_one_text_or_several(written, weights, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from piat_jax.configs import common\n\n"
+        "def get_config(method='pgd_at'):\n"
+        "    config = common.get_config(method)\n"
+        f"    config.dataset.extra = {written}\n"
+        f"    config.dataset.extra_weights = {weights}\n"
+        "    config.dataset.extra_smoothing = (0.1,)\n"
+        "    config.dataset.epoch_steps = 7\n"
+        "    return config\n"
+    )
+    experiment = read_config(str(path))
+    assert experiment.dataset.extra == ast.literal_eval(written)
+    assert (experiment.dataset.extra_smoothing, experiment.dataset.epoch_steps) == ((0.1,), 7)
+    assert read_config(str(path), {"dataset.extra": "c.npz", "dataset.extra_weights": ()}).extra_files == ("c.npz",)
+
+
+def test_shares_and_weights_are_written_as_numbers():
+    texts = {"dataset.extra": "a,b", "dataset.extra_weights": "2,1", "dataset.extra_smoothing": "1/10,0"}
+    fields = read_config("embedded:pgd_at", texts).dataset
+    assert (fields.extra_weights, fields.extra_smoothing) == ((2, 1), (0.1, 0.0))

@@ -38,6 +38,8 @@ VIT = "cifar10_vit_b"
 # What a field needs to matter, by how its name begins.
 AROUND = {
     "dataset.extra_fraction": {"dataset.extra": "x.npz"},
+    "dataset.extra_weights": {"dataset.extra": ("x.npz", "y.npz")},
+    "dataset.extra_smoothing": {"dataset.extra": "x.npz"},
     "model.mean": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "model.std": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "optimizer.lr_unit": {"optimizer.lr_epochs": (0.0, 0.25, 0.5, 0.75, 1.0)},
@@ -57,6 +59,7 @@ OTHER = {
     "dataset.padding_mode": ["reflect"],
     "dataset.policy": ["autoaugment"],
     "dataset.extra": ["x.npz"],
+    "dataset.extra_weights": [(2.0, 1.0)],
     "model.name": ["preact_resnet18"],
     "model.dtype": ["bfloat16"],
     "model.bn_groups": [2],

@@ -89,6 +89,28 @@ def test_of_shapes_alone_they_are_the_runs_programs(method, more, lowered, tmp_p
     assert called
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_with_files_of_generated_images_they_are_too(stream, lowered, tmp_path):
+    for name, count in (("a.npz", 30), ("b.npz", 70)):
+        np.savez(tmp_path / name, image=np.zeros((count, 28, 28, 1), np.uint8), label=np.zeros(count, np.int64))
+    of_data = {
+        "extra": (str(tmp_path / "a.npz"), str(tmp_path / "b.npz")),
+        "extra_smoothing": (0.1, 0.0),
+        "epoch_steps": 3,
+        "stream": stream,
+    }
+    more = {f"dataset.{name}": value for name, value in of_data.items()} | {"evaluation.attacks": ("clean",)}
+    experiment = config.load("embedded:pgd_at", {**SMALL, **more, "evaluation.select": "clean"})
+    run = Run(tmp_path / "run")
+    train(experiment, run)
+    assert [record["step"] for record in run.metrics()] == [3]
+    sizes = sizes_of(experiment)
+    assert sizes.extra == (30, 70)
+    planned = programs.training(experiment, sizes, jax.devices(), PLATFORM)
+    assert planned.keywords["recipe"].extra_per_batch == (7, 15)  # 22 of 32
+    assert list(lowered["train_steps"]) == [text_of(planned.lower())]
+
+
 @pytest.mark.parametrize(
     ("fields", "sizes"),
     [
@@ -117,7 +139,7 @@ def test_generated_images_are_counted(tmp_path):
     path = tmp_path / "extra.npz"
     np.savez(path, image=np.zeros((7, 32, 32, 3), np.uint8), label=np.zeros(7, np.int64))
     experiment = config.load("cifar10_resnet18:nmse", {"dataset.extra": str(path)})
-    assert sizes_of(experiment).extra == 7
+    assert sizes_of(experiment).extra == (7,)
 
 
 @pytest.mark.parametrize(
