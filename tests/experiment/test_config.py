@@ -86,7 +86,8 @@ STARTS_NEAR = ("trades", "mart", "ikl", "stat", "mail", "rat", "dafa", "cure", "
 def test_every_config_takes_every_method(name, method):
     config = read_config(f"configs/{name}.py:{method}", {})
     assert config.method == parse_method(method)
-    assert config.attack.start == ("normal" if method in STARTS_NEAR else "uniform")
+    start = "normal" if method in STARTS_NEAR else "none" if method in ("free", "grad_align") else "uniform"
+    assert config.attack.start == start
     built = config.build_objective(config.build_model(10))
     if method in WRAPPERS:
         assert type(built) is WRAPPERS[method]
