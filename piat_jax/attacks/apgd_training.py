@@ -48,8 +48,10 @@ def apgd_ascent(
     AutoAttack's member `apgd` stops at the first success, as an evaluation may; training wants the loss.
 
     Args:
-      logits_fn, images, labels, key, indices, eps, norm, start, rho: as in `apgd`; labels may be probabilities too.
+      logits_fn, images, labels, key, indices, eps, norm: as in `apgd`; labels may be probabilities too.
       steps: at least 1, and 3 for "l1", which splits them over its phases.
+      start: random (in the ball), none.
+      rho: share of steps that have to gain, or the step is halved; not used by "l1".
       loss: `(logits, labels) -> [B]`, maximised.
 
     Returns:
