@@ -179,7 +179,8 @@ def read(text: str) -> ConfigDict:
         )
     for group in CHOOSERS:
         _complete(config, group)
-    _place_default_knots(config)
+    if "optimizer" in config:
+        _place_default_knots(config["optimizer"], config.get("epochs", OF_DEFAULTS))
     return config.lock()
 
 
@@ -239,7 +240,7 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
             except InputError as error:
                 return [f"config: {error}"]
             if "schedule" in chosen:
-                _place_default_knots(config)
+                _place_default_knots(config["optimizer"], config["epochs"])
     fields = leaves(_to_dict(config))
     groups = {path.rpartition(".")[0] for path in fields} - {""}
     for path, given in overrides.items():
@@ -263,7 +264,11 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
                 parent = parent[part]
             parent[name] = value
     if "epochs" in overrides and min(epochs, config["epochs"]) > 0:
-        _move_knots(config, epochs, [name for name in KNOTS if f"optimizer.{name}" not in overrides])
+        _move_knots(
+            config["optimizer"],
+            config["epochs"] / epochs,
+            [name for name in KNOTS if f"optimizer.{name}" not in overrides],
+        )
     return found
 
 
@@ -276,17 +281,16 @@ def _followed(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _place_default_knots(config: Any) -> None:
-    """Put knots that are a schedule's own at the same shares of this run."""
-    fields = _to_dict(config).get("optimizer", {})
-    if fields.get("schedule") in SCHEDULES:
-        default = schedule_fields(fields["schedule"])
-        _move_knots(config, OF_DEFAULTS, [knot for knot in KNOTS if knot in default and fields[knot] == default[knot]])
+def _place_default_knots(optimizer: Any, epochs: float) -> None:
+    """Put knots that are a schedule's own at the same shares of a run of so many epochs."""
+    if optimizer.get("schedule") in SCHEDULES:
+        default = schedule_fields(optimizer["schedule"])
+        own = [knot for knot in KNOTS if knot in default and optimizer[knot] == default[knot]]
+        _move_knots(optimizer, epochs / OF_DEFAULTS, own)
 
 
-def _move_knots(config: Any, epochs: float, names: Iterable[str]) -> None:
-    """Put the learning rate's knots, which were set for so many epochs, at the same shares of the run."""
-    fields, share = config["optimizer"], config["epochs"] / epochs
+def _move_knots(fields: Any, share: float, names: Iterable[str]) -> None:
+    """Put the learning rate's knots at the same shares of a run that is `share` as long."""
     for name in names:
         if name in fields and fields["lr_unit"] == "epochs":
             places = fields[name]

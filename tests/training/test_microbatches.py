@@ -27,7 +27,7 @@ KEY = jax.random.key(2)
 RNG = np.random.default_rng(0)
 SMALL = {"model.name": "mlp", "batch_size": "12", "attack.steps": "2", "epochs": "4"}
 # Their examples see each other, so they are refused.
-COUPLED = {"cure", "gairat", "las", "rat", "sovr"}
+COUPLED = {"cure", "free", "gairat", "las", "rat", "sovr"}
 MEANS = [name for name in (*METHODS, *WRAPPERS) if name not in COUPLED | {"kd", "hat"}]
 STACKS = ["trades+awp", "awp+ecas", "trades+cfa", "trades+mail", "mix+consistency", "consistency+rpat", "mix+awp"]
 
