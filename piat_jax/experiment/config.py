@@ -179,8 +179,9 @@ def read(text: str) -> ConfigDict:
         )
     for group in CHOOSERS:
         _complete(config, group)
+    given: Any = config
     if "optimizer" in config:
-        _place_default_knots(config["optimizer"], config.get("epochs", OF_DEFAULTS))
+        _place_default_knots(given.optimizer, given.get("epochs", OF_DEFAULTS))
     return config.lock()
 
 

@@ -22,7 +22,7 @@ def test_each_builds_its_average():
 
 def test_their_fields_are_those_of_the_functions():
     assert {name: average_fields(name) for name in AVERAGES} == {
-        "ema": {"decay": 0.999, "start": 0.0, "warmup": True},
+        "ema": {"decay": 0.999, "start": 0.0, "warmup": True, "batch_stats": "interpolate"},
         "seat": {"decay": 0.999, "start": 0.0},
         "swa": {"start": 55 / 200},
         "fawa": {"decay": 0.88, "start": 0.0, "threshold": 0.2},
