@@ -51,12 +51,12 @@ def completed(group: str, values: Mapping[str, Any], before: Mapping[str, Any] =
     >>> sorted(completed("optimizer", {"schedule": "constant", "lr": 0.5, "lr_values": (1.0,)}))[:2]
     ['lr', 'lr_every']
     """
-    rest = rest_fields(group, values)
+    rest, known = rest_fields(group, values), of_any(group)
     same = all(before.get(name) == values.get(name) for name in CHOOSERS[group])
     kept = {
         name: value
         for name, value in values.items()
-        if (name in rest and (same or name not in before or value != before[name])) or name not in of_any(group)
+        if (name in rest and (same or name not in before or value != before[name])) or name not in known
     }
     return {**{name: default for name, default in rest.items() if name not in kept}, **kept}
 

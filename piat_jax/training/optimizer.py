@@ -23,14 +23,15 @@ MOMENTA = ("momentum", "b1", "beta")
 """What optimizers call what a one-cycle schedule moves against the rate."""
 
 
-def optimizer_names() -> list[str]:
+@functools.cache
+def optimizer_names() -> tuple[str, ...]:
     """The optimizers that a config may name: those of optax and optax.contrib that need a learning rate alone.
 
     >>> set(optimizer_names()) >= {"sgd", "adamw", "lamb", "lion", "muon"}
     True
     """
     found = {**vars(contrib), **vars(optax)}
-    return sorted(name for name, value in found.items() if _is_optimizer(name, value))
+    return tuple(sorted(name for name, value in found.items() if _is_optimizer(name, value)))
 
 
 def _is_optimizer(name: str, value: Any) -> bool:
