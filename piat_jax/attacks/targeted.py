@@ -21,6 +21,7 @@ from piat_jax.core.checks import (
     check_radius,
     checked_logits,
 )
+from piat_jax.core.labels import hard
 from piat_jax.core.norms import L2_RULES, NORMS, Box, Radius, norm_name
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn, LossFn
@@ -78,6 +79,7 @@ def multi_targeted(
     check_box(box)
     check_images("images", images, box)
     check_key(key)
+    labels = hard(labels)
     norm = norm_name(norm, NORMS)
     check_choice("start", start, STARTS)
     check_choice("l2_rule", l2_rule, L2_RULES)
@@ -138,7 +140,7 @@ def pgd_least_likely(
     [0.25]
     """
     check_network(logits_fn)
-    targets = ranked_others(checked_logits(logits_fn, images), labels)[:, -1]
+    targets = ranked_others(checked_logits(logits_fn, images), hard(labels))[:, -1]
     options = {"eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "start": start, "l2_rule": l2_rule}
     options |= {"restarts": restarts, "keep": keep, "loss": loss, "box": box, "targets": targets}
     return pgd(logits_fn, images, labels, key=key, indices=indices, **options)

@@ -10,6 +10,7 @@ from piat_jax.core.checks import check_range
 from piat_jax.core.forward import num_classes
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
+from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 
 class ClassMeans(NamedTuple):
@@ -59,6 +60,7 @@ class IKL(AttackedObjective):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("temperature", self.temperature, 0, float("inf"), open_low=True)
+        check_attack_takes(self, "loss")
 
     @property
     def forwards(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from piat_jax.core.labels import probabilities
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
+from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 
 @method(
@@ -40,6 +41,10 @@ class SCORE(AttackedObjective):
     clip: float = 0.0
 
     attack_options: ClassVar[dict[str, Any]] = {"start": "uniform"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_attack_takes(self, "loss")
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context

@@ -10,6 +10,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.labels import of_label
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, LogitsFn, PyTree, Variables
 from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
+from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 COLLABORATIVE = "STAT"
 """Under which name the batch holds the collaborative images."""
@@ -44,6 +45,10 @@ class STAT(AttackedObjective):
     beta: float = 6.0
 
     attack_options: ClassVar[dict[str, Any]] = {"start": "normal"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_attack_takes(self, "loss", "vary")
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context

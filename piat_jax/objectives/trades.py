@@ -8,6 +8,7 @@ from piat_jax import losses
 from piat_jax.core.checks import check_choice
 from piat_jax.core.types import AdversarialBatch, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method, static
+from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 
 @method(
@@ -44,6 +45,8 @@ class TRADES(AttackedObjective):
         super().__post_init__()
         check_choice("clean_forwards", self.clean_forwards, (1, 2))
         check_choice("attack_loss", self.attack_loss, ("kl", "cross_entropy"))
+        if self.attack_loss == "kl":
+            check_attack_takes(self, "loss")
 
     @property
     def forwards(self) -> tuple[str, ...]:

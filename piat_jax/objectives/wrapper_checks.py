@@ -27,12 +27,12 @@ def attack_options(method: Any) -> dict[str, Any]:
     return attack.options if isinstance(attack, Bound) else {}
 
 
-def check_attack_takes(wrapper: Wrapper, *options: str) -> None:
-    """Raise InputError where the attack inside is known and lacks one of the options the wrapper sets."""
-    known = attack_options(wrapper.inner)
+def check_attack_takes(method: Any, *options: str) -> None:
+    """Raise InputError where a method's attack, or that inside a wrapper, is known and lacks an option that it sets."""
+    known = attack_options(method)
     for option in options:
         if known and option not in known:
-            name = type(wrapper).__name__
+            name = type(method).__name__
             raise InputError(f"{name} sets the attack's {option!r}, which this attack does not take; give it pgd")
 
 

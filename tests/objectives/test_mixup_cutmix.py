@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from piat_jax.attacks import ATTACKS, takes
+from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Batch, Variables
@@ -29,7 +31,10 @@ from piat_jax.objectives import (
     Standard,
 )
 from piat_jax.objectives.base import Outputs, WrapperState
+from piat_jax.objectives.ikl import IKL
 from piat_jax.objectives.mixup_cutmix import draw, outside_box, symmetric_beta
+from piat_jax.objectives.score import SCORE
+from piat_jax.objectives.stat import STAT
 from piat_jax.training import init_state, train_step
 from tests.objectives.stub import ATTACK, CONTEXT, CURVED, MODEL, PA, ZA, P, Y, Z, make, state_of, unit
 
@@ -326,3 +331,20 @@ def test_from_the_config_line(method, classes):
 def test_what_does_not_go_together(call, message):
     with pytest.raises(InputError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_every_attack_is_told_mixed_targets(name):
+    takes_steps = "steps" in takes(name)
+    attack = bind(ATTACKS[name], eps=0.1, **({"steps": 2} if takes_steps else {}))
+    mix = Mix(make(PGDAT, attack=attack), prob=1.0)
+    crafted = jax.jit(lambda: mix.perturb(VARIABLES, state_of(mix), BATCH, at(1)))()
+    assert crafted.images.shape == IMAGES.shape
+    assert bool(jnp.all(jnp.isfinite(crafted.images)))
+    assert float(jnp.abs(crafted.images - crafted.clean.images).max()) > 0.05
+
+
+@pytest.mark.parametrize("method", [TRADES, SCORE, IKL, STAT])
+def test_an_attack_without_a_loss_of_the_methods_is_refused_where_it_is_built(method):
+    with pytest.raises(InputError, match=re.escape(f"{method.__name__} sets the attack's 'loss'")):
+        make(method, attack=bind(ATTACKS["mt"], eps=0.1))
