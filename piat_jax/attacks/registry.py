@@ -14,6 +14,8 @@ ATTACKS: Registry[Callable[..., Array]] = Registry("attack")
 
 attack = ATTACKS.register
 
+TO_TRAIN_WITH = ("n_fgsm", "msd")
+"""Attacks whose images may be outside of the ball of `eps`: no accuracy under them would be one within it."""
 NO_FIELDS = ("eps", "norm", "box", "noise", "count_correct")
 """Options that all attacks have as fields of their group, and such as methods or callers set."""
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, check_network
 from piat_jax.core.types import Array, LogitsFn, Model, Variables
 
 # A collection a caller may add to the model state of a network with attention: `{"keep": bool[attention_blocks]}`. A
@@ -21,6 +22,17 @@ def make_logits_fn(model: Model, variables: Variables, *, train: bool = False) -
     It is a pytree of the weights: as an argument of a jitted function, other weights do not compile anew.
     """
     return _Forward(model, variables, train)
+
+
+def as_argument(logits_fn: Any) -> Any:
+    """The function as an argument of a jitted one: a pytree of arrays as it is, any other as a constant in one.
+
+    Raises:
+      InputError: it cannot be called.
+    """
+    check_network(logits_fn)
+    whole = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(logits_fn))
+    return logits_fn if whole else jax.tree_util.Partial(logits_fn)
 
 
 def num_classes(model: Model, variables: Variables, images: Array | jax.ShapeDtypeStruct) -> int:

@@ -4,7 +4,7 @@ With `split_state` the training state is shared out as well. The devices may be 
 which holds the same data. `None` in place of a mesh is one device, whichever the arrays are on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -66,6 +66,21 @@ def gather(tree: Tree) -> Tree:
         return np.asarray(leaf) if here else multihost_utils.process_allgather(leaf, tiled=True)
 
     return jax.tree.map(whole, tree)
+
+
+def blocks(count: int, size: int, mesh: Mesh | None) -> Iterator[jax.Array]:
+    """The indices of `count` examples in blocks of one length: at most `size`, in whole shares of the devices.
+
+    Past the end the last example is repeated; what comes of its copies is to be cut off.
+
+    >>> [block.tolist() for block in blocks(5, 2, None)]
+    [[0, 1], [2, 3], [4, 4]]
+    """
+    check_count("batch_size", size, 1)
+    shares = 1 if mesh is None else mesh.size
+    length = -(-min(size, count) // shares) * shares
+    for start in range(0, count, length):
+        yield replicate(jnp.minimum(jnp.arange(start, start + length), count - 1), mesh)
 
 
 def split_batch(batch: Tree, mesh: Mesh | None) -> Tree:

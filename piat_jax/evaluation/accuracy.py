@@ -9,11 +9,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from piat_jax import losses
-from piat_jax.core.checks import InputError, check_count, check_network
-from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.checks import InputError, check_count
+from piat_jax.core.forward import as_argument, make_logits_fn
 from piat_jax.core.pixels import as_float
 from piat_jax.core.renamed import warn
-from piat_jax.core.sharding import gather, replicate, split_batch
+from piat_jax.core.sharding import blocks, gather, replicate, split_batch
 from piat_jax.core.types import Array, Attack, LogitsFn, Variables
 from piat_jax.evaluation.robustness import Finding
 from piat_jax.evaluation.validity import measure, of_validity, threat_of
@@ -68,24 +68,13 @@ def correct_under_attack(
         logits_fn, images, labels, attack = make_logits_fn(logits_fn, images), labels, attack, *earlier
     elif earlier:
         raise InputError(f"correct_under_attack takes four arguments before key=, and got {4 + len(earlier)}")
-    check_network(logits_fn)
-    if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(logits_fn)):
-        logits_fn = jax.tree_util.Partial(logits_fn)
-    extra = {}
-    if source is not None:
-        check_network(source)
-        plain = not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(source))
-        extra = {"source": replicate(jax.tree_util.Partial(source) if plain else source, mesh)}
+    logits_fn, count = as_argument(logits_fn), len(labels)
+    extra = {} if source is None else {"source": replicate(as_argument(source), mesh)}
     check_count("batch_size", batch_size, 1)
-    count = len(labels)
-    shares = 1 if mesh is None else mesh.size
-    block = -(-min(batch_size, count) // shares) * shares
     logits_fn, images, labels, key = replicate((logits_fn, images, labels, key), mesh)
     results = []
-    for start in range(0, count, block):
+    for indices in blocks(count, batch_size, mesh):
         on_block()
-        # Past the end the last example is repeated; its copies are cut off below.
-        indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
         results.append(_correct_block(logits_fn, images, labels, indices, attack, key, mesh, **extra))
         jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
     correct, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))

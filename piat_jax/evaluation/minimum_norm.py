@@ -4,17 +4,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from piat_jax import losses
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import InputError, check_count, check_network, check_range
+from piat_jax.core.checks import InputError, check_count, check_range
+from piat_jax.core.forward import as_argument
 from piat_jax.core.norms import norm_name
 from piat_jax.core.pixels import as_float
-from piat_jax.core.sharding import gather, replicate, split_batch
+from piat_jax.core.sharding import blocks, gather, replicate, split_batch
 from piat_jax.core.types import Array, LogitsFn
 from piat_jax.evaluation.robustness import Finding
 from piat_jax.evaluation.validity import Threat, measure, of_validity
@@ -126,6 +126,7 @@ def minimum_norms(
     Raises:
       InputError: an attack that was not made by `bind`, or has no norm.
 
+    >>> import jax
     >>> from piat_jax.attacks import bind, fmn
     >>> logits_fn = lambda x: jnp.stack([x.sum((1, 2, 3)) - 1.5, jnp.zeros(len(x))], axis=1)
     >>> images = jnp.full((2, 1, 4, 1), 0.5)
@@ -133,21 +134,16 @@ def minimum_norms(
     >>> found.distances.round(3).tolist(), round(found.median, 3), found.robust_at(0.2).tolist()
     ([0.25, 0.0], 0.25, [True, False])
     """
-    check_network(logits_fn)
+    logits_fn = as_argument(logits_fn)
     if not isinstance(attack, Bound) or "norm" not in attack.options:
         raise InputError(f"attack={attack!r} is no minimum-norm attack; give such as bind(fmn, norm='l2')")
-    if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(logits_fn)):
-        logits_fn = jax.tree_util.Partial(logits_fn)
     check_count("batch_size", batch_size, 1)
     of_classes = np.asarray(labels)
     count, norm = len(labels), norm_name(attack.options["norm"])
-    shares = 1 if mesh is None else mesh.size
-    block = -(-min(batch_size, count) // shares) * shares
     logits_fn, images, labels, key = replicate((logits_fn, images, labels, key), mesh)
     clean, distances, kept = [], [], []
-    for start in range(0, count, block):
+    for indices in blocks(count, batch_size, mesh):
         on_block()
-        indices = replicate(jnp.minimum(jnp.arange(start, start + block), count - 1), mesh)
         x, right, found, wrong = gather(_nearest_block(logits_fn, images, labels, indices, attack, key, mesh))
         away, valid = measure(found, x, Threat(None, norm))
         clean.append(right)

@@ -11,6 +11,7 @@ import numpy as np
 
 from piat_jax.attacks import ATTACKS, MINIMUM_NORM, takes
 from piat_jax.attacks.ensemble import MEMBERS
+from piat_jax.attacks.registry import TO_TRAIN_WITH
 from piat_jax.averaging import averaged
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import InputError, did_you_mean
@@ -40,13 +41,17 @@ def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | N
     kind, steps = match.groups() if match and name not in WHOLE else (name, "")
     if kind in WHOLE or kind in MEMBERS:
         return _autoattack(experiment, kind, steps)
+    if kind in TO_TRAIN_WITH:
+        raise InputError(
+            f"attack {name!r} is to train with: its images may leave the ball; did you mean 'pgd20'?"
+        )
     if kind in MINIMUM_NORM:
         return _minimum_norm(experiment, kind, steps)
     if kind not in ATTACKS:
         known = [
             "clean",
             *(f"{known}100" for known in MINIMUM_NORM),
-            *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS),
+            *(f"{known}{'20' if 'steps' in takes(known) else ''}" for known in ATTACKS if known not in TO_TRAIN_WITH),
             *WHOLE,
         ]
         raise InputError(f"attack {name!r} is unknown{did_you_mean(name, [*known, *MEMBERS])}")
