@@ -42,9 +42,7 @@ def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | N
     if kind in WHOLE or kind in MEMBERS:
         return _autoattack(experiment, kind, steps)
     if kind in TO_TRAIN_WITH:
-        raise InputError(
-            f"attack {name!r} is to train with: its images may leave the ball; did you mean 'pgd20'?"
-        )
+        raise InputError(f"attack {name!r} is to train with: its images may leave the ball; did you mean 'pgd20'?")
     if kind in MINIMUM_NORM:
         return _minimum_norm(experiment, kind, steps)
     if kind not in ATTACKS:

@@ -18,7 +18,8 @@ from piat_jax.experiment.data import check_data_fields
 from piat_jax.experiment.evaluation import evaluation_attack
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.hooks import check_stream
-from piat_jax.objectives import LAS, RAT
+from piat_jax.objectives import LAS, RAT, Generalist
+from piat_jax.objectives.lbgat import LBGAT
 from piat_jax.objectives.parts import check_parts
 from piat_jax.objectives.wrapper_checks import layers
 
@@ -108,6 +109,13 @@ def _check_groups(experiment: Experiment) -> None:
 
 def _check_method(experiment: Experiment, attack: Bound) -> None:
     method = experiment.build_objective(experiment.build_model(10), attack=attack)
+    optimizer = experiment.optimizer
+    for inside in layers(method)[:-1]:
+        if isinstance(inside, (LBGAT, Generalist)) and (optimizer.name != "sgd" or optimizer.layer_decay != 1):
+            raise InputError(
+                f"{type(inside).__name__} trains a second network by SGD at the run's rate, which "
+                f"optimizer.name={optimizer.name!r}, layer_decay={optimizer.layer_decay:g} does not have; give 'sgd', 1"
+            )
     if experiment.extra_files and any(experiment.dataset.extra_smoothing):
         for inside in layers(method)[:-1]:
             if isinstance(inside, (LAS, RAT)):

@@ -114,3 +114,11 @@ def test_an_experiment_by_hand_has_the_fields_of_its_choices():
     assert experiment.optimizer.rest == rest_fields("optimizer", {})
     assert experiment.attack.steps == 10
     assert not hasattr(experiment.attack, "stepps")
+
+
+@pytest.mark.parametrize("method", ["trades+lbgat", "generalist"])
+@pytest.mark.parametrize("fields", [{"optimizer.name": "adamw"}, {"optimizer.layer_decay": 0.5}])
+def test_a_second_network_learns_by_sgd_alone(method, fields):
+    with pytest.raises(InputError, match="trains a second network by SGD at the run's rate"):
+        load(f"embedded:{method}", fields)
+    assert load(f"embedded:{method}").optimizer.name == "sgd"
