@@ -1,6 +1,7 @@
 """Strict JAX for every test: no silent broadcasting between ranks, warnings are errors (pyproject.toml)."""
 
 import os
+import sys
 from pathlib import Path
 
 # Tests spend their time compiling; without LLVM's optimizations that takes a quarter less. Read when JAX begins.
@@ -16,6 +17,22 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 ACCELERATORS = Path(__file__).parent / "accelerators"
 collect_ignore = [str(ACCELERATORS)]
+
+
+MOST_MAPS = 40_000
+"""Of memory; a process has at most 65,530 on Linux, a compiled program takes some, and beyond that XLA crashes."""
+_done = 0
+
+
+def pytest_runtest_teardown(nextitem):
+    """Drop compiled programs where there is little room for more; every 25 tests, as counting takes a moment."""
+    global _done
+    _done += 1
+    if sys.platform == "linux" and _done % 25 == 0:
+        with open("/proc/self/maps", "rb") as maps:
+            many = sum(1 for _ in maps) > MOST_MAPS
+        if many:
+            jax.clear_caches()
 
 
 def pytest_terminal_summary(terminalreporter, config):
