@@ -234,9 +234,9 @@ def sparse_direction(gradient: Array, x: Array, share: Array | float) -> Array:
     pixels = size.shape[1]
     place = jnp.clip(pixels - jnp.maximum(jnp.round(share * pixels), 1), 0, pixels - 1).astype(jnp.int32)
     least = jnp.take(jnp.sort(size, axis=1), place, axis=1)
-    taken = (size >= least[:, None]) & (size > 0)
+    taken = ((size >= least[:, None]) & (size > 0)).astype(x.dtype)
     count = jnp.maximum(jnp.sum(taken, axis=1, keepdims=True), 1)
-    return (taken / count).astype(x.dtype).reshape(x.shape) * jnp.sign(gradient)
+    return (taken / count).reshape(x.shape) * jnp.sign(gradient)
 
 
 def divide(x: Array, length: Array) -> Array:

@@ -275,8 +275,8 @@ def test_bad_config_files(text, message):
     ("field", "told"),
     [
         (
-            "optimizer.nesterov",
-            "is unknown; choose one of optimizer.lr_epochs, optimizer.lr_values, optimizer.max_norm",
+            "optimizer.rho",
+            "is unknown; choose one of optimizer.layer_decay, optimizer.lr_epochs",
         ),
         ("optimizer.weight_decy", "is unknown; did you mean 'optimizer.weight_decay'?"),
         ("optimizer.eps", "is unknown; did you mean 'attack.eps'?"),

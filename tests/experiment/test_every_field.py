@@ -71,6 +71,8 @@ OTHER = {
     "optimizer.weight_decay_on": ["matrices"],
     "optimizer.lr_unit": ["shares"],
     "optimizer.lr_every": ["step"],
+    "optimizer.lr_anneal": ["linear"],
+    "optimizer.eps": [0.1],
     "attack.name": ["cw"],
     "attack.norm": ["l2"],
     "attack.start": ["none"],
@@ -104,6 +106,9 @@ OTHER = {
     "hat.standard": ["other"],
     "lbgat.guide": ["small_resnet"],
     "mlcat.variant": ["ls"],
+    "multi_norm.norms": [("linf", "l2")],
+    "multi_norm.how": ["avg"],
+    "multi_norm.by": ["example"],
     "te.full": [0.9],
 }
 # Of every run here: four epochs in which rates and averages differ, three steps each.
@@ -133,7 +138,10 @@ def changed(path, value):
 def loaded(file, method):
     experiment = config.load(f"{file}:{method}", checked=False)
     held_out = min(experiment.dataset.validation_examples, 8)
-    return experiment.with_fields({**RUN, "dataset.validation_examples": held_out})
+    fields = {**RUN, "dataset.validation_examples": held_out}
+    if hasattr(experiment.optimizer, "lr_peak"):
+        fields["optimizer.lr_peak"] = {"epochs": 1.5, "shares": 0.375}[experiment.optimizer.lr_unit]
+    return experiment.with_fields(fields)
 
 
 def configured(file, method, **fields):
