@@ -33,11 +33,16 @@ def get_config(method: str = "piat") -> ConfigDict:
         # norm 1 (optimizer.max_norm), or warmed up for five epochs, such a seed trains on 512 images.
         config.objective.mu = 1.0
     # A moving average over as many epochs as with the papers' 391 steps an epoch; here there are 32.
-    for group in ("average", "rebat", "rpatpp"):
+    for group in ("average", "rebat", "rpatpp", "cure", "generalist"):
         if group in config and config[group].get("decay") == 0.999:
             config[group].decay = 0.99
     if "las" in config:
         config.las.strategy = "small_resnet"
+    if "lbgat" in config:
+        config.lbgat.guide = "small_resnet"
+    if "multi_norm" in config:
+        config.multi_norm.eps_l2, config.multi_norm.step_l2 = 1.0, 0.25
+        config.multi_norm.eps_l1, config.multi_norm.step_l1 = 10.0, 2.5
     if config.dataset.validation_examples:
         config.dataset.validation_examples = 128
     config.evaluation.every_epochs = 5

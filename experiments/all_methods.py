@@ -14,6 +14,8 @@ from piat_jax.cli import errors, sweep
 METHODS = (
     "pgd_at", "alp", "trades", "mart", "nmse", "mail", "gairat", "fat", "cfa", "rat", "consistency", "awp",
     "rpat", "rebat", "rpatpp", "ecas", "las", "ema", "seat", "swa", "cfa+fawa", "kd+swa",
+    "score", "ikl", "stat", "te", "ewat", "sovr", "mma", "adr", "cure", "hat", "lbgat", "dafa", "uiat", "mlcat",
+    "generalist", "multi_norm",
 )  # fmt: skip
 
 

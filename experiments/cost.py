@@ -33,6 +33,7 @@ from piat_jax.data import KNOWN, load
 from piat_jax.experiment import Experiment, config, hooks
 from piat_jax.experiment.data import load_data
 from piat_jax.experiment.provenance import describe_run
+from piat_jax.experiment.sweep import teachers
 from piat_jax.programs.jaxprs import inner_jaxprs
 from piat_jax.training import Examples, init_state, run_epoch, train_step
 
@@ -42,6 +43,8 @@ METHODS = (
     "standard", "pgd_at", "alp", "trades", "mart", "nmse", "mail", "trades+mail", "gairat", "fat", "cfa", "trades+cfa",
     "rat", "consistency", "trades+consistency", "awp", "trades+awp", "rpat", "trades+rpat", "mart+rpat",
     "consistency+rpat", "rebat", "rpatpp", "kd+swa", "ema", "ecas", "trades+ecas", "awp+ecas", "las", "trades+las",
+    "free", "grad_align", "score", "ikl", "stat", "te", "ewat", "sovr", "mma", "adr", "cure", "hat", "lbgat", "dafa",
+    "uiat", "mlcat", "generalist", "multi_norm",
 )  # fmt: skip
 
 
@@ -67,14 +70,14 @@ class OneProduct:
 
 def make_objective(experiment: Experiment, net: Model, image_shape: Sequence[int]) -> Objective:
     """The method; where it needs teachers, random ones, which cost the same."""
-    if "kd" not in experiment.wrappers:
+    taught_by = teachers(str(experiment.method))
+    if not taught_by:
         return experiment.build_objective(net, image_shape)
     with tempfile.TemporaryDirectory() as folder:
         variables = net.init(jax.random.key(0), jnp.zeros((1, *image_shape)))
         state = TrainState(step=0, epoch=0, opt_state=(), objective_state=(), **variables._asdict())  # type: ignore[arg-type]
         Checkpoints.of_run(Path(folder)).save("best", state, {"epoch": 0})
-        taught = experiment.with_fields({"kd.standard": folder, "kd.robust": folder})
-        return taught.build_objective(net, image_shape)
+        return experiment.with_fields(dict.fromkeys(taught_by, folder)).build_objective(net, image_shape)
 
 
 def count_passes(experiment: Experiment) -> dict[str, tuple[float, float]]:
@@ -86,8 +89,8 @@ def count_passes(experiment: Experiment) -> dict[str, tuple[float, float]]:
         experiment = experiment.with_fields({"ard_prm.ard": False, "ard_prm.patch_size": 1})
     objective = make_objective(experiment, OneProduct(), FEATURES)
     recipe = experiment.build_recipe(experiment.batch_size)
-    images = jnp.zeros((1, *FEATURES))
     size = BATCH * objective.views
+    images = jnp.zeros((size, *FEATURES))
 
     def step(key: Array) -> Any:
         state = hooks.start(experiment, init_state(objective, recipe.optimizer, images, key=key))

@@ -127,7 +127,7 @@ def estimate(due: Sequence[sweep.Job], tflops: float) -> str:
     for job in due:
         if sweep.is_trained(job):
             lines.append(f"{job.folder}  trained")
-        elif sweep.is_taught(job.method):
+        elif sweep.teachers(job.method):
             lines.append(f"{job.folder}  not reckoned: its teachers are trained first")
         else:
             flop = cost.training_flop(job.experiment())

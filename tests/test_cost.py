@@ -15,8 +15,21 @@ COUNTS = {
     "rat": (1 + 3 + 8 + 2, 3, 2 + 2),  # eight in the loss, two for the gradients of the head
     "ecas": (1 + 3 + 1, 3, 1),
     "kd": (3 + 1 + 2, 3, 1),  # two teachers
+    "free": (1 + 1, 1, 1),  # the attack's gradient is that of the same forward
+    "grad_align": (3 + 1 + 3, 3 + 2, 3),  # gradients at two points, and one of their forwards again to differentiate
+    "score": (1 + 3 + 2, 3, 2),
+    "ikl": (1 + 3 + 2, 3, 2),
+    "ewat": (3 + 1, 3, 1),
+    "sovr": (3 + 1, 3, 1),
+    "adr": (1 + 3 + 1, 3, 1),  # the average's prediction
+    "cure": (1 + 3 + 2 + 2, 3, 2),
+    "hat": (1 + 3 + 1 + 3, 3, 3),  # the standard network's labels; the helper examples
+    "generalist": (3 + 1 + 1, 3, 1 + 1),  # the copy that learns the clean images
+    "multi_norm": (3 * 3 + 3 + 1, 3 * 3, 1),  # three attacks and what they reach
 }
 RANGES = {
+    "te": ((4, 5), (3, 3), (1, 1)),
+    "mlcat": ((4, 14), (3, 3), (1, 11)),  # ten steps on the weights
     "awp": ((4, 5), (3, 3), (1, 2)),
     "rebat": ((4, 5), (3, 3), (1, 1)),
     # An attack of at most 14 steps, and every 20th time the strategy's: another one, a forward for R1, a step of the

@@ -275,7 +275,7 @@ def test_every_run_of_every_item_has_a_config_that_is_right(scale, tmp_path):
                     # Each method, each of its overrides and each config file at least once.
                     file = file_of(job)
                     own = tuple(sorted(job.overrides.keys() - setting.overrides.keys()))
-                    if not sweep.is_taught(method) and not {file, (method, own)} <= checked.keys():
+                    if not sweep.teachers(method) and not {file, (method, own)} <= checked.keys():
                         checked |= {file: job, (method, own): job}
     assert len(seen) > 60
     sweep.check(list({job.folder: job for job in checked.values()}.values()))

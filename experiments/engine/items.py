@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.engine.claims import Claim
-from piat_jax.experiment.sweep import TEACHERS, Job, is_taught, label, taught_by
+from piat_jax.experiment.sweep import Job, label, teachers
 
 SCALES = ("small", "paper")
 BEST_FINAL = ("best", "final")
@@ -84,14 +84,11 @@ class Item:
         for seed in seeds:
             for row in self.rows:
                 fields = {**setting.overrides, **row.overrides, **overrides}
-                if row.method and is_taught(row.method):
-                    names = {
-                        method: run_folder(folder, setting, Row(method, method), seed) for method in TEACHERS.values()
-                    }
-                    for method, path in names.items():
-                        jobs[path] = self._job(setting, path, method, {**setting.overrides, **overrides}, seed)
-                    fields |= taught_by(names)
                 if row.method:
+                    for field, method in teachers(row.method).items():
+                        path = run_folder(folder, setting, Row(method, method), seed)
+                        jobs[path] = self._job(setting, path, method, {**setting.overrides, **overrides}, seed)
+                        fields[field] = str(path)
                     path = run_folder(folder, setting, row, seed)
                     jobs[path] = self._job(setting, path, row.method, fields, seed)
         return list(jobs.values())

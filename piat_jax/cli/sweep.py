@@ -7,7 +7,7 @@
 Each run is an ordinary piat-train and piat-evaluate in a process of its own. --sweep.FIELD=A,B sets any field to each
 value (lists are parted by ;); --config.FIELD=VALUE sets it for all. A second call goes on where the first was stopped.
 The report is in the folder `report` of --workdir. --list prints a command line for each run that is not done instead,
-for a scheduler. Methods with kd are taught by the runs of "standard" and "pgd_at" of their seed, which are added.
+for a scheduler. Methods with kd or hat are taught by other runs of their seed ("standard", "pgd_at"), which are added.
 """
 
 import sys

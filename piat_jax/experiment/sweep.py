@@ -24,11 +24,11 @@ from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.methods import parse_method
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.run_evaluation import is_autoattack, is_evaluated
+from piat_jax.objectives import WRAPPERS
 from piat_jax.programs.platform import platform
 
 # Of a run that is taken for one that was asked for these may differ: where data lie, and what was looked at or kept.
 FREE_FIELDS = ("fsdp", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "evaluation.final_attacks")
-TEACHERS = {"standard": "standard", "robust": "pgd_at"}
 print_lock = threading.Lock()
 
 
@@ -90,12 +90,10 @@ def plan(
             return Job(where, f"{text}:{method}", taught, attacks, aa_examples)
 
         for seed in seeds:
-            teachers = {method: job(method, seed, {}) for method in TEACHERS.values()}
             for method in methods:
-                if is_taught(method):
-                    jobs |= {teacher.folder: teacher for teacher in teachers.values()}
-                more = taught_by({name: teacher.folder for name, teacher in teachers.items()})
-                made = job(method, seed, more if is_taught(method) else {})
+                taught_by = {field: job(teacher, seed, {}) for field, teacher in teachers(method).items()}
+                jobs |= {teacher.folder: teacher for teacher in taught_by.values()}
+                made = job(method, seed, {field: str(teacher.folder) for field, teacher in taught_by.items()})
                 jobs[made.folder] = made
     return list(jobs.values())
 
@@ -109,14 +107,14 @@ def label(method: str, fields: Mapping[str, str]) -> str:
     return ",".join([method, *(f"{path}={value.replace('/', 'over')}" for path, value in fields.items())])
 
 
-def is_taught(method: str) -> bool:
-    """Whether the method needs its teachers' runs first."""
-    return "kd" in parse_method(method).wrappers
+def teachers(method: str) -> dict[str, str]:
+    """The fields of a method that name runs, each with the method of such a run.
 
-
-def taught_by(folders: Mapping[str, Path]) -> dict[str, str]:
-    """The overrides that name the teachers: the folders of the runs of "standard" and "pgd_at"."""
-    return {f"kd.{kind}": str(folders[method]) for kind, method in TEACHERS.items()}
+    >>> teachers("kd+swa"), teachers("awp")
+    ({'kd.standard': 'standard', 'kd.robust': 'pgd_at'}, {})
+    """
+    wrappers = parse_method(method).wrappers
+    return {f"{name}.{field}": taught for name in wrappers for field, taught in WRAPPERS[name].teachers.items()}
 
 
 def split_values(text: str, like: object) -> list[str]:
@@ -156,7 +154,7 @@ def swept_values(text: str, methods: Sequence[str], given: Mapping[str, str]) ->
 def check(jobs: Sequence[Job]) -> None:
     """Raise InputError for the first job whose config is wrong; piat-train checks those that wait for teachers."""
     for job in jobs:
-        if not is_taught(job.method):
+        if not teachers(job.method):
             experiment = job.experiment()
             there = experiment.dataset.test_examples
             if any(map(is_autoattack, experiment.evaluation.final_attacks)) and 0 < there < job.aa_examples:
@@ -173,7 +171,7 @@ def is_trained(job: Job) -> bool:
       InputError: it holds another one.
     """
     run = job.run
-    if not run.exists or (is_taught(job.method) and not _teachers_are_there(job)):
+    if not run.exists or not _teachers_are_there(job):
         return False
     experiment = job.experiment()
     run.check_free(experiment, resume=True, overwrite=False, free=FREE_FIELDS)
@@ -209,7 +207,7 @@ def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) 
             _run([sys.executable, "-m", *command], f"{job.folder.name:{width}}", environment)
 
     for pupils in (False, True):
-        due = [(job, _commands(job, overwrite=overwrite)) for job in jobs if is_taught(job.method) == pupils]
+        due = [(job, _commands(job, overwrite=overwrite)) for job in jobs if bool(teachers(job.method)) == pupils]
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(run, due))
 
@@ -240,7 +238,7 @@ def _commands(job: Job, *, overwrite: bool) -> list[list[str]]:
 
 
 def _teachers_are_there(job: Job) -> bool:
-    return all(Run(expanded(job.overrides[f"kd.{kind}"])).exists for kind in TEACHERS)
+    return all(Run(expanded(job.overrides[field])).exists for field in teachers(job.method))
 
 
 def _run(command: list[str], name: str, environment: dict[str, str]) -> None:

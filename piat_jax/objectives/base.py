@@ -308,6 +308,8 @@ class Wrapper(_Shared):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     # Fields that a config has as text, with their defaults there; `from_fields` makes objects of them.
     text_fields: ClassVar[Mapping[str, str]] = {}
+    # Those of them that are folders of runs, each with the method that such a run is usually trained with.
+    teachers: ClassVar[Mapping[str, str]] = {}
     default_inner: ClassVar[str] = "pgd_at"
     needs_attack: ClassVar[bool] = True
     # What keeps two wrappers apart: one multiplies the whole loss, one sets radius and step size of every example, one

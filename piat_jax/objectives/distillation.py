@@ -48,6 +48,7 @@ class Distillation(Wrapper):
     temperature: float = 2.0
 
     text_fields: ClassVar[Mapping[str, str]] = {"standard": "", "robust": ""}
+    teachers: ClassVar[Mapping[str, str]] = {"standard": "standard", "robust": "pgd_at"}
     rescales: ClassVar[bool] = True
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
 

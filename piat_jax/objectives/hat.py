@@ -42,6 +42,7 @@ class HAT(Wrapper):
     reach: float = 2.0
 
     text_fields: ClassVar[Mapping[str, str]] = {"standard": ""}
+    teachers: ClassVar[Mapping[str, str]] = {"standard": "standard"}
     default_inner: ClassVar[str] = "trades"
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"trades": {"beta": 2.5, "clean_forwards": 1}}
 
