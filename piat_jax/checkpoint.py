@@ -24,7 +24,6 @@ from piat_jax.core.types import Array, PyTree, TrainState, Variables
 
 NAMES = ("best", "last")
 KEPT = {"best": 1, "last": 2}
-ITEMS = ("variables", "training", "evaluated", "info")
 
 # orbax warns at every save that the description, a text, has no parts of arrays to be put together.
 logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
@@ -63,12 +62,20 @@ class Checkpoints:
         """Those of the run in a folder."""
         return cls(folder / cls.FOLDER)
 
-    def save(self, name: str, state: TrainState, info: Mapping[str, Any], evaluated: Variables | None = None) -> None:
+    def save(
+        self,
+        name: str,
+        state: TrainState,
+        info: Mapping[str, Any],
+        evaluated: Variables | None = None,
+        beside: Mapping[str, Variables] = {},
+    ) -> None:
         """Save a state as `name`, with a JSON-able description that says at least its `epoch`.
 
-        `evaluated` are the weights to evaluate where they are not those of the state: an average.
+        `evaluated` are the weights to evaluate where they are not those of the state: an average. `beside` are further
+        averages, by name.
         """
-        self._start(name, state, info, evaluated, best=False)
+        self._start(name, state, info, evaluated, beside, best=False)
         self.wait()
 
     def save_async(
@@ -76,6 +83,7 @@ class Checkpoints:
         state: TrainState,
         info: Mapping[str, Any],
         evaluated: Variables | None = None,
+        beside: Mapping[str, Variables] = {},
         *,
         best: bool = False,
     ) -> None:
@@ -84,15 +92,16 @@ class Checkpoints:
         Args:
           state: copied on its device first.
           info: as for `save`.
-          evaluated: as for `save`.
+          evaluated, beside: as for `save`.
           best: whether it becomes `best` as well, once it is complete.
 
         Raises:
           InputError: the save before could not be written.
         """
         # orbax would write from these very buffers, and on a CPU a step that is given them waits until it has.
-        state, evaluated = copied((state, evaluated if _is_apart(evaluated, state) else None))
-        self._start("last", state, {**info, "best": best}, evaluated, best=best)
+        evaluated = evaluated if _is_apart(evaluated, state) else None
+        state, evaluated, beside = copied((state, evaluated, dict(beside)))
+        self._start("last", state, {**info, "best": best}, evaluated, beside, best=best)
 
     def wait(self) -> None:
         """Wait until what was saved last is complete.
@@ -121,17 +130,24 @@ class Checkpoints:
         """The weights and statistics to evaluate; `like` is a tree of the same shapes (`jax.eval_shape` of init)."""
         return self.load_evaluated(name, like)[0]
 
-    def load_evaluated(self, name: str, like: Variables) -> tuple[Variables, dict[str, Any]]:
+    def load_evaluated(self, name: str, like: Variables, *, average: str = "") -> tuple[Variables, dict[str, Any]]:
         """What `load_variables` and `info` return, both of one save, whatever a training beside it replaces meanwhile.
 
+        Args:
+          name: "best" or "last".
+          like: a tree of the same shapes.
+          average: the further average of this name; "" is what the method evaluates.
+
         Raises:
-          InputError: there is no such checkpoint, it cannot be read, or it is of another model.
+          InputError: there is no such checkpoint or average, it cannot be read, or it is of another model.
         """
         while True:
             path = self._newest(name)
             try:
                 info = self._check_same_model(path, like)
                 item = "evaluated" if info.get("separate") else "variables"
+                if average:
+                    item = _item(average, info, path)
                 return Variables(**self._read(path, {item: _abstract(like._asdict())})[item]), info
             except _UnreadableError as error:
                 if self._newest(name) == path:
@@ -185,7 +201,7 @@ class Checkpoints:
             return []
         path = self._newest("best")
         try:
-            self._check_whole(path, ITEMS)
+            self._check_whole(path, None)
             self._info(path)
         except _UnreadableError as error:
             return [self._set_aside(path, error)]
@@ -203,15 +219,24 @@ class Checkpoints:
         return bool(self._numbers(name))
 
     def _start(
-        self, name: str, state: TrainState, info: Mapping[str, Any], evaluated: Variables | None, *, best: bool
+        self,
+        name: str,
+        state: TrainState,
+        info: Mapping[str, Any],
+        evaluated: Variables | None,
+        beside: Mapping[str, Variables],
+        *,
+        best: bool,
     ) -> None:
         self.wait()
         variables, rest = _parts(state)
         apart = _is_apart(evaluated, state)
         shapes = {path: list(shape) for path, shape in leaf_shapes(variables).items()}
         # As one text: of a dict orbax would make an array for each number.
-        text = json.dumps({**info, "shapes": shapes, "separate": apart, "checksums": True})
-        content: dict[str, Any] = {"variables": variables, "training": rest, "info": {"json": text}}
+        described = {**info, "shapes": shapes, "separate": apart, "checksums": True}
+        described |= {"further_averages": list(beside)} if beside else {}
+        content: dict[str, Any] = {"variables": variables, "training": rest, "info": {"json": json.dumps(described)}}
+        content |= {f"evaluated_{average}": kept._asdict() for average, kept in beside.items()}
         if apart and evaluated is not None:
             content["evaluated"] = evaluated._asdict()
         # A number of its own: nothing is replaced, and no clock decides which is newest.
@@ -276,7 +301,7 @@ class Checkpoints:
             raise _unreadable(path, f"{CHECKSUMS} is missing")
         return info
 
-    def _check_whole(self, path: Path, items: Collection[str]) -> None:
+    def _check_whole(self, path: Path, items: Collection[str] | None) -> None:
         """Raise an error where files differ from their checksums, if there are any; one process reads for all."""
         found = damage(path, items) if is_first() and (path / CHECKSUMS).exists() else ""
         if any_of_all(bool(found)):
@@ -326,6 +351,15 @@ def _first_line(error: Exception) -> str:
     return line if len(line) <= 200 else f"{line[:200]}..."
 
 
+def _item(average: str, info: Mapping[str, Any], path: Path) -> str:
+    """The part of a save that holds a further average."""
+    there = info.get("further_averages", ())
+    if average not in there:
+        known = f"there is {', '.join(there)}" if there else "there is none"
+        raise InputError(f"checkpoint {path} has no further average {average!r}; {known}")
+    return f"evaluated_{average}"
+
+
 def _is_apart(evaluated: Variables | None, state: TrainState) -> bool:
     return evaluated is not None and evaluated.params is not state.params
 
@@ -349,6 +383,8 @@ def _link(source: str, target: str) -> None:
 
 def _parts(state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    if not state.further_averages:  # as before there were any
+        rest.pop("further_averages")
     return {name: rest.pop(name) for name in Variables._fields}, rest
 
 

@@ -109,6 +109,33 @@ def test_an_average_is_evaluated_and_training_goes_on_from_the_weights(tmp_path)
     assert not checkpoints.info("best")["separate"]
 
 
+def test_further_averages_are_evaluated_by_their_names(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    state, main, slow = make(1.0), make(2.0).variables, make(3.0).variables
+    like = jax.eval_shape(lambda: make().variables)
+    for save in (checkpoints.save, lambda name, *rest: checkpoints.save_async(*rest)):
+        save("last", state, {"epoch": 1}, main, {"slow": slow})
+        same(checkpoints.load_variables("last", like), main)
+        same(checkpoints.load_evaluated("last", like, average="slow")[0], slow)
+        with pytest.raises(InputError, match="has no further average 'swa'; there is slow"):
+            checkpoints.load_evaluated("last", like, average="swa")
+    checkpoints.save("last", state, {"epoch": 1}, main)
+    with pytest.raises(InputError, match="has no further average 'slow'; there is none"):
+        checkpoints.load_evaluated("last", like, average="slow")
+
+
+def test_a_damaged_further_average_is_noticed(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("best", make(1.0), {"epoch": 1}, make(2.0).variables, {"slow": make(3.0).variables})
+    checkpoints.save("last", make(1.0), {"epoch": 2})
+    flip(
+        max((path for path in (tmp_path / "best/0/evaluated_slow").rglob("*") if path.is_file()), key=os.path.getsize),
+        9,
+    )
+    restored = checkpoints.restore(make())
+    assert "best/damaged-0" in restored.damaged[0]
+
+
 def test_another_model_is_refused_with_the_first_difference(tmp_path):
     Checkpoints(tmp_path).save("last", make(), {"epoch": 1})
     message = r"of another model: model_state/batch_stats/mean is \(3,\) there and \(4,\) in this config"

@@ -83,6 +83,7 @@ class RunResults:
     checkpoints: Mapping[str, Checkpoint]  # of "best", "final" those that were evaluated
     select: str = "pgd20"  # the attack that chose the best epoch, and that curves are drawn of
     fields: Mapping[str, Any] = field(default_factory=dict)  # of the config, "group.name" to value
+    averages: Mapping[str, Checkpoint] = field(default_factory=dict)  # the final one of each further average
 
     @property
     def selected(self) -> str:
@@ -113,30 +114,31 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
     evaluation = _read_json(folder / EVALUATION, command("piat-evaluate", workdir=folder))
     path = folder / EVALUATION
     found = _field(path, evaluation, "checkpoints", dict)
-    checkpoints = {
-        name: Checkpoint(
+
+    def checkpoint(name: str) -> Checkpoint:
+        return Checkpoint(
             _field(path, evaluation, f"checkpoints.{name}.epoch", int),
             _accuracies(str(path), _field(path, evaluation, f"checkpoints.{name}.accuracy", dict)),
             _by_class(path, found[name].get("by_class", {}), evaluation.get("class_names", [])),
             _norm_curves(path, found[name].get("minimum_norm", {})),
-            _corruptions(folder / "corruptions" / f"{name}.json", found[name]["epoch"]),
+            _corruptions(folder / "corruptions" / f"{name.replace(':', '_')}.json", found[name]["epoch"]),
         )
-        for name in CHECKPOINTS
-        if name in found
-    }
+
+    checkpoints = {name: checkpoint(name) for name in CHECKPOINTS if name in found}
+    averages = {name.partition(":")[2]: checkpoint(name) for name in found if name.startswith("final:")}
     if not checkpoints:
         raise InputError(
             f"{path} has no checkpoint best or final; run {command('piat-evaluate', workdir=folder)} again"
         )
     num_examples = _field(path, evaluation, "num_examples", int)
-    path = folder / CONFIG
+    config_path = folder / CONFIG
     return RunResults(
         folder,
-        method=_field(path, config, "method", str),
-        dataset=_field(path, config, "dataset.name", str),
-        model=_field(path, config, "model.name", str),
-        epochs=_field(path, config, "epochs", int),
-        seed=_field(path, config, "seed", int),
+        method=_field(config_path, config, "method", str),
+        dataset=_field(config_path, config, "dataset.name", str),
+        model=_field(config_path, config, "model.name", str),
+        epochs=_field(config_path, config, "epochs", int),
+        seed=_field(config_path, config, "seed", int),
         metrics=metrics,
         num_examples=num_examples,
         aa_examples=evaluation.get("aa_examples", num_examples),
@@ -144,6 +146,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         checkpoints=checkpoints,
         select=config.get("evaluation", {}).get("select", "pgd20"),
         fields=leaves(config),
+        averages=averages,
     )
 
 

@@ -145,6 +145,29 @@ def worst_class_table(runs: Sequence[RunResults]) -> Table | None:
     return _table(group_runs(runs), columns, notes)
 
 
+def averages_table(runs: Sequence[RunResults]) -> Table | None:
+    """The final checkpoints of runs with several averages, of each average; None where there are none.
+
+    Raises:
+      InputError: from group_runs.
+    """
+    having = [run for run in runs if run.averages]
+    if not having:
+        return None
+    groups = []
+    for group in group_runs(having):
+        groups.append(group)
+        for name in dict.fromkeys(name for run in group.runs for name in run.averages):
+            found = tuple(
+                replace(run, checkpoints={"final": run.averages[name]}) for run in group.runs if name in run.averages
+            )
+            variant = ", ".join(filter(None, (group.variant, f"average {name}")))
+            groups.append(replace(group, runs=found, variant=variant))
+    columns = [Column(f"{name} Final", accuracy_of(attack, "final")) for attack, name in attack_names(having).items()]
+    notes = ["Accuracy (%) of the final checkpoint: of the first average, then of each further one."]
+    return _table(groups, columns, notes)
+
+
 def _worst_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
     def value(run: RunResults) -> float | None:
         found = run.checkpoints[checkpoint].by_class.get(attack) if checkpoint in run.checkpoints else None

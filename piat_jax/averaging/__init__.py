@@ -11,7 +11,17 @@ from piat_jax.averaging.interpolation import (
     interpolated,
 )
 from piat_jax.averaging.piat import INTERPOLATIONS, PIAT
-from piat_jax.averaging.weight_average import EQUAL_WEIGHT, FAWA, Average, Gated, WarmupDecay, averaged, share_of_first
+from piat_jax.averaging.weight_average import (
+    EQUAL_WEIGHT,
+    FAWA,
+    Average,
+    Gated,
+    WarmupDecay,
+    average_of,
+    averaged,
+    share_of_first,
+    with_average,
+)
 
 __all__ = [
     "AVERAGES",
@@ -26,6 +36,7 @@ __all__ = [
     "WarmupDecay",
     "average",
     "average_fields",
+    "average_of",
     "averaged",
     "eval_params",
     "interpolate",
@@ -33,4 +44,5 @@ __all__ = [
     "interpolated",
     "recompute_batch_stats",
     "share_of_first",
+    "with_average",
 ]

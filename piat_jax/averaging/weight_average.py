@@ -54,7 +54,7 @@ class WarmupDecay:
 @renamed_argument("period", "every")
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """`average <- w_n average + (1 - w_n) current` after each step or epoch, in `TrainState.average`.
+    """`average <- w_n average + (1 - w_n) current` after each step or epoch, in the training state.
 
     The first averaged state is copied, and n counts the states averaged before this one. `init` makes room in
     the state before training. As the compiled loop's `step_end` use `after_step`; the object itself is an `EpochEnd`,
@@ -72,6 +72,7 @@ class Average:
       start: share of the run's epochs before the first averaged state: 55/200 in KD+SWA, whose first is that of
         epoch 55 (0-based). 0 averages from the beginning.
       epochs: how many the run has; needed where `start` is above 0.
+      name: where it is kept: "" in `TrainState.average`, else under this name in `TrainState.further_averages`.
       batch_stats: "interpolate" averages the running statistics as the weights (EMA, SEAT, FAWA). "copy" takes those of
         the current weights (DeepMind's codes). "recompute" takes them as well, and whoever holds the data follows with
         `recompute_batch_stats` before the average is evaluated (SWA: on clean training images).
@@ -97,6 +98,7 @@ class Average:
     start: float = 0.0
     epochs: int | None = None
     batch_stats: str = "interpolate"
+    name: str = ""
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
@@ -110,7 +112,7 @@ class Average:
 
     def init(self, state: TrainState) -> TrainState:
         """The state with room for an average of which nothing counts yet; to be called once, before training."""
-        return dataclasses.replace(state, average=WeightAverage(copied(state.variables), jnp.zeros((), jnp.int32)))
+        return with_average(state, self.name, WeightAverage(copied(state.variables), jnp.zeros((), jnp.int32)))
 
     def start_average(self, state: TrainState) -> TrainState:
         """`init`, under the name that it had."""
@@ -132,8 +134,7 @@ class Average:
         return self._update(state, epoch - 1) if self.every == "epoch" else state
 
     def _update(self, state: TrainState, epoch: Array | int) -> TrainState:
-        if state.average is None:
-            raise InputError("state.average is None; call Average.init(state) once, before training")
+        kept = average_of(state, self.name)
 
         def updated(average: WeightAverage, current: Variables) -> WeightAverage:
             weight = jnp.where(average.count == 0, 0.0, weight_at(self.weight, average.count))
@@ -144,10 +145,8 @@ class Average:
             return WeightAverage(Variables(params, model_state), average.count + 1)
 
         first = round(self.start * (self.epochs or 0))
-        average = jax.lax.cond(
-            jnp.asarray(epoch) >= first, updated, lambda average, _: average, state.average, state.variables
-        )
-        return dataclasses.replace(state, average=average)
+        average = jax.lax.cond(jnp.asarray(epoch) >= first, updated, lambda kept, _: kept, kept, state.variables)
+        return with_average(state, self.name, average)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,13 +209,35 @@ def share_of_first(weight: Weight, states: int) -> float:
     return float(np.prod(np.asarray(weights, np.float64)))
 
 
-def averaged(state: TrainState) -> Variables:
+def averaged(state: TrainState, name: str = "") -> Variables:
     """What to evaluate as the average; before the first averaged state, the current weights.
 
+    Args:
+      state: it is kept there.
+      name: of which average; "" is `TrainState.average`.
+
     Raises:
-      InputError: the state has no room for an average.
+      InputError: the state has no room for it.
     """
-    if state.average is None:
-        raise InputError("state.average is None; call Average.init(state) once, before training")
-    any_yet = state.average.count > 0
-    return jax.tree.map(lambda mean, now: jnp.where(any_yet, mean, now), state.average.variables, state.variables)
+    kept = average_of(state, name)
+    return jax.tree.map(lambda mean, now: jnp.where(kept.count > 0, mean, now), kept.variables, state.variables)
+
+
+def average_of(state: TrainState, name: str) -> WeightAverage:
+    """The average of this name; "" is `TrainState.average`.
+
+    Raises:
+      InputError: the state has no room for it.
+    """
+    kept = state.further_averages.get(name) if name else state.average
+    if kept is None:
+        where = f"state.further_averages has no {name!r}" if name else "state.average is None"
+        raise InputError(f"{where}; call Average.init(state) once, before training")
+    return kept
+
+
+def with_average(state: TrainState, name: str, average: WeightAverage) -> TrainState:
+    """The state with this in place of the average of that name."""
+    if not name:
+        return dataclasses.replace(state, average=average)
+    return dataclasses.replace(state, further_averages={**state.further_averages, name: average})

@@ -109,7 +109,7 @@ def _flags() -> Any:
         "image_shape", "", "height,width,channels; 32,32,3 unless a run knows better.", flag_values=values
     )
     flags.DEFINE_string("to", "", f"What TARGET becomes: {', '.join(FORMS)}.", flag_values=values)
-    flags.DEFINE_string("checkpoint", "best", "Of a run: best or final.", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "Of a run: best, final, or final:swa for an average.", flag_values=values)
     about_config = "For --to=run: data and attacks to evaluate with; of a run, the file that defines its method."
     flags.DEFINE_string("config", "", about_config, flag_values=values)
     flags.DEFINE_boolean("adapt", False, "Make patches, positions and head fit where they differ.", flag_values=values)

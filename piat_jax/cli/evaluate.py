@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from piat_jax.cli import arguments, distributed, errors
-from piat_jax.core.checks import InputError, check_at_least, check_choice
+from piat_jax.core.checks import InputError, check_at_least
 
 if TYPE_CHECKING:
     from piat_jax.experiment import Experiment, Run
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_list(
         "checkpoint",
         [],
-        "best or final, by default both; or a folder runs/x/checkpoints/best.",
+        "best, final, or final:swa for a further average; by default all. Or a folder runs/x/checkpoints/best.",
         flag_values=values,
     )
     flags.DEFINE_list("attacks", None, "Attacks; by default the config's.", flag_values=values)
@@ -74,16 +74,16 @@ def main(argv: Sequence[str]) -> None:
         folders.insert(0, Path(values.workdir))
 
     from piat_jax.checkpoint import Checkpoints
-    from piat_jax.experiment.run import ON_DISK
+    from piat_jax.experiment.run import ON_DISK, parse_checkpoint
 
-    checkpoints = values.checkpoint or list(ON_DISK)
+    checkpoints = values.checkpoint
     if not folders and len(checkpoints) == 1 and Path(checkpoints[0]).parent.name == Checkpoints.FOLDER:
         folders, name = [Path(checkpoints[0]).parent.parent], Path(checkpoints[0]).name
         checkpoints = [{kept: known for known, kept in ON_DISK.items()}.get(name, name)]
     if not folders:
         raise InputError("--workdir is missing; see --help")
     for name in checkpoints:
-        check_choice("checkpoint", name, ON_DISK)
+        parse_checkpoint(name)
     if values["attacks"].present and not values.attacks:
         raise InputError(
             "--attacks is empty; name some, such as --attacks=clean,pgd20, or leave it out for the config's"

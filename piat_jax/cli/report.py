@@ -11,7 +11,7 @@ yet is left out, with a note.
 
 Where accuracies by class are known, worst_class.md has the worst class and classes.csv all of them. Of minimum-norm
 attacks minimum_norm.md has the medians, and a figure such as fmn100.png the accuracy against the radius.
-corruptions.md is of common corruptions.
+corruptions.md is of common corruptions, averages.md of runs with several averages.
 """
 
 import os
@@ -43,6 +43,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
     from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
     from piat_jax.analysis.runs import CHECKPOINTS, EVALUATION, load_run
     from piat_jax.analysis.tables import (
+        averages_table,
         best_final_table,
         classes_csv,
         corruption_table,
@@ -88,6 +89,9 @@ def report(folders: Sequence[Path], out: Path) -> None:
     corrupted = [found for name in CHECKPOINTS if (found := corruption_table(runs, name))]
     if corrupted:
         texts["corruptions.md"] = "\n".join(found.to_markdown() for found in corrupted)
+    averages = averages_table(runs)
+    if averages:
+        texts["averages.md"] = averages.to_markdown()
     norms = minimum_norm_table(runs)
     if norms:
         texts["minimum_norm.md"] = norms.to_markdown()
@@ -102,6 +106,8 @@ def report(folders: Sequence[Path], out: Path) -> None:
     except OSError as error:
         raise InputError(f"out={str(out)!r} cannot be written ({error}); give another --out") from error
     print(table.to_text())
+    if averages:
+        print(f"Averages\n{averages.to_text()}")
     if norms:
         print(f"Median of the smallest norms\n{norms.to_text()}")
     if worst:

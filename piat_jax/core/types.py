@@ -189,6 +189,7 @@ class TrainState:
     objective_state: PyTree
     anchor: Variables | None = None  # PIAT's previous interpolated weights; None where nothing is interpolated
     average: WeightAverage | None = None  # an average beside the weights; None where none is kept
+    further_averages: Mapping[str, WeightAverage] = dataclasses.field(default_factory=dict)  # more of them, by name
 
     @property
     def variables(self) -> Variables:

@@ -27,7 +27,7 @@ from piat_jax.experiment.evaluation import UNION_PARTS, evaluation_attack, evalu
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields
 from piat_jax.experiment.methods import Stack
-from piat_jax.experiment.run import ON_DISK, Run
+from piat_jax.experiment.run import ON_DISK, Run, parse_checkpoint
 from piat_jax.experiment.validate import problems
 from piat_jax.interop import (
     About,
@@ -282,7 +282,7 @@ def load(
 
     Args:
       source: the folder of a run; a folder with model.safetensors; or a file (.safetensors, .pt, .pth, .bin, .npz).
-      checkpoint: of a run: "best" or "final".
+      checkpoint: of a run: "best" or "final"; "final:swa" is its further average swa.
       model: the network, as configs call it. This and what follows is for weights: a run says it itself.
       num_classes: its classes.
       options: of the network: `{"width": 4}`.
@@ -298,28 +298,31 @@ def load(
     path = expanded(source)
     if not path.exists():
         raise InputError(f"{path} is no file and no folder; give weights or a run")
-    check_choice("checkpoint", checkpoint, (*ON_DISK, "last"))
+    kept, average = parse_checkpoint("final" if checkpoint == "last" else checkpoint)
     given = {"model": model, "num_classes": num_classes, "options": options, "mean": mean, "std": std}
     if (path / Checkpoints.FOLDER).is_dir():
         for name, value in given.items():
             if value:
                 raise InputError(f"--{name} does not go with a run, whose config says it")
-        kept = ON_DISK.get(checkpoint, checkpoint)
-        net, about, experiment = _of_run(Run(path), kept, image_shape)
+        net, about, experiment = _of_run(Run(path), kept, average, image_shape)
     else:
-        kept, experiment = checkpoint, None
+        experiment = None
         net, about = _of_weights(path, **given, image_shape=image_shape, adapt=adapt, unsafe_pickle=unsafe_pickle)
     shape = about.image_shape
-    loaded = load_weights(path, net, shape, adapt=adapt, unsafe_pickle=unsafe_pickle, checkpoint=kept)
+    options = {"adapt": adapt, "unsafe_pickle": unsafe_pickle, "checkpoint": kept, "average": average}
+    loaded = load_weights(path, net, shape, **options)
     return Classifier.of(loaded.model, loaded.variables, about, experiment=experiment, report=loaded.report)
 
 
-def _of_run(run: Run, kept: str, image_shape: Sequence[int] | None) -> tuple[models.LinenModel, About, Experiment]:
+def _of_run(
+    run: Run, kept: str, average: str, image_shape: Sequence[int] | None
+) -> tuple[models.LinenModel, About, Experiment]:
     """What a run's config and files say."""
     experiment, info = run.experiment(), run.checkpoints.info(kept)
     classes, channels = _sizes(info["shapes"])
     results = run.evaluation()
     name = next(name for name, on_disk in ON_DISK.items() if on_disk == kept)
+    name = f"{name}:{average}" if average else name
     result = results.get("checkpoints", {}).get(name, {})
     known = result.get("epoch") == info["epoch"]
     attack = experiment.attack

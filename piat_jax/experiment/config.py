@@ -120,6 +120,7 @@ def default_config(method: str = "pgd_at") -> ConfigDict:
         objective=Fields(groups["objective"]),
         wrappers=wrappers,
         average=Fields(groups.get("average", {})),
+        further={name: Fields(groups[name]) for name in stack.further},
     ).plain()
     for path in ONE_OR_SEVERAL:
         group, _, name = path.partition(".")

@@ -159,6 +159,11 @@ def evaluated(objective: Objective, state: TrainState) -> Variables:
     return averaged(state) if state.average else objective.eval_variables(state.variables, state.objective_state)
 
 
+def evaluated_beside(state: TrainState) -> dict[str, Variables]:
+    """What is evaluated beside it: the further averages, by their names."""
+    return {name: averaged(state, name) for name in state.further_averages}
+
+
 def monitor(
     experiment: Experiment,
     objective: Objective,
@@ -176,9 +181,12 @@ def monitor(
     def evaluate(state: TrainState, epoch: int) -> dict[str, float]:
         if epoch % experiment.evaluation.every_epochs and epoch != experiment.epochs:
             return {}
-        prefix = experiment.monitor
-        variables = evaluated(objective, state)
-        return {f"{prefix}_{name}": float(correct(variables, attack).mean()) for name, attack in attacks.items()}
+        points = {"": evaluated(objective, state), **evaluated_beside(state)}
+        return {
+            "_".join(filter(None, (experiment.monitor, name, average))): float(correct(variables, attack).mean())
+            for average, variables in points.items()
+            for name, attack in attacks.items()
+        }
 
     return evaluate
 

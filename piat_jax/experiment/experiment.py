@@ -38,12 +38,14 @@ from piat_jax.experiment.fields import (
     field,
     group,
 )
-from piat_jax.experiment.methods import Stack, parse_method
+from piat_jax.experiment.methods import Stack, average_kind, parse_method
 from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective, Wrapper
 from piat_jax.training import Recipe, build_optimizer, build_rate
 from piat_jax.training.layer_scales import layer_scales
 from piat_jax.training.schedules import Rate, schedule_fields
 
+NAMED = ("wrappers", "further")
+"""Of an experiment's fields those whose groups stand in a config by their own names."""
 AUGMENTATION = ("crop_padding", "padding_mode", "flip", "policy", "cutout")
 
 
@@ -51,8 +53,8 @@ AUGMENTATION = ("crop_padding", "padding_mode", "flip", "policy", "cutout")
 class Experiment:
     """One experiment: what a config file and its overrides say, without the file.
 
-    Attributes are the config's fields; a wrapper's are in `wrappers`. The methods build what they describe; none of
-    them reads data.
+    Attributes are the config's fields; a wrapper's are in `wrappers`, a further average's in `further`. The methods
+    build what they describe; none of them reads data.
     """
 
     method: Stack
@@ -77,6 +79,9 @@ class Experiment:
     objective: Fields = field("of the method's objective", default=Fields)
     wrappers: Mapping[str, Fields] = field("of each wrapper of the method, in groups of their names", default=Fields)
     average: Fields = field("of the method's average", default=Fields)
+    further: Mapping[str, Fields] = field(
+        "of each further average of the method, in groups of their names", default=Fields
+    )
     piat: PIATFields = field("parameter interpolation", default=PIATFields)
     evaluation: EvaluationFields = field("evaluation", default=EvaluationFields)
     checkpoint: CheckpointFields = field("checkpoints", default=CheckpointFields)
@@ -93,7 +98,7 @@ class Experiment:
         found: dict[str, Any] = {}
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
-            if each.name == "wrappers":
+            if each.name in NAMED:
                 found |= {name: dict(fields) for name, fields in value.items()}
             elif each.name != "average" or value:
                 found[each.name] = _plain(value)
@@ -111,15 +116,17 @@ class Experiment:
         stack = parse_method(plain["method"])
         values: dict[str, Any] = {"method": stack}
         known = {each.name: each for each in dataclasses.fields(cls)}
-        wrappers = {}
+        named = {}
         for name, value in plain.items():
-            if name in stack.wrappers:
-                wrappers[name] = Fields(_tuples(value))
-            elif name not in known or name == "wrappers":
+            if name in (*stack.wrappers, *stack.further):
+                named[name] = Fields(_tuples(value))
+            elif name not in known or name in NAMED:
                 raise InputError(f"config.{name} is no field of an experiment with {stack}; remove it")
             elif name != "method":
                 values[name] = _group(name, known[name].default_factory, value)
-        return cls(**values, wrappers={name: wrappers.get(name, Fields()) for name in stack.wrappers})
+        for kind in NAMED:
+            values[kind] = {name: named.get(name, Fields()) for name in getattr(stack, kind)}
+        return cls(**values)
 
     def with_fields(self, values: Mapping[str, Any]) -> "Experiment":
         """The experiment with some fields changed, by their paths, unchecked.
@@ -185,9 +192,19 @@ class Experiment:
         )
 
     def build_average(self) -> Average | None:
-        """The average beside the weights; None where the method has none."""
+        """The average that is evaluated in the weights' place; None where the method has none."""
         name = self.method.average
         return AVERAGES[name](epochs=self.epochs, **self.average) if name else None
+
+    def build_averages(self) -> list[Average]:
+        """All averages beside the weights: the first, and the further ones by their names."""
+        first = self.build_average()
+        return ([first] if first else []) + [self.build_further(name) for name in self.further]
+
+    def build_further(self, name: str) -> Average:
+        """The further average of this name."""
+        kind = AVERAGES[average_kind(name)]
+        return dataclasses.replace(kind(epochs=self.epochs, **self.further[name]), name=name)
 
     def build_rate(self, steps: int) -> Rate:
         """Learning rate, and momentum where it moves, of each optimizer step, with so many steps in an epoch."""
@@ -232,10 +249,9 @@ class Experiment:
         if self.optimizer.layer_decay != 1 and net is not None:
             like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
             scales = layer_scales(net, like, tuple(image_shape), self.optimizer.layer_decay)
-        kept = self.build_average()
         return Recipe(
             optimizer=self.build_optimizer(rate, scales),
-            step_end=(kept.after_step,) if kept and kept.every == "step" else (),
+            step_end=tuple(kept.after_step for kept in self.build_averages() if kept.every == "step"),
             batch_size=self.batch_size,
             **{name: getattr(self.dataset, name) for name in AUGMENTATION},
             extra_per_batch=self.share_extra(num_extra),
@@ -262,7 +278,7 @@ class Experiment:
         """Whether a config file of one's own defines a part of it, so that the file has to be given again."""
         parts: list[Any] = [METHODS[self.method.base], models.MODELS[self.model.name][0]]
         parts += [WRAPPERS[name] for name in self.method.wrappers]
-        parts += [AVERAGES[self.method.average]] if self.method.average else []
+        parts += [AVERAGES[average_kind(name)] for name in filter(None, (self.method.average, *self.method.further))]
         return not all(part.__module__.startswith("piat_jax.") for part in parts)
 
     def steps(self, num_train: int) -> int:

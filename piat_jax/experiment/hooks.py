@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from piat_jax.averaging import FAWA, Gated, averaged, recompute_batch_stats
+from piat_jax.averaging import FAWA, Average, Gated, average_of, averaged, recompute_batch_stats, with_average
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import Array, EpochEnd, Model, TrainState, Variables
 from piat_jax.data import Split
@@ -20,39 +20,37 @@ from piat_jax.experiment.experiment import Experiment
 
 def start(experiment: Experiment, state: TrainState) -> TrainState:
     """A fresh state with what PIAT and an average keep beside the weights."""
-    piat, kept = experiment.build_piat(), experiment.build_average()
-    if piat:
-        state = piat.init(state)
-    return kept.init(state) if kept else state
+    for hook in filter(None, (experiment.build_piat(), *experiment.build_averages())):
+        state = hook.init(state)
+    return state
 
 
 def epoch_end(experiment: Experiment, net: Model, images: Any, num_classes: int, monitor: Split) -> list[EpochEnd]:
-    """The hooks after each epoch: PIAT, then the average, each followed by new statistics where they are asked for.
+    """The hooks after each epoch: PIAT, then the averages, each followed by new statistics where they are asked for.
 
     `images` are the training images, uint8; `monitor` is what FAWA decides on.
     """
     hooks: list[EpochEnd] = []
-    piat, kept = experiment.build_piat(), experiment.build_average()
+    piat = experiment.build_piat()
     if piat:
         hooks.append(jax.jit(piat, donate_argnums=0))
         if piat.batch_stats == "recompute":
             hooks.append(_recomputed(experiment, net, images, lambda state: state.variables, _with_variables))
-    if kept and kept.every == "epoch":
-        hook: EpochEnd = jax.jit(kept, donate_argnums=0)
-        if isinstance(kept, FAWA):
-            hook = Gated(hook, _worst_class_reaches(experiment, kept.threshold, num_classes, monitor))
-        hooks.append(hook)
-    if kept and kept.batch_stats == "recompute":
-        anew = _recomputed(experiment, net, images, averaged, _with_average)
-        first = round(kept.start * experiment.epochs)
-        hooks.append(lambda state, epoch: anew(state, epoch) if int(epoch) > first else state)
+    for kept in experiment.build_averages():
+        if kept.every == "epoch":
+            hook: EpochEnd = jax.jit(kept, donate_argnums=0)
+            if isinstance(kept, FAWA):
+                hook = Gated(hook, _worst_class_reaches(experiment, kept.threshold, num_classes, monitor))
+            hooks.append(hook)
+        if kept.batch_stats == "recompute":
+            hooks.append(_averaged_anew(experiment, kept, net, images))
     return hooks
 
 
 def check_stream(experiment: Experiment) -> None:
     """Raise InputError where statistics are to be estimated anew on training images that stay on the host."""
-    piat, kept = experiment.build_piat(), experiment.build_average()
-    anew = "recompute" in [each.batch_stats for each in (piat, kept) if each]
+    kept = filter(None, (experiment.build_piat(), *experiment.build_averages()))
+    anew = any(each.batch_stats == "recompute" for each in kept)
     if experiment.dataset.stream and anew:
         raise InputError(
             f"dataset.stream=True keeps the training images on the host, and {experiment.method} estimates BatchNorm "
@@ -82,14 +80,21 @@ def _recomputed(
     return lambda state, epoch: recompute(state, images, batches)
 
 
+def _averaged_anew(experiment: Experiment, kept: Average, net: Model, images: Array) -> EpochEnd:
+    """Estimates the statistics of an average anew, once it has begun."""
+
+    def put(state: TrainState, variables: Variables) -> TrainState:
+        before = average_of(state, kept.name)
+        after = before.variables._replace(model_state=variables.model_state)
+        return with_average(state, kept.name, before._replace(variables=after))
+
+    anew = _recomputed(experiment, net, images, lambda state: averaged(state, kept.name), put)
+    first = round(kept.start * experiment.epochs)
+    return lambda state, epoch: anew(state, epoch) if int(epoch) > first else state
+
+
 def _with_variables(state: TrainState, variables: Variables) -> TrainState:
     return dataclasses.replace(state, model_state=variables.model_state)
-
-
-def _with_average(state: TrainState, variables: Variables) -> TrainState:
-    assert state.average is not None
-    kept = state.average.variables._replace(model_state=variables.model_state)
-    return dataclasses.replace(state, average=state.average._replace(variables=kept))
 
 
 def _worst_class_reaches(

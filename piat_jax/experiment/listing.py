@@ -16,6 +16,7 @@ from piat_jax.core.bound import Bound
 from piat_jax.core.nested import in_255ths, leaves
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import MEANING, Fields
+from piat_jax.experiment.methods import average_kind
 from piat_jax.models import MODELS
 from piat_jax.objectives import METHODS, WRAPPERS
 from piat_jax.training.optimizer import optimizer_function
@@ -71,6 +72,7 @@ def meanings(experiment: Experiment) -> dict[str, str]:
     classes: dict[str, Any] = {"objective": METHODS[experiment.method.base]}
     if experiment.method.average:
         classes["average"] = AVERAGES[experiment.method.average]
+    classes |= {name: AVERAGES[average_kind(name)] for name in experiment.further}
     classes |= {name: WRAPPERS[name] for name in experiment.wrappers}
     classes["model.options"] = MODELS[experiment.model.name][0]
     documents: list[tuple[str, Any]] = list(classes.items())

@@ -21,11 +21,13 @@ class Stack(NamedTuple):
 
     base: str
     wrappers: tuple[str, ...] = ()  # from the inside out
-    average: str = ""
+    average: str = ""  # that which is evaluated in the weights' place
     piat: bool = False
+    further: tuple[str, ...] = ()  # averages evaluated beside it: a name, with a number where there are more of a kind
 
     def __str__(self) -> str:
-        return "+".join([self.base, *self.wrappers, *filter(None, [self.average]), *(["piat"] if self.piat else [])])
+        averages = [*filter(None, [self.average]), *self.further]
+        return "+".join([self.base, *self.wrappers, *averages, *(["piat"] if self.piat else [])])
 
 
 def parse_method(method: str) -> Stack:
@@ -34,7 +36,9 @@ def parse_method(method: str) -> Stack:
     >>> str(parse_method("piat")), str(parse_method("awp+piat")), str(parse_method("rat"))
     ('pgd_at+piat', 'pgd_at+awp+piat', 'trades+rat')
     >>> parse_method("trades+awp+swa")
-    Stack(base='trades', wrappers=('awp',), average='swa', piat=False)
+    Stack(base='trades', wrappers=('awp',), average='swa', piat=False, further=())
+    >>> parse_method("ema+ema2+swa").further
+    ('ema2', 'swa')
     >>> parse_method("tradse+piat")
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: method='tradse+piat': 'tradse' is unknown; did you mean 'trades'?
@@ -42,23 +46,39 @@ def parse_method(method: str) -> Stack:
     parts = method.split("+")
     known = [*METHODS, *WRAPPERS, *AVERAGES, *INTERPOLATIONS]
     for part in parts:
-        if part not in known:
+        if part not in known and average_kind(part) not in AVERAGES:
             where = f"method={method!r}: {part!r}" if len(parts) > 1 else f"method={method!r}"
             raise InputError(f"{where} is unknown{did_you_mean(part, known)}")
         if parts.count(part) > 1:
             raise InputError(f"method={method!r} has {part!r} twice; leave one out")
-    bases, averages = ([part for part in parts if part in table] for table in (METHODS, AVERAGES))
-    for kind, found in (("objectives", bases), ("averages", averages)):
-        if len(found) > 1:
-            raise InputError(f"method={method!r} has {len(found)} {kind} ({', '.join(found)}); keep one")
+    bases = [part for part in parts if part in METHODS]
+    averages = [part for part in parts if average_kind(part) in AVERAGES]
+    if len(bases) > 1:
+        raise InputError(f"method={method!r} has {len(bases)} objectives ({', '.join(bases)}); keep one")
+    if averages and averages[0] not in AVERAGES:
+        raise InputError(
+            f"method={method!r}: {averages[0]!r} is a further average, and there is no first; write "
+            f"{average_kind(averages[0])!r}"
+        )
     wrappers = tuple(part for part in parts if part in WRAPPERS)
     wanted = [WRAPPERS[name].default_inner for name in wrappers if WRAPPERS[name].default_inner != "pgd_at"]
     base = (bases or wanted or ["pgd_at"])[0]
-    return Stack(base, wrappers, averages[0] if averages else "", "piat" in parts)
+    return Stack(base, wrappers, averages[0] if averages else "", "piat" in parts, tuple(averages[1:]))
+
+
+def average_kind(part: str) -> str:
+    """The average that a part of a method names: "ema2" is a second "ema".
+
+    >>> average_kind("swa"), average_kind("ema2")
+    ('swa', 'ema')
+    """
+    return part if part in AVERAGES else part.rstrip("0123456789")
 
 
 def method_groups(stack: Stack) -> dict[str, dict[str, Any]]:
     """The config groups of a method: "objective", "attack" (what it changes there), one for each wrapper, "average".
+
+    A further average has one of its own name.
 
     >>> groups = method_groups(parse_method("trades+awp"))
     >>> groups["objective"]["beta"], groups["attack"], groups["awp"]
@@ -80,7 +100,7 @@ def method_groups(stack: Stack) -> dict[str, dict[str, Any]]:
         inside.append(name)
     if stack.average:
         groups["average"] = average_fields(stack.average)
-    return groups
+    return groups | {part: average_fields(average_kind(part)) for part in stack.further}
 
 
 def _defaults(cls: type, without: set[str]) -> dict[str, Any]:
@@ -96,8 +116,10 @@ def describe(name: str) -> str:
     parts = name.split("+")
     lines = []
     for part in parts:
-        registry = next(known for known in (METHODS, WRAPPERS, AVERAGES, INTERPOLATIONS) if part in known)
-        about = registry.about(part)
+        named = average_kind(part)
+        named = named if named in AVERAGES else part
+        registry = next(known for known in (METHODS, WRAPPERS, AVERAGES, INTERPOLATIONS) if named in known)
+        about = registry.about(named)
         lines += [part, *textwrap.wrap(about.summary, 110, initial_indent="    ", subsequent_indent="    ")]
         lines += [f"    {about.paper}"] if about.paper else []
     shown = {
@@ -105,6 +127,7 @@ def describe(name: str) -> str:
         "attack": groups["attack"],
         **{part: groups[part] for part in parts if part in WRAPPERS},
         "average": groups.get("average", {}),
+        **{part: groups[part] for part in stack.further},
         "piat": _defaults(RationalWeight, set()) | _defaults(PIAT, {"weight"}) if "piat" in parts else {},
     }
     for group, fields in shown.items():
@@ -130,6 +153,6 @@ def parts() -> dict[str, list[str]]:
     return {
         "Objectives, one in each method": list(METHODS),
         "Wrappers, around an objective and each other": list(WRAPPERS),
-        "Averages of the weights, evaluated in their place": list(AVERAGES),
+        "Averages of the weights: the first is evaluated in their place, others beside it": list(AVERAGES),
         "Interpolation, with any of them": list(INTERPOLATIONS),
     }

@@ -12,8 +12,9 @@ from typing import Any
 from piat_jax.analysis.runs import CONFIG, EVALUATION, METRICS
 from piat_jax.averaging import average_fields
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.files import expanded, unwritable, write_json
+from piat_jax.core.types import Variables
 from piat_jax.experiment.experiment import Experiment, differences
 from piat_jax.experiment.methods import parse_method
 from piat_jax.experiment.provenance import describe_run
@@ -137,17 +138,26 @@ class Run:
         """Keep what `evaluate` has found."""
         write_json(self.folder / EVALUATION, found)
 
+    def load_evaluated(self, checkpoint: str, like: Variables) -> tuple[Variables, dict[str, Any]]:
+        """The weights that "best", "final" or "final:swa" stands for, and the description of their save.
+
+        Raises:
+          InputError: it was not saved, cannot be read, or is of another model.
+        """
+        name, average = parse_checkpoint(checkpoint)
+        return self.checkpoints.load_evaluated(name, like, average=average)
+
     def robustness(self, checkpoint: str, attack: str) -> Path:
-        """Where AutoAttack or one of its members keeps what it finds on "best" or "final"."""
-        return self.folder / ROBUSTNESS / f"{checkpoint}-{attack}"
+        """Where AutoAttack or one of its members keeps what it finds on "best", "final" or "final:swa"."""
+        return self.folder / ROBUSTNESS / f"{checkpoint.replace(':', '_')}-{attack}"
 
     def corruptions(self, checkpoint: str) -> Path:
-        """Where the accuracies of "best" or "final" under common corruptions are kept."""
-        return self.folder / CORRUPTED / f"{checkpoint}.json"
+        """Where the accuracies of "best", "final" or "final:swa" under common corruptions are kept."""
+        return self.folder / CORRUPTED / f"{checkpoint.replace(':', '_')}.json"
 
     def drop_robustness(self, checkpoint: str) -> None:
         """Remove what attacks have found on a checkpoint that holds other weights now."""
-        for path in (self.folder / ROBUSTNESS).glob(f"{checkpoint}-*"):
+        for path in (self.folder / ROBUSTNESS).glob(f"{checkpoint.replace(':', '_')}-*"):
             shutil.rmtree(path)
 
     def write_diverged(self, report: Mapping[str, Any]) -> None:
@@ -276,6 +286,25 @@ class Run:
             if isinstance(fields, dict) and (group != "average" or name in of_average):
                 fields.setdefault(name, value)
         return plain
+
+
+def parse_checkpoint(checkpoint: str) -> tuple[str, str]:
+    """What a checkpoint is called on disk, and which further average of it is meant; "" is none.
+
+    Raises:
+      InputError: it begins with neither "best" nor "final".
+
+    >>> parse_checkpoint("best"), parse_checkpoint("final:swa")
+    (('best', ''), ('last', 'swa'))
+    """
+    name, _, average = checkpoint.partition(":")
+    check_choice("checkpoint", name, ON_DISK)
+    return ON_DISK[name], average
+
+
+def checkpoints_of(experiment: Experiment) -> tuple[str, ...]:
+    """What is evaluated unless something else is asked for: best, final, and final of each further average."""
+    return (*ON_DISK, *(f"final:{name}" for name in experiment.further))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from piat_jax.data.types import Split
 from piat_jax.evaluation.corruptions import CorruptionAccuracy
 from piat_jax.experiment.evaluation import Evaluator
 from piat_jax.experiment.experiment import Experiment
-from piat_jax.experiment.run import ON_DISK, Run, read_json
+from piat_jax.experiment.run import Run, checkpoints_of, read_json
 
 CHUNK = 2000
 """Images that are decoded, and on the device, at once."""
@@ -42,7 +42,7 @@ def evaluate_corruptions(
     run: Run,
     folder: str | Path,
     *,
-    checkpoints: Sequence[str] = tuple(ON_DISK),
+    checkpoints: Sequence[str] = (),
     num_examples: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -54,7 +54,7 @@ def evaluate_corruptions(
       experiment: says how; mostly `run.experiment()`.
       run: the run.
       folder: of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C, see `data.corruptions.open_corruptions`.
-      checkpoints: of "best" and "final".
+      checkpoints: of "best", "final" and, of a further average, "final:swa"; () is all that `checkpoints_of` says.
       num_examples: the first n images at each severity; 0 is all.
       resume: keep the corruptions that were found on the same weights and as many images.
       overwrite: evaluate again, in place of what was found.
@@ -72,7 +72,7 @@ def evaluate_corruptions(
     data = load(fields.name, data_dir=fields.data_dir, test_examples=num_examples or fields.test_examples)
     shape = data.test.images.shape[1:]
     corruptions = open_corruptions(folder, data.name, shape, data.num_classes)
-    paths = {name: run.corruptions(name) for name in checkpoints}
+    paths = {name: run.corruptions(name) for name in checkpoints or checkpoints_of(run.experiment())}
     if not resume and not overwrite:
         on_first(functools.partial(_check_free, paths.values()))
     net = experiment.build_model(data.num_classes, dtype="float32")
@@ -80,7 +80,7 @@ def evaluate_corruptions(
     accuracy_on = _on(experiment, net, listener.note)
     results: dict[str, CorruptionAccuracy] = {}
     for name, path in paths.items():
-        variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
+        variables, info = run.load_evaluated(name, like)
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
         about = {**at, "examples": num_examples, "precision": experiment.evaluation.precision}
         known = _known(path, about) if resume else {}

@@ -44,7 +44,7 @@ from piat_jax.experiment.evaluation import (
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.model_info import FILE as MODEL_INFO
 from piat_jax.experiment.model_info import is_for_robustbench, is_whole, model_info, place_for
-from piat_jax.experiment.run import ON_DISK, Run
+from piat_jax.experiment.run import Run, checkpoints_of, parse_checkpoint
 
 KINDS = ("accuracy", "by_class", "minimum_norm")
 """What evaluation.json has of a checkpoint by attack."""
@@ -86,7 +86,7 @@ def evaluate(
     experiment: Experiment,
     run: Run,
     *,
-    checkpoints: Sequence[str] = tuple(ON_DISK),
+    checkpoints: Sequence[str] = (),
     num_examples: int = 0,
     aa_examples: int = 0,
     resume: bool = False,
@@ -101,7 +101,7 @@ def evaluate(
     Args:
       experiment: says how; mostly `run.experiment()`.
       run: the run.
-      checkpoints: of "best" and "final".
+      checkpoints: of "best", "final" and, of a further average, "final:swa"; () is all that `checkpoints_of` says.
       num_examples: the first n test images; 0 is all.
       aa_examples: AutoAttack and its members: the first n of these; 0 is all.
       resume: keep what was found, and go on with what was stopped.
@@ -139,8 +139,8 @@ def evaluate(
         if is_first():
             run.write_evaluation(result)
 
-    for name in checkpoints:
-        variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
+    for name in checkpoints or checkpoints_of(run.experiment()):
+        variables, info = run.load_evaluated(name, like)
         # Within an epoch a run that was stopped has taken so many steps more.
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
         point: dict[str, Any] = {**at, "accuracy": {}}
@@ -148,7 +148,7 @@ def evaluate(
             point = {**copy.deepcopy(before[name]), **at}
         elif name in before:  # the run was trained on
             on_first(functools.partial(run.drop_robustness, name))
-        twin = next((other for other, found in valid.items() if other != name and is_at(found, at)), "")
+        twin = next((other for other, found in valid.items() if _same_weights(other, name) and is_at(found, at)), "")
         valid[name] = point
         result["checkpoints"] = {**before, **result["checkpoints"], name: point}
         keep()  # of which weights the folders are that attacks begin now
@@ -204,7 +204,7 @@ def evaluate(
 
 def check_not_evaluated(experiment: Experiment, run: Run, checkpoints: Sequence[str]) -> None:
     """Raise InputError where AutoAttack or a member of it has begun on one of the checkpoints; writes nothing."""
-    for name in checkpoints:
+    for name in checkpoints or checkpoints_of(run.experiment()):
         for attack in filter(is_autoattack, with_parts(experiment.evaluation.final_attacks)):
             path = run.robustness(name, attack)
             if Journal.read_settings(path) is None:
@@ -217,11 +217,11 @@ def check_not_evaluated(experiment: Experiment, run: Run, checkpoints: Sequence[
 
 
 def is_evaluated(experiment: Experiment, run: Run, *, aa_examples: int = 0) -> bool:
-    """Whether both checkpoints of a finished run were evaluated as `experiment.evaluation` says."""
+    """Whether all checkpoints of a finished run were evaluated as `experiment.evaluation` says."""
     found, attacks = run.evaluation(), experiment.evaluation.final_attacks
     if not found:
         return False
-    points = [found["checkpoints"].get(name, {"epoch": -1, "accuracy": {}}) for name in ON_DISK]
+    points = [found["checkpoints"].get(name, {"epoch": -1, "accuracy": {}}) for name in checkpoints_of(experiment)]
     return (
         found["settings"] == settings_of(experiment)
         and points[-1]["epoch"] == experiment.epochs
@@ -296,6 +296,11 @@ def _copy_found(source: Mapping[str, Any], target: dict[str, Any], attack: str) 
 def is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
     """Whether these accuracies are of the weights that a run had there; without steps, as they were once kept, of 0."""
     return point is not None and all(point.get(name, 0) == number for name, number in at.items())
+
+
+def _same_weights(one: str, other: str) -> bool:
+    """Whether two checkpoints have the same weights where they are of the same epoch."""
+    return one != other and parse_checkpoint(one)[1] == parse_checkpoint(other)[1]
 
 
 def _take_over(run: Run, name: str, other: str, attack: str) -> bool:

@@ -14,7 +14,7 @@ from piat_jax.core.sharding import put_state
 from piat_jax.core.types import EpochEnd, Objective, TrainState, Variables
 from piat_jax.experiment import hooks, notes
 from piat_jax.experiment.data import describe_data, load_data, load_extra, place_data
-from piat_jax.experiment.evaluation import evaluated, monitor
+from piat_jax.experiment.evaluation import evaluated, evaluated_beside, monitor
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import DIVERGED, Run
 from piat_jax.experiment.selection import Selection, how_measured, resumed
@@ -293,6 +293,7 @@ class Recorder:
                 **{f"train_{name}": value for name, value in epoch.train.items()},
                 **epoch.scores,
                 **({"averaged_states": int(state.average.count)} if state.average else {}),
+                **{f"averaged_states_{name}": int(kept.count) for name, kept in state.further_averages.items()},
                 "images_per_second": round(epoch.images_per_second, 2),
                 "train_seconds": round(epoch.train_seconds, 4),
                 "evaluate_seconds": round(epoch.evaluate_seconds, 4),
@@ -301,8 +302,8 @@ class Recorder:
         best = self.selection.take(epoch.epoch, epoch.scores)
         every, last = self.experiment.checkpoint.every_epochs, self.experiment.epochs
         if best or epoch.epoch % every == 0 or epoch.epoch == last:
-            info = self._info(epoch.epoch, epoch.scores)
-            self.checkpoints.save_async(state, info, evaluated(self.objective, state), best=best)
+            info, beside = self._info(epoch.epoch, epoch.scores), evaluated_beside(state)
+            self.checkpoints.save_async(state, info, evaluated(self.objective, state), beside, best=best)
         on_training_data = epoch.train.get("adversarial_accuracy", epoch.train.get("clean_accuracy", 0.0))
         shown = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
         self.listener.epoch(epoch.epoch, shown, epoch.images_per_second)
@@ -310,7 +311,7 @@ class Recorder:
     def stopped(self, state: TrainState, position: Position) -> None:
         """Save a state from within an epoch."""
         info = {**self._info(int(state.epoch), {}), "position": position._asdict()}
-        self.checkpoints.save("last", state, info, evaluated(self.objective, state))
+        self.checkpoints.save("last", state, info, evaluated(self.objective, state), evaluated_beside(state))
 
     def _info(self, epoch: int, scores: Mapping[str, float]) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ from piat_jax.core.types import LogitsFn
 from piat_jax.data import load
 from piat_jax.experiment.evaluation import evaluation_attack, evaluator, settings_of
 from piat_jax.experiment.experiment import Experiment
-from piat_jax.experiment.run import DATA, ON_DISK, Run, read_json
+from piat_jax.experiment.run import DATA, ON_DISK, Run, checkpoints_of, read_json
 from piat_jax.experiment.run_evaluation import EvaluationListener, comparable, is_at, keep_found, tell
 
 TRANSFER = "transfer"
@@ -61,7 +61,7 @@ def evaluate_transfer(
     run: Run,
     source: Source,
     *,
-    checkpoints: Sequence[str] = tuple(ON_DISK),
+    checkpoints: Sequence[str] = (),
     num_examples: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -108,8 +108,8 @@ def evaluate_transfer(
         "checkpoints": {},
     }
     result["checkpoints"] = comparable(run, result, by_autoattack=False, overwrite=overwrite)
-    for name in checkpoints:
-        variables, info = run.checkpoints.load_evaluated(ON_DISK[name], like)
+    for name in checkpoints or checkpoints_of(run.experiment()):
+        variables, info = run.load_evaluated(name, like)
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
         point = result["checkpoints"].get(name, {})
         if not is_at(point, at):
@@ -173,6 +173,6 @@ def _network(
     """The network of the source, and of which epoch and step its weights are."""
     net = theirs.build_model(num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
-    variables, info = source.run.checkpoints.load_evaluated(ON_DISK[source.checkpoint], like)
+    variables, info = source.run.load_evaluated(source.checkpoint, like)
     at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
     return make_logits_fn(net, variables), at

@@ -18,6 +18,7 @@ from piat_jax.experiment.data import check_data_fields
 from piat_jax.experiment.evaluation import evaluation_attack
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.hooks import check_stream
+from piat_jax.experiment.methods import average_kind
 from piat_jax.objectives import LAS, RAT, Generalist
 from piat_jax.objectives.lbgat import LBGAT
 from piat_jax.objectives.parts import check_parts
@@ -68,6 +69,8 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
     attempt(_check_groups, experiment)
     attempt(experiment.check_piat, group="piat")
     attempt(experiment.build_average, group="average")
+    for name in experiment.further:
+        attempt(experiment.build_further, name, group=name)
     attempt(_check_optimizer, experiment, group="optimizer")
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         try:
@@ -75,7 +78,8 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
         except InputError:  # listed already
             training_attack = bind(ATTACKS["pgd"])
         attempt(_check_method, experiment, training_attack)
-    if experiment.method.average == "fawa" and not experiment.dataset.validation_examples:
+    averages = map(average_kind, (experiment.method.average, *experiment.further))
+    if "fawa" in averages and not experiment.dataset.validation_examples:
         found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
     named = "\n".join(found)
     found += [

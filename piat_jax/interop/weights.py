@@ -64,6 +64,7 @@ def load_weights(
     adapt: bool = False,
     unsafe_pickle: bool = False,
     checkpoint: str = "best",
+    average: str = "",
 ) -> Loaded:
     """The weights in `path` as variables of `model`; every tensor of the file is used, or dropped for a reason.
 
@@ -77,6 +78,7 @@ def load_weights(
         head is drawn at random); for other networks, a new head.
       unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
       checkpoint: "best" or "last", of a run.
+      average: of a run, the further average of this name; "" is what its method evaluates.
 
     Returns:
       The model with the file's normalisation, its variables in float32, and a report.
@@ -90,7 +92,7 @@ def load_weights(
     path = expanded(path)
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     if (path / Checkpoints.FOLDER).is_dir():
-        variables = Checkpoints.of_run(path).load_variables(checkpoint, like)
+        variables, _ = Checkpoints.of_run(path).load_evaluated(checkpoint, like, average=average)
         mapped = tuple((name, name, leaf.shape) for name, leaf in flatten(variables).items())
         model, origin = _with_normalization(path, model, _of_run(path))
         return Loaded(model, variables, LoadReport(mapped, (), (), "run" if origin == "file" else origin))

@@ -10,7 +10,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.evaluation import AutoAttack
 from piat_jax.experiment.evaluation import evaluation_attack, is_minimum_norm
 from piat_jax.experiment.experiment import Experiment
-from piat_jax.experiment.run import ON_DISK
+from piat_jax.experiment.run import checkpoints_of
 from piat_jax.experiment.run_evaluation import is_autoattack
 from piat_jax.plan import programs
 from piat_jax.plan.compiled import estimate
@@ -140,7 +140,8 @@ def _evaluation_stages(experiment: Experiment, sizes: Sizes, found: Mapping[str,
     times = evaluated_epochs(experiment.epochs, fields.every_epochs)
     during = [name for name in fields.attacks if name in found]
     final = [name for name in fields.final_attacks if name in found]
-    each = sum(block_seconds(found[name], sizes.monitor) for name in during)
+    each = (1 + len(experiment.further)) * sum(block_seconds(found[name], sizes.monitor) for name in during)
+    checkpoints = len(checkpoints_of(experiment))
     last = sum(block_seconds(found[name], sizes.test) for name in final)
     return [
         Stage(
@@ -148,8 +149,8 @@ def _evaluation_stages(experiment: Experiment, sizes: Sizes, found: Mapping[str,
         ),
         Stage(
             "evaluation",
-            len(ON_DISK) * last,
-            f"{len(ON_DISK)} checkpoints under {', '.join(final)} on {sizes.test:,} images",
+            checkpoints * last,
+            f"{checkpoints} checkpoints under {', '.join(final)} on {sizes.test:,} images",
         ),
     ]
 

@@ -50,6 +50,26 @@ def over_epochs(average, track):
     return state
 
 
+def test_several_averages_are_what_each_is_alone():
+    slow, mean = (
+        dataclasses.replace(each, name=name) for each, name in ((Average(0.99, every="step"), "slow"), (SWA, "mean"))
+    )
+    together = mean.init(slow.init(EMA.init(make_state())))
+    for number, w in enumerate(TRACK):
+        together = at(together, w)
+        for average in (EMA, slow):
+            together = average.after_step(together)
+        together = mean(together, jnp.int32(number + 1))
+    assert set(together.further_averages) == {"slow", "mean"}
+    alone = {"": over_steps(EMA, TRACK), "slow": over_steps(slow, TRACK), "mean": over_epochs(mean, TRACK)}
+    for name, state in alone.items():
+        for one, other in zip(jax.tree.leaves(averaged(together, name)), jax.tree.leaves(averaged(state, name))):
+            np.testing.assert_array_equal(one, other)
+    assert averaged(together).params["w"][0] != averaged(together, "slow").params["w"][0]
+    with pytest.raises(InputError, match=r"state\.further_averages has no 'other'; call Average\.init"):
+        averaged(together, "other")
+
+
 def test_exponential_average_in_closed_form():
     state = over_steps(EMA, TRACK)
     powers = 0.9 ** np.arange(len(TRACK) - 1, -1, -1)

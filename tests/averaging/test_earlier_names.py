@@ -34,7 +34,7 @@ def test_an_average_says_every_when():
         assert average.period == "step"
     with pytest.raises(InputError, match="Average is given period and every, which are one argument; leave period"):
         Average(0.9, period="step", every="step")
-    assert list(inspect.signature(Average).parameters) == ["weight", "every", "start", "epochs", "batch_stats"]
+    assert list(inspect.signature(Average).parameters) == ["weight", "every", "start", "epochs", "batch_stats", "name"]
 
 
 @pytest.mark.parametrize("make", [interpolate_params, lambda **options: interpolated(optax.identity(), **options)])

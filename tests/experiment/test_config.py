@@ -262,7 +262,10 @@ def test_no_number_of_any_config_but_a_radius_may_be_infinite(number):
         (f"{EMBEDDED}:tradse", "did you mean 'trades'"),
         (f"{EMBEDDED}:trades+pia", "'pia' is unknown; did you mean 'piat'"),
         (f"{EMBEDDED}:trades+mart", "has 2 objectives"),
-        (f"{EMBEDDED}:swa+ema", "has 2 averages"),
+        (f"{EMBEDDED}:swa+swa", "has 'swa' twice"),
+        (f"{EMBEDDED}:ema2", "'ema2' is a further average, and there is no first; write 'ema'"),
+        (f"{EMBEDDED}:ema+swa3x", "'swa3x' is unknown"),
+        (f"{EMBEDDED}:ema+awp2", "'awp2' is unknown; did you mean 'awp'"),
         (f"{EMBEDDED}:awp+awp", "has 'awp' twice"),
     ],
 )

@@ -101,6 +101,7 @@ OTHER = {
     "las.strategy": ["small_resnet"],
     "average.threshold": [0.9],
     "average.batch_stats": ["copy"],
+    "ema2.batch_stats": ["copy"],
     "kd.standard": ["other"],
     "kd.robust": ["other"],
     "hat.standard": ["other"],
@@ -153,6 +154,7 @@ def fields():
     """Every field with the first (file, method) that has it; each objective, average and network has its own."""
     found = {}
     of_methods = [("cifar10_resnet18", method) for method in (FIRST, *METHODS, *WRAPPERS, *AVERAGES)]
+    of_methods.append(("cifar10_resnet18", "pgd_at+swa+ema2"))
     for file, method in [*of_methods, (VIT, "ard_prm"), *((file, FIRST) for file in FILES)]:
         experiment = loaded(file, method)
         stack = experiment.method
@@ -232,7 +234,7 @@ class Saved:
 
     wait = check
 
-    def save_async(self, state, info, evaluated, *, best):
+    def save_async(self, state, info, evaluated, beside, *, best):
         self.saves.append((info["epoch"], best, info["scores"]))
         SEEN.append(("saved", info["epoch"], best, plain(info["metrics"])))
 

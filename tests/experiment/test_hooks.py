@@ -1,9 +1,12 @@
 """Which hooks run after which epoch."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from piat_jax.averaging import averaged
 from piat_jax.core.types import TrainState, Variables
 from piat_jax.data import Split
 from piat_jax.experiment import hooks
@@ -37,3 +40,21 @@ def test_statistics_are_estimated_anew_where_they_are_asked_for(method, fields, 
         for hook in hooks.epoch_end(config, config.build_model(10), NOTHING.images, 10, NOTHING):
             after = hook(after, epoch)
     assert seen == expected
+
+
+@pytest.mark.parametrize(("method", "name"), [("swa", ""), ("ema+swa", "swa")])
+def test_what_is_estimated_anew_is_the_average_s(method, name, monkeypatch):
+    def anew(net, variables, images, *, momentum):
+        return variables._replace(model_state={"mean": jnp.float32(5)})
+
+    monkeypatch.setattr(hooks, "recompute_batch_stats", anew)
+    group = name or "average"
+    experiment = read_config(f"embedded:{method}", {f"{group}.start": "0", "batch_size": "2"})
+    before = dataclasses.replace(state(), model_state={"mean": jnp.float32(1)})
+    after = hooks.start(experiment, before)
+    for hook in hooks.epoch_end(experiment, experiment.build_model(10), jnp.asarray(NOTHING.images), 10, NOTHING):
+        after = hook(after, jnp.int32(1))
+    assert averaged(after, name).model_state["mean"] == 5
+    assert after.model_state["mean"] == 1
+    if name:
+        assert averaged(after).model_state["mean"] == 1
