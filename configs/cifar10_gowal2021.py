@@ -14,5 +14,5 @@ from piat_jax.configs import cifar10_rebuffi2021
 
 
 def get_config(method: str = "trades+ema") -> ConfigDict:
-    """As of Rebuffi et al. (2021); DeepMind's code smooths the labels of generated images by 0.1."""
+    """As of Rebuffi et al. (2021)."""
     return cifar10_rebuffi2021.get_config(method)

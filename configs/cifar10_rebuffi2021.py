@@ -7,7 +7,8 @@ r"""Rebuffi et al. (2021), arXiv:2103.01946: CutMix and an average of the weight
 The first line is the protocol with CutMix and PIAT, the second that with 1 M images of a DDPM and no CutMix. The
 published WRN-28-10 of CutMix and DDPM, clean / AutoAttack in %, L-inf 8/255: 87.33 / 60.75.
 
-As in DeepMind's code: batch 1024, a cosine from 0.4 with ten epochs of warm-up, 400 epochs, decay 0.995 of the average.
+As in DeepMind's code: batch 1024, a cosine from 0.4 with ten epochs of warm-up, 400 epochs, decay 0.995 of the average,
+labels of generated images smoothed by 0.1.
 Its attack is PGD whose steps Adam takes; here it is PGD with steps of 2/255.
 """
 
@@ -22,6 +23,8 @@ def get_config(method: str = "trades+mix+ema") -> ConfigDict:
     config.epochs = 400
     config.batch_size = 1024
     config.dataset.extra_fraction = 0.7
+    config.dataset.extra_smoothing = (0.1,)
+    config.objective.smoothing_over = "all"
     config.optimizer.schedule = "cosine"
     config.optimizer.lr = 0.4
     config.optimizer.lr_warmup = 10.0
