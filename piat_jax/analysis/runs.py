@@ -239,9 +239,13 @@ def _short(name: str, value: Any) -> str:
 
     >>> _short("attack.eps", 8 / 255), _short("optimizer.momentum", 0.2), _short("optimizer.lr_values", [1, 0.5])
     ('8/255', '0.2', '1,0.5')
+    >>> _short("dataset.extra", "~/data/ddpm.npz"), _short("dataset.extra", "")
+    ('ddpm.npz', 'none')
     """
     if isinstance(value, list | tuple):
         return ",".join(_short(name, each) for each in value)
+    if isinstance(value, str):
+        return value.rpartition("/")[2] or "none"  # of a path its end
     return in_255ths(name, value) or (f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
