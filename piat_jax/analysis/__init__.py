@@ -2,7 +2,8 @@
 
 from piat_jax.analysis.curves import robust_accuracy_figure
 from piat_jax.analysis.runs import Checkpoint, RunResults, display_name, load_run
-from piat_jax.analysis.tables import Table, best_final_table, oscillation, stability_table, worst_class_table
+from piat_jax.analysis.table import Table
+from piat_jax.analysis.tables import best_final_table, oscillation, stability_table, worst_class_table
 from piat_jax.core.renamed import renamed
 
 __all__ = [

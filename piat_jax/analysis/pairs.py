@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
 from piat_jax.analysis.runs import RunResults, group_runs
-from piat_jax.analysis.tables import Cell, Table, accuracy_of, attack_names, cell_of
+from piat_jax.analysis.table import Cell, Table, cell_of
+from piat_jax.analysis.tables import accuracy_of, attack_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -64,6 +64,7 @@ class Checkpoint:
     by_class: Mapping[str, ByClass] = field(default_factory=dict)  # by attack; of earlier versions none
     minimum_norm: Mapping[str, NormCurve] = field(default_factory=dict)  # by attack
     corruptions: CorruptionScores | None = None
+    transfer: Mapping[tuple[str, str], float] = field(default_factory=dict)  # by (source, attack), fractions
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
             _by_class(path, found[name].get("by_class", {}), evaluation.get("class_names", [])),
             _norm_curves(path, found[name].get("minimum_norm", {})),
             _corruptions(folder / "corruptions" / f"{name.replace(':', '_')}.json", found[name]["epoch"]),
+            _transfers(path, found[name].get("transfer", {})),
         )
 
     checkpoints = {name: checkpoint(name) for name in CHECKPOINTS if name in found}
@@ -313,6 +315,14 @@ def _by_class(path: Path, found: Any, names: Sequence[str]) -> dict[str, ByClass
             raise InputError(f"{path} has {len(values)} accuracies under {attack} and {len(names)} class_names")
         read[attack] = ByClass(tuple(names), tuple(values), kept["worst_class"], kept["worst"])
     return read
+
+
+def _transfers(path: Path, found: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    return {
+        (source, attack): value
+        for source in found
+        for attack, value in _accuracies(str(path), _field(path, found[source], "accuracy", dict)).items()
+    }
 
 
 def _norm_curves(path: Path, found: Any) -> dict[str, NormCurve]:

@@ -4,90 +4,17 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from piat_jax.analysis.runs import CorruptionScores, Group, RunResults, group_runs
+from piat_jax.analysis.runs import RunResults, group_runs
+from piat_jax.analysis.table import Column, Table, make_table
 
 ATTACKS = ("clean", "pgd20", "cw20", "aa")
 """The order of the columns; other attacks follow in the order in which they appear."""
 NORM_NAMES = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
 NORMS_OF_AA = {"aa-linf": "L-inf", "aa-l2": "L2", "aa-l1": "L1", "aa-union": "union"}
-MISSING = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Percent: a mean over seeds, and their sample standard deviation where there are several."""
-
-    mean: float
-    std: float | None = None
-    best: bool = False
-    digits: int = 2
-
-    def __str__(self) -> str:
-        digits = self.digits
-        return f"{self.mean:.{digits}f}" + ("" if self.std is None else f" ± {self.std:.{digits}f}")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that renders to Markdown, CSV and plain text.
-
-    A cell that is None has no value. The first `labels` columns are text, then comes the number of seeds.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str | int | Cell | None, ...], ...]
-    labels: int
-    notes: tuple[str, ...] = ()
-
-    def to_markdown(self) -> str:
-        """Aligned, the best of each column bold, notes below."""
-        cells = [
-            [f"**{cell}**" if isinstance(cell, Cell) and cell.best else _text(cell) for cell in r] for r in self.rows
-        ]
-        widths = self._widths(cells, 3)
-        rule = ["-" * w if i < self.labels else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-        lines = [f"| {' | '.join(self._pad(line, widths))} |" for line in [[*self.columns], rule, *cells]]
-        return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in self.notes)
-
-    def to_text(self) -> str:
-        """Aligned for the terminal, without markup."""
-        cells = [[_text(cell) for cell in row] for row in self.rows]
-        widths = self._widths(cells, 1)
-        lines = ["  ".join(self._pad(line, widths)).rstrip() for line in [[*self.columns], *cells]]
-        lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-        return "\n".join(lines) + "\n" + "".join(f"{note}\n" for note in self.notes)
-
-    def to_csv(self) -> str:
-        """Means with four decimals; a column with several seeds is followed by its standard deviation."""
-        several = [any(isinstance(cell, Cell) and cell.std is not None for cell in cells) for cells in zip(*self.rows)]
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        names = [[name, f"{name} std"] if twice else [name] for name, twice in zip(self.columns, several)]
-        writer.writerow([name for pair in names for name in pair])
-        for row in self.rows:
-            line = []
-            for cell, twice in zip(row, several):
-                std = None
-                if isinstance(cell, Cell):
-                    cell, std = f"{cell.mean:.4f}", cell.std
-                line.append("" if cell is None else cell)
-                if twice:
-                    line.append("" if std is None else f"{std:.4f}")
-            writer.writerow(line)
-        return out.getvalue()
-
-    def _indices(self) -> range:
-        return range(len(self.columns))
-
-    def _widths(self, cells: list[list[str]], least: int) -> list[int]:
-        return [max(least, *(len(line[i]) for line in [self.columns, *cells])) for i in self._indices()]
-
-    def _pad(self, line: Sequence[str], widths: list[int]) -> list[str]:
-        return [t.ljust(w) if i < self.labels else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths))]
 
 
 def best_final_table(runs: Sequence[RunResults]) -> Table:
@@ -120,7 +47,7 @@ def best_final_table(runs: Sequence[RunResults]) -> Table:
             notes.append(
                 f"{run.folder}: the final checkpoint is of epoch {run.checkpoints['final'].epoch}/{run.epochs}."
             )
-    return _table(groups, columns, notes)
+    return make_table(groups, columns, notes)
 
 
 def worst_class_table(runs: Sequence[RunResults]) -> Table | None:
@@ -142,7 +69,7 @@ def worst_class_table(runs: Sequence[RunResults]) -> Table | None:
         for checkpoint in ("best", "final")
     ]
     notes = ["Accuracy (%) of the class that has the lowest; classes.csv has all classes of every run."]
-    return _table(group_runs(runs), columns, notes)
+    return make_table(group_runs(runs), columns, notes)
 
 
 def averages_table(runs: Sequence[RunResults]) -> Table | None:
@@ -165,7 +92,7 @@ def averages_table(runs: Sequence[RunResults]) -> Table | None:
             groups.append(replace(group, runs=found, variant=variant))
     columns = [Column(f"{name} Final", accuracy_of(attack, "final")) for attack, name in attack_names(having).items()]
     notes = ["Accuracy (%) of the final checkpoint: of the first average, then of each further one."]
-    return _table(groups, columns, notes)
+    return make_table(groups, columns, notes)
 
 
 def _worst_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
@@ -174,87 +101,6 @@ def _worst_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | No
         return None if found is None else 100 * found.worst
 
     return value
-
-
-def minimum_norm_table(runs: Sequence[RunResults]) -> Table | None:
-    """The median of the smallest norms that minimum-norm attacks have found; None where none was run.
-
-    Raises:
-      InputError: from group_runs.
-    """
-    names = minimum_norm_names(runs)
-    if not names:
-        return None
-    columns = [
-        Column(f"{name} {checkpoint.capitalize()}", _median_of(attack, checkpoint), digits=5)
-        for attack, name in names.items()
-        for checkpoint in ("best", "final")
-    ]
-    notes = [
-        "Median norm of the nearest misclassified images that were found, over the test examples that are correct when "
-        "clean; pixels in [0, 1]."
-    ]
-    return _table(group_runs(runs), columns, notes)
-
-
-def minimum_norm_names(runs: Sequence[RunResults]) -> dict[str, str]:
-    """The minimum-norm attacks that any run was evaluated under, and what a table calls them.
-
-    >>> minimum_norm_names([])
-    {}
-    """
-    points = [point for run in runs for point in run.checkpoints.values()]
-    found: dict[str, dict[str, None]] = {}
-    for attack, curve in (item for point in points for item in point.minimum_norm.items()):
-        found.setdefault(attack, {})[NORM_NAMES.get(curve.norm, curve.norm)] = None
-    return {attack: f"{attack_name(attack)} ({' or '.join(norms)})" for attack, norms in found.items()}
-
-
-def _median_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
-    def value(run: RunResults) -> float | None:
-        found = run.checkpoints[checkpoint].minimum_norm.get(attack) if checkpoint in run.checkpoints else None
-        return None if found is None else found.median
-
-    return value
-
-
-def corruption_table(runs: Sequence[RunResults], checkpoint: str) -> Table | None:
-    """Accuracy under common corruptions of a checkpoint, by corruption; None where none was evaluated so.
-
-    Raises:
-      InputError: from group_runs.
-    """
-    found = [run.checkpoints[checkpoint].corruptions for run in runs if checkpoint in run.checkpoints]
-    scores = [each for each in found if each]
-    if not scores:
-        return None
-
-    def column(name: str, of: Callable[[CorruptionScores], float | None], *, lowest: bool = False) -> Column:
-        def value(run: RunResults) -> float | None:
-            point = run.checkpoints.get(checkpoint)
-            number = of(point.corruptions) if point and point.corruptions else None
-            return None if number is None else 100 * number
-
-        return Column(name, value, lowest=lowest)
-
-    names = dict.fromkeys(name for each in scores for name in each.by_corruption)
-    normalised = {each.normalised for each in scores}
-    columns = [
-        column("Clean", lambda each: each.clean),
-        column("Mean", lambda each: each.mean),
-        column("mCE" if normalised == {True} else "Mean error", lambda each: each.mce, lowest=True),
-        *([column("Extra", lambda each: each.extra)] if any(each.extra is not None for each in scores) else []),
-        *(column(name, lambda each, name=name: each.by_corruption.get(name)) for name in names),
-    ]
-    counts = " or ".join(map(str, sorted({each.num_examples for each in scores})))
-    how = "mCE: errors relative to AlexNet's." if normalised == {True} else "The mean error is not normalised."
-    notes = [
-        f"Accuracy (%) of the {checkpoint} checkpoint on {counts} images at each of five severities. Mean: over the "
-        f"fifteen corruptions of the paper; extra ones apart. {how}"
-    ]
-    if len(normalised) > 1:
-        notes.append("Some errors are relative to AlexNet's and some are not: their column does not compare.")
-    return _table(group_runs(runs), columns, notes)
 
 
 def classes_csv(runs: Sequence[RunResults]) -> str:
@@ -340,7 +186,7 @@ def stability_table(runs: Sequence[RunResults]) -> Table:
     for run in runs:
         if run.metrics[-1]["epoch"] != run.epochs:
             notes.append(f"{run.folder}: trained for {run.metrics[-1]['epoch']} of {run.epochs} epochs.")
-    return _table(group_runs(runs), columns, notes)
+    return make_table(group_runs(runs), columns, notes)
 
 
 def _fall(values: np.ndarray) -> float:
@@ -356,17 +202,6 @@ def oscillation(run: RunResults) -> float | None:
     epochs, values = run.series(run.selected)
     late = values[2 * epochs >= run.epochs]
     return float(100 * np.abs(np.diff(late)).mean()) if len(late) > 1 else None
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers: what a run contributes, and which end is good."""
-
-    name: str
-    value: Callable[[RunResults], float | None]  # percent, or None
-    lowest: bool = False
-    unsigned: bool = False
-    digits: int = 2
 
 
 def accuracy_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
@@ -390,58 +225,3 @@ def _difference(attack: str) -> Callable[[RunResults], float | None]:
 def _percent(run: RunResults, key: str, reduce: Callable[[np.ndarray], float]) -> float | None:
     values = run.series(key)[1]
     return float(100 * reduce(values)) if len(values) else None
-
-
-def _table(groups: Sequence[Group], columns: Sequence[Column], notes: Sequence[str]) -> Table:
-    """One row per group; data set and model are columns where they differ."""
-    labels = {
-        "Dataset": [group.dataset for group in groups],
-        "Model": [group.model for group in groups],
-    }
-    labels = {name: texts for name, texts in labels.items() if len(set(texts)) > 1}
-    labels["Method"] = [group.name for group in groups]
-    seeds = [len(group.runs) for group in groups]
-    if max(seeds) > 1:
-        notes = [*notes, "Mean ± sample standard deviation over seeds."]
-    cells = [_mark_best([_cell(column, group) for group in groups], groups, column.lowest) for column in columns]
-    return Table(
-        (*labels, "Seeds", *(column.name for column in columns)),
-        tuple(zip(*labels.values(), seeds, *cells)),
-        len(labels),
-        tuple(notes),
-    )
-
-
-def _cell(column: Column, group: Group) -> Cell | None:
-    cell = cell_of([column.value(run) for run in group.runs])
-    if cell is None:
-        return None
-    return replace(cell, mean=abs(cell.mean) if column.unsigned else cell.mean, digits=column.digits)
-
-
-def cell_of(values: Sequence[float | None]) -> Cell | None:
-    """Mean and deviation over seeds; None where a seed has no value."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None
-    return Cell(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
-
-
-def _mark_best(cells: list[Cell | None], groups: Sequence[Group], lowest: bool) -> list[Cell | None]:
-    """Mark the best of each data set and model, and what prints the same; nothing where there is nothing to compare."""
-    marked = list(cells)
-    for block in {(group.dataset, group.model) for group in groups}:
-        inside = {i: cells[i] for i, group in enumerate(groups) if (group.dataset, group.model) == block}
-        rounded = {i: round(cell.mean, cell.digits) for i, cell in inside.items() if cell is not None}
-        if len(rounded) < 2:
-            continue
-        best = (min if lowest else max)(rounded.values())
-        for i, value in rounded.items():
-            cell = cells[i]
-            if value == best and cell is not None:
-                marked[i] = replace(cell, best=True)
-    return marked
-
-
-def _text(cell: str | int | Cell | None) -> str:
-    return MISSING if cell is None else str(cell)

@@ -11,7 +11,8 @@ yet is left out, with a note.
 
 Where accuracies by class are known, worst_class.md has the worst class and classes.csv all of them. Of minimum-norm
 attacks minimum_norm.md has the medians, and a figure such as fmn100.png the accuracy against the radius.
-corruptions.md is of common corruptions, averages.md of runs with several averages.
+corruptions.md is of common corruptions, transfer.md of images made on other networks, averages.md of runs with several
+averages.
 """
 
 import os
@@ -40,15 +41,18 @@ def main(argv: Sequence[str]) -> None:
 def report(folders: Sequence[Path], out: Path) -> None:
     """Write a report of the runs in some folders into another."""
     from piat_jax.analysis.curves import MOST_LINES, draw, draw_norms, save
+    from piat_jax.analysis.evaluation_tables import (
+        corruption_table,
+        minimum_norm_names,
+        minimum_norm_table,
+        transfer_table,
+    )
     from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
     from piat_jax.analysis.runs import CHECKPOINTS, EVALUATION, load_run
     from piat_jax.analysis.tables import (
         averages_table,
         best_final_table,
         classes_csv,
-        corruption_table,
-        minimum_norm_names,
-        minimum_norm_table,
         runs_csv,
         stability_table,
         worst_class_table,
@@ -95,6 +99,9 @@ def report(folders: Sequence[Path], out: Path) -> None:
     norms = minimum_norm_table(runs)
     if norms:
         texts["minimum_norm.md"] = norms.to_markdown()
+    transfer = transfer_table(runs)
+    if transfer:
+        texts["transfer.md"] = transfer.to_markdown()
     if pairs:
         texts["piat.md"] = "\n".join(piat_table(pairs, name).to_markdown() for name in ("best", "final"))
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from piat_jax import load as load_classifier
 from piat_jax.attacks import bind, pgd
-from piat_jax.cli import errors, evaluate, train
+from piat_jax.cli import errors, evaluate, report, train
 from piat_jax.core.rng import named_key
 from piat_jax.data import load
 from piat_jax.evaluation import correct_under_attack
@@ -68,6 +68,10 @@ def test_it_is_what_the_one_network_makes_of_the_other_s_images(runs, capsys):
     assert (judge.predict(own) == labels).mean() < by_hand  # or this shows nothing
     flags = correct_under_attack(judge, images, labels, attack, source=maker, key=key, batch_size=7)
     assert flags.mean() == by_hand
+    assert errors.run(report.main, [str(a)]) == 0
+    header, _, row = (a / "report" / "transfer.md").read_text().splitlines()[:3]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row))))
+    assert cells["PGD-4 from b best Final"].strip("*") == f"{100 * by_hand:.2f}"
 
 
 def read_step(run):
