@@ -156,7 +156,9 @@ class AutoAttack:
           images: `[N, H, W, C]` uint8, or floats in [0, 1]; they stay on the host, and may be a memory map.
           labels: `[N]` integers in [0, K).
           folder: where every block is written down and at the end the result. Called again with the same arguments the
-            evaluation goes on where it was stopped, be it killed; one that was finished is read.
+            evaluation goes on where it was stopped, be it killed; one that was finished is read. The adversarial images
+            stay on disk, in images.npy, so memory holds some blocks however many images there are; without a folder
+            they are in memory, four bytes a value.
           report: called after each block.
           devices: over which blocks are split; default all. With those of several processes each of these makes the
             same call, and the first writes to the folder, which they share.
@@ -231,18 +233,19 @@ class _Run:
     def run(self, folder: str | Path | None, report: Callable[[AttackProgress], None]) -> Robustness:
         """Everything: the clean images, the checks, the attacks."""
         journal = Journal(folder, self.identity()) if folder is not None else None
-        pixels = np.empty(self.images.shape, np.float32)
-        for rows in self._slices():
-            pixels[rows] = self._pixels(rows)
-        logits = self._clean(self.blocks, pixels)
+        logits = self._clean(self.blocks)
         if journal:
             journal.check_network(logits, self.blocks.weights_digest())
             if self.fast and self.other_network:
-                seen = self._clean(self.fast, pixels)
+                seen = self._clean(self.fast)
                 journal.check_network(seen, self.fast.weights_digest(), file=ATTACKED)
             if result := journal.result():
                 return result
-        tally = AttackState(self.runs, pixels, logits, self.labels, alone=self.settings.individually)
+        shape = self.images.shape
+        images = journal.open_images(shape) if journal else np.empty(shape, np.float32)
+        for rows in self._slices():
+            images[rows] = self._pixels(rows)
+        tally = AttackState(self.runs, images, logits, self.labels, alone=self.settings.individually)
         for record in journal.records() if journal else ():
             tally.apply(record)
         findings = list(self._findings(logits))
@@ -273,9 +276,7 @@ class _Run:
             findings=(*findings, *sanity.of_attacks(names, white, tally.attempted, tally.fooled)),
             settings=self.identity(),
         )
-        if journal:
-            journal.finish(result)
-        return result
+        return journal.finish(result) if journal else result
 
     def identity(self) -> dict[str, Any]:
         """What makes it this evaluation and no other; block size and devices do not matter."""
@@ -299,9 +300,9 @@ class _Run:
         rows = np.arange(len(self.labels))
         return [rows[start : start + self.blocks.size] for start in range(0, len(rows), self.blocks.size)]
 
-    def _clean(self, blocks: Blocks, pixels: np.ndarray) -> np.ndarray:
-        """Logits `[N, K]` of the clean images, floats `[N, H, W, C]`."""
-        return np.concatenate([self._logits(blocks, pixels[rows], rows, "clean") for rows in self._slices()])
+    def _clean(self, blocks: Blocks) -> np.ndarray:
+        """Logits `[N, K]` of the clean images."""
+        return np.concatenate([self._logits(blocks, self._pixels(rows), rows, "clean") for rows in self._slices()])
 
     def _findings(self, logits: np.ndarray) -> Iterator[Finding]:
         yield from sanity.of_outputs(logits, self.labels)

@@ -1,19 +1,21 @@
 """What a robust evaluation has done so far, on disk: one file a block, so that it can be killed at any moment."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded, unwritable, write_arrays, write_json
 from piat_jax.core.multihost import is_first, on_first
-from piat_jax.evaluation.robustness import JSON, Robustness
+from piat_jax.evaluation.robustness import JSON, Robustness, read_images
 
 SETTINGS = "settings.json"
 CLEAN, ATTACKED = "clean.npz", "attacked.npz"
@@ -104,18 +106,26 @@ class Journal:
                 "remove it, or give another folder"
             )
 
-    def records(self) -> list[Record]:
+    def open_images(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Room on disk for the images `[N, H, W, C]`, float32, of this process, until `finish`."""
+        path = self.folder / BLOCKS / f"images-{jax.process_index()}.npy"
+        try:
+            return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def records(self) -> Iterator[Record]:
         """What was done, in order; a file that cannot be read is work to be done again."""
-        found = []
         for path in sorted((self.folder / BLOCKS).glob("*.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     names = [name for name in Record._fields if name in stored or name not in Record._field_defaults]
-                    found.append(Record(**{name: stored[name] for name in names}))
+                    record = Record(**{name: stored[name] for name in names})
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
                 if is_first():
                     path.unlink()
-        return found
+                continue
+            yield record
 
     def append(self, record: Record) -> None:
         """Keep what a block did."""
@@ -124,9 +134,10 @@ class Journal:
         numbers = [int(path.stem) for path in (self.folder / BLOCKS).glob("*.npz")]
         write_arrays(self.folder / BLOCKS / f"{max(numbers, default=0) + 1:06d}.npz", record._asdict())
 
-    def finish(self, result: Robustness) -> None:
-        """Write the result, and drop the blocks it was made of."""
+    def finish(self, result: Robustness) -> Robustness:
+        """Write the result, and drop the blocks it was made of; returned with its images as they are on disk."""
         on_first(lambda: self._finish(result))
+        return dataclasses.replace(result, images=read_images(self.folder))
 
     def _finish(self, result: Robustness) -> None:
         result.save(self.folder)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import expanded, write_arrays, write_json
+from piat_jax.core.files import expanded, write_arrays, write_file, write_json
 from piat_jax.evaluation.classes import WorstClass, class_accuracies, find_worst_class
 
-JSON, ARRAYS = "result.json", "result.npz"
+JSON, ARRAYS, IMAGES = "result.json", "result.npz", "images.npy"
 NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
 
 
@@ -36,7 +36,7 @@ class Robustness:
     attempted: np.ndarray  # [A, N] bool, whether the attack was run on the example
     fooled: np.ndarray  # [A, N] bool, whether it succeeded
     queries: np.ndarray  # [A, N] int64, forwards spent, a forward-and-backward counting as one
-    images: np.ndarray  # [N, H, W, C] float32, adversarial where an attack succeeded, else clean
+    images: np.ndarray  # [N, H, W, C] float32, adversarial where an attack succeeded, else clean; of a folder a map
     predictions: np.ndarray  # [N] int32, the class of `images`
     distances: np.ndarray  # [N] float32, of `images` to the clean ones, in the norm of the attack
     seconds: Mapping[str, float]  # of each attack, compilation included
@@ -143,10 +143,14 @@ class Robustness:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write result.json, the numbers, and result.npz, the arrays; each whole or not at all, the JSON last."""
+        """Write result.json, the numbers, images.npy and result.npz, the other arrays.
+
+        Each is written whole or not at all, and the JSON last.
+        """
         folder = expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in _ARRAYS}
+        write_file(folder / IMAGES, lambda file: np.save(file, self.images))
         write_arrays(folder / ARRAYS, arrays | {"robust": self.robust, "broken_by": self.broken_by})
         write_json(folder / JSON, self.summary())
 
@@ -163,14 +167,22 @@ class Robustness:
         summary = json.loads((folder / JSON).read_text())
         with np.load(folder / ARRAYS, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS}
+            # Earlier versions kept them there.
+            images = stored["images"] if "images" in stored else read_images(folder)
         findings = tuple(Finding(**finding) for finding in summary["findings"])
         return cls(
             attacks=tuple(summary["attacks"]),
             seconds=summary["seconds"],
             findings=findings,
             settings=summary["settings"],
+            images=images,
             **arrays,
         )
 
 
-_ARRAYS = ("labels", "clean", "attempted", "fooled", "queries", "images", "predictions", "distances")
+def read_images(folder: Path) -> np.ndarray:
+    """The images of a result, mapped: what is looked at is read."""
+    return np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+
+
+_ARRAYS = ("labels", "clean", "attempted", "fooled", "queries", "predictions", "distances")

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -323,6 +324,38 @@ def test_members_are_checked(members, message):
         AutoAttack(eps=0.1, attacks=members)
 
 
+class TestImagesOnDisk:
+    def test_memory_holds_some_blocks_and_not_all_images(self, tmp_path):
+        """Of 700 images, 34 MB as floats, of which most become adversarial."""
+        images = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.uint8, shape=(700, 64, 64, 3))
+        images[:] = np.random.default_rng(0).integers(0, 256, 700, np.uint8)[:, None, None, None]
+        network = jax.tree_util.Partial(lambda x: jnp.stack([x.mean((1, 2, 3)), jnp.full(len(x), 0.5)], axis=1))
+        labels = np.where(images[:, 0, 0, 0] > 127, 0, 1)
+        settings = AutoAttack(eps=0.4, attacks=("apgd-ce",), steps=2, block_size=32)
+        peaks = {}
+        for folder in (tmp_path / "aa", None):
+            tracemalloc.start()
+            try:
+                result = settings.run(network, images, labels, folder=folder, devices=jax.devices()[:1])
+                peaks[folder] = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert result.accuracy < 0.5
+            assert result.images.shape == images.shape
+        assert peaks[tmp_path / "aa"] < 25e6 < 34e6 < peaks[None]
+        assert isinstance(Robustness.load(tmp_path / "aa").images, np.memmap)
+
+    def test_a_result_of_an_earlier_version_has_them_beside_the_flags(self, tmp_path):
+        result = evaluate(folder=tmp_path)
+        images = np.array(result.images)
+        (tmp_path / "images.npy").unlink()
+        with np.load(tmp_path / "result.npz") as stored:
+            arrays = dict(stored)
+        assert "images" not in arrays
+        np.savez(tmp_path / "result.npz", **arrays, images=images)
+        same(evaluate(folder=tmp_path, report=stop_after(1)), result, seconds=True)
+
+
 class TestResume:
     @pytest.mark.parametrize("after", [1, 3, 6])
     def test_stopped_and_resumed_in_other_blocks(self, after, tmp_path):
@@ -334,7 +367,7 @@ class TestResume:
         assert seen  # there was something left
         assert seen[0].done > 0
         assert sorted(path.name for path in (tmp_path / "aa").iterdir()) == [
-            "clean.npz", "result.json", "result.npz", "settings.json"]  # fmt: skip
+            "clean.npz", "images.npy", "result.json", "result.npz", "settings.json"]  # fmt: skip
         # A finished one is read, and nothing runs.
         again = evaluate(folder=tmp_path / "aa", report=stop_after(1))
         same(again, result, seconds=True)
