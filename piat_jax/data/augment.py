@@ -1,19 +1,23 @@
-"""Random crop, flip, AutoAugment and cutout on the device: pure, jittable, keyed per example."""
+"""Random crop, flip, policies, cutout and erasing on the device: pure, jittable, keyed per example."""
 
 from pathlib import PurePath
 
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_choice, check_count
+from piat_jax.core.checks import InputError, check_choice, check_count, check_range
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
-from piat_jax.data.autoaugment import autoaugment
+from piat_jax.data.autoaugment import autoaugment, randaugment
 from piat_jax.data.dataset_info import KNOWN
 
 # jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
-POLICIES = ("autoaugment", "")
+POLICIES = ("autoaugment", "randaugment", "")
+ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 3.3)
+"""Of a rectangle that is erased: its share of the image, and its height over its width."""
+ERASED_MEAN, ERASED_STD = 0.45, 0.225
+"""Of the noise in it, in [0, 1]: about N(0, 1) after the usual normalisation."""
 
 
 def check_augmentation(dataset_name: str, flip: bool) -> None:
@@ -45,7 +49,10 @@ def augment(
     padding_mode: str,
     flip: bool,
     policy: str = "",
+    policy_operations: int = 2,
+    policy_magnitude: int = 9,
     cutout: int = 0,
+    erasing: float = 0.0,
 ) -> Array:
     """Each image padded, cropped back at a random place, mirrored with probability 1/2, changed and cut, in this order.
 
@@ -57,9 +64,11 @@ def augment(
         0 crops nothing.
       padding_mode: "zeros" or "reflect" (the mirror image, without repeating the edge; needs crop_padding < H, W).
       flip: whether to mirror left and right at all.
-      policy: "autoaugment" for AutoAugment's CIFAR policy (`data.autoaugment`), "" for none.
+      policy: "autoaugment" for AutoAugment's CIFAR policy, "randaugment" (both in `data.autoaugment`), "" for none.
+      policy_operations, policy_magnitude: N and M of RandAugment.
       cutout: the side, in pixels, of a black square around a pixel drawn from the image, partly outside at its border;
         0 for none.
+      erasing: the probability that a rectangle of an image is replaced by noise, in [0, 1] (`random_erasing`).
 
     Returns:
       Images of the same shape and dtype; `images` itself if there is nothing to do.
@@ -67,7 +76,7 @@ def augment(
     Raises:
       InputError: a value out of range, or not one key per image.
 
-    Source: cutout is DeVries and Taylor (2017), arXiv:1708.04552.
+    Source: cutout is DeVries and Taylor (2017), arXiv:1708.04552; erasing Zhong et al. (2017), arXiv:1708.04896.
 
     >>> images = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 2, 1)
     >>> augment(images, jax.random.key(0)[None], crop_padding=0, padding_mode="zeros", flip=False) is images
@@ -77,6 +86,7 @@ def augment(
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     check_choice("policy", policy, POLICIES)
     check_count("cutout", cutout, 0)
+    check_range("erasing", erasing, 0, 1)
     if images.ndim != 4:
         raise InputError(f"images has {images.ndim} axes; give images as [batch, height, width, channels]")
     if keys.shape != images.shape[:1]:
@@ -90,9 +100,13 @@ def augment(
         images = random_crop(images, keys, crop_padding, padding_mode)
     if flip:
         images = random_flip(images, keys)
-    if policy:
+    if policy == "autoaugment":
         images = autoaugment(images, keys)
-    return random_cutout(images, keys, cutout) if cutout else images
+    elif policy:
+        images = randaugment(images, keys, operations=policy_operations, magnitude=policy_magnitude)
+    if cutout:
+        images = random_cutout(images, keys, cutout)
+    return random_erasing(images, keys, erasing) if erasing else images
 
 
 def crop_offsets(keys: Array, crop_padding: int) -> Array:
@@ -140,3 +154,42 @@ def cutout_centres(keys: Array, height: int, width: int) -> Array:
     """The middle `[B, 2]` (row, column) of each example's cutout, uniform over its pixels."""
     end = jnp.array([height, width], jnp.int32)
     return jax.vmap(lambda key: jax.random.randint(named_key(key, "cutout"), (2,), 0, end, jnp.int32))(keys)
+
+
+def random_erasing(images: Array, keys: Array, probability: float) -> Array:
+    """Each image, with this probability, with a rectangle of noise in place of a part.
+
+    Its area is uniform on `ERASED_AREA`, its ratio log-uniform on `ERASED_RATIO`, its place uniform inside the image,
+    and its pixels N(`ERASED_MEAN`, `ERASED_STD`), cut off at [0, 1].
+
+    Source: Zhong et al. (2017), arXiv:1708.04896. Where a rectangle is higher or wider than the image, torchvision
+    draws again; here it is cut off. The noise is timm's "pixel" mode without its mean for each channel.
+    """
+    height, width = images.shape[1:3]
+    sides, corners = erased_rectangles(keys, probability, height, width)
+
+    def covered(axis: int, length: int) -> Array:
+        places = jnp.arange(length)[None, :] - corners[:, axis, None]
+        return (places >= 0) & (places < sides[:, axis, None])
+
+    rectangle = covered(0, height)[:, :, None] & covered(1, width)[:, None, :]
+    noise = jax.vmap(lambda key: jax.random.normal(named_key(key, "erased"), images.shape[1:], jnp.float32))(keys)
+    noise = jnp.clip(ERASED_MEAN + ERASED_STD * noise, 0.0, 1.0)
+    noise = jnp.rint(255 * noise) if images.dtype == jnp.uint8 else noise
+    return jnp.where(rectangle[..., None], noise.astype(images.dtype), images)
+
+
+def erased_rectangles(keys: Array, probability: float, height: int, width: int) -> tuple[Array, Array]:
+    """The sides and the corner, both `[B, 2]` int32 (rows, columns), of what is erased; sides of 0 erase nothing."""
+
+    def one(key: Array) -> tuple[Array, Array]:
+        drawn = jax.random.uniform(named_key(key, "erasing"), (5,), jnp.float32)
+        area = height * width * (ERASED_AREA[0] + drawn[1] * (ERASED_AREA[1] - ERASED_AREA[0]))
+        low, high = jnp.log(jnp.array(ERASED_RATIO, jnp.float32))
+        ratio = jnp.exp(low + drawn[2] * (high - low))
+        sizes = jnp.array([height, width], jnp.float32)
+        sides = jnp.minimum(jnp.rint(jnp.sqrt(area * jnp.stack([ratio, 1 / ratio]))), sizes)
+        corner = jnp.minimum(jnp.floor(drawn[3:] * (sizes - sides + 1)), sizes - sides)
+        return jnp.where(drawn[0] < probability, sides, 0.0).astype(jnp.int32), corner.astype(jnp.int32)
+
+    return jax.vmap(one)(keys)

@@ -1,4 +1,4 @@
-"""AutoAugment's CIFAR policy on the device: its operations on bytes are Pillow's, one key per example."""
+"""AutoAugment's CIFAR policy and RandAugment on the device: operations on bytes are Pillow's, one key per example."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, check_count, check_range
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
 
@@ -40,6 +40,13 @@ CIFAR_POLICY = (
     (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
 )
+RANDOM_OPERATIONS = (
+    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
+)  # fmt: skip
+"""What RandAugment draws from."""
+MOST_MAGNITUDE = 30
+"""Of RandAugment; of AutoAugment it is 9."""
 FILL = 128
 """What moves in from outside: gray, for the mean that the paper's code fills in."""
 MOVES = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -74,8 +81,7 @@ def autoaugment(images: Array, keys: Array) -> Array:
     >>> jax.jit(autoaugment)(images, jax.random.split(jax.random.key(0))).shape
     (2, 8, 8, 3)
     """
-    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise InputError(f"images are {images.dtype} {images.shape}; AutoAugment takes uint8 [B, H, W, 1 or 3]")
+    _check_bytes("AutoAugment", images)
     table = jax.tree.map(jnp.asarray, policy_table(images.shape[1], images.shape[2]))
     probabilities = jnp.array([[probability for _, probability, _ in pair] for pair in CIFAR_POLICY])
 
@@ -90,6 +96,51 @@ def autoaugment(images: Array, keys: Array) -> Array:
         return image
 
     return jax.vmap(one)(images, keys)
+
+
+def randaugment(images: Array, keys: Array, *, operations: int = 2, magnitude: int = 9) -> Array:
+    """So many operations on each image, each drawn from 14 (`RANDOM_OPERATIONS`) and at one magnitude, either sign.
+
+    Args:
+      images: `[B, H, W, C]` uint8, with C = 1 or 3.
+      keys: `[B]` typed keys, one per example.
+      operations: N, at least 1; they may repeat.
+      magnitude: M, an integer in [0, 30].
+
+    Returns:
+      Images of the same shape, uint8; operations as in `autoaugment`.
+
+    Raises:
+      InputError: images of another kind, or a number out of range.
+
+    Source: Cubuk et al. (2019), arXiv:1909.13719, with the numbers of torchvision's RandAugment. What moves in from
+    outside is gray here, and black there.
+
+    >>> images = jnp.zeros((2, 8, 8, 3), jnp.uint8)
+    >>> jax.jit(randaugment)(images, jax.random.split(jax.random.key(0))).shape
+    (2, 8, 8, 3)
+    """
+    _check_bytes("RandAugment", images)
+    check_count("operations", operations, 1)
+    check_range("magnitude", magnitude, 0, MOST_MAGNITUDE)
+    table = jax.tree.map(jnp.asarray, random_table(magnitude, images.shape[1], images.shape[2]))
+
+    def one(image: Array, key: Array) -> Array:
+        drawn = jax.random.uniform(named_key(key, "randaugment"), (operations, 2), jnp.float32)
+        which = jnp.floor(drawn[:, 0] * len(RANDOM_OPERATIONS)).astype(jnp.int32)
+        sign = (drawn[:, 1] < 0.5).astype(jnp.int32)
+
+        def step(number: Array | int, image: Array) -> Array:
+            return apply(image, jax.tree.map(lambda leaf: leaf[which[number], sign[number]], table))
+
+        return jax.lax.fori_loop(0, operations, step, image)
+
+    return jax.vmap(one)(images, keys)
+
+
+def _check_bytes(name: str, images: Array) -> None:
+    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise InputError(f"images are {images.dtype} {images.shape}; {name} takes uint8 [B, H, W, 1 or 3]")
 
 
 def apply(image: Array, operation: Operation) -> Array:
@@ -108,15 +159,28 @@ def policy_table(height: int, width: int) -> Operation:
     return Operation(*(np.stack(leaves).reshape(25, 2, 2, *leaves[0].shape) for leaves in zip(*flat)))
 
 
-def encode(name: str, magnitude: int, sign: int, height: int, width: int) -> Operation:
-    """An operation of torchvision's name at a magnitude in [0, 9], for images of one size.
+@functools.lru_cache
+def random_table(magnitude: int, height: int, width: int) -> Operation:
+    """RandAugment's operations `[14, 2]`, with the magnitude's two signs."""
+    flat = [
+        encode(name, magnitude, sign, height, width, most=MOST_MAGNITUDE)
+        for name in RANDOM_OPERATIONS
+        for sign in (1, -1)
+    ]
+    return Operation(*(np.stack(leaves).reshape(-1, 2, *leaves[0].shape) for leaves in zip(*flat)))
+
+
+def encode(name: str, magnitude: int, sign: int, height: int, width: int, *, most: int = 9) -> Operation:
+    """An operation of torchvision's name at a magnitude in [0, most], for images of one size.
 
     >>> encode("Solarize", 6, 1, 32, 32).level.item(), round(encode("Color", 9, -1, 32, 32).factor.item(), 3)
     (85, 0.1)
     """
-    share = magnitude / 9 * sign
+    share = magnitude / most * sign
     matrix, factor, level = IDENTITY, 1.0, 0
-    if name in MOVES:
+    if name == "Identity":
+        branch = "Move"
+    elif name in MOVES:
         shift_x, shift_y = (int(150 / 331 * size * share) for size in (width, height))
         cosine, sine = math.cos(math.radians(-30 * share)), math.sin(math.radians(-30 * share))
         x, y = width / 2, height / 2
@@ -129,9 +193,9 @@ def encode(name: str, magnitude: int, sign: int, height: int, width: int) -> Ope
         }[name]
         branch = "Move"
     elif name == "Posterize":
-        branch, level = name, 256 - 2 ** round(magnitude / 2.25)
+        branch, level = name, 256 - 2 ** round(magnitude / (most / 4))
     elif name in ("Solarize", "Invert"):
-        branch, level = "Solarize", 0 if name == "Invert" else -(-255 * (9 - magnitude) // 9)
+        branch, level = "Solarize", 0 if name == "Invert" else -(-255 * (most - magnitude) // most)
     else:
         branch, factor = name, 1 + 0.9 * share
     a, b, c, d, e, f = matrix

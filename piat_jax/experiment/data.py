@@ -12,6 +12,7 @@ from piat_jax.core.checks import InputError, check_at_least, check_choice, check
 from piat_jax.core.memory import device_memory, in_units
 from piat_jax.data import Dataset, Split, check_name, hold_out, load
 from piat_jax.data.augment import PADDING_MODES, POLICIES, check_augmentation
+from piat_jax.data.autoaugment import MOST_MAGNITUDE
 from piat_jax.data.batching import as_counts, check_batch_size
 from piat_jax.data.npz import read_examples
 from piat_jax.evaluation.journal import digest
@@ -34,6 +35,9 @@ def check_data_fields(experiment: Experiment, attempt: Callable[..., None]) -> N
         attempt(check_at_least, f"dataset.{name}", getattr(fields, name), 0)
     attempt(check_choice, "dataset.padding_mode", fields.padding_mode, PADDING_MODES)
     attempt(check_choice, "dataset.policy", fields.policy, POLICIES)
+    attempt(check_at_least, "dataset.policy_operations", fields.policy_operations, 1)
+    attempt(check_range, "dataset.policy_magnitude", fields.policy_magnitude, 0, MOST_MAGNITUDE)
+    attempt(check_range, "dataset.erasing", fields.erasing, 0, 1)
     attempt(check_range, "dataset.extra_fraction", fields.extra_fraction, 0, 1, open_low=True)
     attempt(check_range, "dataset.epoch_steps", fields.epoch_steps, 0, MOST_INDICES // max(experiment.batch_size, 1))
     attempt(check_range, "dataset.extra_smoothing", np.array(fields.extra_smoothing), 0, 1)

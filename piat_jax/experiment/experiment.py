@@ -46,7 +46,9 @@ from piat_jax.training.schedules import Rate, schedule_fields
 
 NAMED = ("wrappers", "further")
 """Of an experiment's fields those whose groups stand in a config by their own names."""
-AUGMENTATION = ("crop_padding", "padding_mode", "flip", "policy", "cutout")
+AUGMENTATION = (
+    "crop_padding", "padding_mode", "flip", "policy", "policy_operations", "policy_magnitude", "cutout", "erasing",
+)  # fmt: skip
 
 
 @group

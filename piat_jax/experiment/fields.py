@@ -82,8 +82,11 @@ class DatasetFields:
     crop_padding: int = field("pixels; 0 = no random crop", default=4)
     padding_mode: str = field("zeros, reflect", default="zeros")
     flip: bool = field("mirror half of the images; never for digits", default=True)
-    policy: str = field("autoaugment: its CIFAR policy; empty = none", default="")
+    policy: str = field("autoaugment: its CIFAR policy; randaugment; empty = none", default="")
+    policy_operations: int = field("of randaugment: operations on each image", default=2)
+    policy_magnitude: int = field("of randaugment: from 0 to 30", default=9)
     cutout: int = field("pixels a side of a black square; 0 = none", default=0)
+    erasing: float = field("probability that a rectangle of an image becomes noise, in [0, 1]", default=0.0)
     extra: str | tuple[str, ...] = field(
         "an .npz file with generated examples (image, label), mixed into every batch, or several, parted by commas; "
         "empty = none",

@@ -38,7 +38,8 @@ class Recipe(NamedTuple):
     Args:
       optimizer: any of optax.
       batch_size: examples of a step; the last partial batch of an epoch is dropped.
-      crop_padding, padding_mode, flip, policy, cutout: as of `data.augment.augment`.
+      crop_padding, padding_mode, flip, policy, policy_operations, policy_magnitude, cutout, erasing: as of
+        `data.augment.augment`.
       step_end: what follows each step, such as an average of the weights: `(state) -> state`.
       mesh: devices that share each batch (core/sharding.py); None for one.
       extra_per_batch: how many of a batch are of `Examples.extra`, or of each set of it.
@@ -67,6 +68,9 @@ class Recipe(NamedTuple):
     extra_smoothing: tuple[float, ...] = ()
     smoothing_over: str = "others"
     epoch_steps: int = 0
+    policy_operations: int = 2
+    policy_magnitude: int = 9
+    erasing: float = 0.0
 
     def steps(self, num_examples: int) -> int:
         """How many steps an epoch of so many training examples has."""
@@ -129,7 +133,10 @@ def train_steps(
             padding_mode=recipe.padding_mode,
             flip=recipe.flip,
             policy=recipe.policy,
+            policy_operations=recipe.policy_operations,
+            policy_magnitude=recipe.policy_magnitude,
             cutout=recipe.cutout,
+            erasing=recipe.erasing,
         )
         batch = Batch(to_float(images), labels, indices)
         if any(recipe.extra_smoothing):

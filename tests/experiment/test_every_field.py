@@ -37,6 +37,7 @@ NOTHING = {  # in piat-train
 VIT = "cifar10_vit_b"
 # What a field needs to matter, by how its name begins.
 AROUND = {
+    "dataset.policy_": {"dataset.policy": "randaugment"},
     "dataset.extra_fraction": {"dataset.extra": "x.npz"},
     "dataset.extra_weights": {"dataset.extra": ("x.npz", "y.npz")},
     "dataset.extra_smoothing": {"dataset.extra": "x.npz"},

@@ -54,7 +54,8 @@ def test_a_step_augments_as_the_recipe_says(problem, monkeypatch):
         raise Told(options)
 
     monkeypatch.setattr("piat_jax.training.epoch.augment", stop)
-    wanted = {"crop_padding": 3, "padding_mode": "reflect", "flip": False, "policy": "autoaugment", "cutout": 5}
+    wanted = {"crop_padding": 3, "padding_mode": "reflect", "flip": False, "policy": "randaugment", "cutout": 5}
+    wanted |= {"policy_operations": 3, "policy_magnitude": 7, "erasing": 0.5}
     with pytest.raises(Told) as told:
         run(problem, problem.state(), recipe=problem.recipe._replace(**wanted))
     assert told.value.args[0] == wanted
