@@ -7,21 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from piat_jax import models
 from piat_jax.attacks import ATTACKS
 from piat_jax.averaging import AVERAGES, PIAT, Average, RationalWeight
-from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.bound import Bound, bind
 from piat_jax.core.checks import InputError
-from piat_jax.core.files import expanded
-from piat_jax.core.forward import num_classes
 from piat_jax.core.nested import leaves
 from piat_jax.core.sharding import data_mesh
-from piat_jax.core.types import Array, Attack, Model, Variables
+from piat_jax.core.types import Array, Attack, Model
 from piat_jax.data.batching import share_out, steps_per_epoch
 from piat_jax.experiment.chosen import CHOOSERS, completed, rest_fields
 from piat_jax.experiment.fields import (
@@ -39,6 +35,7 @@ from piat_jax.experiment.fields import (
     group,
 )
 from piat_jax.experiment.methods import Stack, average_kind, parse_method
+from piat_jax.experiment.resources import ConfigResources
 from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective, Wrapper
 from piat_jax.training import Recipe, build_optimizer, build_rate
 from piat_jax.training.layer_scales import layer_scales
@@ -173,7 +170,9 @@ class Experiment:
         )
         for name, fields in self.wrappers.items():
             try:
-                built = WRAPPERS[name].from_fields(built, fields, _Resources(self, name, net, image_shape, examples))
+                built = WRAPPERS[name].from_fields(
+                    built, fields, ConfigResources(self.model, name, net, image_shape, examples)
+                )
             except InputError as error:
                 of_field = str(error).partition("=")[0] in fields
                 raise InputError(f"{name}{'.' if of_field else ': '}{error}") from error
@@ -316,47 +315,6 @@ class Experiment:
     def monitor(self) -> str:
         """What is evaluated during training: "validation" if examples are held out for it, else "test"."""
         return "validation" if self.dataset.validation_examples else "test"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Resources:
-    """What a wrapper named `group` makes objects of its text fields with."""
-
-    experiment: Experiment
-    group: str
-    net: Model
-    image_shape: Sequence[int]
-    examples: int
-
-    @property
-    def classes(self) -> int:
-        """As many as the model has outputs; without the shape of images, 2."""
-        return num_classes(self.net, self._like(), self._images()) if self.image_shape else 2
-
-    def network(self, name: str, num_classes: int) -> Model:
-        """A network; the model's own options are used if it is of the same kind."""
-        model = self.experiment.model
-        options = dict(model.options) if name == model.name else {}
-        return models.create(name, num_classes=num_classes, dtype=model.dtype, **options)
-
-    def teacher(self, field: str, folder: str) -> Variables:
-        """The best checkpoint of the run in a folder; without the shape of images, nothing is loaded."""
-        where = f"{self.group}.{field}"
-        if not folder:
-            raise InputError(f"{where} is empty; give the folder of a run trained with another method")
-        saved = Checkpoints.of_run(expanded(folder))
-        if "best" not in saved:
-            raise InputError(f"{where}={folder!r} has no best checkpoint; give the folder of a finished run")
-        if not self.image_shape:
-            return Variables({}, {})
-        # As fresh arrays: one bound to a device would bind the state in the first epoch, and the second compile anew.
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), saved.load_variables("best", self._like()))
-
-    def _images(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-
-    def _like(self) -> Variables:
-        return jax.eval_shape(self.net.init, jax.random.key(0), self._images())
 
 
 def try_attack(bound: Bound) -> None:

@@ -319,7 +319,7 @@ def recorders():
         return types.SimpleNamespace(records=kept, write=kept.append, close=lambda: None)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (sys.modules["piat_jax.experiment.experiment"], sys.modules["piat_jax.experiment.run"]):
+        for module in (sys.modules["piat_jax.experiment.resources"], sys.modules["piat_jax.experiment.run"]):
             patch.setattr(module, "Checkpoints", Saved)
         for module in (data, run_evaluation):
             patch.setattr(module, "load", fake_load)
