@@ -33,9 +33,9 @@ def get_config(method: str = "piat") -> ConfigDict:
         # norm 1 (optimizer.max_norm), or warmed up for five epochs, such a seed trains on 512 images.
         config.objective.mu = 1.0
     # A moving average over as many epochs as with the papers' 391 steps an epoch; here there are 32.
-    for group in ("average", "rebat", "rpatpp", "cure", "generalist"):
-        if group in config and config[group].get("decay") == 0.999:
-            config[group].decay = 0.99
+    for fields in config.values():
+        if isinstance(fields, ConfigDict) and fields.get("decay") == 0.999:
+            fields.decay = 0.99
     if "las" in config:
         config.las.strategy = "small_resnet"
     if "lbgat" in config:

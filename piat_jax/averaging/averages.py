@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from piat_jax.averaging.weight_average import EQUAL_WEIGHT, FAWA, Average, WarmupDecay
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.registry import Registry
 
 AVERAGES: Registry[Callable[..., Average]] = Registry("average")
@@ -39,6 +39,7 @@ def ema(
     >>> ema(epochs=120, warmup=False).weight
     0.999
     """
+    check_range("decay", decay, 0, 1)
     weight = WarmupDecay(decay) if warmup else decay
     return Average(weight, every="step", start=start, epochs=epochs, batch_stats=batch_stats)
 
@@ -92,6 +93,7 @@ def fawa(*, epochs: int, decay: float = 0.88, start: float = 0.0, threshold: flo
     >>> fawa(epochs=200).threshold
     0.2
     """
+    check_range("decay", decay, 0, 1)
     return FAWA(decay, start=start, epochs=epochs, threshold=threshold)
 
 

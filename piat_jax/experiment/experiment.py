@@ -1,8 +1,10 @@
 """What a config describes, resolved once: frozen, and able to build every object of the experiment."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -145,7 +147,8 @@ class Experiment:
         """The network for this many classes; `dtype` in place of the experiment's."""
         fields = {name: value for name, value in vars(self.model).items() if name not in ("name", "weights", "options")}
         fields |= dict(self.model.options) | ({"dtype": dtype} if dtype else {})
-        return models.create(self.model.name, num_classes=num_classes, **fields)
+        with named("model", {"model.options": self.model.options}):
+            return models.create(self.model.name, num_classes=num_classes, **fields)
 
     def build_attack(self) -> Bound:
         """The training attack, checked on a one-pixel image."""
@@ -165,9 +168,11 @@ class Experiment:
           attack: in place of the training attack.
           examples: how many training examples there are, generated ones among them, for what is remembered of each.
         """
-        built: AttackedObjective | Wrapper = METHODS[self.method.base](
-            model=net, attack=attack or self.build_attack(), **self.objective
-        )
+        training_attack = attack or self.build_attack()
+        with named("objective"):
+            built: AttackedObjective | Wrapper = METHODS[self.method.base](
+                model=net, attack=training_attack, **self.objective
+            )
         for name, fields in self.wrappers.items():
             try:
                 built = WRAPPERS[name].from_fields(
@@ -185,17 +190,18 @@ class Experiment:
     def check_piat(self) -> PIAT:
         """The interpolation hook of the fields, whether the method has it or not."""
         fields = self.piat
-        return PIAT(
-            weight=RationalWeight(fields.a, fields.b, fields.c, fields.d),
-            first_epoch=fields.first_epoch,
-            batch_stats=fields.batch_stats,
-            momentum=fields.momentum,
-        )
+        with named("piat"):
+            return PIAT(
+                weight=RationalWeight(fields.a, fields.b, fields.c, fields.d),
+                first_epoch=fields.first_epoch,
+                batch_stats=fields.batch_stats,
+                momentum=fields.momentum,
+            )
 
     def build_average(self) -> Average | None:
         """The average that is evaluated in the weights' place; None where the method has none."""
         name = self.method.average
-        return AVERAGES[name](epochs=self.epochs, **self.average) if name else None
+        return self._average("average", name, self.average) if name else None
 
     def build_averages(self) -> list[Average]:
         """All averages beside the weights: the first, and the further ones by their names."""
@@ -204,8 +210,11 @@ class Experiment:
 
     def build_further(self, name: str) -> Average:
         """The further average of this name."""
-        kind = AVERAGES[average_kind(name)]
-        return dataclasses.replace(kind(epochs=self.epochs, **self.further[name]), name=name)
+        return dataclasses.replace(self._average(name, average_kind(name), self.further[name]), name=name)
+
+    def _average(self, group: str, kind: str, fields: Mapping[str, Any]) -> Average:
+        with named(group):
+            return AVERAGES[kind](epochs=self.epochs, **fields)
 
     def build_rate(self, steps: int) -> Rate:
         """Learning rate, and momentum where it moves, of each optimizer step, with so many steps in an epoch."""
@@ -315,6 +324,25 @@ class Experiment:
     def monitor(self) -> str:
         """What is evaluated during training: "validation" if examples are held out for it, else "test"."""
         return "validation" if self.dataset.validation_examples else "test"
+
+
+@contextlib.contextmanager
+def named(group: str, others: Mapping[str, Collection[str]] = {}) -> Iterator[None]:
+    """Errors about `field=value` name the field with its group; `others` are groups inside, with their fields.
+
+    >>> with named("piat"):
+    ...     raise InputError("momentum='foo' is unknown")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: piat.momentum='foo' is unknown
+    """
+    try:
+        yield
+    except InputError as error:
+        field = re.match(r"(\w+)=", str(error))
+        if not field:
+            raise
+        inside = next((other for other, fields in others.items() if field[1] in fields), group)
+        raise InputError(f"{inside}.{error}") from error
 
 
 def try_attack(bound: Bound) -> None:

@@ -67,10 +67,10 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
         attempt(check_choice, f"evaluation.{name}", getattr(experiment.evaluation, name), choices)
     attempt(experiment.build_model, 10)
     attempt(_check_groups, experiment)
-    attempt(experiment.check_piat, group="piat")
-    attempt(experiment.build_average, group="average")
+    attempt(experiment.check_piat)
+    attempt(experiment.build_average)
     for name in experiment.further:
-        attempt(experiment.build_further, name, group=name)
+        attempt(experiment.build_further, name)
     attempt(_check_optimizer, experiment, group="optimizer")
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         try:

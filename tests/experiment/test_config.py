@@ -354,6 +354,36 @@ def test_bad_values_of_wrappers_and_averages(method, overrides, message):
         read_config(f"{EMBEDDED}:{method}", overrides)
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("piat.batch_stats", "foo"),
+        ("piat.momentum", "foo"),
+        ("piat.first_epoch", "-1"),
+        ("average.decay", "2"),
+        ("average.batch_stats", "foo"),
+        ("ema2.decay", "3"),
+        ("ema2.start", "1.5"),
+        ("model.dtype", "f"),
+        ("model.options.width", "0"),
+        ("model.bn_momentum", "3"),
+        ("objective.label_smoothing", "2"),
+        ("objective.smoothing_over", "x"),
+        ("optimizer.momentum", "2"),
+        ("attack.steps", "0"),
+        ("dataset.policy", "x"),
+        ("dataset.policy_operations", "0"),
+        ("dataset.policy_magnitude", "31"),
+        ("dataset.erasing", "1.5"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_begins_with_its_field(path, value):
+    with pytest.raises(InputError) as caught:
+        read_config(f"{EMBEDDED}:pgd_at+ema+ema2+piat", {path: value})
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"config: {path}=")
+
+
 def test_a_file_without_get_config(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(InputError, match="defines no function get_config"):
