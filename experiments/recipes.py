@@ -56,8 +56,8 @@ def fast(folder: Path) -> list[Small]:
     }
     return [
         Small(f"{name}{piat}", f"embedded_fast:{method}{piat}", common | fields, ("clean", "pgd10", "pgd50"))
-        for name, (method, fields) in own.items()
         for piat in ("", "+piat")
+        for name, (method, fields) in own.items()
     ]
 
 
@@ -92,8 +92,8 @@ def norms(folder: Path) -> list[Small]:
     }
     return [
         Small(f"{name}{piat}", f"embedded_512:{method}{piat}", common | fields, ("clean", "aa-union"), 100)
-        for name, (method, fields) in own.items()
         for piat in ("", "+piat")
+        for name, (method, fields) in own.items()
     ]
 
 
