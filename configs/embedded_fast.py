@@ -4,7 +4,7 @@ r"""One-step training on the 1,024 images of `embedded.py`, at a radius at which
     piat-train --config=embedded_fast:pgd_at+piat --workdir=runs/fast/fgsm_rs_piat
     piat-train --config=embedded_fast --workdir=runs/fast/n_fgsm --config.attack.name=n_fgsm
 
-[experiments/results/fast](../experiments/results/fast/README.md) has the curves.
+[experiments/results/recipes/fast](../experiments/results/recipes/fast/README.md) has the curves.
 """
 
 from ml_collections import ConfigDict
