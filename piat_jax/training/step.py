@@ -10,6 +10,7 @@ import optax
 
 from piat_jax.averaging.piat import without_momentum
 from piat_jax.core.rng import named_key
+from piat_jax.core.trees import copied
 from piat_jax.core.types import Array, Batch, Context, Objective, PyTree, TrainState, Variables
 from piat_jax.objectives.parts import check_parts, joined, loss_gradient, perturbed
 
@@ -27,7 +28,8 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; `images[B, H, W, C]` give the shape only, B that of a step where it matters.
 
-    Training starts from `variables` where there are some (pretrained weights), else from fresh ones.
+    Training starts from `variables` where there are some (pretrained weights), else from fresh ones. The objective's
+    state gets buffers of its own, so an objective may return one array in two places, or the weights themselves.
     """
     variables = variables or objective.model.init(named_key(key, "init"), images)
     return TrainState(
@@ -36,7 +38,7 @@ def init_state(
         params=variables.params,
         model_state=variables.model_state,
         opt_state=jax.jit(optimizer.init)(variables.params),  # in one program, not one for each shape
-        objective_state=objective.init(variables, images, key=named_key(key, "objective")),
+        objective_state=copied(objective.init(variables, images, key=named_key(key, "objective"))),
     )
 
 

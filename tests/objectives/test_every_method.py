@@ -34,7 +34,7 @@ SMALL = {
 }
 # Each part at least once, with others where it may meet them: compiling takes seconds each.
 STACKS = (
-    "free", "grad_align", "trades+multi_norm",
+    "free", "grad_align", "trades+multi_norm", "multi_norm",
     "standard", "pgd_at", "alp+awp+seat", "nmse+rpat+fawa", "mart+consistency+rpat", "mart+fat", "gairat", "cfa",
     "trades+cfa", "trades+las", "awp+las", "awp+ecas", "trades+awp+rat", "rebat", "rpatpp", "ard_prm", "mix", "kd+swa",
     "trades+rpat+mail+awp+ecas+ema", "score+mlcat", "ikl+ewat", "stat+sovr", "hat", "uiat", "dafa", "mma", "trades+te",
@@ -65,6 +65,8 @@ def read(method, teacher, **more):
         fields |= {"lbgat.guide": "mlp"}
     if "generalist" in parts:
         fields |= {"generalist.every": "1"}
+    if parts[0] == "multi_norm":
+        fields |= {"multi_norm.how": "errors"}
     if "las" in parts:
         fields |= {"las.strategy": "mlp", "las.interval": "2", "las.step_counts": "1,2"}
     # What begins late begins in the second epoch.

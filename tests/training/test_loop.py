@@ -7,7 +7,9 @@ import pytest
 
 from piat_jax.averaging import PIAT, RationalWeight
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.training import Position, StopTraining, fit, run_epoch, train_steps
+from piat_jax.objectives import NMSE
+from piat_jax.objectives.base import objective
+from piat_jax.training import Position, StopTraining, fit, init_state, run_epoch, train_steps
 from piat_jax.training.stopping import Interrupted
 
 
@@ -174,3 +176,19 @@ def test_no_epoch_after_the_first_compiles(problem):
     )
     assert counts[0] == counts[1] == counts[2]
     assert counts[0][1] == 1
+
+
+def test_an_objective_may_return_one_array_twice_and_the_weights_themselves(problem):
+    """Each buffer of a state is given away in every step, so each has to be there once."""
+
+    @objective
+    class Sharing(NMSE):
+        def init(self, variables, images, *, key):
+            zero = jnp.zeros(3)
+            return {"one": zero, "other": zero, "weights": variables.params}
+
+    method = Sharing(model=problem.objective.model, attack=problem.objective.attack)
+    state = init_state(method, problem.recipe.optimizer, jnp.zeros((1, 8, 8, 1)), key=problem.key)
+    leaves = jax.tree.leaves(state)
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+    jax.tree.map(np.testing.assert_array_equal, state.objective_state["weights"], state.params)
