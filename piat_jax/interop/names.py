@@ -12,6 +12,18 @@ Rules = tuple[tuple[str, str], ...]
 # Class of the network -> (part of our path, part of the published key). The first that matches a whole part counts.
 RULES: dict[str, Rules] = {
     "ResNet": ((r"layer(\d+)_(\d+)", r"layer\1.\2"), ("shortcut_conv", "shortcut.0"), ("shortcut_bn", "shortcut.1")),
+    "ImageNetResNet": (
+        (r"layer(\d+)_(\d+)", r"layer\1.\2"),
+        ("shortcut_conv", "downsample.0"),
+        ("shortcut_bn", "downsample.1"),
+    ),
+    "ConvNeXt": ((r"(stem|stages|downsample|blocks)_(\d+)", r"\1.\2"),),
+    "ViT": ((r"(stem|blocks)_(\d+)", r"\1.\2"),),
+    "XCiT": (
+        (r"proj_(\d+)_(\d+)", r"proj.\1.\2"),
+        (r"(blocks|cls_attn_blocks)_(\d+)", r"\1.\2"),
+    ),
+    "Swin": ((r"(layers|blocks)_(\d+)", r"\1.\2"),),
     "WideResNet": ((r"block(\d+)_(\d+)", r"block\1.layer.\2"), ("shortcut_conv", "convShortcut")),
     "SwishWideResNet": ((r"layer(\d+)_(\d+)", r"layer.\1.block.\2"),),
     "SwishPreActResNet": (
