@@ -62,6 +62,18 @@ def _renamed(module: str, rules: Rules) -> str:
     return module
 
 
+def is_head(path: str) -> bool:
+    """Whether the leaf at `path` is of the last layer.
+
+    >>> is_head("params/linear/dense/kernel"), is_head("params/head/fc/bias"), is_head("params/head/norm/scale")
+    (True, True, False)
+    """
+    _, *modules, _ = path.split("/")
+    if len(modules) > 1 and modules[-1] == "dense":
+        modules.pop()
+    return bool(modules) and modules[0] in HEADS and modules[-1] in HEADS
+
+
 def to_torch(path: str, values: np.ndarray) -> np.ndarray:
     """A leaf in PyTorch's layout: kernels as `[out, in, height, width]` or `[out, in]`, everything else as it is.
 

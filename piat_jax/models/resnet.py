@@ -239,7 +239,7 @@ class ImageNetResNet(nn.Module):
         x = normalize(images, self.mean, self.std, self.dtype)
         x = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[arg-type]
         kind = Bottleneck if self.bottleneck else BasicBlock
         block = remat_block(kind) if self.remat else kind
         options: dict[str, Any] = {"widen": self.widen} if self.bottleneck else {}
