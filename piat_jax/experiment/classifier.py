@@ -38,7 +38,7 @@ from piat_jax.interop import (
     write_exported,
     write_onnx,
 )
-from piat_jax.interop.names import HEADS
+from piat_jax.interop.names import is_head
 from piat_jax.interop.published import Published, is_published, published
 from piat_jax.interop.weights import read_config, sizes_of
 
@@ -365,11 +365,12 @@ def _known_shape(dataset: str, channels: int) -> tuple[int, int, int]:
 
 def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
     """Classes and channels of a network, from its first and last layer; 0 where these do not say."""
-    kernels = {path.split("/")[1]: shape for path, shape in shapes.items() if path.endswith("/kernel")}
-    classes = next((shape[-1] for name, shape in kernels.items() if name in HEADS), 0)
-    stems = ("conv1", "init_conv", "conv_2d", "patch_embed")
-    channels = next((shape[2] for name, shape in kernels.items() if name in stems), 0)
-    return classes, channels
+    kernels = {path: shape for path, shape in shapes.items() if path.endswith("/kernel")}
+    classes = next((shape[-1] for path, shape in kernels.items() if is_head(path)), 0)
+    stems = ("conv1", "init_conv", "conv_2d", "patch_embed", "stem", "stem_0")
+    # A stem of several convolutions: the first one sees the fewest channels.
+    channels = [shape[2] for path, shape in kernels.items() if path.split("/")[1] in stems and len(shape) == 4]
+    return classes, min(channels, default=0)
 
 
 def _of_weights(

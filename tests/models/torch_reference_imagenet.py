@@ -64,7 +64,6 @@ def kept(gradient):
 
 def make(name):
     """torchvision's or timm's network of this case."""
-    define_missing_operators()
     kind, options, size = CASES[name]
     if "resnet" in kind:
         return narrow_resnet(**options)
@@ -180,6 +179,7 @@ def ours(model, variables, x, classes=CLASSES):
 
 
 def record():
+    define_missing_operators()
     answers = {}
     for name in CASES:
         model, variables, x = network(name)
