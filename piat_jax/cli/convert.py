@@ -1,12 +1,16 @@
 """Weights from one form into another.
 
     piat-convert weights.pt runs/imported --model=wrn_28_10 --num_classes=10 --config=cifar10_wrn32_10
+    piat-convert model.safetensors runs/imported --model=timm:convnext_tiny.fb_in1k --config=CONFIG
     piat-convert runs/x exported --checkpoint=final --to=safetensors
 
 SOURCE is a file of weights (.safetensors, .pt, .pth, .bin, .npz), a folder that holds model.safetensors, or the folder
 of a run. TARGET is what --to says: a run that piat-evaluate takes ("run"), a folder with safetensors, config.json and a
 model card ("safetensors"), a state_dict for PyTorch ("torch"), "onnx", or a compiled function of JAX ("jax"). Without
 --to its ending decides (.pt, .pth, .onnx, .jax); without one it is "safetensors" for a run, "run" for anything else.
+
+--model is the network's name in configs, or that of published weights, timm:NAME, torchvision:NAME or robustbench:NAME,
+which says size, classes, mean and std of the images where the file does not. The file is yours: nothing is fetched.
 """
 
 import ast
@@ -65,6 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
     from piat_jax.experiment import config
     from piat_jax.experiment.classifier import load
+    from piat_jax.interop.published import is_published, published
     from piat_jax.interop.tensors import import_torch
 
     if is_run and values.config:
@@ -81,6 +86,8 @@ def main(argv: Sequence[str]) -> None:
         **options,
     )
     _print(loaded, quiet=values.quiet)
+    if is_published(values.model):
+        print(f"published for images of {published(values.model)}")
     target.parent.mkdir(parents=True, exist_ok=True)
     if experiment:
         loaded.to_run(target, experiment)
@@ -98,7 +105,12 @@ def main(argv: Sequence[str]) -> None:
 def _flags() -> Any:
     """The command's flags; what one holds has no static type."""
     values = arguments.new_flags()
-    flags.DEFINE_string("model", "", "The network, as configs call it; a run knows its own.", flag_values=values)
+    flags.DEFINE_string(
+        "model",
+        "",
+        "The network, as configs call it, or timm:NAME, torchvision:NAME, robustbench:NAME.",
+        flag_values=values,
+    )
     flags.DEFINE_integer("num_classes", 0, "Classes of the network.", flag_values=values)
     flags.DEFINE_multi_string("option", [], "Of the network, NAME=VALUE: width=4.", flag_values=values)
     flags.DEFINE_string(

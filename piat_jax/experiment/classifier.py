@@ -38,8 +38,9 @@ from piat_jax.interop import (
     write_exported,
     write_onnx,
 )
-from piat_jax.interop.names import HEADS
-from piat_jax.interop.weights import has_patches, read_config, transformer_sizes
+from piat_jax.interop.names import is_head
+from piat_jax.interop.published import Published, is_published, published
+from piat_jax.interop.weights import read_config, sizes_of
 
 
 class Origin(NamedTuple):
@@ -283,7 +284,8 @@ def load(
     Args:
       source: the folder of a run; a folder with model.safetensors; or a file (.safetensors, .pt, .pth, .bin, .npz).
       checkpoint: of a run: "best" or "final"; "final:swa" is its further average swa.
-      model: the network, as configs call it. This and what follows is for weights: a run says it itself.
+      model: the network, as configs call it, or a published name such as "timm:convnext_tiny", which says what follows
+        too, where the file does not. All this is for weights: a run says it itself.
       num_classes: its classes.
       options: of the network: `{"width": 4}`.
       mean: of the input normalisation, one for each channel; () is none.
@@ -299,6 +301,7 @@ def load(
     if not path.exists():
         raise InputError(f"{path} is no file and no folder; give weights or a run")
     kept, average = parse_checkpoint("final" if checkpoint == "last" else checkpoint)
+    row = published(model) if is_published(model) else None
     given = {"model": model, "num_classes": num_classes, "options": options, "mean": mean, "std": std}
     if (path / Checkpoints.FOLDER).is_dir():
         for name, value in given.items():
@@ -307,10 +310,13 @@ def load(
         net, about, experiment = _of_run(Run(path), kept, average, image_shape)
     else:
         experiment = None
-        net, about = _of_weights(path, **given, image_shape=image_shape, adapt=adapt, unsafe_pickle=unsafe_pickle)
+        rest = {"image_shape": image_shape, "adapt": adapt, "unsafe_pickle": unsafe_pickle}
+        net, about = _of_weights(path, row, **given, **rest)
     shape = about.image_shape
     options = {"adapt": adapt, "unsafe_pickle": unsafe_pickle, "checkpoint": kept, "average": average}
-    loaded = load_weights(path, net, shape, **options)
+    # Given ones, if they are none, stay none.
+    normalization = (row.mean, row.std) if row and mean is None and std is None else ()
+    loaded = load_weights(path, net, shape, **options, normalization=normalization)
     return Classifier.of(loaded.model, loaded.variables, about, experiment=experiment, report=loaded.report)
 
 
@@ -359,15 +365,17 @@ def _known_shape(dataset: str, channels: int) -> tuple[int, int, int]:
 
 def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
     """Classes and channels of a network, from its first and last layer; 0 where these do not say."""
-    kernels = {path.split("/")[1]: shape for path, shape in shapes.items() if path.endswith("/kernel")}
-    classes = next((shape[-1] for name, shape in kernels.items() if name in HEADS), 0)
-    stems = ("conv1", "init_conv", "conv_2d", "patch_embed")
-    channels = next((shape[2] for name, shape in kernels.items() if name in stems), 0)
-    return classes, channels
+    kernels = {path: shape for path, shape in shapes.items() if path.endswith("/kernel")}
+    classes = next((shape[-1] for path, shape in kernels.items() if is_head(path)), 0)
+    stems = ("conv1", "init_conv", "conv_2d", "patch_embed", "stem", "stem_0")
+    # A stem of several convolutions: the first one sees the fewest channels.
+    channels = [shape[2] for path, shape in kernels.items() if path.split("/")[1] in stems and len(shape) == 4]
+    return classes, min(channels, default=0)
 
 
 def _of_weights(
     path: Path,
+    row: Published | None,
     *,
     model: str,
     num_classes: int,
@@ -378,29 +386,41 @@ def _of_weights(
     adapt: bool,
     unsafe_pickle: bool,
 ) -> tuple[models.LinenModel, About]:
-    """What was given, or the config.json beside the weights says."""
+    """What was given, or config.json beside the weights says, or the file itself, or the row of a published name."""
     written = read_config(path)
     ours = written.get("piat_jax", {})
-    name, classes = model or ours.get("model", ""), num_classes or written.get("num_classes", 0)
+    name = row.model if row else model or ours.get("model", "")
     if not name:
         raise InputError("--model is missing: weights do not say which network they are of; see --help")
+    check_choice("model", name, models.MODELS)
+    found, side = _of_file(path, name, unsafe_pickle) if row or not adapt else ({}, 0)
+    classes = num_classes or written.get("num_classes", 0)
+    if row:
+        classes = classes or found.get("num_classes", row.num_classes)
     if not classes:
         raise InputError("--num_classes is missing; give the number of classes, such as 10")
-    known: dict[str, Any] = ours.get("options", {}) if name == ours.get("model") else {}
+    # The file's own shapes, but where they are to be adapted.
+    known: dict[str, Any] = {} if adapt else {key: value for key, value in found.items() if key != "num_classes"}
+    known = {**(row.options if row else {}), **known, **(ours.get("options", {}) if name == ours.get("model") else {})}
     known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    asked = set(options or {}) & known.keys()
     known |= dict(options or {})
     normalization: dict[str, Any] = {}
     if mean is not None or std is not None:
         normalization = {"mean": tuple(mean or ()), "std": tuple(std or ())}
-    size = written.get("pretrained_cfg", {}).get("input_size", (3, 32, 32))
-    shape = _shape(image_shape) or (size[1], size[2], size[0])
-    if not adapt and "patch_size" not in known and has_patches(name):
-        patch_size, side = transformer_sizes(path, unsafe_pickle=unsafe_pickle)
-        known |= {"patch_size": patch_size} if patch_size else {}
-        if side and "pretrained_cfg" not in written and not image_shape:
-            shape = (side, side, 3)
+    if adapt or asked or not side:
+        side = row.size if row else 32
+    channels, height, width = written.get("pretrained_cfg", {}).get("input_size", (3, side, side))
+    shape = _shape(image_shape) or (height, width, channels)
     about = About(model=name, num_classes=classes, image_shape=shape, options=known, source=path.name)
     return models.create(name, num_classes=classes, **normalization, **known), about
+
+
+def _of_file(path: Path, name: str, unsafe_pickle: bool) -> tuple[dict[str, Any], int]:
+    """Options of the network and the side of its images, as far as the file's shapes say them."""
+    module, fixed = models.MODELS[name]
+    options, side = sizes_of(path, module.__name__, unsafe_pickle=unsafe_pickle)
+    return {key: value for key, value in options.items() if key not in fixed}, side
 
 
 def _shape(image_shape: Sequence[int] | None) -> tuple[int, int, int] | None:

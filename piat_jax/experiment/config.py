@@ -27,6 +27,7 @@ from piat_jax.experiment.fields import Fields
 from piat_jax.experiment.methods import method_groups, parse_method
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.validate import problems
+from piat_jax.interop.published import is_published, published
 from piat_jax.objectives import WRAPPERS
 from piat_jax.training.schedules import SCHEDULES, schedule_fields
 
@@ -82,6 +83,7 @@ def resolve(
     fields: Any = config.plain() if isinstance(config, Experiment) else copy.deepcopy(config)
     if isinstance(config, Experiment):
         overrides = _followed(config, overrides)
+    overrides = _of_published(fields, overrides)
     found = _apply(fields, overrides)
     experiment = Experiment.from_plain(_to_dict(fields))
     found += problems(experiment, trains=trains) if checked else []
@@ -281,6 +283,28 @@ def _followed(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str,
         if f"attack.{name}" in overrides and plain[group][name] == plain["attack"][name]:
             found.setdefault(f"{group}.{name}", overrides[f"attack.{name}"])
     return found
+
+
+def _of_published(fields: Any, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put the network's own name in the place of a published one, and what that says where nothing else is set.
+
+    A run knows nothing of published names, so that it stays what it is whatever the table says one day.
+    """
+    group: Any = fields.get("model", {})
+    name = overrides.get("model.name", group.get("name", ""))
+    if not is_published(str(name)):
+        return overrides
+    try:
+        row = published(name)
+    except InputError as error:
+        raise InputError(f"config.model.name: {error}") from error
+    with group.unlocked() if isinstance(group, ConfigDict) else contextlib.nullcontext():
+        # Options that stand beside another name are of that network.
+        own = {} if group["name"] != name else _to_dict(group["options"])
+        group["name"], group["options"] = row.model, ConfigDict({**row.options, **own})
+        if not group["mean"] and not group["std"]:
+            group["mean"], group["std"] = row.mean, row.std
+    return {path: value for path, value in overrides.items() if path != "model.name"}
 
 
 def _place_default_knots(optimizer: Any, epochs: float) -> None:

@@ -112,7 +112,7 @@ class DatasetFields:
 class ModelFields:
     """The network."""
 
-    name: str = field("a name of piat_jax.models.MODELS", default="resnet18")
+    name: str = field("a name of piat_jax.models.MODELS, or a published one: timm:convnext_tiny", default="resnet18")
     dtype: str = field("of activations: float32, bfloat16", default="float32")
     mean: tuple[float, ...] = field(
         'input normalisation per channel, inside the model; () = none, the paper\'s "normalized into [0, 1]"',

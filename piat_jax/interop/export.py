@@ -36,6 +36,12 @@ ORIGINALS = {
         f"depth={depth}, width={width}, activation_fn=Swish)"
         for depth, width in ((28, 10), (34, 10), (70, 16))
     },
+    "resnet18_imagenet": "torchvision.models.resnet18()",
+    "resnet50_imagenet": "torchvision.models.resnet50()",
+    "wrn_50_2": "torchvision.models.wide_resnet50_2()",
+    **{name: f'timm.create_model("{name}")' for name in ("convnext_tiny", "convnext_small", "convnext_base")},
+    **{f"swin_{size}": f'timm.create_model("swin_{size}_patch4_window7_224")' for size in ("tiny", "small", "base")},
+    "xcit_s12": 'timm.create_model("xcit_small_12_p16_224")',
 }
 
 
@@ -152,7 +158,8 @@ def model_card(model: LinenModel, about: About, parameters: int) -> str:
             f"\n## Accuracy\n\nOn {about.num_examples:,} test images.\n\n| attack | accuracy |\n|---|---|\n{rows}\n"
         )
     original = ORIGINALS.get(about.model, "")
-    comment = f"  # for instance {original}" if original and about.num_classes == 10 else ""
+    classes = 10 if original.startswith("robustbench.") else 1000  # that it has unless told otherwise
+    comment = f"  # for instance {original}" if original and about.num_classes == classes else ""
     before = "images" if plain else "(images - mean) / std"
     if network_of(model).startswith("Swish"):  # the published class normalises by itself
         before, comment = "images", comment.replace("activation_fn", f"mean={mean}, std={std}, activation_fn")

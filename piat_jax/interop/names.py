@@ -12,6 +12,18 @@ Rules = tuple[tuple[str, str], ...]
 # Class of the network -> (part of our path, part of the published key). The first that matches a whole part counts.
 RULES: dict[str, Rules] = {
     "ResNet": ((r"layer(\d+)_(\d+)", r"layer\1.\2"), ("shortcut_conv", "shortcut.0"), ("shortcut_bn", "shortcut.1")),
+    "ImageNetResNet": (
+        (r"layer(\d+)_(\d+)", r"layer\1.\2"),
+        ("shortcut_conv", "downsample.0"),
+        ("shortcut_bn", "downsample.1"),
+    ),
+    "ConvNeXt": ((r"(stem|stages|downsample|blocks)_(\d+)", r"\1.\2"),),
+    "ViT": ((r"(stem|blocks)_(\d+)", r"\1.\2"),),
+    "XCiT": (
+        (r"proj_(\d+)_(\d+)", r"proj.\1.\2"),
+        (r"(blocks|cls_attn_blocks)_(\d+)", r"\1.\2"),
+    ),
+    "Swin": ((r"(layers|blocks)_(\d+)", r"\1.\2"),),
     "WideResNet": ((r"block(\d+)_(\d+)", r"block\1.layer.\2"), ("shortcut_conv", "convShortcut")),
     "SwishWideResNet": ((r"layer(\d+)_(\d+)", r"layer.\1.block.\2"),),
     "SwishPreActResNet": (
@@ -48,6 +60,18 @@ def _renamed(module: str, rules: Rules) -> str:
         if match := re.fullmatch(ours, module):
             return match.expand(theirs)
     return module
+
+
+def is_head(path: str) -> bool:
+    """Whether the leaf at `path` is of the last layer.
+
+    >>> is_head("params/linear/dense/kernel"), is_head("params/head/fc/bias"), is_head("params/head/norm/scale")
+    (True, True, False)
+    """
+    _, *modules, _ = path.split("/")
+    if len(modules) > 1 and modules[-1] == "dense":
+        modules.pop()
+    return bool(modules) and modules[0] in HEADS and modules[-1] in HEADS
 
 
 def to_torch(path: str, values: np.ndarray) -> np.ndarray:

@@ -231,6 +231,31 @@ def _slice(graph: _Graph, equation: Any, value: Any) -> Any:
     return graph.add("Slice", [value, starts, limits, axes, steps])
 
 
+def _largest(graph: _Graph, equation: Any, value: Any) -> Any:
+    """The maximum of windows of images, channels last."""
+    params = equation.params
+    windows, strides, pads = (params[name] for name in ("window_dimensions", "window_strides", "padding"))
+    dilated = {*params["base_dilation"], *params["window_dilation"]} != {1}
+    if len(windows) != 4 or dilated or (windows[0], windows[3]) != (1, 1) or (strides[0], strides[3]) != (1, 1):
+        raise InputError(f"a maximum over windows {tuple(windows)} is not covered in ONNX export")
+    (top, bottom), (left, right) = pads[1:3]
+    channels_first = graph.add(
+        "MaxPool",
+        [graph.permuted(value, (0, 3, 1, 2))],
+        kernel_shape=list(windows[1:3]),
+        strides=list(strides[1:3]),
+        pads=[top, left, bottom, right],
+    )
+    return graph.permuted(channels_first, (0, 2, 3, 1))
+
+
+def _padded(graph: _Graph, equation: Any, value: Any, filling: Any) -> Any:
+    if any(inside for _, _, inside in equation.params["padding_config"]):
+        raise InputError("padding between values is not covered in ONNX export")
+    before, after = ([part[side] for part in equation.params["padding_config"]] for side in (0, 1))
+    return graph.add("Pad", [value, np.array([*before, *after], np.int64), filling])
+
+
 def _gather(graph: _Graph, equation: Any, value: Any, indices: Any) -> Any:
     """One window at a known place, as `x[:, 0]` takes it."""
     params = equation.params
@@ -287,6 +312,8 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "concatenate": lambda graph, equation, *values: graph.add("Concat", values, axis=equation.params["dimension"]),
     "slice": _slice,
     "gather": _gather,
+    "reduce_window_max": _largest,
+    "pad": _padded,
     "split": _split,
     "unstack": _unstack,  # of jax 0.12
     "reduce_sum": _reduced("ReduceSum"),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,20 +16,24 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded
 from piat_jax.core.shards import check_shards
 from piat_jax.core.types import Variables
-from piat_jax.interop.names import HEADS, flatten, from_torch, network_of, torch_key, unflatten
+from piat_jax.interop.dialects import translated
+from piat_jax.interop.lookalike import lookalike, read_sizes
+from piat_jax.interop.names import flatten, from_torch, is_head, network_of, torch_key, unflatten
 from piat_jax.interop.tensors import Tensors, read_safetensors, read_tensors
-from piat_jax.models import MODELS, LinenModel
+from piat_jax.models import LinenModel
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "1.")
 """What DataParallel, wrappers, torch.compile and Sequential(normalize, model) put before the names."""
-NORMALIZATION = re.compile(r"(?:.*\.)?(mean|mu|std|sigma)")
+NORMALIZATION = re.compile(r"(?:.*\.)?(?:new_)?(mean|mu|std|sigma)")
 # Step counters; the copy of the first group that TRADES' WideResNets carry and never run; what is computed anew; the
-# pre-logits layer and the second head that timm's networks drop as well.
-IGNORED = re.compile(r"(?:.*\.)?num_batches_tracked|sub_block1\..*|(?:.*\.)?rel_indices|pre_logits\..*|head_dist\..*")
+# pre-logits layer and the second head that timm's networks drop as well; a copy of the network inside an attacker.
+IGNORED = re.compile(
+    r"(?:.*\.)?(num_batches_tracked|rel_indices|relative_position_index|attn_mask)"
+    r"|(sub_block1|pre_logits|head_dist|attacker)\..*"
+)
 GOOGLE = re.compile(r".*encoderblock.*")
-PATCHES = "params/patch_embed/proj/kernel"  # what a Vision Transformer is known by
-PATCH_KERNELS = re.compile(r"patch_embed\.proj\.weight|(?:.*/)?embedding/kernel")
-POSITIONS = re.compile(r"pos_embed|(?:.*/)?pos_embedding")
+PATCHES = "params/patch_embed/proj/kernel"
+PLACES = "params/pos_embed"  # what a Vision Transformer is known by
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
 
 
@@ -41,7 +44,7 @@ class LoadReport:
     mapped: tuple[tuple[str, str, tuple[int, ...]], ...]  # key in the file, our path, shape there
     dropped: tuple[str, ...]  # of no use here: counters, copies that never run, optimizer state
     adapted: tuple[str, ...]  # what was done to weights that did not fit, in words
-    normalization: str  # where mean and std are from: "file", "run", "model", or "none"
+    normalization: str  # where mean and std are from: "file", "run", "model", "name" that was published, or "none"
 
     def __str__(self) -> str:
         adapted = "".join(f"; {line}" for line in self.adapted)
@@ -65,6 +68,7 @@ def load_weights(
     unsafe_pickle: bool = False,
     checkpoint: str = "best",
     average: str = "",
+    normalization: tuple[tuple[float, ...], ...] = (),
 ) -> Loaded:
     """The weights in `path` as variables of `model`; every tensor of the file is used, or dropped for a reason.
 
@@ -79,6 +83,7 @@ def load_weights(
       unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
       checkpoint: "best" or "last", of a run.
       average: of a run, the further average of this name; "" is what its method evaluates.
+      normalization: mean and std where neither the model nor the file has any, as of a published name.
 
     Returns:
       The model with the file's normalisation, its variables in float32, and a report.
@@ -99,10 +104,15 @@ def load_weights(
     arrays, dropped = _read(path, unsafe_pickle)
     arrays = strip_prefixes(path, arrays)
     model, origin = _with_normalization(path, model, _found_normalization(path, arrays))
+    if origin == "none" and normalization and normalization[0] and _configured(path) is None:
+        mean, std = normalization
+        model, origin = dataclasses.replace(model, module=model.module.clone(mean=mean, std=std)), "name"
     arrays = {name: values for name, values in arrays.items() if not NORMALIZATION.fullmatch(name)}
     ignored = [name for name in arrays if IGNORED.fullmatch(name)]
-    leaves, names = _named(network_of(model), {k: v for k, v in arrays.items() if k not in ignored}, like)
+    used = {k: v for k, v in arrays.items() if k not in ignored}
+    leaves, names = _named(network_of(model), used, like)
     adapted: list[str] = []
+    _check_network(path, network_of(model), leaves, names, like, used, adapt=adapt)
     if adapt:
         leaves, adapted = _adapt(model, leaves, like, image_shape)
     _check_fit(path, network_of(model), leaves, names, like)
@@ -111,32 +121,20 @@ def load_weights(
     return Loaded(model, unflatten(leaves, like), report)
 
 
-def transformer_sizes(path: str | Path, *, unsafe_pickle: bool = False) -> tuple[int, int]:
-    """The patch size and the image size that the weights of a Vision Transformer are for; 0 where they do not say.
+def sizes_of(path: str | Path, network: str, *, unsafe_pickle: bool = False) -> tuple[dict[str, Any], int]:
+    """What a file says of its network: options of `models.create`, num_classes among them, and the side of its images.
 
     Args:
       path: as for `load_weights`, but for runs.
+      network: the class of the network.
       unsafe_pickle: as there.
+
+    Returns:
+      The options, and 0 where nothing is said of the images.
     """
     path = expanded(path)
-    arrays = strip_prefixes(path, _read(path, unsafe_pickle).arrays)
-    patches = [values.shape for name, values in arrays.items() if PATCH_KERNELS.fullmatch(name) and values.ndim == 4]
-    positions = [values.shape for name, values in arrays.items() if POSITIONS.fullmatch(name) and values.ndim == 3]
-    if not patches:
-        return 0, 0
-    patch_size = patches[0][2] if patches[0][2] == patches[0][3] else patches[0][0]  # Google's have the patch first
-    tokens = positions[0][1] if positions else 0
-    side = next((math.isqrt(n) for n in (tokens - 1, tokens) if n > 0 and math.isqrt(n) ** 2 == n), 0)
-    return patch_size, side * patch_size
-
-
-def has_patches(model: str) -> bool:
-    """Whether a network of this name is a Vision Transformer.
-
-    >>> has_patches("vit_small"), has_patches("resnet18")
-    (True, False)
-    """
-    return model in MODELS and hasattr(MODELS[model][0], "patch_size")
+    arrays, _ = translated(network, strip_prefixes(path, _read(path, unsafe_pickle).arrays))
+    return read_sizes(network, {key: tuple(values.shape) for key, values in arrays.items()})
 
 
 def _read(path: Path, unsafe_pickle: bool) -> Tensors:
@@ -248,10 +246,11 @@ def _named(
 
         leaves = {_under_params(name): values for name, values in google_npz_to_tree(dict(arrays)).items()}
         return leaves, {path: path for path in (*flatten(like), *leaves)}
+    arrays, keys = translated(network, arrays)
     names = {path: torch_key(path, network) for path in flatten(like)}
     paths = {key: path for path, key in names.items()}
     leaves = {paths.get(key, key): from_torch(paths.get(key, key), values) for key, values in arrays.items()}
-    return leaves, names
+    return leaves, {path: keys.get(key, key) for path, key in names.items()}
 
 
 def _under_params(path: str) -> str:
@@ -263,7 +262,7 @@ def _adapt(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Patches, positions and head made to fit, and what was done."""
     wanted = {path: leaf.shape for path, leaf in flatten(like).items()}
-    if PATCHES in wanted:
+    if PLACES in wanted:
         from piat_jax.interop.vit_weights import adapt_vit
 
         shapes = {path.removeprefix("params/"): shape for path, shape in wanted.items()}
@@ -271,16 +270,43 @@ def _adapt(
         adapted = {_under_params(k): v for k, v in adapt_vit(weights, shapes, key=jax.random.key(0)).items()}
     else:
         adapted = dict(leaves)
-        if any(path in leaves and leaves[path].shape != shape for path, shape in wanted.items() if _is_head(path)):
+        if any(path in leaves and leaves[path].shape != shape for path, shape in wanted.items() if is_head(path)):
             fresh = model.init(jax.random.key(0), jnp.zeros((1, *image_shape)))
-            adapted |= {path: np.asarray(leaf) for path, leaf in flatten(fresh).items() if _is_head(path)}
+            adapted |= {path: np.asarray(leaf) for path, leaf in flatten(fresh).items() if is_head(path)}
     before = {path: values.shape for path, values in leaves.items()}
     changed = {path: shape for path, shape in wanted.items() if path in adapted and before.get(path) != shape}
     return adapted, [f"{path} {before.get(path, 'new')} -> {shape}" for path, shape in changed.items()]
 
 
-def _is_head(path: str) -> bool:
-    return path.split("/")[1] in HEADS
+def _check_network(
+    path: Path,
+    network: str,
+    leaves: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    like: Variables,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    adapt: bool,
+) -> None:
+    """Raise InputError in one line where the tensors are those of another network that is known."""
+    wanted = {ours: leaf.shape for ours, leaf in flatten(like).items()}
+    adaptable = (PATCHES, PLACES) if adapt else ()
+    shared = [ours for ours in leaves.keys() & wanted.keys() if not is_head(ours) and ours not in adaptable]
+    if (leaves.keys() == wanted.keys() and all(leaves[ours].shape == wanted[ours] for ours in shared)) or _hint(
+        *_apart(leaves, wanted, names)
+    ):
+        return
+    found = lookalike(arrays)
+    if found and (found.names or found.network != network):
+        raise InputError(f"{path} does not fit {network}; {found}")
+
+
+def _apart(
+    leaves: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """What is unexpected in the file, and what is missing from it."""
+    missing = sorted(names[ours] for ours in wanted.keys() - leaves.keys())
+    return sorted(leaves.keys() - wanted.keys()), missing
 
 
 def _check_fit(
@@ -288,10 +314,9 @@ def _check_fit(
 ) -> None:
     """Raise InputError with everything that does not fit, or that is not a number."""
     wanted = {ours: leaf.shape for ours, leaf in flatten(like).items()}
-    unexpected = sorted(leaves.keys() - wanted.keys())
-    missing = sorted(names[ours] for ours in wanted.keys() - leaves.keys())
+    unexpected, missing = _apart(leaves, wanted, names)
     other = [ours for ours, shape in wanted.items() if ours in leaves and leaves[ours].shape != shape]
-    if not unexpected and not missing and other and all(_is_head(ours) for ours in other):
+    if not unexpected and not missing and other and all(is_head(ours) for ours in other):
         classes, expected = (shapes[other[0]][-1] for shapes in ({k: v.shape for k, v in leaves.items()}, wanted))
         if classes != expected:
             raise InputError(

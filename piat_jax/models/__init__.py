@@ -18,12 +18,15 @@ from piat_jax.models.registry import MODELS, model
 
 # isort: off
 # In this order they are listed.
-from piat_jax.models.resnet import ResNet
+from piat_jax.models.resnet import ImageNetResNet, ResNet
 from piat_jax.models.wide_resnet import WideResNet
 from piat_jax.models.deepmind import SwishPreActResNet, SwishWideResNet
 from piat_jax.models.mlp import MLP
 from piat_jax.models.vit import ViT
 from piat_jax.models.convit import ConViT
+from piat_jax.models.convnext import ConvNeXt
+from piat_jax.models.swin import Swin
+from piat_jax.models.xcit import XCiT
 # isort: on
 
 __all__ = [
@@ -31,12 +34,16 @@ __all__ = [
     "MLP",
     "MODELS",
     "ConViT",
+    "ConvNeXt",
+    "ImageNetResNet",
     "LinenModel",
     "ResNet",
+    "Swin",
     "SwishPreActResNet",
     "SwishWideResNet",
     "ViT",
     "WideResNet",
+    "XCiT",
     "create",
     "model",
 ]
@@ -45,7 +52,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # What only a name decides.
 OF_NAMES = ("pre_activation", "raw_shortcut", "bottleneck")
-WITH_BATCH_NORM = (ResNet, WideResNet, SwishPreActResNet, SwishWideResNet)
+WITH_BATCH_NORM = (ResNet, ImageNetResNet, WideResNet, SwishPreActResNet, SwishWideResNet, XCiT)
 SMALL_RESNET = {"stage_sizes": (1, 1, 1), "width": 16, "stem_stride": 2}
 
 
@@ -76,7 +83,8 @@ def create(
       bn_momentum: share of a batch in BatchNorm's running statistics at each update, in (0, 1]: PyTorch's momentum.
       **options: attributes of the module: mean, std; width, stage_sizes, stem_stride for small_resnet;
         blocks_per_group, widen_factor for wide_resnet and dm_wide_resnet; hidden for mlp; remat for all but mlp;
-        patch_size for Vision Transformers, and width, depth, heads for vit and convit, local_depth for the latter.
+        patch_size for Vision Transformers, Swin and XCiT, stem_stride for ConvNeXt, window for Swin; what names decide
+        for vit, convit, convnext, swin, xcit and imagenet_resnet (width, depth, heads, ...: their classes say).
 
     Raises:
       InputError: an unknown name or option, or a value out of range.
@@ -111,4 +119,4 @@ def _check_size(option: str, value: object) -> None:
         raise InputError("stage_sizes is empty; give the blocks of each stage, such as (1, 1, 1)")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int) and not isinstance(number, bool):
-            check_at_least(option, number, 0 if option == "local_depth" else 1)
+            check_at_least(option, number, 0 if option in ("local_depth", "stem_width") else 1)

@@ -23,6 +23,17 @@ def torch_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) 
     return flat_draw(jax.random.uniform, key, shape, dtype, minval=-bound, maxval=bound)
 
 
+def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for the bias of a layer whose outputs each see `fan_in` inputs: U(-1/sqrt(fan_in), ...)."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def small_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """N(0, 0.02^2). The originals truncate it at +-2, a hundred standard deviations out."""
+    return 0.02 * flat_draw(jax.random.normal, key, shape, dtype)
+
+
 def he_fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """He initialisation on fan-out, N(0, 2 / (k^2 C_out)): what the WideResNet files use for their convolutions."""
     fan_out = math.prod(shape) // shape[-2]
@@ -30,26 +41,35 @@ def he_fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
 
 
 class Conv(nn.Module):
-    """A bias-free square convolution with PyTorch's symmetric padding."""
+    """A square convolution with PyTorch's symmetric padding; its bias, where it has one, begins as PyTorch's.
+
+    With `depthwise` each output channel sees one input channel, of which there are as many.
+    """
 
     features: int
     kernel: int = 3
     stride: int = 1
     pads: tuple[int, int] | None = None  # before and after, on both axes, in place of the symmetric ones
     kernel_init: nn.initializers.Initializer = torch_uniform
+    bias: bool = False
+    zero_bias: bool = False
+    depthwise: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         # Symmetric, not "SAME": with stride 2 those differ by one pixel.
         pads = self.pads or (self.kernel // 2, self.kernel // 2)
+        groups = x.shape[-1] if self.depthwise else 1
         return nn.Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=(self.stride, self.stride),
             padding=(pads, pads),
-            use_bias=False,
+            feature_group_count=groups,
+            use_bias=self.bias,
             kernel_init=self.kernel_init,
+            bias_init=nn.initializers.zeros if self.zero_bias else torch_bias(self.kernel**2 * x.shape[-1] // groups),
             dtype=self.dtype,
             name="conv",
         )(x)
@@ -64,18 +84,24 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        bound = 1 / math.sqrt(x.shape[-1])
-
-        def bias_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
         return nn.Dense(
             self.features,
             kernel_init=torch_uniform,
-            bias_init=nn.initializers.zeros if self.zero_bias else bias_init,
+            bias_init=nn.initializers.zeros if self.zero_bias else torch_bias(x.shape[-1]),
             dtype=self.dtype,
             name="dense",
         )(x)
+
+
+def layer_norm(dtype: Any, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
+    """LayerNorm with statistics in float32, and the variance as the mean of squared deviations, as PyTorch has it."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def layer_scale(module: nn.Module, name: str, value: float, x: Array) -> Array:
+    """`x` times a learned factor for each channel, which begins as `value`."""
+    gamma = module.param(name, nn.initializers.constant(value), x.shape[-1:], jnp.float32)
+    return x * gamma.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: Any) -> Array:

@@ -1,4 +1,4 @@
-"""CIFAR ResNets: post-activation (He et al., 2016), with bottlenecks too, and pre-activation (He et al., 2016b)."""
+"""ResNets of CIFAR and of ImageNet (He et al., 2016), with bottlenecks too, and pre-activation (He et al., 2016b)."""
 
 from typing import Any
 
@@ -31,20 +31,23 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """`relu(bn(conv1x1(relu(bn(conv(relu(bn(conv1x1 x))))))) + shortcut)`, four times as wide outside as inside.
+    """`relu(bn(conv1x1(relu(bn(conv(relu(bn(conv1x1 x))))))) + shortcut)`, `4 * features` wide outside.
 
-    The stride is that of the 3x3 convolution. The shortcut is conv1x1 + BN where the shape changes.
+    Inside it is `widen * features` wide. The stride is that of the 3x3 convolution. The shortcut is conv1x1 + BN where
+    the shape changes.
     """
 
     features: int
     stride: int
     dtype: Any
+    widen: int = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        y = Conv(self.features, 1, dtype=self.dtype, name="conv1")(x)
+        inside = self.widen * self.features
+        y = Conv(inside, 1, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(BatchNorm(train, self.dtype, name="bn1")(y))
-        y = Conv(self.features, stride=self.stride, dtype=self.dtype, name="conv2")(y)
+        y = Conv(inside, stride=self.stride, dtype=self.dtype, name="conv2")(y)
         y = nn.relu(BatchNorm(train, self.dtype, name="bn2")(y))
         y = Conv(4 * self.features, 1, dtype=self.dtype, name="conv3")(y)
         y = BatchNorm(train, self.dtype, name="bn3")(y)
@@ -172,3 +175,78 @@ class ResNet(nn.Module):
             x = nn.relu(BatchNorm(train, self.dtype, name="bn")(x))
         x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         return Linear(self.num_classes, dtype=self.dtype, name="linear")(x)
+
+
+@model(
+    "imagenet_resnet",
+    title="ImageNet ResNet",
+    summary="As wide and as deep as model.options says.",
+    paper="He et al. (2016), arXiv:1512.03385",
+)
+@model(
+    "wrn_50_2",
+    title="WRN-50-2",
+    summary="ResNet-50 of ImageNet with 3x3 convolutions that are twice as wide.",
+    paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
+    stage_sizes=(3, 4, 6, 3),
+    bottleneck=True,
+    widen=2,
+)
+@model(
+    "resnet50_imagenet",
+    title="ResNet-50 (ImageNet)",
+    summary="Bottlenecks in four stages of 3, 4, 6 and 3 after a 7x7 stem and a pooling, as torchvision has it.",
+    paper="He et al. (2016), arXiv:1512.03385",
+    stage_sizes=(3, 4, 6, 3),
+    bottleneck=True,
+    widen=1,
+)
+@model(
+    "resnet18_imagenet",
+    title="ResNet-18 (ImageNet)",
+    summary="Four stages of two blocks after a 7x7 stem and a pooling, as torchvision has it.",
+    paper="He et al. (2016), arXiv:1512.03385",
+    stage_sizes=(2, 2, 2, 2),
+    bottleneck=False,
+    widen=1,
+)
+class ImageNetResNet(nn.Module):
+    """7x7 stem of stride 2, 3x3 maximum of stride 2, stages of blocks, mean, linear: a 32nd of the image at the end.
+
+    Attributes:
+      num_classes: K.
+      stage_sizes: blocks per stage; (3, 4, 6, 3) is ResNet-50.
+      width: channels of the stem and of the first stage's 3x3 convolutions.
+      bottleneck: blocks of three convolutions, the stride in the second: "v1.5", as torchvision and timm have them.
+      widen: factor on the channels inside a bottleneck; 2 in WideResNet-50-2.
+      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
+      mean, std: input normalisation per channel, inside the model; () for none.
+      dtype: activations; weights and statistics stay float32.
+    """
+
+    num_classes: int
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+    width: int = 64
+    bottleneck: bool = True
+    widen: int = 1
+    remat: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        x = normalize(images, self.mean, self.std, self.dtype)
+        x = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(train, self.dtype, name="bn1")(x))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[arg-type]
+        kind = Bottleneck if self.bottleneck else BasicBlock
+        block = remat_block(kind) if self.remat else kind
+        options: dict[str, Any] = {"widen": self.widen} if self.bottleneck else {}
+        for stage, size in enumerate(self.stage_sizes):
+            for index in range(size):
+                stride = 2 if stage > 0 and index == 0 else 1
+                features, name = self.width * 2**stage, f"layer{stage + 1}_{index}"
+                x = block(features, stride, self.dtype, **options, name=name)(x, train)
+        x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
+        return Linear(self.num_classes, dtype=self.dtype, name="fc")(x)

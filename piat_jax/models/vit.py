@@ -9,15 +9,10 @@ import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_count, check_patches
 from piat_jax.core.forward import ATTENTION_GATES
-from piat_jax.core.rng import flat_draw
 from piat_jax.core.types import Array
-from piat_jax.models.layers import normalize, torch_uniform
+from piat_jax.models.layers import layer_norm, normalize, small_normal, torch_bias, torch_uniform
 from piat_jax.models.registry import model
-
-
-def small_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """N(0, 0.02^2). The originals truncate it at +-2, a hundred standard deviations out."""
-    return 0.02 * flat_draw(jax.random.normal, key, shape, dtype)
+from piat_jax.models.stems import ConvStem, convolution_strides
 
 
 class PatchProjection(nn.Module):
@@ -29,43 +24,46 @@ class PatchProjection(nn.Module):
     features: int
     patch_size: int
     dtype: Any
+    kernel_init: nn.initializers.Initializer = torch_uniform  # PyTorch's default, which ViTs leave convolutions at
+    zero_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
         size = self.patch_size
         shape = (size, size, channels, self.features)
-        # PyTorch's default, which the originals leave convolutions at.
-        kernel = self.param("kernel", torch_uniform, shape)
-        bound = 1 / math.sqrt(math.prod(shape[:-1]))
-        bias = self.param("bias", lambda key: jax.random.uniform(key, (self.features,), jnp.float32, -bound, bound))
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias_init = nn.initializers.zeros if self.zero_bias else torch_bias(math.prod(shape[:-1]))
+        bias = self.param("bias", bias_init, (self.features,))
         x = x.reshape(batch, height // size, size, width // size, size, channels).swapaxes(2, 3)
         x = x.reshape(batch, -1, math.prod(shape[:-1]))
         return x @ kernel.astype(self.dtype).reshape(-1, self.features) + bias.astype(self.dtype).reshape(1, 1, -1)
 
 
 class PatchEmbed(nn.Module):
-    """The image as tokens; its one layer is called as in timm."""
+    """The image as tokens; its one layer is called as in timm. With `stem_width`, a stem of convolutions makes them."""
 
     features: int
     patch_size: int
     dtype: Any
+    stem_width: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         check_count("patch_size", self.patch_size, 1)
         check_patches(x, self.patch_size)
+        if self.stem_width:
+            halvings = self.patch_size.bit_length() - 1
+            widths = tuple(self.stem_width * 2**index for index in range(halvings))
+            strides = convolution_strides(self.patch_size, halvings)
+            x = ConvStem(widths, strides, self.features, self.dtype, name="proj")(x)
+            return x.reshape(len(x), -1, self.features)
         return PatchProjection(self.features, self.patch_size, self.dtype, name="proj")(x)
 
 
 def dense(features: int, dtype: Any, name: str, *, bias: bool = True) -> nn.Dense:
     """A dense layer as the originals initialise it."""
     return nn.Dense(features, use_bias=bias, kernel_init=small_normal, dtype=dtype, name=name)
-
-
-def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
-    """LayerNorm with statistics in float32, and the variance as the mean of squared deviations, as PyTorch has it."""
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def attention_weights(queries: Array, keys: Array) -> Array:
@@ -113,21 +111,23 @@ class Block(nn.Module):
       attention: the class of the attention branch.
       options: its attributes.
       dtype: activations.
+      epsilon: LayerNorm's.
     """
 
     attention: type[nn.Module]
     options: tuple[tuple[str, Any], ...]
     dtype: Any
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Array, keep: Array | None) -> Array:
         branch = self.attention(**dict(self.options), dtype=self.dtype, name="attn")
-        a = branch(layer_norm(self.dtype, "norm1")(x))
+        a = branch(layer_norm(self.dtype, "norm1", self.epsilon)(x))
         if keep is not None:
             # A closed gate takes the branch's gradient and leaves its value.
-            a = jnp.where(jnp.reshape(keep, (1, 1, 1)), a, jax.lax.stop_gradient(a))
+            a = jnp.where(jnp.reshape(keep, (1,) * a.ndim), a, jax.lax.stop_gradient(a))
         x = x + a
-        return x + FeedForward(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
+        return x + FeedForward(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2", self.epsilon)(x))
 
 
 def make_block(remat: bool) -> type[Block]:
@@ -170,6 +170,26 @@ def check_heads(width: int, heads: int, depth: int) -> None:
     title="ViT",
     summary="As wide and as deep as model.options says.",
     paper="Dosovitskiy et al. (2021), arXiv:2010.11929",
+)
+@model(
+    "vit_base_convstem",
+    title="ViT-B + ConvStem",
+    summary="ViT-B with convolutions in place of patches, the first one 48 wide.",
+    paper="Singh et al. (2023), arXiv:2303.01870",
+    width=768,
+    depth=12,
+    heads=12,
+    stem_width=48,
+)
+@model(
+    "vit_small_convstem",
+    title="ViT-S + ConvStem",
+    summary="ViT-S with convolutions in place of patches, the first one 48 wide.",
+    paper="Singh et al. (2023), arXiv:2303.01870",
+    width=384,
+    depth=12,
+    heads=6,
+    stem_width=48,
 )
 @model(
     "deit_small",
@@ -228,13 +248,15 @@ class ViT(nn.Module):
       depth: blocks.
       heads: of width D / heads each.
       patch_size: pixels along a patch's side; 4 for images of 32, 16 for 224. It must divide them.
+      stem_width: 0 for patches; else 3x3 convolutions of stride 2 make the tokens, as many as halve a patch to a pixel,
+        the first one with so many channels, each next one with twice as many.
       remat: whether the gradient recomputes each block rather than keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and LayerNorm's statistics stay float32.
 
     Source: Dosovitskiy et al. (2021), arXiv:2010.11929; DeiT, Touvron et al. (2021), arXiv:2012.12877, without
     distillation. As timm builds them: LayerNorm's epsilon is 1e-6, and GELU is exact, where Google's JAX code has the
-    approximation by tanh.
+    approximation by tanh. `stem_width`: Singh et al. (2023), arXiv:2303.01870.
     """
 
     num_classes: int
@@ -242,6 +264,7 @@ class ViT(nn.Module):
     depth: int = 12
     heads: int = 3
     patch_size: int = 4
+    stem_width: int = 0
     remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -257,7 +280,7 @@ class ViT(nn.Module):
         del train  # nothing here depends on it
         check_heads(self.width, self.heads, self.depth)
         x = normalize(images, self.mean, self.std, self.dtype)
-        x = PatchEmbed(self.width, self.patch_size, self.dtype, name="patch_embed")(x)
+        x = PatchEmbed(self.width, self.patch_size, self.dtype, self.stem_width, name="patch_embed")(x)
         x = prepend(self.param("cls_token", small_normal, (1, 1, self.width)), x)
         x = x + position_embedding(self, x.shape[1], self.width).astype(self.dtype)
         for index, keep in enumerate(attention_gates(self, self.depth)):

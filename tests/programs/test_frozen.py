@@ -25,6 +25,10 @@ NETWORKS = {
     "wide_resnet": {"blocks_per_group": 1, "widen_factor": 1},
     "dm_wide_resnet": {"blocks_per_group": 1, "widen_factor": 1},
     "vit": {"width": 16, "depth": 2, "heads": 2},
+    "imagenet_resnet": {"width": 4, "stage_sizes": (1, 1)},
+    "convnext": {"depths": (1, 1), "widths": (8, 12), "stem": (4, 8), "stem_stride": 2},
+    "swin": {"width": 8, "depths": (2,), "heads": (2,), "window": 4, "patch_size": 2},
+    "xcit": {"width": 16, "depth": 1, "heads": 2, "patch_size": 4, "convolutions": 2},
 }
 
 

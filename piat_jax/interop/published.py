@@ -1,0 +1,203 @@
+"""What published ImageNet networks are, by the names that timm, torchvision and RobustBench call them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from piat_jax.core.checks import InputError, did_you_mean
+
+SOURCES = ("timm", "torchvision", "robustbench")
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CIFAR10: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+CIFAR100: Statistics = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+NONE: Statistics = ((), ())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+    """One row: the network, and the images that it was evaluated on."""
+
+    model: str  # as `models.create` calls it
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    num_classes: int = 1000
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    size: int = 224  # pixels along a side, of the middle of
+    resize: int = 256  # the shorter side before that; 0 where nothing is resized
+    squash: bool = False  # both sides are resized to that, whatever their ratio
+    interpolation: str = "bilinear"
+
+    def __str__(self) -> str:
+        what = f"{self.size} pixels a side"
+        if self.resize:
+            sides = "both sides" if self.squash else "the shorter side"
+            what += f", the middle after {self.interpolation} resizing of {sides} to {self.resize}"
+        return what
+
+
+def is_published(name: str) -> bool:
+    """Whether a text is meant as a published name.
+
+    >>> is_published("timm:convnext_tiny"), is_published("resnet50")
+    (True, False)
+    """
+    return ":" in name
+
+
+def published(name: str) -> Published:
+    """The row of a published name, `SOURCE:NAME`; timm's and torchvision's may end with `.TAG`.
+
+    Without one it is their own default.
+
+    Raises:
+      InputError: an unknown name.
+
+    >>> published("torchvision:resnet50").resize, published("timm:vit_small_patch16_224").mean
+    (232, (0.5, 0.5, 0.5))
+    """
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    source, _, rest = name.partition(":")
+    if source not in SOURCES:
+        raise InputError(f"model={name!r}: nobody called {source!r} is known{did_you_mean(source, SOURCES)}")
+    names = [known.partition(":")[2] for known in PUBLISHED if known.startswith(f"{source}:")]
+    tags = [known for known in names if known.startswith(f"{rest.partition('.')[0]}.")]
+    raise InputError(
+        f"model={name!r} is not in the table of {source}'s names{did_you_mean(rest, tags or names)}; or give the "
+        "network's own name, with --mean and --std"
+    )
+
+
+def _timm(model: str, statistics: Statistics, tags: str, **options: Any) -> dict[str, Published]:
+    """Rows by tag, each written `tag/share of the side in the middle`; those ending in _in1k have 1,000 classes."""
+    rows = {}
+    for text in tags.split():
+        tag, _, percent = text.partition("/")
+        share = float(percent.removesuffix("l")) / 100
+        rows[tag] = Published(
+            model=model,
+            options=options,
+            mean=statistics[0],
+            std=statistics[1],
+            resize=int(224 / share),
+            interpolation="bilinear" if percent.endswith("l") else "bicubic",
+        )
+    return rows
+
+
+def _torchvision(model: str, tags: str, interpolation: str = "bilinear", **options: Any) -> dict[str, Published]:
+    rows = {}
+    for text in tags.split():
+        tag, _, resize = text.partition("/")
+        mean, std = IMAGENET
+        known: dict[str, Any] = {"mean": mean, "std": std, "resize": int(resize), "interpolation": interpolation}
+        rows[f"IMAGENET1K_{tag}"] = Published(model=model, options=options, **known)
+    return rows
+
+
+# Architecture -> tag -> row; the first tag is the one that a name without any means. A number is the crop in percent,
+# with an l where the interpolation is bilinear.
+TIMM = {
+    "resnet18": _timm("resnet18_imagenet", IMAGENET, "a1_in1k/95 a2_in1k/95 gluon_in1k/87.5 tv_in1k/87.5l"),
+    "resnet50": _timm(
+        "resnet50_imagenet",
+        IMAGENET,
+        "a1_in1k/95 a2_in1k/95 b1k_in1k/95 b2k_in1k/95 c1_in1k/95 c2_in1k/95 d_in1k/95 am_in1k/87.5 ra_in1k/87.5 "
+        "ram_in1k/87.5 gluon_in1k/87.5 tv_in1k/87.5l",
+    ),
+    "wide_resnet50_2": _timm("wrn_50_2", IMAGENET, "racm_in1k/87.5 tv_in1k/87.5l"),
+    "convnext_tiny": _timm("convnext_tiny", IMAGENET, "in12k_ft_in1k/95 fb_in1k/87.5 fb_in22k_ft_in1k/87.5"),
+    "convnext_small": _timm("convnext_small", IMAGENET, "in12k_ft_in1k/95 fb_in1k/87.5 fb_in22k_ft_in1k/87.5"),
+    "convnext_base": _timm("convnext_base", IMAGENET, "fb_in22k_ft_in1k/87.5 fb_in1k/87.5"),
+    "vit_tiny_patch16_224": _timm("vit_tiny", HALF, "augreg_in21k_ft_in1k/90", patch_size=16),
+    "vit_small_patch16_224": _timm("vit_small", HALF, "augreg_in21k_ft_in1k/90 augreg_in1k/90", patch_size=16),
+    "vit_base_patch16_224": _timm(
+        "vit_base",
+        HALF,
+        "augreg2_in21k_ft_in1k/90 augreg_in21k_ft_in1k/90 augreg_in1k/90 orig_in21k_ft_in1k/90 sam_in1k/90",
+        patch_size=16,
+    ),
+    "deit_tiny_patch16_224": _timm("deit_tiny", IMAGENET, "fb_in1k/90", patch_size=16),
+    "deit_small_patch16_224": _timm("deit_small", IMAGENET, "fb_in1k/90", patch_size=16),
+    "deit_base_patch16_224": _timm("vit_base", IMAGENET, "fb_in1k/90", patch_size=16),
+    "convit_tiny": _timm("convit_tiny", IMAGENET, "fb_in1k/87.5", patch_size=16),
+    "convit_small": _timm("convit_small", IMAGENET, "fb_in1k/87.5", patch_size=16),
+    "convit_base": _timm("convit_base", IMAGENET, "fb_in1k/87.5", patch_size=16),
+    "xcit_small_12_p16_224": _timm("xcit_s12", IMAGENET, "fb_in1k/100 fb_dist_in1k/100"),
+    "swin_tiny_patch4_window7_224": _timm("swin_tiny", IMAGENET, "ms_in1k/90 ms_in22k_ft_in1k/90"),
+    "swin_small_patch4_window7_224": _timm("swin_small", IMAGENET, "ms_in22k_ft_in1k/90 ms_in1k/90"),
+    "swin_base_patch4_window7_224": _timm("swin_base", IMAGENET, "ms_in22k_ft_in1k/90 ms_in1k/90"),
+}
+# The same, a number being the side before the crop.
+TORCHVISION = {
+    "resnet18": _torchvision("resnet18_imagenet", "V1/256"),
+    "resnet50": _torchvision("resnet50_imagenet", "V2/232 V1/256"),
+    "wide_resnet50_2": _torchvision("wrn_50_2", "V2/232 V1/256"),
+    "convnext_tiny": _torchvision("convnext_tiny", "V1/236"),
+    "convnext_small": _torchvision("convnext_small", "V1/230"),
+    "convnext_base": _torchvision("convnext_base", "V1/232"),
+    "swin_t": _torchvision("swin_tiny", "V1/232", "bicubic"),
+    "swin_s": _torchvision("swin_small", "V1/246", "bicubic"),
+    "swin_b": _torchvision("swin_base", "V1/238", "bicubic"),
+    "vit_b_16": _torchvision("vit_base", "V1/256", patch_size=16),
+}
+
+
+def _robust(model: str, statistics: Statistics = IMAGENET, *, patch_size: int = 0, **fields: Any) -> Published:
+    options = {"patch_size": patch_size} if patch_size else {}
+    return Published(model=model, options=options, mean=statistics[0], std=statistics[1], **fields)
+
+
+def _of_cifar(model: str, classes: int, statistics: Statistics) -> Published:
+    return _robust(model, statistics, patch_size=4, num_classes=classes, size=32, resize=0)
+
+
+BICUBIC: dict[str, Any] = {"interpolation": "bicubic"}
+# Names of its ImageNet networks, and with the data set before them those of CIFAR that are also of these kinds. What
+# has no mean here gets images in [0, 1], as its code has it.
+ROBUSTBENCH = {
+    "Wong2020Fast": _robust("resnet50_imagenet", size=288, resize=0),
+    "Engstrom2019Robustness": _robust("resnet50_imagenet"),
+    "Salman2020Do_R18": _robust("resnet18_imagenet"),
+    "Salman2020Do_R50": _robust("resnet50_imagenet"),
+    "Salman2020Do_50_2": _robust("wrn_50_2"),
+    "Standard_R50": _robust("resnet50_imagenet"),
+    "Chen2024Data_WRN_50_2": _robust("wrn_50_2", NONE),
+    "Singh2023Revisiting_ViT-S-ConvStem": _robust("vit_small_convstem", patch_size=16, **BICUBIC),
+    "Singh2023Revisiting_ViT-B-ConvStem": _robust("vit_base_convstem", NONE, patch_size=16, **BICUBIC),
+    "Singh2023Revisiting_ConvNeXt-T-ConvStem": _robust("convnext_tiny_convstem", NONE, **BICUBIC),
+    "Singh2023Revisiting_ConvNeXt-S-ConvStem": _robust("convnext_small_convstem", NONE, **BICUBIC),
+    "Singh2023Revisiting_ConvNeXt-B-ConvStem": _robust("convnext_base_convstem", NONE, **BICUBIC),
+    "Liu2023Comprehensive_ConvNeXt-B": _robust("convnext_base", **BICUBIC),
+    "Liu2023Comprehensive_Swin-B": _robust("swin_base", **BICUBIC),
+    "RodriguezMunoz2024Characterizing_Swin-B": _robust("swin_base", **BICUBIC),
+    "Mo2022When_Swin-B": _robust("swin_base", resize=224, squash=True),
+    "Mo2022When_ViT-B": _robust("vit_base", patch_size=16, resize=224, squash=True),
+    "Debenedetti2022Light_XCiT-S12": _robust("xcit_s12", NONE),
+    "Debenedetti2022Light_XCiT-M12": _robust("xcit_m12", NONE),
+    "Debenedetti2022Light_XCiT-L12": _robust("xcit_l12", NONE),
+    **{
+        f"{dataset}/Debenedetti2022Light_XCiT-{size.upper()}12": _of_cifar(f"xcit_{size}12", classes, statistics)
+        for dataset, classes, statistics in (("cifar10", 10, CIFAR10), ("cifar100", 100, CIFAR100))
+        for size in "sml"
+    },
+}
+
+
+def _table() -> dict[str, Published]:
+    found = {}
+    for source, names in (("timm", TIMM), ("torchvision", TORCHVISION)):
+        for name, rows in names.items():
+            found[f"{source}:{name}"] = next(iter(rows.values()))
+            found |= {f"{source}:{name}.{tag}": row for tag, row in rows.items()}
+    return found | {f"robustbench:{name}": row for name, row in ROBUSTBENCH.items()}
+
+
+PUBLISHED: Mapping[str, Published] = _table()
+"""Every name with its row.
+
+Source: timm 1.0.31 (its pretrained configurations, without the larger images of test_input_size), torchvision 0.28.0
+(the transforms of its weights), and RobustBench's model_zoo/imagenet.py, architectures and data.py.
+"""

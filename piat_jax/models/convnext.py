@@ -1,0 +1,185 @@
+"""ConvNeXt (Liu et al., 2022), and with a stem of several convolutions (Singh et al., 2023)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.types import Array
+from piat_jax.models.layers import Conv, layer_norm, layer_scale, normalize, small_normal
+from piat_jax.models.registry import model
+from piat_jax.models.stems import ConvStem, convolution_strides
+from piat_jax.models.vit import FeedForward, PatchProjection, dense
+
+
+class Block(nn.Module):
+    """`x + gamma * mlp(norm(depthwise conv7x7 x))`."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        options = {"depthwise": True, "bias": True, "zero_bias": True, "kernel_init": small_normal}
+        y = Conv(width, 7, **options, dtype=self.dtype, name="conv_dw")(x)
+        y = layer_norm(self.dtype, "norm")(y)
+        return x + layer_scale(self, "gamma", 1e-6, FeedForward(self.dtype, name="mlp")(y))
+
+
+class Stage(nn.Module):
+    """LayerNorm and a 2x2 convolution of stride 2, where the width is new; then blocks."""
+
+    width: int
+    depth: int
+    remat: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if x.shape[-1] != self.width:
+            x = layer_norm(self.dtype, "downsample_0")(x)
+            x = patches(x, self.width, 2, self.dtype, "downsample_1")
+        for index in range(self.depth):
+            x = (nn.remat(Block) if self.remat else Block)(self.dtype, name=f"blocks_{index}")(x)
+        return x
+
+
+def patches(x: Array, width: int, size: int, dtype: Any, name: str) -> Array:
+    """A convolution whose stride is its window, `[B, H, W, C] -> [B, H / size, W / size, width]`."""
+    batch, height, span, _ = x.shape
+    projection = PatchProjection(width, size, dtype, kernel_init=small_normal, zero_bias=True, name=name)
+    return projection(x).reshape(batch, height // size, span // size, width)
+
+
+class Head(nn.Module):
+    """The mean over all pixels, LayerNorm, linear."""
+
+    num_classes: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
+        return dense(self.num_classes, self.dtype, "fc")(layer_norm(self.dtype, "norm")(x))
+
+
+@model(
+    "convnext",
+    title="ConvNeXt",
+    summary="As wide and as deep as model.options says.",
+    paper="Liu et al. (2022), arXiv:2201.03545",
+)
+@model(
+    "convnext_base_convstem",
+    title="ConvNeXt-B + ConvStem",
+    summary="ConvNeXt-B with three convolutions in place of patches.",
+    paper="Singh et al. (2023), arXiv:2303.01870",
+    depths=(3, 3, 27, 3),
+    widths=(128, 256, 512, 1024),
+    stem=(64, 96, 128),
+)
+@model(
+    "convnext_small_convstem",
+    title="ConvNeXt-S + ConvStem",
+    summary="ConvNeXt-S with two convolutions in place of patches.",
+    paper="Singh et al. (2023), arXiv:2303.01870",
+    depths=(3, 3, 27, 3),
+    widths=(96, 192, 384, 768),
+    stem=(48, 96),
+)
+@model(
+    "convnext_tiny_convstem",
+    title="ConvNeXt-T + ConvStem",
+    summary="ConvNeXt-T with two convolutions in place of patches.",
+    paper="Singh et al. (2023), arXiv:2303.01870",
+    depths=(3, 3, 9, 3),
+    widths=(96, 192, 384, 768),
+    stem=(48, 96),
+)
+@model(
+    "convnext_base",
+    title="ConvNeXt-B",
+    summary="Stages of 3, 3, 27 and 3 blocks, from 128 channels on.",
+    paper="Liu et al. (2022), arXiv:2201.03545",
+    depths=(3, 3, 27, 3),
+    widths=(128, 256, 512, 1024),
+    stem=(),
+)
+@model(
+    "convnext_small",
+    title="ConvNeXt-S",
+    summary="Stages of 3, 3, 27 and 3 blocks, from 96 channels on.",
+    paper="Liu et al. (2022), arXiv:2201.03545",
+    depths=(3, 3, 27, 3),
+    widths=(96, 192, 384, 768),
+    stem=(),
+)
+@model(
+    "convnext_tiny",
+    title="ConvNeXt-T",
+    summary="Stages of 3, 3, 9 and 3 blocks, from 96 channels on.",
+    paper="Liu et al. (2022), arXiv:2201.03545",
+    depths=(3, 3, 9, 3),
+    widths=(96, 192, 384, 768),
+    stem=(),
+)
+class ConvNeXt(nn.Module):
+    """Patches or a stem of convolutions, stages of blocks, each of which halves the image, mean, LayerNorm, linear.
+
+    Parameters are named as in timm: `stages_0/blocks_1/conv_dw/conv/kernel` is its `stages.0.blocks.1.conv_dw.weight`.
+    There is neither dropout nor stochastic depth, so training and evaluation are the same.
+
+    Attributes:
+      num_classes: K.
+      depths: blocks per stage.
+      widths: channels of each stage, growing.
+      stem: channels of the convolutions in place of patches, the last one `widths[0]`; () for patches.
+      stem_stride: pixels a side of what becomes one: the patch size, or the product of the strides of `stem`, a power
+        of two. 4 for images of 224, 1 or 2 for those of 32.
+      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
+      mean, std: input normalisation per channel, inside the model; () for none.
+      dtype: activations; weights and LayerNorm's statistics stay float32.
+
+    Source: Liu et al. (2022), arXiv:2201.03545, as timm builds it: LayerNorm's epsilon is 1e-6, GELU is exact, factors
+    on branches begin at 1e-6. `stem`: Singh et al. (2023), arXiv:2303.01870.
+    """
+
+    num_classes: int
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    widths: tuple[int, ...] = (96, 192, 384, 768)
+    stem: tuple[int, ...] = ()
+    stem_stride: int = 4
+    remat: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        del train  # nothing here depends on it
+        self._check(images)
+        x = normalize(images, self.mean, self.std, self.dtype)
+        if self.stem:
+            strides = convolution_strides(self.stem_stride, len(self.stem))
+            x = ConvStem(self.stem, strides, 0, self.dtype, name="stem")(x)
+        else:
+            x = patches(x, self.widths[0], self.stem_stride, self.dtype, "stem_0")
+            x = layer_norm(self.dtype, "stem_1")(x)
+        for index, (width, depth) in enumerate(zip(self.widths, self.depths)):
+            x = Stage(width, depth, self.remat, self.dtype, name=f"stages_{index}")(x)
+        return Head(self.num_classes, self.dtype, name="head")(x)
+
+    def _check(self, images: Array) -> None:
+        if len(self.depths) != len(self.widths) or any(a >= b for a, b in zip(self.widths, self.widths[1:])):
+            raise InputError(
+                f"widths={self.widths} must grow, one for each of depths={self.depths}; give such as (16, 32)"
+            )
+        if self.stem and self.stem[-1] != self.widths[0]:
+            raise InputError(f"stem={self.stem} must end with the width of the first stage, {self.widths[0]}")
+        size = self.stem_stride * 2 ** (len(self.widths) - 1)
+        if images.shape[1] % size or images.shape[2] % size:
+            raise InputError(
+                f"images of {images.shape[1]}x{images.shape[2]} pixels: the stem and {len(self.widths)} stages need "
+                f"sides that {size} divides; give such images, or a smaller stem_stride"
+            )
