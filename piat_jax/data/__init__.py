@@ -73,9 +73,7 @@ def load(
     return dataclasses.replace(dataset, train=train, test=test)
 
 
-def open_dataset(
-    name: str, *, data_dir: str | os.PathLike[str] = "", decoding: Decoding | None = None
-) -> Dataset:
+def open_dataset(name: str, *, data_dir: str | os.PathLike[str] = "", decoding: Decoding | None = None) -> Dataset:
     """As `load`, but images that are files, or bytes of files, are decoded only when they are indexed.
 
     For data that does not fit in memory: `prepare` makes a cache of it.

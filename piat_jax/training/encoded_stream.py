@@ -21,6 +21,8 @@ from piat_jax.training.streaming import WINDOW_BYTES, Stream, Window
 
 WORTH_A_WORD = 0.1
 """Of an epoch's time that the device waits for images."""
+LEAST_SECONDS = 2.0
+"""Of training that say something about rates."""
 NAMED = 3
 """Files that a note names."""
 
@@ -73,6 +75,7 @@ class EncodedStream(Stream):
         self._loader: Loader | None = None
         self._announced: set[int] = set()
         self._said: set[int] = set()
+        self._slow = False
         self.speed = Speed()
 
     def window(self, key: Array, epoch: int, step: int) -> tuple[Window, int]:
@@ -121,9 +124,9 @@ class EncodedStream(Stream):
         indices[:steps] = asked
         if self.own:
             began = time.perf_counter()
-            pixels, found = self._decode(epoch, number, steps)
+            found = self._decode(epoch, number, images[:steps])
             self.speed.decoded(steps * self.own, time.perf_counter() - began)
-            images[:steps, : self.own], indices[:steps, : self.own] = pixels, found
+            indices[:steps, : self.own] = found
             labels[:steps, : self.own] = self.labels[found]
         start = self.count
         for split in self._splits[1:]:
@@ -133,14 +136,18 @@ class EncodedStream(Stream):
             start += len(split.labels)
         return self._sent([self._send(part) for part in (images, labels, indices)], number)
 
-    def _decode(self, epoch: int, number: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """The crops `[steps, own, H, W, C]` of a window, and the examples that they show."""
-        images = np.empty((steps * self.own, *self.encoded.shape[1:]), np.uint8)
-        indices = np.empty(len(images), np.int64)
+    def _decode(self, epoch: int, number: int, images: np.ndarray) -> np.ndarray:
+        """Fill the first rows of each batch `[steps, rows, H, W, C]` of a window; the examples `[steps, own]` there."""
+        steps, here = images.shape[:2]
+        count, shape = steps * self.own, images.shape[2:]
+        pixels = images.reshape(count, *shape) if self.own == here else np.empty((count, *shape), np.uint8)
+        indices = np.empty(count, np.int64)
         if self._loader is None:
             raise InputError("the stream was closed; make another one")
-        self._loader.take(epoch, number * self.length * self.own, images, indices)
-        return images.reshape(steps, self.own, *images.shape[1:]), indices.reshape(steps, self.own).astype(np.int32)
+        self._loader.take(epoch, number * self.length * self.own, pixels, indices)
+        if self.own != here:
+            images[:, : self.own] = pixels.reshape(steps, self.own, *shape)
+        return indices.reshape(steps, self.own).astype(np.int32)
 
     def _send(self, part: np.ndarray) -> Array:
         """An array with this process's rows of each batch, on its way to the devices."""
@@ -151,7 +158,7 @@ class EncodedStream(Stream):
         return jax.make_array_from_process_local_data(sharding, part, shape)
 
     def notes(self) -> list[str]:
-        """What is to be said after an epoch: bad images that were not said before, and a host that is too slow."""
+        """What is to be said after an epoch and was not: bad images, and a host that is too slow."""
         lines = []
         replaced = dict(self._loader.replaced) if self._loader else {}
         if new := sorted(replaced.keys() - self._said):
@@ -161,8 +168,10 @@ class EncodedStream(Stream):
                 f"{len(new)} training image{'s' * (len(new) > 1)} could not be decoded, and the next one stood in: "
                 f"{names}{', ...' if len(new) > NAMED else ''}"
             )
-        if line := self.speed.note(self.workers, os.cpu_count() or 1):
+        line = self.speed.note(self.workers, os.cpu_count() or 1)
+        if line and not self._slow:
             lines.append(line)
+            self._slow = True
         return lines
 
 
@@ -205,7 +214,7 @@ class Speed:
         known = self.images and self.made
         self.images = self.made = 0
         self.trained = self.waited = self.decoding = self._had = 0.0  # what follows an epoch is no training
-        if not known or share < WORTH_A_WORD or host >= device:
+        if not known or total < LEAST_SECONDS or share < WORTH_A_WORD or host >= device:
             return ""
         return (
             f"the host is slower than the device: it decodes {host:,.0f} images/s and the device trains on "

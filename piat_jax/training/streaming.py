@@ -174,6 +174,10 @@ class Stream:
         images, labels, indices = jax.block_until_ready(parts)
         return Window(images, labels, indices, first, self.count, self.extra_counts)
 
+    def notes(self) -> list[str]:
+        """What is to be said after an epoch; nothing here."""
+        return []
+
     def close(self) -> None:
         """End what works for it; nothing here does."""
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from piat_jax.core.checks import InputError
 from piat_jax.core.shards import check_different, check_shards
 from piat_jax.data.encoded import first_line
@@ -46,7 +48,9 @@ class ArrayRecords(Records):
         except InputError:
             raise
         except Exception as error:  # Damaged files raise nearly anything.
-            raise InputError(f"{paths[0]} cannot be read as array_record ({first_line(error)}); copy it again") from error
+            raise InputError(
+                f"{paths[0]} cannot be read as array_record ({first_line(error)}); copy it again"
+            ) from error
         super().__init__(labels, class_names, self.paths[0])
 
     def read(self, index: int) -> bytes:
@@ -79,24 +83,24 @@ class TfRecords(Records):
         check_shards(paths)
         check_different(paths)
         self.paths = [str(path) for path in paths]
-        self.places: list[tuple[int, int, int]] = []  # of each record: shard, offset, size
-        labels = []
+        places, labels = [], []
         for shard, path in enumerate(paths):
             for number, (offset, record) in enumerate(scan_tfrecords(path)):
-                self.places.append((shard, offset, len(record)))
+                places.append((shard, offset, len(record)))
                 labels.append(split(f"{path} record {number}", record)[1])
+        self.places = np.array(places, np.int64)  # [N, 3] shard, offset, size
         super().__init__(labels, class_names, self.paths[0])
 
     def read(self, index: int) -> bytes:
         """The bytes of an image file."""
-        shard, offset, size = self.places[index]
+        shard, offset, size = self.places[index].tolist()
         data = read_bytes(self.paths[shard], offset, size + 4)
         check_record(self.paths[shard], data[:size], data[size:])
         return split(self.name(index), data[:size])[0]
 
     def name(self, index: int) -> str:
         """The file and the place in it."""
-        shard, offset, _ = self.places[index]
+        shard, offset, _ = self.places[index].tolist()
         return f"{self.paths[shard]} at byte {offset}"
 
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from piat_jax.core.checks import InputError
 from piat_jax.data.folders import SUFFIXES, class_folders
 from piat_jax.data.records.base import Records, read_bytes
@@ -27,14 +29,15 @@ class FolderRecords(Records):
         classes = classes or there
         if unknown := sorted(set(there) - set(classes)):
             raise InputError(f"{folder / unknown[0]} is of a class that the training images do not have; remove it")
-        self.folder, self.files = str(folder), []
-        labels = []
+        self.folder = str(folder)
+        files, labels = [], []
         for number, name in enumerate(classes):
             found = sorted(_images(folder / name, name))
             if not found:
                 raise InputError(f"{folder / name} holds no image; every class needs one, as {', '.join(SUFFIXES)}")
-            self.files += found
+            files += map(os.fsencode, found)
             labels += [number] * len(found)
+        self.files = np.array(files)  # bytes of one length: no Python object each
         super().__init__(labels, classes, str(folder))
 
     def read(self, index: int) -> bytes:
@@ -43,7 +46,7 @@ class FolderRecords(Records):
 
     def name(self, index: int) -> str:
         """Its path."""
-        return os.path.join(self.folder, self.files[index])
+        return os.path.join(self.folder, os.fsdecode(self.files[index]))
 
 
 def _images(folder: Path, prefix: str) -> list[str]:

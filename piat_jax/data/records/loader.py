@@ -180,4 +180,8 @@ def _import_grain(images: RecordImages) -> Any:
         import grain
     except ImportError as error:
         raise InputError(f"{images.records.where} is read by grain; pip install 'piat_jax[data]'") from error
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # grain asks for flags of its own, which only absl's own commands parse
+        flags.FLAGS.mark_as_parsed()
     return grain

@@ -75,7 +75,10 @@ def _class_folders(place: Path) -> tuple[Records | None, list[Callable[[], Recor
 def _files(place: Path) -> tuple[Records, list[Callable[[], Records]]]:
     """The splits of a folder, or of a pattern, with files of one kind."""
     if place.is_dir():
-        paths = [*place.iterdir(), *(path for folder in place.iterdir() if folder.is_dir() for path in folder.iterdir())]
+        paths = [
+            *place.iterdir(),
+            *(path for folder in place.iterdir() if folder.is_dir() for path in folder.iterdir()),
+        ]
     else:
         base = Path(place.anchor) if place.is_absolute() else Path()
         paths = list(base.glob(str(place.relative_to(place.anchor)) if place.is_absolute() else str(place)))
@@ -118,5 +121,3 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-
-

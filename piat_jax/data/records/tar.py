@@ -4,12 +4,15 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from piat_jax.core.checks import InputError
 from piat_jax.core.shards import check_different, check_shards
 from piat_jax.data.folders import SUFFIXES
 from piat_jax.data.records.base import Records, read_bytes
 
 LABEL = ".cls"
+HEADER = 512
 
 
 class TarRecords(Records):
@@ -30,25 +33,30 @@ class TarRecords(Records):
         check_shards(paths)
         check_different(paths)
         self.paths = [str(path) for path in paths]
-        self.places: list[tuple[int, int, int, str]] = []  # of each image: shard, offset, size, name
+        places: list[tuple[int, int, int]] = []
         labels: list[int] = []
         for shard, path in enumerate(paths):
             for key, (offset, size, name), label in _scan(path):
                 if label is None:
                     raise InputError(f"{path} has {name} without {key}{LABEL}; give each image a label, as text")
-                self.places.append((shard, offset, size, name))
+                places.append((shard, offset, size))
                 labels.append(label)
+        self.places = np.array(places, np.int64)  # [N, 3] shard, offset, size
         super().__init__(labels, class_names, self.paths[0])
 
     def read(self, index: int) -> bytes:
         """The bytes of an image file."""
-        shard, offset, size, _ = self.places[index]
+        shard, offset, size = self.places[index].tolist()
         return read_bytes(self.paths[shard], offset, size)
 
     def name(self, index: int) -> str:
-        """The tar file and the name in it."""
-        shard, _, _, name = self.places[index]
-        return f"{self.paths[shard]}: {name}"
+        """The tar file and the name in it, as the header before the image has it."""
+        shard, offset, _ = self.places[index].tolist()
+        try:
+            header = tarfile.TarInfo.frombuf(read_bytes(self.paths[shard], offset - HEADER, HEADER), "utf-8", "replace")
+        except (tarfile.TarError, InputError):
+            return f"{self.paths[shard]} at byte {offset}"
+        return f"{self.paths[shard]}: {header.name}"
 
 
 def _scan(path: Path) -> list[tuple[str, tuple[int, int, str], int | None]]:
