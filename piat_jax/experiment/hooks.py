@@ -53,10 +53,10 @@ def check_stream(experiment: Experiment) -> None:
     anew = any(each.batch_stats == "recompute" for each in kept)
     encoded = experiment.dataset.image_size
     if (experiment.dataset.stream or encoded) and anew:
+        field, fix = (f"image_size={encoded}", "") if encoded else ("stream=True", ", or set dataset.stream=False")
         raise InputError(
-            f"dataset.{f'image_size={encoded}' if encoded else 'stream=True'} keeps the training images on the host, and {experiment.method} estimates BatchNorm "
-            "statistics on them anew; leave out swa and batch_stats=recompute"
-            f"{'' if encoded else ', or set dataset.stream=False'}"
+            f"dataset.{field} keeps the training images on the host, and {experiment.method} estimates BatchNorm "
+            f"statistics on them anew; leave out swa and batch_stats=recompute{fix}"
         )
 
 

@@ -4,7 +4,6 @@ import zlib
 
 import numpy as np
 import pytest
-from tests.data.encoded_sets import encode, examples, picture, write_set
 from PIL import Image
 
 from piat_jax.core.checks import InputError
@@ -19,6 +18,7 @@ from piat_jax.data.records.geometry import (
     training_crop,
 )
 from piat_jax.data.records.images import decoded
+from tests.data.encoded_sets import encode, examples, picture, write_set
 
 
 def of_array(pixels):

@@ -3,7 +3,6 @@ import tarfile
 
 import numpy as np
 import pytest
-from tests.data.encoded_sets import CLASSES, encode, examples, picture, write_set
 
 from piat_jax.core.checks import InputError
 from piat_jax.data import hold_out, load
@@ -13,6 +12,7 @@ from piat_jax.data.records.folders import FolderRecords
 from piat_jax.data.records.opening import read_records
 from piat_jax.data.records.tar import TarRecords
 from piat_jax.data.records.writing import KINDS, Encoded, write_split
+from tests.data.encoded_sets import CLASSES, encode, examples, picture, write_set
 
 DECODING = Decoding(size=16)
 

@@ -40,7 +40,7 @@ class ArrayRecords(Records):
         except ImportError as error:
             raise InputError(f"{paths[0]} needs grain; pip install 'piat_jax[data]'") from error
         try:
-            self.source = ArrayRecordDataSource(self.paths)
+            self.source: Any = ArrayRecordDataSource(self.paths)
             labels = []
             for start in range(0, len(self.source), BLOCK):
                 which = range(start, min(start + BLOCK, len(self.source)))
@@ -118,8 +118,8 @@ def split(name: str, record: bytes) -> tuple[bytes, int]:
     label = next((features[key] for key in LABELS if features.get(key)), None)
     if image is None or label is None or not isinstance(image[0], bytes) or not isinstance(label[0], int):
         raise InputError(
-            f"{name} has features {', '.join(sorted(features)) or 'none'}; give an encoded image as {' or '.join(IMAGES)}, "
-            f"and a whole number as {' or '.join(LABELS)}"
+            f"{name} has features {', '.join(sorted(features)) or 'none'}; give an encoded image as "
+            f"{' or '.join(IMAGES)}, and a whole number as {' or '.join(LABELS)}"
         )
     return image[0], label[0]
 

@@ -115,7 +115,7 @@ def _as_rgb(image: Any) -> Any:
 
 
 def evaluation_crop(image: Any, decoding: Decoding) -> np.ndarray:
-    """The middle `[size, size, 3]` of an image whose short side was resized, uint8; as torchvision's Resize, CenterCrop.
+    """The middle `[size, size, 3]` of an image whose short side was resized, uint8: torchvision's Resize, CenterCrop.
 
     Args:
       image: of Pillow, RGB.
