@@ -1,4 +1,4 @@
-"""Images/s that the host decodes and crops, per core: grain's workers here, and torchvision's DataLoader if it is there.
+"""Images/s that the host decodes and crops: grain's workers here, and torchvision's DataLoader if it is there.
 
     python -m experiments.throughput.decoding --out=/tmp/decoding --workers=0,1,2
 
