@@ -14,6 +14,8 @@ from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.renamed import renamed
 from piat_jax.data.dataset_info import DATASETS, KNOWN, DatasetInfo, check_published, dataset
 from piat_jax.data.parts import first, hold_out
+from piat_jax.data.records.geometry import Decoding
+from piat_jax.data.records.opening import read_records
 from piat_jax.data.sources import check_name, find, names
 from piat_jax.data.types import Dataset, Found, Split
 
@@ -37,7 +39,12 @@ __getattr__ = renamed(__name__, {"Known": "DatasetInfo"})
 
 
 def load(
-    name: str, *, data_dir: str | os.PathLike[str] = "", train_examples: int = 0, test_examples: int = 0
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] = "",
+    train_examples: int = 0,
+    test_examples: int = 0,
+    decoding: Decoding | None = None,
 ) -> Dataset:
     """The data set called `name`, in memory; arrays that are not compressed stay in their file and are mapped.
 
@@ -47,6 +54,9 @@ def load(
       data_dir: where a named data set's files are; empty looks in the usual places. For "npz", the file.
       train_examples: keep the first n training examples; 0 keeps all.
       test_examples: keep the first n test examples; 0 keeps all.
+      decoding: how encoded images of any size become arrays of one; they then stay in their files and are decoded when
+        they are asked for, and `name` is a folder or a pattern (`records.opening.read_records`). Default: images that
+        have one size.
 
     Raises:
       InputError: an unknown name, files that are missing (every place is listed) or damaged, more examples than there
@@ -57,18 +67,18 @@ def load(
     """
     check_count("train_examples", train_examples, 0)
     check_count("test_examples", test_examples, 0)
-    dataset = open_dataset(name, data_dir=data_dir)
+    dataset = open_dataset(name, data_dir=data_dir, decoding=decoding)
     train = first("train_examples", train_examples, name, dataset.train)
     test = first("test_examples", test_examples, name, dataset.test)
     return dataclasses.replace(dataset, train=train, test=test)
 
 
-def open_dataset(name: str, *, data_dir: str | os.PathLike[str] = "") -> Dataset:
+def open_dataset(name: str, *, data_dir: str | os.PathLike[str] = "", decoding: Decoding | None = None) -> Dataset:
     """As `load`, but images that are files, or bytes of files, are decoded only when they are indexed.
 
     For data that does not fit in memory: `prepare` makes a cache of it.
     """
-    found = find(name, data_dir)
+    found = find(name, data_dir) if decoding is None else read_records(name, decoding)
     num_classes, class_names = classes(found)
     shown = found.name or (name if name.startswith("tfds:") or name in names() else Path(found.where).stem)
     train, test = (Split(*split) for split in (found.train, found.test))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from piat_jax.core.checks import InputError, check_choice
+from piat_jax.data.records.images import RecordImages
 from piat_jax.data.types import Split
 
 HOLD_OUT = ("by class", "last")
@@ -14,7 +15,7 @@ believed."""
 
 
 def first(argument: str, count: int, name: str, split: Split) -> Split:
-    """The first `count` examples, copied so that the rest is freed; 0 means all.
+    """The first `count` examples, copied so that the rest is freed; 0 means all. Encoded images stay encoded.
 
     Raises:
       InputError: there are fewer, or the first ones are of other classes than the whole.
@@ -26,8 +27,10 @@ def first(argument: str, count: int, name: str, split: Split) -> Split:
         )
     if count and count < len(labels):
         check_like_the_whole(f"{argument}={count}", labels, labels[:count])
+        if isinstance(images, RecordImages):
+            return Split(images.part(np.arange(count)), labels[:count].copy())  # type: ignore[arg-type]
         return Split(np.array(images[:count]), labels[:count].copy())
-    return Split(images if isinstance(images, np.ndarray) else images[:], labels)
+    return Split(images if isinstance(images, np.ndarray | RecordImages) else images[:], labels)
 
 
 def hold_out(split: Split, count: int, *, how: str = "by class") -> tuple[Split, Split]:
@@ -61,7 +64,12 @@ def hold_out(split: Split, count: int, *, how: str = "by class") -> tuple[Split,
     else:
         for label, number in enumerate(_shares(argument, np.bincount(labels), count)):
             held[np.flatnonzero(labels == label)[::-1][:number]] = True
-    return Split(*(x[~held] for x in split)), Split(*(x[held] for x in split))
+    return _part(split, ~held), _part(split, held)
+
+
+def _part(split: Split, mask: np.ndarray) -> Split:
+    images = split.images.part(mask) if isinstance(split.images, RecordImages) else split.images[mask]
+    return Split(images, split.labels[mask])  # type: ignore[arg-type]
 
 
 def _shares(argument: str, counts: np.ndarray, total: int) -> np.ndarray:

@@ -16,27 +16,35 @@ def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:
     Raises:
       InputError: the file is missing, ends inside a record, or a checksum is wrong.
     """
+    return (record for _, record in scan_tfrecords(path))
+
+
+def scan_tfrecords(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """As `read_tfrecords`, each with the place of its first byte."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist; prepare the data set again")
-    try:
-        import google_crc32c
-    except ImportError as error:
-        raise InputError(f"{path} needs google-crc32c; pip install 'piat_jax[data]'") from error
-
-    def is_right(data: bytes, checksum: bytes) -> bool:
-        crc = google_crc32c.value(data)
-        masked = ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
-        return checksum == struct.pack("<I", masked)
-
     # A length beyond the file must not make read() allocate it.
     size = path.stat().st_size
     with path.open("rb") as file:
         while header := file.read(12):
             length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
-            if file.tell() + length + 4 > size:
+            offset = file.tell()
+            if offset + length + 4 > size:
                 raise InputError(f"{path} ends inside a record; prepare the data set again")
             record = file.read(length)
-            if not is_right(header[:8], header[8:]) or not is_right(record, file.read(4)):
-                raise InputError(f"{path} has a record with a wrong checksum; prepare the data set again")
-            yield record
+            check_record(path, header[:8], header[8:])
+            check_record(path, record, file.read(4))
+            yield offset, record
+
+
+def check_record(path: str | os.PathLike[str], data: bytes, checksum: bytes) -> None:
+    """Raise InputError unless a masked CRC-32C, 4 bytes, is that of the data."""
+    try:
+        import google_crc32c
+    except ImportError as error:
+        raise InputError(f"{path} needs google-crc32c; pip install 'piat_jax[data]'") from error
+    crc = google_crc32c.value(data)
+    masked = ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
+    if checksum != struct.pack("<I", masked):
+        raise InputError(f"{path} has a record with a wrong checksum; prepare the data set again")

@@ -338,7 +338,7 @@ def _of_run(
     about = About(
         model=experiment.model.name,
         num_classes=classes,
-        image_shape=_shape(image_shape) or _known_shape(experiment.dataset.name, channels),
+        image_shape=_shape(image_shape) or _shape_of(experiment, channels),
         options=dict(experiment.model.options),
         dataset=experiment.dataset.name,
         method=f"{experiment.method}, {experiment.epochs} epochs" if trained else "",
@@ -349,6 +349,12 @@ def _of_run(
         source=info.get("source", ""),
     )
     return experiment.build_model(classes, dtype="float32"), about, experiment
+
+
+def _shape_of(experiment: Experiment, channels: int) -> tuple[int, int, int]:
+    """The images that an experiment evaluates on."""
+    size = experiment.dataset.image_size
+    return (size, size, 3) if size else _known_shape(experiment.dataset.name, channels)
 
 
 def _known_shape(dataset: str, channels: int) -> tuple[int, int, int]:

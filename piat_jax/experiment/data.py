@@ -1,5 +1,6 @@
 """The data of an experiment: what is loaded, held out, mixed in, and where it lives."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,18 +11,23 @@ import numpy as np
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
 from piat_jax.core.memory import device_memory, in_units
-from piat_jax.data import Dataset, Split, check_name, hold_out, load
+from piat_jax.data import Dataset, Split, check_name, hold_out, load, names
 from piat_jax.data.augment import PADDING_MODES, POLICIES, check_augmentation
 from piat_jax.data.autoaugment import MOST_MAGNITUDE
 from piat_jax.data.batching import as_counts, check_batch_size
 from piat_jax.data.npz import read_examples
+from piat_jax.data.records import RecordImages
+from piat_jax.data.records.images import decoded
 from piat_jax.evaluation.journal import digest
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.training import Examples
+from piat_jax.training.encoded_stream import EncodedStream
 from piat_jax.training.streaming import Stream, check_extra
 
 FINGERPRINT_IMAGES = 1000
 """How many images, at equal distances, tell data from other data."""
+FINGERPRINT_FILES = 64
+"""How many of encoded ones."""
 MOST_INDICES = 2**31 - 1
 """Of an epoch, in int32."""
 
@@ -29,7 +35,11 @@ MOST_INDICES = 2**31 - 1
 def check_data_fields(experiment: Experiment, attempt: Callable[..., None]) -> None:
     """Hand every check of the group `dataset` to `attempt`; no file is touched."""
     fields = experiment.dataset
-    attempt(check_name, fields.name)
+    if fields.image_size:
+        attempt(_check_place, fields.name, fields.data_dir)
+    else:
+        attempt(check_name, fields.name)
+    attempt(experiment.build_decoding)
     attempt(check_augmentation, fields.name, fields.flip)
     for name in ("crop_padding", "cutout", "train_examples", "test_examples", "validation_examples"):
         attempt(check_at_least, f"dataset.{name}", getattr(fields, name), 0)
@@ -42,6 +52,16 @@ def check_data_fields(experiment: Experiment, attempt: Callable[..., None]) -> N
     attempt(check_range, "dataset.epoch_steps", fields.epoch_steps, 0, MOST_INDICES // max(experiment.batch_size, 1))
     attempt(check_range, "dataset.extra_smoothing", np.array(fields.extra_smoothing), 0, 1)
     attempt(_check_extra_files, experiment)
+
+
+def _check_place(name: str, data_dir: str) -> None:
+    if name in names() or ":" in name:
+        raise InputError(
+            f"dataset.name={name!r} is a data set of images of one size; with dataset.image_size give the path of a "
+            "folder with encoded images, or a pattern of files"
+        )
+    if data_dir:
+        raise InputError(f"dataset.name={name!r} is a path; leave out dataset.data_dir={data_dir!r}")
 
 
 def _check_extra_files(experiment: Experiment) -> None:
@@ -64,13 +84,17 @@ def _check_extra_files(experiment: Experiment) -> None:
 
 
 def load_data(experiment: Experiment, *, hold_out_how: str = "by class") -> tuple[Dataset, Split, Split]:
-    """The data, what is trained on, and what is evaluated during training (held out of training, or the test set)."""
+    """The data, what is trained on, and what is evaluated during training (held out of training, or the test set).
+
+    Encoded images of any size stay encoded; `in_memory` decodes those to evaluate on.
+    """
     fields = experiment.dataset
     data = load(
         fields.name,
         data_dir=fields.data_dir,
         train_examples=fields.train_examples,
         test_examples=fields.test_examples,
+        decoding=experiment.build_decoding(),
     )
     check_augmentation(data.name, fields.flip)  # what lies under a path may have a name
     train, monitor = data.train, data.test
@@ -83,6 +107,40 @@ def load_data(experiment: Experiment, *, hold_out_how: str = "by class") -> tupl
     if experiment.model.mean and len(experiment.model.mean) != channels:
         raise InputError(f"model.mean has {len(experiment.model.mean)} entries for images of {channels} channels")
     return data, train, monitor
+
+
+def load_test(
+    experiment: Experiment, *, test_examples: int = 0, note: Callable[[str], None] = lambda text: None
+) -> Dataset:
+    """The data to evaluate on: its test images in memory, and its training images as they are.
+
+    Args:
+      experiment: says which.
+      test_examples: the first n; 0 is what the experiment says.
+      note: is told of images that were left out.
+    """
+    fields = experiment.dataset
+    count, decoding = test_examples or fields.test_examples, experiment.build_decoding()
+    data = load(fields.name, data_dir=fields.data_dir, test_examples=count, decoding=decoding)
+    return dataclasses.replace(data, test=in_memory(data.test, note))
+
+
+def in_memory(split: Split, note: Callable[[str], None]) -> Split:
+    """A split with its images as an array: encoded ones are decoded, as for evaluation.
+
+    Args:
+      split: the examples.
+      note: is told of images that could not be decoded and are left out.
+    """
+    if not isinstance(split.images, RecordImages):
+        return split
+    found, bad = decoded(split.images)
+    if bad:
+        many = len(bad) > 1
+        note(
+            f"{len(bad)} image{'s' * many} to evaluate on {'are' if many else 'is'} left out: {bad[0]}{', ...' * many}"
+        )
+    return found
 
 
 def describe_data(train: Split, monitor: Split, extra: Sequence[Split], hold_out_how: str) -> dict[str, Any]:
@@ -100,11 +158,18 @@ def describe_data(train: Split, monitor: Split, extra: Sequence[Split], hold_out
 
 
 def _fingerprint(split: Split) -> dict[str, Any]:
-    some = np.unique(np.linspace(0, len(split.labels) - 1, FINGERPRINT_IMAGES).astype(int))
-    images = np.asarray(split.images[some])
+    encoded = isinstance(split.images, RecordImages)
+    count = FINGERPRINT_FILES if encoded else FINGERPRINT_IMAGES
+    some = np.unique(np.linspace(0, len(split.labels) - 1, count).astype(int))
+    if encoded:
+        files = np.frombuffer(b"".join(map(split.images.read, some.tolist())), np.uint8)  # type: ignore[attr-defined]
+        shape, images = split.images.shape[1:], files
+    else:
+        images = np.asarray(split.images[some])
+        shape = images.shape[1:]
     return {
         "examples": len(split.labels),
-        "image_shape": list(images.shape[1:]),
+        "image_shape": list(shape),
         "labels": digest(np.asarray(split.labels, np.int32)),
         "images": digest(images),
     }
@@ -138,15 +203,18 @@ def place_data(experiment: Experiment, train: Split, extra: Sequence[Split]) -> 
     Raises:
       InputError: they do not fit on the device and are not streamed.
     """
-    if experiment.dataset.stream:
-        return Stream(
-            train,
-            batch_size=experiment.batch_size,
-            extra=extra,
-            extra_per_batch=experiment.share_extra([len(split.labels) for split in extra]),
-            replays=experiment.objective.get("replays", 1),
-            mesh=experiment.build_mesh(),
-            epoch_steps=experiment.dataset.epoch_steps,
+    encoded = isinstance(train.images, RecordImages)
+    if encoded or experiment.dataset.stream:
+        options: dict[str, Any] = {
+            "batch_size": experiment.batch_size,
+            "extra": extra,
+            "extra_per_batch": experiment.share_extra([len(split.labels) for split in extra]),
+            "replays": experiment.objective.get("replays", 1),
+            "mesh": experiment.build_mesh(),
+            "epoch_steps": experiment.dataset.epoch_steps,
+        }
+        return (
+            EncodedStream(train, workers=experiment.dataset.workers, **options) if encoded else Stream(train, **options)
         )
     _check_fits(train, extra)
     pairs = [(jnp.asarray(split.images), jnp.asarray(split.labels)) for split in (train, *extra)]

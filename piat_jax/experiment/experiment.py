@@ -16,11 +16,12 @@ from piat_jax import models
 from piat_jax.attacks import ATTACKS
 from piat_jax.averaging import AVERAGES, PIAT, Average, RationalWeight
 from piat_jax.core.bound import Bound, bind
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.nested import leaves
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, Model
 from piat_jax.data.batching import share_out, steps_per_epoch
+from piat_jax.data.records import Decoding
 from piat_jax.experiment.chosen import CHOOSERS, completed, rest_fields
 from piat_jax.experiment.fields import (
     REST,
@@ -48,6 +49,8 @@ NAMED = ("wrappers", "further")
 AUGMENTATION = (
     "crop_padding", "padding_mode", "flip", "policy", "policy_operations", "policy_magnitude", "cutout", "erasing",
 )  # fmt: skip
+OF_ENCODED = ("resize", "interpolation", "crop_scale", "workers", "on_bad_image")
+"""Fields that only encoded images of any size have."""
 
 
 @group
@@ -282,6 +285,30 @@ class Experiment:
             if self.microbatches == 1:
                 raise
             raise InputError(f"microbatches={self.microbatches} leaves parts of {part} examples: {error}") from error
+
+    def build_decoding(self) -> Decoding | None:
+        """How encoded images of any size become arrays; None where they have one size."""
+        fields = self.dataset
+        if not fields.image_size:
+            given = {name: getattr(fields, name) for name in OF_ENCODED}
+            plain = {each.name: each.default for each in dataclasses.fields(DatasetFields)}
+            if changed := [name for name, value in given.items() if value != plain[name]]:
+                raise InputError(
+                    f"dataset.{changed[0]}={given[changed[0]]!r} is of encoded images; give dataset.image_size, the "
+                    "pixels a side that they are to have, or leave it out"
+                )
+            return None
+        try:
+            check_count("workers", fields.workers, 0)
+            return Decoding(
+                size=fields.image_size,
+                resize=fields.resize,
+                interpolation=fields.interpolation,
+                scale=tuple(fields.crop_scale),  # type: ignore[arg-type]
+                on_bad=fields.on_bad_image,
+            )
+        except InputError as error:
+            raise InputError(f"dataset.{error}") from error
 
     @property
     def needs_its_file(self) -> bool:

@@ -105,6 +105,25 @@ class DatasetFields:
         "steps of an epoch, by which epochs are counted everywhere; 0 = as many as the data has whole batches",
         default=0,
     )
+    image_size: int = field(
+        "pixels a side of encoded images of any size, which stay in their files: name is then a folder or a pattern of "
+        "them; 0 = images of one size",
+        default=0,
+    )
+    resize: int = field(
+        "of such images to evaluate on: pixels of the short side before the crop in the middle; 0 = 256 for a crop of "
+        "224, in this proportion",
+        default=0,
+    )
+    interpolation: str = field("of such images: bilinear, bicubic", default="bilinear")
+    crop_scale: tuple[float, ...] = field(
+        "least and largest share of such an image's area that is trained on", default=(0.08, 1.0)
+    )
+    workers: int = field("processes that decode such images; 0 = threads of this one", default=0)
+    on_bad_image: str = field(
+        "what such an image does that cannot be decoded: stop, or skip: the next one stands in, and it is counted",
+        default="stop",
+    )
     stream: bool = field("from the host in windows of steps: for data larger than the device's memory", default=False)
 
 

@@ -51,10 +51,12 @@ def check_stream(experiment: Experiment) -> None:
     """Raise InputError where statistics are to be estimated anew on training images that stay on the host."""
     kept = filter(None, (experiment.build_piat(), *experiment.build_averages()))
     anew = any(each.batch_stats == "recompute" for each in kept)
-    if experiment.dataset.stream and anew:
+    encoded = experiment.dataset.image_size
+    if (experiment.dataset.stream or encoded) and anew:
+        field, fix = (f"image_size={encoded}", "") if encoded else ("stream=True", ", or set dataset.stream=False")
         raise InputError(
-            f"dataset.stream=True keeps the training images on the host, and {experiment.method} estimates BatchNorm "
-            "statistics on them anew; leave out swa and batch_stats=recompute, or set dataset.stream=False"
+            f"dataset.{field} keeps the training images on the host, and {experiment.method} estimates BatchNorm "
+            f"statistics on them anew; leave out swa and batch_stats=recompute{fix}"
         )
 
 

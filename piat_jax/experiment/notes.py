@@ -27,6 +27,17 @@ def unpacked(experiment: Experiment, extra: Sequence[Split]) -> list[str]:
     ]
 
 
+def shifted_crops(experiment: Experiment) -> list[str]:
+    """A line where training crops of encoded images are padded and cropped once more."""
+    fields = experiment.dataset
+    if not fields.image_size or not fields.crop_padding:
+        return []
+    return [
+        f"dataset.crop_padding={fields.crop_padding} pads the random crops of encoded images and crops them once more; "
+        "recipes for them have --config.dataset.crop_padding=0"
+    ]
+
+
 def old_averages(experiment: Experiment, steps: int) -> list[str]:
     """A line for each exponential average that the run, of so many steps an epoch, will not have filled."""
     wrappers = {name: experiment.wrappers[name] for name in ("rebat", "rpatpp") if name in experiment.wrappers}

@@ -60,6 +60,12 @@ LATER = {
     "dataset.extra_smoothing": (0.0,),
     "dataset.epoch_steps": 0,
     "dataset.stream": False,
+    "dataset.image_size": 0,
+    "dataset.resize": 0,
+    "dataset.interpolation": "bilinear",
+    "dataset.crop_scale": (0.08, 1.0),
+    "dataset.workers": 0,
+    "dataset.on_bad_image": "stop",
     "model.weights": "",
     "optimizer.max_norm": 0.0,
     "rpat.alpha_from": "fixed",
@@ -91,6 +97,8 @@ FREE_FIELDS = (
     "log.",
     "dataset.data_dir",
     "dataset.stream",
+    "dataset.workers",
+    "dataset.on_bad_image",  # as nonfinite: to go on where a bad image stopped it
 )
 
 

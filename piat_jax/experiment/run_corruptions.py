@@ -12,10 +12,10 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_file, write_json
 from piat_jax.core.multihost import on_first
 from piat_jax.core.types import Variables
-from piat_jax.data import load
 from piat_jax.data.corruptions import CORRUPTIONS, SEVERITIES, Corruptions, open_corruptions
 from piat_jax.data.types import Split
 from piat_jax.evaluation.corruptions import CorruptionAccuracy
+from piat_jax.experiment.data import load_test
 from piat_jax.experiment.evaluation import Evaluator
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import Run, checkpoints_of, read_json
@@ -68,8 +68,7 @@ def evaluate_corruptions(
         `overwrite`.
     """
     listener = listener or CorruptionListener()
-    fields = experiment.dataset
-    data = load(fields.name, data_dir=fields.data_dir, test_examples=num_examples or fields.test_examples)
+    data = load_test(experiment, test_examples=num_examples, note=listener.note)
     shape = data.test.images.shape[1:]
     corruptions = open_corruptions(folder, data.name, shape, data.num_classes)
     paths = {name: run.corruptions(name) for name in checkpoints or checkpoints_of(run.experiment())}

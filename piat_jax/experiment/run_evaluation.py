@@ -19,7 +19,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_arrays, write_file, write_json
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import any_of_all, is_first, on_first
-from piat_jax.data import first, load
+from piat_jax.data import first
 from piat_jax.evaluation import (
     AutoAttack,
     AutoAttackUnion,
@@ -32,6 +32,7 @@ from piat_jax.evaluation.journal import Journal
 from piat_jax.evaluation.minimum_norm import MinimumNormAttack, MinimumNorms
 from piat_jax.evaluation.robustness import JSON
 from piat_jax.evaluation.union import UNION_EPS
+from piat_jax.experiment.data import load_test
 from piat_jax.experiment.evaluation import (
     UNION_ATTACK,
     UNION_PARTS,
@@ -117,7 +118,7 @@ def evaluate(
     """
     listener = listener or EvaluationListener()
     fields, attacks = experiment.dataset, experiment.evaluation.final_attacks
-    data = load(fields.name, data_dir=fields.data_dir, test_examples=num_examples or fields.test_examples)
+    data = load_test(experiment, test_examples=num_examples, note=listener.note)
     net = experiment.build_model(data.num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
     correct = evaluator(experiment, net, data.test, note=listener.note)

@@ -13,7 +13,7 @@ from piat_jax.core.multihost import on_first
 from piat_jax.core.sharding import put_state
 from piat_jax.core.types import EpochEnd, Objective, TrainState, Variables
 from piat_jax.experiment import hooks, notes
-from piat_jax.experiment.data import describe_data, load_data, load_extra, place_data
+from piat_jax.experiment.data import describe_data, in_memory, load_data, load_extra, place_data
 from piat_jax.experiment.evaluation import evaluated, evaluated_beside, monitor
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import DIVERGED, Run
@@ -124,7 +124,8 @@ def train(
         started = _started(experiment, run, setup, begin, resume=resume)
         on_first(functools.partial(_notice, started, begin.selection, listener))
         on_first(lambda: run.open(experiment, overwrite=overwrite, data=described))
-        recorder = Recorder(started, setup.objective, begin, listener)
+        stream = setup.examples if isinstance(setup.examples, Stream) else None
+        recorder = Recorder(started, setup.objective, begin, listener, stream.notes if stream else lambda: [])
         listener.started(started)
         try:
             fit(
@@ -159,6 +160,8 @@ def train(
         finally:
             listener.closed()
             recorder.writer.close()
+            if stream:
+                stream.close()
 
 
 def _set_up(
@@ -173,6 +176,7 @@ def _set_up(
     described = describe_data(training_split, watched, extra, hold_out_how)
     if resume:
         on_first(functools.partial(run.check_data, described))
+    watched = in_memory(watched, listener.note)
     net = experiment.build_model(data.num_classes)
     image_shape = training_split.images.shape[1:]
     own, num_extra = len(training_split.labels), [len(source.labels) for source in extra]
@@ -253,7 +257,8 @@ def _started(experiment: Experiment, run: Run, setup: Setup, begin: Begin, *, re
 def _notice(started: Started, selection: Selection, listener: Listener) -> None:
     """Say what may not be meant."""
     experiment, run = started.experiment, started.run
-    for line in filter(None, (selection.note(), *notes.old_averages(experiment, started.steps))):
+    told = (selection.note(), *notes.shifted_crops(experiment), *notes.old_averages(experiment, started.steps))
+    for line in filter(None, told):
         listener.note(line)
     rest = experiment.optimizer.rest
     last = rest["lr_epochs"][-1] if "lr_epochs" in rest and rest["lr_unit"] == "epochs" else experiment.epochs
@@ -274,7 +279,15 @@ def _notice(started: Started, selection: Selection, listener: Listener) -> None:
 class Recorder:
     """What happens last in an epoch, as `fit`'s `on_epoch`: log, save, show."""
 
-    def __init__(self, started: Started, objective: Objective, begin: Begin, listener: Listener):
+    def __init__(
+        self,
+        started: Started,
+        objective: Objective,
+        begin: Begin,
+        listener: Listener,
+        notes_of_data: Callable[[], Sequence[str]] = lambda: (),
+    ):
+        self.notes_of_data = notes_of_data
         self.experiment, self.checkpoints = started.experiment, started.run.checkpoints
         self.objective, self.selection, self.listener = objective, begin.selection, listener
         self.schedule = self.experiment.build_rate(started.steps).learning_rate
@@ -307,6 +320,8 @@ class Recorder:
         on_training_data = epoch.train.get("adversarial_accuracy", epoch.train.get("clean_accuracy", 0.0))
         shown = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
         self.listener.epoch(epoch.epoch, shown, epoch.images_per_second)
+        for line in self.notes_of_data():
+            self.listener.note(line)
 
     def stopped(self, state: TrainState, position: Position) -> None:
         """Save a state from within an epoch."""

@@ -15,7 +15,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.multihost import is_first, on_first
 from piat_jax.core.types import LogitsFn
-from piat_jax.data import load
+from piat_jax.experiment.data import load_test
 from piat_jax.experiment.evaluation import evaluation_attack, evaluator, settings_of
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import DATA, ON_DISK, Run, checkpoints_of, read_json
@@ -93,7 +93,7 @@ def evaluate_transfer(
             f"from={str(source)!r} was trained on {theirs.dataset.name}, and {run.folder} on {fields.name}; give a run "
             "on the same data"
         )
-    data = load(fields.name, data_dir=fields.data_dir, test_examples=num_examples or fields.test_examples)
+    data = load_test(experiment, test_examples=num_examples, note=listener.note)
     shape = data.test.images.shape[1:]
     _check_shape(source, shape)
     attacked, at_source = _network(theirs, source, data.num_classes, shape)

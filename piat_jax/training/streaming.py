@@ -123,24 +123,26 @@ class Stream:
         last = number == (self.steps - 1) // self.length
         following = (epoch + 1, 0) if last else (epoch, number + 1)
         wanted = [(key_data, epoch, number), (key_data, *following)]
-        shares = self.extra_per_batch
-        counts = (self.count, self.batch_size, self.extra_counts, shares, self.replays, self.epoch_steps)
         # Asked for here and not in the thread: the device takes it before the steps that the caller asks for next.
         self._orders = {
-            name[:2]: self._orders[name[:2]] if name[:2] in self._orders else _order(key, name[1], *counts)
+            name[:2]: self._orders[name[:2]] if name[:2] in self._orders else self._order(key, name[1])
             for name in wanted
         }
         self._windows = {
-            name: self._windows.get(name) or self._thread.submit(self._make, self._orders[name[:2]], name[2])
+            name: self._windows.get(name) or self._thread.submit(self._make, self._orders[name[:2]], name[2], name[1])
             for name in wanted
         }
         return self._windows[wanted[0]].result(), min((number + 1) * self.length, self.steps)
 
-    def _make(self, order: Array, number: int) -> Window:
+    def _order(self, key: Array, epoch: int) -> Array:
+        """The order of an epoch's examples, on the device."""
+        shares = self.extra_per_batch
+        counts = (self.count, self.batch_size, self.extra_counts, shares, self.replays, self.epoch_steps)
+        return _order(key, epoch, *counts)
+
+    def _make(self, order: Array, number: int, epoch: int) -> Window:
         """Gather a window and send it."""
-        begin = number * self.length * self.batch_size
-        end = min(begin + self.length * self.batch_size, self.steps * self.batch_size)
-        indices = np.asarray(order)[begin:end]
+        indices = self._indices(order, number)
         rows = len(indices)
         images = np.zeros((self.length * self.batch_size, *self._splits[0].images.shape[1:]), np.uint8)
         labels = np.zeros(len(images), np.int32)
@@ -153,13 +155,31 @@ class Stream:
         # The last window is filled up, so that all have one shape; its steps end before.
         indices = np.pad(indices, (0, len(images) - rows))
         parts = [part.reshape(self.length, self.batch_size, *part.shape[1:]) for part in (images, labels, indices)]
-        first: Any = np.int32(number * self.length)
         if self.mesh is None:
-            parts, first = jax.device_put((parts, first))
+            parts = jax.device_put(parts)
         else:
-            parts, first = put(parts, NamedSharding(self.mesh, PartitionSpec(None, AXIS))), replicate(first, self.mesh)
+            parts = put(parts, NamedSharding(self.mesh, PartitionSpec(None, AXIS)))
+        return self._sent(parts, number)
+
+    def _indices(self, order: Any, number: int) -> np.ndarray:
+        """The examples of a window, batch after batch; of the last one as many as there are."""
+        begin = number * self.length * self.batch_size
+        end = min(begin + self.length * self.batch_size, self.steps * self.batch_size)
+        return np.asarray(order)[begin:end]
+
+    def _sent(self, parts: Any, number: int) -> Window:
+        """The window of images, labels and indices that are on their way to the device, when they are there."""
+        at: Any = np.int32(number * self.length)
+        first = jax.device_put(at) if self.mesh is None else replicate(at, self.mesh)
         images, labels, indices = jax.block_until_ready(parts)
         return Window(images, labels, indices, first, self.count, self.extra_counts)
+
+    def notes(self) -> list[str]:
+        """What is to be said after an epoch; nothing here."""
+        return []
+
+    def close(self) -> None:
+        """End what works for it; nothing here does."""
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))

@@ -18,6 +18,7 @@ from piat_jax.averaging import AVERAGES, Gated
 from piat_jax.core.nested import leaves
 from piat_jax.core.types import TrainState, Variables
 from piat_jax.data import Dataset, Split
+from piat_jax.data.records import RecordImages, Records
 from piat_jax.evaluation import AutoAttack
 from piat_jax.experiment import Run, config, data, evaluation, run_evaluation, run_training
 from piat_jax.experiment.console import TrainingConsole
@@ -25,6 +26,7 @@ from piat_jax.experiment.experiment import Experiment
 from piat_jax.objectives import METHODS, WRAPPERS
 from piat_jax.training import EpochRecord
 from piat_jax.training.progress import TrainingProgress
+from piat_jax.training.streaming import Stream
 
 FILES = config.names()
 # Where one configuration has the field: a method for most, so that attack, average and PIAT are all there.
@@ -41,6 +43,11 @@ AROUND = {
     "dataset.extra_fraction": {"dataset.extra": "x.npz"},
     "dataset.extra_weights": {"dataset.extra": ("x.npz", "y.npz")},
     "dataset.extra_smoothing": {"dataset.extra": "x.npz"},
+    **{
+        f"dataset.{name}": {"dataset.image_size": 8, "dataset.name": "a/folder"}
+        for name in ("resize", "interpolation", "crop_scale", "workers", "on_bad_image")
+    },
+    "dataset.image_size": {"dataset.name": "a/folder"},
     "model.mean": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "model.std": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
     "optimizer.lr_unit": {"optimizer.lr_epochs": (0.0, 0.25, 0.5, 0.75, 1.0)},
@@ -60,6 +67,10 @@ OTHER = {
     "dataset.padding_mode": ["reflect"],
     "dataset.policy": ["autoaugment"],
     "dataset.extra": ["x.npz"],
+    "dataset.resize": [8],
+    "dataset.image_size": [8],
+    "dataset.interpolation": ["bicubic"],
+    "dataset.on_bad_image": ["skip"],
     "dataset.extra_weights": [(2.0, 1.0)],
     "model.name": ["preact_resnet18"],
     "model.dtype": ["bfloat16"],
@@ -253,7 +264,22 @@ def fake_load(name, **options):
     SEEN.append(("load", name, tuple(sorted(options.items()))))
     images = np.arange(24 * 8 * 8 * 3, dtype=np.uint32).reshape(24, 8, 8, 3).astype(np.uint8)
     split = Split(images, np.arange(24, dtype=np.int32) % 10)
+    if options.get("decoding"):
+        train = Split(RecordImages(InMemory(split.labels, (), name), options["decoding"]), split.labels)
+        return Dataset(name, train, split, 10)
     return Dataset(name, split, split, 10)
+
+
+class InMemory(Records):
+    """Encoded images that nobody decodes here."""
+
+    def read(self, index):
+        return bytes([index])
+
+
+def fake_stream(split, *, workers, **options):
+    SEEN.append(("encoded", workers))
+    return Stream(split, **options)
 
 
 def fake_extra(path):
@@ -321,8 +347,8 @@ def recorders():
     with pytest.MonkeyPatch.context() as patch:
         for module in (sys.modules["piat_jax.experiment.resources"], sys.modules["piat_jax.experiment.run"]):
             patch.setattr(module, "Checkpoints", Saved)
-        for module in (data, run_evaluation):
-            patch.setattr(module, "load", fake_load)
+        patch.setattr(data, "load", fake_load)
+        patch.setattr(data, "EncodedStream", fake_stream)
         experiment = sys.modules["piat_jax.experiment.experiment"]
         patch.setattr(experiment, "layer_scales", lambda net, like, shape, decay: {"w": decay})
         patch.setattr(data, "read_examples", fake_extra)

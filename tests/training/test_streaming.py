@@ -85,7 +85,7 @@ def test_a_window_is_sent_while_the_one_before_is_worked_on(problem):
     assert (int(window.first), end) == (0, 1)
     made = []
     make = stream._make
-    stream._make = lambda order, number: made.append(number) or make(order, number)
+    stream._make = lambda order, number, epoch: made.append(number) or make(order, number, epoch)
     for epoch, step, then in ((0, 1, [2]), (0, 2, [2, 0]), (1, 0, [2, 0, 1]), (1, 0, [2, 0, 1])):
         assert int(stream.window(problem.key, epoch, step)[0].first) == step
         stream._thread.submit(int).result()  # what was asked for before is done

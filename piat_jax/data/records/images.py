@@ -1,0 +1,152 @@
+"""A split of encoded images that looks like an array of their evaluation crops."""
+
+import functools
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from piat_jax.core.checks import InputError
+from piat_jax.data.records.base import Records
+from piat_jax.data.records.geometry import Decoding, crop_draws, evaluation_crop, open_image, training_crop
+from piat_jax.data.types import Split
+
+TRIED_IN_PLACE = 1000
+"""Examples that are tried in the place of one that cannot be decoded."""
+
+
+class RecordImages:
+    """Images `[N, size, size, 3]`, uint8, none of which is decoded before it is indexed; then as for evaluation.
+
+    Args:
+      records: where they come from.
+      decoding: how they are decoded.
+      which: `[N]`, the numbers of those of the records that are meant; None = all.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, records: Records, decoding: Decoding, which: np.ndarray | None = None):
+        self.records, self.decoding, self.which = records, decoding, which
+        count = len(records) if which is None else len(which)
+        self.shape = (count, decoding.size, decoding.size, 3)
+
+    @property
+    def size(self) -> int:
+        """How many values there are, as of an array."""
+        return math.prod(self.shape)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """`[N]` int32."""
+        return self.records.labels if self.which is None else self.records.labels[self.which]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        indices = np.arange(len(self))[which]
+        images = np.empty((len(indices), *self.shape[1:]), np.uint8)
+
+        def fill(place: int) -> None:
+            images[place] = self.evaluated(int(indices[place]))
+
+        _for_all(fill, len(indices))
+        return images
+
+    def part(self, which: np.ndarray) -> "RecordImages":
+        """Those of some numbers, or where a mask says so; none is decoded."""
+        chosen = np.arange(len(self))[which]
+        return RecordImages(self.records, self.decoding, chosen if self.which is None else self.which[chosen])
+
+    def evaluated(self, index: int) -> np.ndarray:
+        """The evaluation crop of an image."""
+        return evaluation_crop(self._open(index), self.decoding)
+
+    def drawn(self, index: int, words: tuple[int, ...], epoch: int) -> np.ndarray:
+        """The training crop that an image has in an epoch under a key."""
+        return training_crop(self._open(index), self.decoding, crop_draws(words, epoch, index))
+
+    def drawn_or_next(self, index: int, words: tuple[int, ...], epoch: int) -> tuple[np.ndarray, int]:
+        """As `drawn`, with the number of the example; where bad images are skipped, that of the next that is good.
+
+        Raises:
+          InputError: the image cannot be decoded, or none of the next ones.
+        """
+        tried = 1 if self.decoding.on_bad == "stop" else min(TRIED_IN_PLACE, len(self))
+        for step in range(tried):
+            chosen = (index + step) % len(self)
+            try:
+                return self.drawn(chosen, words, epoch), chosen
+            except InputError:
+                if step == tried - 1:
+                    raise
+        raise AssertionError
+
+    def name(self, index: int) -> str:
+        """What an image is called in messages."""
+        return self.records.name(self._record(index))
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image file."""
+        return self.records.read(self._record(index))
+
+    def _record(self, index: int) -> int:
+        return index if self.which is None else int(self.which[index])
+
+    def _open(self, index: int) -> Any:
+        return open_image(self.name(index), self.read(index))
+
+
+def decoded(images: RecordImages) -> tuple[Split, list[str]]:
+    """All images of a split as for evaluation, in memory, and a line for each that was left out.
+
+    Raises:
+      InputError: an image cannot be decoded and bad ones are not skipped, or none can.
+    """
+    pixels = np.empty(images.shape, np.uint8)
+    lines: list[str] = [""] * len(images)
+
+    def fill(place: int) -> None:
+        try:
+            pixels[place] = images.evaluated(place)
+        except InputError as error:
+            if images.decoding.on_bad == "stop":
+                raise
+            lines[place] = str(error)
+
+    _for_all(fill, len(images))
+    good = np.array([not line for line in lines])
+    if not good.any():
+        raise InputError(f"{images.records.where} has no image that can be decoded; the first: {lines[0]}")
+    bad = list(filter(None, lines))
+    return Split(pixels[good] if bad else pixels, images.labels[good]), bad
+
+
+def _for_all(work: Any, count: int) -> None:
+    """Call `work` with each number below `count`; Pillow decodes outside of Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in threads.map(work, range(count)):
+            pass
+
+
+@functools.cache
+def _nothing(size: int) -> np.ndarray:
+    return np.zeros((size, size, 3), np.uint8)
+
+
+def row(images: RecordImages, words: tuple[int, ...], place: Sequence[int]) -> dict[str, Any]:
+    """What a worker makes of an epoch and an index: the training crop, and the number of the example that it shows.
+
+    A negative number, `-1 - index`, stands for an image that cannot be decoded: who asked decodes it and says why.
+    """
+    epoch, index = place
+    try:
+        image, chosen = images.drawn_or_next(index, words, epoch)
+    except InputError:
+        image, chosen = _nothing(images.decoding.size), -1 - index
+    return {"image": image, "index": np.int64(chosen)}

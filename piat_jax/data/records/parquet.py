@@ -1,0 +1,116 @@
+"""Parquet files as the Hugging Face hub has them, read by row groups when an image is asked for."""
+
+import bisect
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from piat_jax.core.checks import InputError
+from piat_jax.core.shards import check_different, check_shards
+from piat_jax.data.encoded import first_line
+from piat_jax.data.parquet import class_names, columns
+from piat_jax.data.records.base import Records
+
+KEPT_GROUPS = 2
+"""Row groups that a process keeps in memory."""
+
+
+class ParquetRecords(Records):
+    """The rows of parquet files in their order.
+
+    Parquet has no way to one row: its row group is read. Files with row groups of 1,000 images read as many for each.
+    Set `row_group_size` to 16 or so where they are written, or give tar or array_record.
+
+    Args:
+      paths: the shards.
+
+    Raises:
+      InputError: a file that is damaged, or without columns of images and labels.
+    """
+
+    kind = "parquet files with an image and a label"
+
+    def __init__(self, paths: Sequence[Path]):
+        check_shards(paths)
+        check_different(paths)
+        self.paths = [str(path) for path in paths]
+        self.groups: list[tuple[int, int]] = []  # of each row group: the file, its number there
+        self.starts: list[int] = []  # its first row
+        self.column = ""
+        labels: list[np.ndarray] = []
+        names: tuple[str, ...] = ()
+        row = 0
+        for number, path in enumerate(paths):
+            file = _open(str(path))
+            self.column, label = columns(path, file.schema_arrow)
+            names = names or class_names(file.schema_arrow, label)
+            try:
+                read = file.read([label])[label].to_numpy()
+            except Exception as error:  # Damaged files raise nearly anything.
+                raise InputError(f"{path} cannot be read ({first_line(error)}); download it again") from error
+            if not np.issubdtype(read.dtype, np.integer):
+                raise InputError(f"{path} has labels that are no integers; give one class index per image")
+            labels.append(read)
+            for group in range(file.num_row_groups):
+                self.groups.append((number, group))
+                self.starts.append(row)
+                row += file.metadata.row_group(group).num_rows
+        super().__init__(np.concatenate(labels), names, self.paths[0])
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock, self._kept = threading.Lock(), OrderedDict[int, Any]()
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image file."""
+        number = bisect.bisect_right(self.starts, index) - 1
+        with self._lock:
+            rows = self._kept.pop(number, None)
+            if rows is None:
+                rows = self._read_group(number)
+            self._kept[number] = rows
+            while len(self._kept) > KEPT_GROUPS:
+                self._kept.popitem(last=False)
+        data = rows[index - self.starts[number]].as_py()
+        data = data.get("bytes") if isinstance(data, dict) else data
+        if data is None:
+            raise InputError(f"{self.name(index)} has no image bytes; download the data set with its images embedded")
+        return data
+
+    def _read_group(self, number: int) -> Any:
+        file, group = self.groups[number]
+        try:
+            return _open(self.paths[file]).read_row_group(group, [self.column])[self.column].combine_chunks()
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{self.paths[file]} cannot be read ({first_line(error)}); download it again") from error
+
+    def name(self, index: int) -> str:
+        """The file and the row in it."""
+        number = bisect.bisect_right(self.starts, index) - 1
+        file, group = self.groups[number]
+        return f"{self.paths[file]} row {index - self.starts[number - group]}"
+
+
+def _open(path: str) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{path} needs pyarrow; pip install 'piat_jax[data]'") from error
+    try:
+        # Not mapped: a damaged file must raise and not break the process. The checksums are verified.
+        return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as parquet ({first_line(error)}); download it again") from error

@@ -1,0 +1,145 @@
+"""Write encoded images in the forms that `opening` reads, without decoding them."""
+
+import io
+import json
+import struct
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from piat_jax.core.checks import InputError, check_choice, check_count
+from piat_jax.data.records.examples import write_example
+from piat_jax.data.records.opening import CLASS_NAMES
+from piat_jax.data.tfrecord import MASK_DELTA
+
+ROW_GROUP = 16
+"""Rows that parquet reads at once."""
+
+
+class Encoded(NamedTuple):
+    """An image file and its label."""
+
+    data: bytes
+    label: int
+    suffix: str = ".jpg"
+
+
+def write_split(
+    folder: Path,
+    kind: str,
+    split: str,
+    examples: Iterable[Encoded],
+    *,
+    class_names: Sequence[str],
+    per_shard: int = 1000,
+) -> int:
+    """Write a split to a folder, in files that bear its name.
+
+    Args:
+      folder: is made if it is not there.
+      kind: of `KINDS`.
+      split: "train", "test" or "validation".
+      examples: each is written before the next one is asked for.
+      class_names: names of the classes.
+      per_shard: examples of a file, where a file holds many.
+
+    Returns:
+      How many examples there were.
+
+    Raises:
+      InputError: an unknown kind, or files of the split are there already.
+    """
+    check_choice("kind", kind, KINDS)
+    check_count("per_shard", per_shard, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    if there := sorted(path.name for path in folder.glob(f"{split}*")):
+        raise InputError(f"{folder} holds {there[0]} already; give a new folder")
+    if kind == "folders":
+        return _write_folders(folder / split, examples, class_names)
+    (folder / CLASS_NAMES).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+    count, shard = 0, list[Encoded]()
+    paths: list[Path] = []
+
+    def flush() -> None:
+        paths.append(folder / f"{split}-{len(paths):05d}.partial")
+        KINDS[kind](paths[-1], shard, class_names)  # type: ignore[misc]
+        shard.clear()
+
+    for example in examples:
+        shard.append(example)
+        count += 1
+        if len(shard) == per_shard:
+            flush()
+    if shard:
+        flush()
+    for number, path in enumerate(paths):
+        path.rename(folder / f"{split}-{number:05d}-of-{len(paths):05d}.{kind}")
+    return count
+
+
+def _write_folders(folder: Path, examples: Iterable[Encoded], class_names: Sequence[str]) -> int:
+    count = 0
+    for count, (data, label, suffix) in enumerate(examples, 1):
+        place = folder / class_names[label]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{count:06d}{suffix}").write_bytes(data)
+    return count
+
+
+def _write_tar(path: Path, examples: Sequence[Encoded], class_names: Sequence[str]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for number, (data, label, suffix) in enumerate(examples):
+            for name, content in ((f"{number:06d}{suffix}", data), (f"{number:06d}.cls", str(label).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+def _write_parquet(path: Path, examples: Sequence[Encoded], class_names: Sequence[str]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    described = {"info": {"features": {"label": {"names": list(class_names), "_type": "ClassLabel"}}}}
+    images = [{"bytes": data, "path": None} for data, _, _ in examples]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table(
+        {"image": pyarrow.array(images, kind), "label": pyarrow.array([label for _, label, _ in examples])}
+    ).replace_schema_metadata({"huggingface": json.dumps(described)})
+    pyarrow.parquet.write_table(
+        table, path, row_group_size=ROW_GROUP, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+
+
+def _write_array_record(path: Path, examples: Sequence[Encoded], class_names: Sequence[str]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    # Groups of one record: each is read alone.
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for data, label, _ in examples:
+        writer.write(write_example({"image": data, "label": label}))
+    writer.close()
+
+
+def _write_tfrecord(path: Path, examples: Sequence[Encoded], class_names: Sequence[str]) -> None:
+    import google_crc32c
+
+    def checksum(data: bytes) -> bytes:
+        crc = google_crc32c.value(data)
+        return struct.pack("<I", ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF)
+
+    with path.open("wb") as file:
+        for data, label, _ in examples:
+            record = write_example({"image": data, "label": label})
+            length = struct.pack("<Q", len(record))
+            file.write(length + checksum(length) + record + checksum(record))
+
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "folders": _write_folders,
+    "tar": _write_tar,
+    "parquet": _write_parquet,
+    "array_record": _write_array_record,
+    "tfrecord": _write_tfrecord,
+}
+"""Forms of encoded images. All but folders come as files called SPLIT-00000-of-00001.KIND."""
