@@ -196,6 +196,7 @@ def test_bad_test_images_stop_or_are_left_out(tmp_path):
     assert np.bincount(split.labels).tolist() == [3, 2, 3]
     good = [i for i in range(9) if data.test.images.name(i) != str(path)]
     np.testing.assert_array_equal(split.images, data.test.images[np.array(good)])
+    np.testing.assert_array_equal(split.labels, data.test.labels[good])
     for each in (tmp_path / "test").rglob("*.*"):
         each.write_bytes(b"")
     with pytest.raises(InputError, match=r"no image that can be decoded; the first: .* has no bytes"):
