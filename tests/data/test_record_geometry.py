@@ -130,6 +130,8 @@ def test_training_crops_have_the_areas_and_ratios_that_are_asked_for(low):
     ratios = width / height
     assert RATIO[0] * 0.97 < ratios.min() < RATIO[0] * 1.05
     assert RATIO[1] * 0.95 < ratios.max() < RATIO[1] * 1.03
+    tall = [crop_box(300, 400, (low, 1.0), crop_draws((1, 2), 3, i)) for i in range(500)]
+    assert all(left + w <= 300 and top + h <= 400 for left, top, w, h in tall)
     small = width * height < 0.2 * 120_000  # always inside: places are even
     if small.any():
         place = left[small] / (400 - width[small])
@@ -194,6 +196,7 @@ def test_bad_test_images_stop_or_are_left_out(tmp_path):
     assert np.bincount(split.labels).tolist() == [3, 2, 3]
     good = [i for i in range(9) if data.test.images.name(i) != str(path)]
     np.testing.assert_array_equal(split.images, data.test.images[np.array(good)])
+    np.testing.assert_array_equal(split.labels, data.test.labels[good])
     for each in (tmp_path / "test").rglob("*.*"):
         each.write_bytes(b"")
     with pytest.raises(InputError, match=r"no image that can be decoded; the first: .* has no bytes"):

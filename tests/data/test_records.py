@@ -1,5 +1,6 @@
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,7 +194,13 @@ def test_what_changes_after_opening_is_named(sets, tmp_path):
         for path in folder.rglob("*"):
             if path.is_file():
                 path.write_bytes(path.read_bytes()[:40])
-        if kind == "folders":
+        if kind == "tfrecord":
+            whole = (sets[kind] / Path(images.records.paths[0]).name).read_bytes()
+            place = images.records.places[images.which[0]]
+            Path(images.records.paths[0]).write_bytes(whole[: place[1] + 9] + b"???" + whole[place[1] + 12 :])
+            with pytest.raises(InputError, match="has a record with a wrong checksum"):
+                images.read(0)
+        elif kind == "folders":
             path = next((folder / "test").rglob("*.jpg"))
             path.unlink()
             index = next(i for i in range(9) if images.name(i) == str(path))
