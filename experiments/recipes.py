@@ -82,6 +82,7 @@ def norms(folder: Path) -> list[Small]:
     """L-inf 0.1, L2 1 and L1 10 at once; evaluated by AutoAttack's union on 100 images."""
     common = {"evaluation.union_eps": ",".join(map(str, NORMS)), "evaluation.every_epochs": "20"}
     radii = {"attack.eps_l2": str(NORMS[1]), "attack.eps_l1": str(NORMS[2])}
+    radii |= {"attack.step_size_l2": "0.25", "attack.step_size_l1": "2.5"}  # of five
     own = {
         "linf": ("pgd_at", {}),
         "max": ("multi_norm", {"multi_norm.how": "max"}),

@@ -51,8 +51,8 @@ def ours(folder: Path, workers: int, epochs: int) -> float:
     assert isinstance(images, RecordImages)
     steps = len(images) // BATCH
     loader = Loader(images, words=(1, 2), batch_rows=BATCH, steps=steps, workers=workers, ahead=2 * BATCH)
-    for epoch in range(epochs + 2):
-        loader.announce(epoch, np.random.default_rng(epoch).permutation(len(images))[: steps * BATCH])
+    for number in range(epochs + 2):
+        loader.announce(number, np.random.default_rng(number).permutation(len(images))[: steps * BATCH])
     pixels, indices = np.empty((BATCH, SIZE, SIZE, 3), np.uint8), np.empty(BATCH, np.int64)
 
     def epoch(number: int) -> None:
@@ -66,7 +66,7 @@ def ours(folder: Path, workers: int, epochs: int) -> float:
 
 def torchvisions(folder: Path, workers: int, epochs: int) -> float:
     """Images/s of torchvision's ImageFolder and DataLoader, over the epochs after the first."""
-    import torch
+    import torch  # type: ignore[import-not-found]
     from torchvision import datasets, transforms  # type: ignore[import-not-found]
 
     torch.set_num_threads(1)

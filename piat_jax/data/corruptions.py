@@ -8,8 +8,8 @@ import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded
+from piat_jax.data.class_folders import class_folders, image_files
 from piat_jax.data.encoded import EncodedImages
-from piat_jax.data.folders import class_folders, image_files
 from piat_jax.data.parts import first
 from piat_jax.data.types import Split
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.data.class_folders import SUFFIXES, class_folders, image_files
 from piat_jax.data.dataset_info import DatasetInfo, dataset
 from piat_jax.data.encoded import EncodedImages
 from piat_jax.data.search_paths import Search
 from piat_jax.data.types import Found
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"}
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 TINY = "tiny-imagenet-200"
 ANNOTATIONS = "val_annotations.txt"
@@ -91,14 +91,6 @@ def read_annotations(path: Path, classes: list[str]) -> Labelled:
     return labelled
 
 
-def class_folders(folder: Path) -> list[str]:
-    """The names of the classes: those of the folders inside, sorted."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
-        raise InputError(f"{folder} has {len(names)} class folders; give one for each class, at least 2")
-    return names
-
-
 def list_classes(folder: Path, classes: list[str]) -> Labelled:
     """Every image below `folder` with the number of its class; each class must have some."""
     if not folder.is_dir():
@@ -115,11 +107,6 @@ def list_classes(folder: Path, classes: list[str]) -> Labelled:
             raise InputError(f"{place} holds no image; every class needs one, as {', '.join(sorted(SUFFIXES))}")
         labelled += [(image, number) for image in images]
     return labelled
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder, sorted."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 
 def found(folder: Path, train: Labelled, test: Labelled, name: str, class_names: tuple[str, ...]) -> Found:

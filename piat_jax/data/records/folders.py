@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from piat_jax.core.checks import InputError
-from piat_jax.data.folders import SUFFIXES, class_folders
+from piat_jax.data.class_folders import SUFFIXES, class_folders
 from piat_jax.data.records.base import Records, read_bytes
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from piat_jax.core.checks import InputError
 from piat_jax.core.shards import check_different, check_shards
-from piat_jax.data.folders import SUFFIXES
+from piat_jax.data.class_folders import SUFFIXES
 from piat_jax.data.records.base import Records, read_bytes
 
 LABEL = ".cls"
