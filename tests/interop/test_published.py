@@ -12,7 +12,7 @@ import pytest
 from piat_jax.cli import convert, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import Variables
-from piat_jax.experiment import config
+from piat_jax.experiment import classifier, config
 from piat_jax.interop import load_weights, state_dict, weights
 from piat_jax.interop.names import flatten, network_of, to_torch, torch_key
 from piat_jax.interop.published import IMAGENET, PUBLISHED, published
@@ -158,6 +158,8 @@ def test_configs_take_published_names():
     written.model.mean, written.model.std, written.model.options = (0.5,), (0.25,), {}
     model = config.resolve(written, checked=False).model
     assert (model.name, model.mean, model.std) == ("resnet50_imagenet", (0.5,), (0.25,))
+    written.model.name, written.model.options = name, {"patch_size": 4}
+    assert dict(config.resolve(written, checked=False).model.options) == {"patch_size": 4}
     with pytest.raises(InputError, match=r"config\.model\.name: model='timm:x' is not in the table of timm's names"):
         config.load("embedded:pgd_at", {"model.name": "timm:x"})
 
@@ -240,3 +242,12 @@ def test_a_network_of_no_known_kind_is_listed(monkeypatch):
     monkeypatch.setattr(weights, "_read", lambda path, unsafe_pickle: Tensors(state, ()))
     with pytest.raises(InputError, match="does not fit ConvNeXt: 0 unexpected, 1 missing"):
         load_weights("net.pt", network(*CONVNEXT)[0], (8, 8, 3))
+
+
+def test_channels_and_classes_are_read_off_a_run():
+    conv = {"depths": (1,), "widths": (8,), "stem": (4, 8), "stem_stride": 4}
+    for name, options, side in (("convnext", conv, 8), ("vit", {**VIT[1], "stem_width": 4}, 8), (*SWIN, 8)):
+        model = create(name, num_classes=7, **options)
+        like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 1)))
+        shapes = {path: leaf.shape for path, leaf in flatten(like).items()}
+        assert classifier._sizes(shapes) == (7, 1)
