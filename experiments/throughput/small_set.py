@@ -48,7 +48,7 @@ def find_pictures() -> dict[str, Path]:
                 found[name] = Path(place) / path
     if len(found) < 2:
         raise InputError(f"{len(found)} of the pictures of this script are installed; pip install matplotlib")
-    return found
+    return dict(sorted(found.items()))  # as folders are numbered
 
 
 def crops(path: Path, label: int, count: int, *, test: bool, scale: float = 1.0) -> Iterator[Encoded]:

@@ -41,7 +41,7 @@ def write_split(
       kind: of `KINDS`.
       split: "train", "test" or "validation".
       examples: each is written before the next one is asked for.
-      class_names: names of the classes.
+      class_names: names of the classes; sorted ones for folders, which are numbered by their names.
       per_shard: examples of a file, where a file holds many.
 
     Returns:
