@@ -33,6 +33,7 @@ PATCHES = "patch_embed.proj.weight"
 PATCH_KERNELS = re.compile(r"patch_embed\.proj\.weight|(?:.*/)?embedding/kernel")
 STEM_KERNELS = re.compile(r"patch_embed\.proj\.stem\.\d+\.weight")
 POSITIONS = re.compile(r"pos_embed|(?:.*/)?pos_embedding")
+STAGE_BLOCK = re.compile(r"(?:stages|layers)\.(\d+)\.blocks\.(\d+)\.")
 TABLE = re.compile(r"layers\.\d+\.blocks\.0\.attn\.relative_position_bias_table")
 
 
@@ -125,8 +126,17 @@ def _fits(name: str, options: Mapping[str, Any], side: int, shapes: Mapping[str,
     fixed = MODELS[name][1]
     if "num_classes" not in options or not fixed:  # without anything fixed it is one to be told its sizes
         return False
+    if fixed.get("depths", _depths(shapes)) != _depths(shapes):  # spares tracing it
+        return False
     given = tuple((key, value) for key, value in options.items() if key not in fixed)
     return _shapes_of(name, side or 224, given) == shapes
+
+
+def _depths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Blocks of each stage."""
+    found = {match.groups() for key in shapes if (match := STAGE_BLOCK.match(key))}
+    stages = [int(stage) for stage, _ in found]
+    return tuple(stages.count(stage) for stage in sorted(set(stages)))
 
 
 @functools.cache
