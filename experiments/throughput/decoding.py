@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,13 @@ from piat_jax.data.records.opening import read_records
 from piat_jax.data.records.writing import Encoded, write_split
 
 BATCH, SIZE = 64, 224
+
+
+class Rate(NamedTuple):
+    """How fast images are decoded."""
+
+    wall: float  # images/s of the fastest epoch
+    core: float  # images per second of this process's CPU time, whatever else the machine does; of 0 workers alone
 
 
 def like_imagenet(count: int) -> Iterator[Encoded]:
@@ -45,7 +52,7 @@ def like_imagenet(count: int) -> Iterator[Encoded]:
         yield Encoded(file.getvalue(), number % len(pictures))
 
 
-def ours(folder: Path, workers: int, epochs: int) -> float:
+def ours(folder: Path, workers: int, epochs: int) -> Rate:
     """Images/s of our loader, over the epochs after the first."""
     images: Any = read_records(str(folder), Decoding(size=SIZE)).train[0]
     assert isinstance(images, RecordImages)
@@ -64,10 +71,10 @@ def ours(folder: Path, workers: int, epochs: int) -> float:
     return rate
 
 
-def torchvisions(folder: Path, workers: int, epochs: int) -> float:
+def torchvisions(folder: Path, workers: int, epochs: int) -> Rate:
     """Images/s of torchvision's ImageFolder and DataLoader, over the epochs after the first."""
-    import torch  # type: ignore[import-not-found]
-    from torchvision import datasets, transforms  # type: ignore[import-not-found]
+    import torch  # pyright: ignore[reportMissingImports]
+    from torchvision import datasets, transforms  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     data = datasets.ImageFolder(
@@ -85,15 +92,16 @@ def torchvisions(folder: Path, workers: int, epochs: int) -> float:
     return measure(epoch, epochs, steps * BATCH)
 
 
-def measure(epoch: Callable[[int], None], epochs: int, images: int) -> float:
-    """Images/s of the fastest of some epochs, after one that does not count."""
+def measure(epoch: Callable[[int], None], epochs: int, images: int) -> Rate:
+    """The rates of some epochs, after one that does not count."""
     epoch(0)
     times = []
+    cpu = time.process_time()
     for number in range(1, epochs + 1):
         began = time.perf_counter()
         epoch(number)
         times.append(time.perf_counter() - began)
-    return images / min(times)
+    return Rate(round(images / min(times), 1), round(epochs * images / (time.process_time() - cpu), 1))
 
 
 def draft(folder: Path, count: int = 100) -> dict[str, float]:
@@ -135,7 +143,8 @@ def main() -> None:
     sides = {"ours": ours} | ({"torchvision": torchvisions} if importlib.util.find_spec("torchvision") else {})
     for workers in map(int, given.workers.split(",")):
         for name, side in sides.items():
-            found[name][workers] = round(side(given.out, workers, given.epochs), 1)
+            rate = side(given.out, workers, given.epochs)
+            found[name][workers] = rate.wall if workers else rate._asdict()
             print(f"{name}, workers {workers}: {found[name][workers]} images/s", flush=True)
     print(json.dumps(found))
 

@@ -80,8 +80,7 @@ class EncodedStream(Stream):
 
     def window(self, key: Array, epoch: int, step: int) -> tuple[Window, int]:
         """As of `Stream`."""
-        if self.own:
-            self._announce(key, epoch)
+        self._announce(key, epoch)
         self.speed.asks()
         window, end = super().window(key, epoch, step)
         self.speed.has((end - step) * self.own)
@@ -101,18 +100,23 @@ class EncodedStream(Stream):
             self._thread.submit(old.close).result()
 
     def _announce(self, key: Array, epoch: int) -> None:
-        """Tell the workers the order of an epoch and of the next one, so that they need not wait between them."""
+        """Tell the workers the order of an epoch and of the next one, so that they need not wait between them.
+
+        Processes compute it even where they decode nothing, as all run the same programs.
+        """
         words = tuple(np.asarray(jax.random.key_data(named_key(key, "crop"))).ravel().tolist())
-        if self._loader is None or self._loader.words != words:
+        if self.own and (self._loader is None or self._loader.words != words):
             ahead = self.length * self.own
             sizes = {"batch_rows": self.own, "steps": self.steps, "workers": self.workers, "ahead": ahead}
             self._use(Loader(self.encoded, words=words, **sizes))
-        assert self._loader
-        for number in {epoch, epoch + 1} - self._announced:
+        for number in sorted({epoch, epoch + 1} - self._announced):
             batches = np.asarray(self._order(key, number))[: self.steps * self.batch_size].reshape(self.steps, -1)
-            self._loader.announce(number, batches[:, self.rows.start : self.rows.start + self.own].reshape(-1))
+            if self._loader:
+                self._loader.announce(number, batches[:, self.rows.start : self.rows.start + self.own].reshape(-1))
             self._announced.add(number)
-        self._announced -= self._loader.forget(epoch)
+        self._announced = {number for number in self._announced if number >= epoch}
+        if self._loader:
+            self._loader.forget(epoch)
 
     def _make(self, order: Array, number: int, epoch: int) -> Window:
         """Gather a window, decoded by the workers, and send it."""

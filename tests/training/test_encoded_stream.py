@@ -158,6 +158,17 @@ def test_generated_examples_stand_beside(folder, stream):
         np.testing.assert_array_equal(labels[3:], extra.labels[indices[3:] - 26])
 
 
+def test_a_process_may_have_generated_examples_alone(stream, monkeypatch):
+    rng = np.random.default_rng(1)
+    extra = Split(rng.integers(0, 256, (11, SIZE, SIZE, 3), np.uint8), rng.integers(0, 3, 11).astype(np.int32))
+    whole = epochs(stream(extra=extra, extra_per_batch=5), numbers=(0,))
+    for rows, own in ((range(4, 8), 0), (range(2, 6), 1)):
+        monkeypatch.setattr(encoded_stream, "local_rows", lambda batch_size, mesh, rows=rows: rows)
+        part = stream(extra=extra, extra_per_batch=5)
+        assert part.own == own
+        same(epochs(part, numbers=(0,)), [tuple(each[rows.start : rows.stop] for each in batch) for batch in whole])
+
+
 @pytest.fixture(scope="module")
 def problem():
     model = models.create("small_resnet", num_classes=3, width=2, stage_sizes=(1,))

@@ -3,7 +3,6 @@
 import functools
 import os
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -21,6 +20,8 @@ from piat_jax.data.records.images import RecordImages, row
 PART_ROWS = 32
 """At most so many rows of a batch go from a worker to the process at once."""
 POLL_SECONDS = 0.02
+ENDLESS = 1 << 50
+"""Rows of all epochs; grain counts batches of them in floating point."""
 
 
 class Rows:
@@ -38,7 +39,7 @@ class Rows:
         self.folder, self.count, self.over = folder, count, over
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return ENDLESS
 
     def __getitem__(self, number: int) -> tuple[int, int]:
         epoch, place = divmod(int(number), self.count)
@@ -107,13 +108,11 @@ class Loader:
             np.save(partial, np.asarray(indices, np.int32))
             partial.replace(path)
 
-    def forget(self, epoch: int) -> set[int]:
-        """Drop the orders of epochs before this one, and return which these were."""
-        old = {int(path.stem) for path in self._folder.glob("*.npy") if path.stem.isdigit()}
-        old = {number for number in old if number < epoch}
-        for number in old:
-            os.unlink(_path(str(self._folder), number))
-        return old
+    def forget(self, epoch: int) -> None:
+        """Drop the orders of epochs before this one."""
+        for path in self._folder.glob("*.npy"):
+            if path.stem.isdigit() and int(path.stem) < epoch:
+                path.unlink()
 
     def take(self, epoch: int, start: int, images: np.ndarray, indices: np.ndarray) -> None:
         """Fill `images[n, size, size, 3]` and `indices[n]` with the rows of an epoch from `start` on, whole batches.
