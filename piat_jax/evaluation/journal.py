@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from piat_jax.core.checks import InputError
@@ -107,8 +107,14 @@ class Journal:
             )
 
     def open_images(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Room on disk for the images `[N, H, W, C]`, float32, of this process, until `finish`."""
-        path = self.folder / BLOCKS / f"images-{jax.process_index()}.npy"
+        """Room on disk for the images `[N, H, W, C]`, float32, until `finish`.
+
+        Only the first process writes to the folder; others have a file of their own, which goes when they end.
+        """
+        if not is_first():
+            with tempfile.TemporaryFile() as file:
+                return np.memmap(file, np.float32, "w+", shape=shape)
+        path = self.folder / BLOCKS / "images.npy"
         try:
             return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         except OSError as error:

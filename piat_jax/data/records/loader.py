@@ -57,7 +57,7 @@ def _path(folder: str, epoch: int) -> str:
 
 @functools.lru_cache(4)
 def _order(path: str) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 class Loader:
