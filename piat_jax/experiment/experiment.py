@@ -120,16 +120,16 @@ class Experiment:
         stack = parse_method(plain["method"])
         values: dict[str, Any] = {"method": stack}
         known = {each.name: each for each in dataclasses.fields(cls)}
-        named = {}
+        groups = {}
         for name, value in plain.items():
             if name in (*stack.wrappers, *stack.further):
-                named[name] = Fields(_tuples(value))
+                groups[name] = Fields(_tuples(value))
             elif name not in known or name in NAMED:
                 raise InputError(f"config.{name} is no field of an experiment with {stack}; remove it")
             elif name != "method":
                 values[name] = _group(name, known[name].default_factory, value)
         for kind in NAMED:
-            values[kind] = {name: named.get(name, Fields()) for name in getattr(stack, kind)}
+            values[kind] = {name: groups.get(name, Fields()) for name in getattr(stack, kind)}
         return cls(**values)
 
     def with_fields(self, values: Mapping[str, Any]) -> "Experiment":
@@ -298,7 +298,7 @@ class Experiment:
                     "pixels a side that they are to have, or leave it out"
                 )
             return None
-        try:
+        with named("dataset"):
             check_count("workers", fields.workers, 0)
             return Decoding(
                 size=fields.image_size,
@@ -307,8 +307,6 @@ class Experiment:
                 scale=tuple(fields.crop_scale),  # type: ignore[arg-type]
                 on_bad=fields.on_bad_image,
             )
-        except InputError as error:
-            raise InputError(f"dataset.{error}") from error
 
     @property
     def needs_its_file(self) -> bool:

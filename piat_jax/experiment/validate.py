@@ -1,7 +1,7 @@
 """The checks that need only an experiment's fields: everything that is wrong with them, at once."""
 
+import contextlib
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +16,7 @@ from piat_jax.core.nested import leaves
 from piat_jax.evaluation.autoattack import ATTACK_PRECISIONS, PRECISIONS
 from piat_jax.experiment.data import check_data_fields
 from piat_jax.experiment.evaluation import evaluation_attack
-from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.experiment import Experiment, named
 from piat_jax.experiment.hooks import check_stream
 from piat_jax.experiment.methods import average_kind
 from piat_jax.objectives import LAS, RAT, Generalist
@@ -34,11 +34,10 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
 
     def attempt(check: Callable[..., Any], *arguments: Any, group: str = "", **options: Any) -> None:
         try:
-            check(*arguments, **options)
+            with named(group) if group else contextlib.nullcontext():
+                check(*arguments, **options)
         except InputError as error:
-            # A field that is named without its group: momentum=... is PIAT's or the optimizer's.
-            inside = f"{group}." if group and re.match(r"\w+=", str(error)) else ""
-            found.append(f"config: {inside}{error}")
+            found.append(f"config: {error}")
 
     attempt(check_seed, "seed", experiment.seed)
     for name in ("epochs", "batch_size", "microbatches"):
@@ -81,11 +80,11 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
     averages = map(average_kind, (experiment.method.average, *experiment.further))
     if "fawa" in averages and not experiment.dataset.validation_examples:
         found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
-    named = "\n".join(found)
+    told = "\n".join(found)
     found += [
         f"config: {name}={value} must be finite"
         for name, value in leaves(experiment.plain()).items()
-        if not name.endswith("eps") and not _is_finite(value) and f"{name}=" not in named  # a radius may be infinite
+        if not name.endswith("eps") and not _is_finite(value) and f"{name}=" not in told  # a radius may be infinite
     ]
     return list(dict.fromkeys(found))
 
