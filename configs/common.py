@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from piat_jax.experiment import default_config
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 def get_config(method: str = "pgd_at") -> ConfigDict:
     """The protocol with `method`: parts such as "trades", "trades+piat" or "mart+awp+swa"; piat-methods lists them."""
@@ -120,4 +122,54 @@ def use_deepmind(config: ConfigDict) -> ConfigDict:
     config.evaluation.select = "cw40"
     config.evaluation.final_attacks = ("clean", "pgd20", "aa")
     config.dataset.validation_examples = 1024
+    return config
+
+
+def use_imagenet(config: ConfigDict) -> ConfigDict:
+    """ImageNet-1k in its files, images of 224 pixels, L-inf 4/255, activations in bfloat16.
+
+    Five training images of each class are held out to choose the best epoch, so the validation images, which are
+    everybody's test set, choose nothing. Published runs train on these 5,000 as well.
+    """
+    config.dataset.name = "~/imagenet"
+    config.dataset.image_size = 224
+    config.dataset.crop_padding = 0
+    config.dataset.workers = 16
+    config.dataset.validation_examples = 5000
+    config.model.dtype = "bfloat16"
+    config.attack.eps = 4 / 255
+    config.evaluation.every_epochs = 5
+    config.evaluation.attacks = ("clean", "pgd10")
+    config.evaluation.select = "pgd10"
+    config.evaluation.step_size = 1 / 255
+    config.evaluation.batch_size = 256
+    config.evaluation.final_attacks = ("clean", "pgd20", "aa")
+    return config
+
+
+def use_singh2023(config: ConfigDict) -> ConfigDict:
+    """The protocol of Singh et al. (2023), arXiv:2303.01870, for networks with a stem of convolutions.
+
+    APGD-2 from the clean image, AdamW, a cosine with warm-up, RandAugment, random erasing, mixup or CutMix in every
+    batch with smoothed labels, an average with decay 0.9999. The numbers are those of the released code (its
+    run_train.sh, main.py and parserr.py).
+    """
+    use_imagenet(config)
+    config.dataset.interpolation = "bicubic"
+    config.dataset.policy = "randaugment"
+    config.dataset.erasing = 0.25
+    config.epochs = 300
+    config.batch_size = 640
+    config.attack.name = "apgd"
+    config.attack.steps, config.attack.start = 2, "none"
+    config.optimizer.name, config.optimizer.schedule = "adamw", "cosine"
+    config.optimizer.lr, config.optimizer.lr_warmup, config.optimizer.lr_every = 1e-3, 20.0, "step"
+    config.optimizer.b2 = 0.95
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.weight_decay_on = "matrices"
+    if "mix" in config:
+        config.mix.prob = 1.0
+        config.mix.label_smoothing = 0.1
+    if config.get("average") and "warmup" in config.average:
+        config.average.decay, config.average.warmup = 0.9999, False
     return config

@@ -34,6 +34,22 @@ class DatasetInfo(NamedTuple):
     packaged: Path | None = None  # where a package of the operating system puts its files
 
 
+class EncodedInfo(NamedTuple):
+    """A published data set of images of many sizes, which lies in a folder of the user's and is known by its name."""
+
+    title: str
+    train: int  # examples
+    test: int  # with labels
+    classes: int
+    folders: tuple[str, ...]  # what such a folder is mostly called
+
+
+ENCODED = (
+    EncodedInfo("ImageNet-1k", 1_281_167, 50_000, 1000, ("imagenet", "imagenet2012", "imagenet-1k", "ilsvrc2012")),
+)
+"""What a run on encoded images can be planned for without having them."""
+
+
 class Source(NamedTuple):
     """Where a named data set comes from."""
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.forward import num_classes
-from piat_jax.core.labels import probabilities
+from piat_jax.core.labels import smoothed
 from piat_jax.core.rng import named_key, symmetric_beta
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Wrapper, wrapper
@@ -28,7 +28,7 @@ class Mix(Wrapper):
 
         mixup   x_i <- lam x_i + (1 - lam) x_j
         CutMix  x_i <- x_j inside one box, x_i elsewhere; lam <- the share of pixels outside the box
-        target  t_i <- lam t_i + (1 - lam) t_j
+        target  t_i <- lam t_i + (1 - lam) t_j, then t_i <- (1 - s) t_i + s / K
 
     Loss and attack are told the mixed targets (`Batch.targets`). Of an example's two labels that of the larger share
     stands for both where one is wanted: in the logged accuracy, and to wrappers that judge examples by their label.
@@ -46,6 +46,8 @@ class Mix(Wrapper):
       mixup_alpha: mixup's lam is drawn from Beta(alpha, alpha), 0.8.
       cutmix_alpha: CutMix's likewise, before the correction, 1, which is uniform.
       switch: share of the mixed batches that CutMix takes, 0.5; mixup has the rest.
+      label_smoothing: s, the share of a target that is spread over all K classes, 0; in every batch, as timm has it.
+        Loss and attack are told; of `objective.label_smoothing` only the loss is.
 
     Source: Zhang et al. (2018), arXiv:1710.09412, and Yun et al. (2019), arXiv:1905.04899, in the form and with the
     numbers of A&P's code (Mo et al., 2022, arXiv:2210.07540), which does so in PGD-AT and in no other method; the PIAT
@@ -56,6 +58,7 @@ class Mix(Wrapper):
     mixup_alpha: float = 0.8
     cutmix_alpha: float = 1.0
     switch: float = 0.5
+    label_smoothing: float = 0.0
 
     needs_attack: ClassVar[bool] = False
     # The cross-entropy, which RAT takes a share of.
@@ -64,7 +67,7 @@ class Mix(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prob", "switch"):
+        for name in ("prob", "switch", "label_smoothing"):
             check_range(name, getattr(self, name), 0, 1)
         for name in ("mixup_alpha", "cutmix_alpha"):
             check_range(name, getattr(self, name), 0, float("inf"), open_low=True)
@@ -87,7 +90,8 @@ class Mix(Wrapper):
         own, lam = draw(self, batch.images.shape[1:3], named_key(context.key, "mix"))
         images = own * batch.images + (1.0 - own) * batch.images[::-1]
         labels = jnp.where(lam >= 0.5, batch.labels, batch.labels[::-1])
-        target = probabilities(batch.target, num_classes(self.model, variables, images))
+        classes = num_classes(self.model, variables, images)
+        target = smoothed(batch.target, classes, self.label_smoothing, "all")
         target = lam * target + (1.0 - lam) * target[::-1]
         batch = batch._replace(images=images, labels=labels, targets=target)
         adversarial = super().perturb(variables, objective_state, batch, context)

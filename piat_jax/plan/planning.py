@@ -206,6 +206,11 @@ def _at_batches(
 
 def _notes(experiment: Experiment, train: Program, devices: int) -> list[str]:
     found = []
+    if info := programs.assumed(experiment):
+        found.append(
+            f"{experiment.dataset.name} is not there; the sizes are those of {info.title}: {info.train:,} training "
+            f"images, {info.test:,} test images, {info.classes:,} classes"
+        )
     if train.devices < devices:
         found.append(f"{train.devices} of {devices} devices can share a batch of {experiment.batch_size} equally")
     return found

@@ -13,10 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from piat_jax.attacks.ensemble import Member
 from piat_jax.core.checks import InputError
+from piat_jax.core.files import expanded
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.sharding import AXIS, data_mesh, state_shardings
 from piat_jax.core.types import TrainState
-from piat_jax.data.dataset_info import KNOWN
+from piat_jax.data.dataset_info import ENCODED, KNOWN, EncodedInfo
 from piat_jax.data.npz import read_examples
 from piat_jax.evaluation import AutoAttack, accuracy, blocks
 from piat_jax.experiment import hooks
@@ -86,7 +87,7 @@ def sizes_of(experiment: Experiment) -> Sizes:
       InputError: more examples are asked for than there are, or files that are needed are not there.
     """
     fields = experiment.dataset
-    known = KNOWN.get(fields.name)
+    known = assumed(experiment) or KNOWN.get(fields.name)
     if known is None:
         data, train, monitor = load_data(experiment)
         extra = load_extra(experiment, train, data.num_classes)
@@ -108,7 +109,17 @@ def sizes_of(experiment: Experiment) -> Sizes:
     if held >= train:
         raise InputError(f"dataset.validation_examples={held} leaves nothing of the {train} training examples")
     extra = tuple(len(read_examples(Path(path)).labels) for path in experiment.extra_files)
-    return Sizes(known.image_shape, known.classes, train - held, held or test, test, extra)
+    side = fields.image_size
+    shape = (side, side, 3) if isinstance(known, EncodedInfo) else known.image_shape
+    return Sizes(shape, known.classes, train - held, held or test, test, extra)
+
+
+def assumed(experiment: Experiment) -> EncodedInfo | None:
+    """The published encoded images that a folder's name means where it is not there; else None."""
+    fields = experiment.dataset
+    if not fields.image_size or (place := expanded(fields.name)).exists():
+        return None
+    return next((info for info in ENCODED if place.name.lower() in info.folders), None)
 
 
 def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platform: str) -> Program:
@@ -257,7 +268,7 @@ def _network(experiment: Experiment, sizes: Sizes) -> Any:
 
 def _examples(experiment: Experiment, sizes: Sizes, place: "_Places") -> Examples | Window:
     """The training data, on the device or a window of it."""
-    if not experiment.dataset.stream:
+    if not (experiment.dataset.stream or experiment.dataset.image_size):
         own = _split(sizes.train, sizes.image_shape)
         sources = tuple(_split(count, sizes.image_shape) for count in sizes.extra)
         extra = sources[0] if len(sources) == 1 else sources or None

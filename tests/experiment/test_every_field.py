@@ -22,7 +22,8 @@ from piat_jax.data.records import RecordImages, Records
 from piat_jax.evaluation import AutoAttack
 from piat_jax.experiment import Run, config, data, evaluation, run_evaluation, run_training
 from piat_jax.experiment.console import TrainingConsole
-from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.experiment import OF_ENCODED, Experiment
+from piat_jax.experiment.fields import DatasetFields
 from piat_jax.objectives import METHODS, WRAPPERS
 from piat_jax.training import EpochRecord
 from piat_jax.training.progress import TrainingProgress
@@ -152,6 +153,11 @@ def loaded(file, method):
     experiment = config.load(f"{file}:{method}", checked=False)
     held_out = min(experiment.dataset.validation_examples, 8)
     fields = {**RUN, "dataset.validation_examples": held_out}
+    if experiment.dataset.image_size:  # what is of encoded images alone is in AROUND
+        fields |= {f"dataset.{name}": value for name, value in vars(DatasetFields()).items() if name in OF_ENCODED}
+        fields |= {"dataset.image_size": 0, "dataset.name": "cifar10"}
+    if experiment.optimizer.rest.get("lr_warmup", 0) > RUN["epochs"]:
+        fields["optimizer.lr_warmup"] = 1.0
     if hasattr(experiment.optimizer, "lr_peak"):
         fields["optimizer.lr_peak"] = {"epochs": 1.5, "shares": 0.375}[experiment.optimizer.lr_unit]
     return experiment.with_fields(fields)

@@ -19,6 +19,7 @@ KEY = jax.random.key(2)
 RECIPES = (
     "cifar10_gowal2020", "cifar10_rebuffi2021", "cifar10_gowal2021", "cifar10_wang2023", "cifar10_bartoldson2024",
     "cifar10_fgsm_rs", "cifar10_fgsm_rs:grad_align", "cifar10_fgsm_rs:free", "cifar10_multi_norm", "finetune",
+    "imagenet_convnext_t", "imagenet_vit_s", "imagenet_resnet50", "imagenet_resnet50:nmse",
 )  # fmt: skip
 GENERATED = ("cifar10_rebuffi2021", "cifar10_gowal2021", "cifar10_wang2023", "cifar10_bartoldson2024")
 SMALL = {"batch_size": 4, "model.name": "mlp", "dataset.crop_padding": 0, "dataset.flip": False}
@@ -125,6 +126,41 @@ def test_fast_training_is_fast_adversarials():
     n_fgsm = load("cifar10_fgsm_rs", {"attack.name": "n_fgsm"})
     assert (n_fgsm.attack.noise_scale, n_fgsm.attack.step_scale) == (2.0, 1.0)
     assert n_fgsm.evaluation.step_size == 2 / 255
+
+
+@pytest.mark.parametrize("name", ["imagenet_convnext_t", "imagenet_vit_s"])
+def test_singh2023_is_its_codes_protocol(name):
+    experiment = load(name)
+    assert str(experiment.method) == "pgd_at+mix+ema"
+    assert (experiment.attack.name, experiment.attack.steps, experiment.attack.start) == ("apgd", 2, "none")
+    assert (experiment.attack.eps, experiment.evaluation.eps) == (4 / 255, 4 / 255)
+    assert (experiment.dataset.image_size, experiment.dataset.interpolation) == (224, "bicubic")
+    assert (experiment.dataset.policy, experiment.dataset.erasing) == ("randaugment", 0.25)
+    mix, optimizer = experiment.wrappers["mix"], experiment.optimizer
+    assert (mix.prob, mix.mixup_alpha, mix.cutmix_alpha, mix.switch, mix.label_smoothing) == (1.0, 0.8, 1.0, 0.5, 0.1)
+    assert experiment.objective.label_smoothing == 0.0  # once
+    assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.weight_decay) == ("adamw", 0.9, 0.95, 0.05)
+    learning_rate, _ = rates(experiment)
+    assert len(learning_rate) == 3000
+    assert np.argmax(learning_rate) == 200  # after twenty epochs
+    # The code's: half a cosine from the warm-up's end to the run's; and a straight rise.
+    epochs = np.arange(3000) / 10
+    fall = 0.5e-3 * (1 + np.cos(np.pi * (epochs - 20) / 280))
+    np.testing.assert_allclose(learning_rate[200:], fall[200:], atol=1e-8)
+    np.testing.assert_allclose(learning_rate[:200], 1e-3 * epochs[:200] / 20, atol=6e-6)
+    average = experiment.build_average()
+    assert (average.weight, average.every) == (0.9999, "step")
+    assert experiment.build_model(1000).module.mean == ((0.485, 0.456, 0.406) if "vit" in name else ())
+
+
+def test_resnet50_is_fine_tuned_with_salman2020s_attack():
+    experiment = load("imagenet_resnet50:nmse+piat")
+    attack = experiment.attack
+    assert (attack.name, attack.steps) == ("pgd", 3)
+    np.testing.assert_allclose(attack.step_size, attack.eps * 2 / 3)
+    assert (experiment.batch_size, experiment.optimizer.weight_decay) == (512, 1e-4)
+    shapes = jax.eval_shape(experiment.build_model(1000).init, KEY, jnp.zeros((1, 224, 224, 3))).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 25_557_032  # as torchvision counts it
 
 
 def test_fine_tuning_leaves_the_images_side_alone_most():

@@ -117,6 +117,20 @@ def _with_soft_labels(images, target, context):
     return crafted, *jax.value_and_grad(loss)(VARIABLES.params, crafted)
 
 
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_loss_and_attack_are_told_smoothed_targets(prob):
+    mix, context = Mix(make(PGDAT), prob=prob, switch=0.0, label_smoothing=0.3), at(2)
+    adversarial, loss, metrics, _ = step(mix, context)
+    share = own_share(adversarial.clean.images, cut=False) if prob else 1.0
+    one_hot = np.eye(3, dtype=np.float32)[np.asarray(LABELS)]
+    target = jnp.asarray(0.7 * (share * one_hot + (1 - share) * one_hot[::-1]) + 0.1)
+    np.testing.assert_allclose(adversarial.clean.targets, target, atol=1e-6)
+    crafted, expected, _ = _with_soft_labels(adversarial.clean.images, target, context)
+    np.testing.assert_allclose(adversarial.images, crafted, atol=1e-6)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert metrics["mixed"] == (share < 1)
+
+
 def test_batches_that_are_not_mixed_are_the_method_inside():
     plain, mixed = (step(objective, CONTEXT) for objective in (make(PGDAT), Mix(make(PGDAT), prob=0.0)))
     assert mixed[2].pop("mixed") == 0
@@ -128,7 +142,7 @@ def test_batches_that_are_not_mixed_are_the_method_inside():
 def test_nothing_compiles_anew():
     step(Mix(make(PGDAT)), at(0))
     compiled = step._cache_size()
-    step(Mix(make(PGDAT), prob=0.9, mixup_alpha=0.1, cutmix_alpha=7.0, switch=0.1), at(1))
+    step(Mix(make(PGDAT), prob=0.9, mixup_alpha=0.1, cutmix_alpha=7.0, switch=0.1, label_smoothing=0.2), at(1))
     assert step._cache_size() == compiled
 
 

@@ -11,9 +11,10 @@ from piat_jax.evaluation import AutoAttack
 from piat_jax.experiment import Run, config, evaluate, train
 from piat_jax.experiment.evaluation import evaluation_attack
 from piat_jax.plan import programs
-from piat_jax.plan.programs import Sizes, bytes_on_a_device, sizes_of
+from piat_jax.plan.programs import Sizes, assumed, bytes_on_a_device, sizes_of
 from piat_jax.programs.jit import ProgramJit, program_jit
 from piat_jax.programs.platform import platform
+from tests.data.encoded_sets import write_set
 
 SMALL = {
     "epochs": 1,
@@ -115,6 +116,20 @@ def test_with_files_of_generated_images_they_are_too(stream, lowered, tmp_path):
     assert list(lowered["train_steps"]) == [text_of(planned.lower())]
 
 
+def test_with_encoded_images_they_are_too(lowered, tmp_path):
+    folder = write_set(tmp_path / "set", "folders", train=72, test=8)
+    fields = {"dataset.name": str(folder), "dataset.image_size": 16, "batch_size": 32, "evaluation.attacks": ("clean",)}
+    small = {name: value for name, value in SMALL.items() if not name.startswith("dataset.")}
+    experiment = config.load("embedded:pgd_at", {**small, **fields, "evaluation.select": "clean"})
+    train(experiment, Run(tmp_path / "run"))
+    sizes = sizes_of(experiment)
+    assert sizes == Sizes((16, 16, 3), 3, 72, 8, 8)
+    planned = programs.training(experiment, sizes, jax.devices(), PLATFORM)
+    assert list(lowered["train_steps"]) == [text_of(planned.lower())]
+    during = programs.evaluation(experiment, sizes, jax.devices(), PLATFORM, "clean", sizes.monitor)
+    assert list(lowered["_correct_block"]) == [text_of(during.lower())]
+
+
 @pytest.mark.parametrize(
     ("fields", "sizes"),
     [
@@ -130,6 +145,19 @@ def test_with_files_of_generated_images_they_are_too(stream, lowered, tmp_path):
 def test_a_published_data_set_has_its_sizes_without_its_files(fields, sizes):
     experiment = config.load("cifar10_resnet18:nmse", {"dataset.data_dir": "/nowhere", **fields})
     assert sizes_of(experiment) == sizes
+
+
+def test_imagenet_has_its_sizes_where_its_folder_is_not_there(tmp_path):
+    fields = {"dataset.name": str(tmp_path / "ImageNet"), "dataset.image_size": 160}
+    experiment = config.load("imagenet_resnet50:nmse+piat", fields)
+    assert sizes_of(experiment) == Sizes((160, 160, 3), 1000, 1_276_167, 5000, 50_000)
+    assert assumed(experiment).title == "ImageNet-1k"
+    (tmp_path / "ImageNet").mkdir()
+    assert assumed(experiment) is None
+    with pytest.raises(InputError, match="ImageNet holds no encoded images"):
+        sizes_of(experiment)
+    with pytest.raises(InputError, match="elsewhere"):
+        sizes_of(config.load("imagenet_resnet50", {"dataset.name": str(tmp_path / "elsewhere")}))
 
 
 def test_one_without_a_name_is_read():
