@@ -3,7 +3,7 @@ r"""Singh et al. (2023), arXiv:2303.01870: ViT-S with a stem of convolutions, Im
     piat-train --config=imagenet_vit_s --workdir=runs/vit_s --config.dataset.name=~/imagenet \
         --config.model.weights=clean/weights.pt
     piat-train --config=imagenet_vit_s:pgd_at+mix+ema+piat --workdir=runs/vit_s_piat --config.epochs=50 \
-        --config.model.weights=clean/weights.pt
+        --config.optimizer.lr_warmup=10 --config.model.weights=clean/weights.pt
 
 The second line is the protocol with PIAT, which the paper does not have. The authors' models, clean / AutoAttack in %
 on RobustBench's 5,000 images, 300 epochs: ViT-S 72.5 / 48.1; ViT-B (model.name vit_base_convstem) 76.3 / 54.7. They

@@ -1,11 +1,13 @@
 """Look at a data set, or convert it to a cache that is checked and quick to open.
 
     piat-data inspect cifar10 --data_dir=~/data --sheet=sheet.png
+    piat-data inspect ~/imagenet --image_size=224
     piat-data prepare ~/tiny-imagenet-200 --out=~/data/tiny_imagenet
     piat-data unpack generated.npz --out=mapped.npz
 
 What stands after the command is a name (cifar10, cifar100, svhn, tiny_imagenet, fashion_mnist, mnist, embedded,
-circles, tfds:NAME) or the path of a folder or file, whose format is found out. `prepare` can be stopped; the same
+circles, tfds:NAME) or the path of a folder or file, whose format is found out. With --image_size it is a folder or a
+pattern of encoded images of any size, of which --images are decoded, and the speed is measured. `prepare` can be stopped; the same
 command goes on. A cache is read by its path, or by its data set's name if its folder bears it. `unpack` writes a
 compressed .npz without compression, so that it is mapped and not read into memory: for dataset.extra.
 """
@@ -32,6 +34,8 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("data_dir", "", "Where a named data set's files are.", flag_values=values)
     flags.DEFINE_string("sheet", "", "Picture that inspect writes.", flag_values=values)
     flags.DEFINE_string("out", "", "Folder that prepare writes, or file that unpack writes.", flag_values=values)
+    flags.DEFINE_integer("image_size", 0, "Of encoded images of any size: pixels a side.", flag_values=values)
+    flags.DEFINE_integer("images", 512, "Of these: how many of each split are decoded; 0 = all.", flag_values=values)
     given = arguments.parse(values, argv, __doc__, positional=True)
     if len(given) != 2:
         raise InputError("give a command and a data set, such as piat-data inspect cifar10; see --help")
@@ -41,16 +45,26 @@ def main(argv: Sequence[str]) -> None:
     from piat_jax.data import open_dataset
     from piat_jax.data.inspection import inspect, to_text
     from piat_jax.data.prepare import prepare
+    from piat_jax.data.records import Decoding
+    from piat_jax.data.records.inspection import encoded_to_text, inspect_encoded
     from piat_jax.data.unpack import unpack
 
     if command == "inspect":
         if values.out:
             raise InputError(f"out={values.out!r} is a flag of prepare and unpack; inspect takes --sheet")
-        dataset = open_dataset(name, data_dir=values.data_dir)
-        print(to_text(dataset, inspect(dataset)))
+        if values.image_size:
+            if values.data_dir:
+                raise InputError(f"data_dir={values.data_dir!r} is of named data sets; {name!r} with image_size is a path")
+            dataset = open_dataset(name, decoding=Decoding(size=values.image_size))
+            print(encoded_to_text(dataset, inspect_encoded(dataset, images=values.images)))
+        else:
+            dataset = open_dataset(name, data_dir=values.data_dir)
+            print(to_text(dataset, inspect(dataset)))
         if values.sheet:
             write_sheet(values.sheet, dataset)
         return
+    if values.image_size:
+        raise InputError(f"image_size={values.image_size} is a flag of inspect; encoded images need no {command}")
     if values.sheet or not values.out:
         what = "FOLDER" if command == "prepare" else "FILE.npz"
         raise InputError(f"{command} needs --out={what}" if not values.out else "sheet is a flag of inspect")

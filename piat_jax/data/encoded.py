@@ -99,7 +99,7 @@ def check(name: str, image: Any, shape: tuple[int, ...] | None) -> None:
     if (image.height, image.width) != shape[:2]:
         raise InputError(
             f"{name} is {image.height}x{image.width} pixels, the first image is {shape[0]}x{shape[1]}; "
-            "give images of one size"
+            "give images of one size, or the size that they are to have: --config.dataset.image_size=224"
         )
     if shape[2] == 1 and image.mode not in GRAY:
         raise InputError(f"{name} has colours, the first image has none; give one kind")

@@ -59,7 +59,8 @@ class Dataset:
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise InputError(
                 f"{self.name}: training images are {self.train.images.shape[1:]} and test images "
-                f"{self.test.images.shape[1:]}; give both one height, width and number of channels"
+                f"{self.test.images.shape[1:]}; give both one height, width and number of channels, or the size that "
+                "encoded images are to have: --config.dataset.image_size=224"
             )
 
 
