@@ -54,7 +54,9 @@ def main(argv: Sequence[str]) -> None:
             raise InputError(f"out={values.out!r} is a flag of prepare and unpack; inspect takes --sheet")
         if values.image_size:
             if values.data_dir:
-                raise InputError(f"data_dir={values.data_dir!r} is of named data sets; {name!r} with image_size is a path")
+                raise InputError(
+                    f"data_dir={values.data_dir!r} is of named data sets; {name!r} with image_size is a path"
+                )
             dataset = open_dataset(name, decoding=Decoding(size=values.image_size))
             print(encoded_to_text(dataset, inspect_encoded(dataset, images=values.images)))
         else:
