@@ -7,9 +7,9 @@
 
 What stands after the command is a name (cifar10, cifar100, svhn, tiny_imagenet, fashion_mnist, mnist, embedded,
 circles, tfds:NAME) or the path of a folder or file, whose format is found out. With --image_size it is a folder or a
-pattern of encoded images of any size, of which --images are decoded, and the speed is measured. `prepare` can be stopped; the same
-command goes on. A cache is read by its path, or by its data set's name if its folder bears it. `unpack` writes a
-compressed .npz without compression, so that it is mapped and not read into memory: for dataset.extra.
+pattern of encoded images of any size, of which --images are decoded, and the speed is measured. `prepare` can be
+stopped; the same command goes on. A cache is read by its path, or by its data set's name if its folder bears it.
+`unpack` writes a compressed .npz without compression, so that it is mapped and not read into memory: for dataset.extra.
 """
 
 import sys

@@ -87,7 +87,8 @@ def encoded_to_text(dataset: Dataset, report: dict[str, EncodedSplit]) -> str:
     for name, split in report.items():
         counts = split.counts
         lines.append(
-            f"{name}: {counts.sum():,} examples, {counts.min():,} to {counts.max():,} of a class; {split.read:,} decoded"
+            f"{name}: {counts.sum():,} examples, {counts.min():,} to {counts.max():,} of a class; "
+            f"{split.read:,} decoded"
         )
         if len(split.sizes):
             sides = split.sizes.min(axis=1)
