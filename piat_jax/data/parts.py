@@ -29,7 +29,9 @@ def first(argument: str, count: int, name: str, split: Split) -> Split:
         check_like_the_whole(f"{argument}={count}", labels, labels[:count])
         if isinstance(images, RecordImages):
             return Split(images.part(np.arange(count)), labels[:count].copy())  # type: ignore[arg-type]
-        return Split(np.array(images[:count]), labels[:count].copy())
+        # What is mapped takes no memory.
+        part = images[:count] if isinstance(images, np.memmap) else np.array(images[:count])
+        return Split(part, labels[:count].copy())
     return Split(images if isinstance(images, np.ndarray | RecordImages) else images[:], labels)
 
 

@@ -27,6 +27,7 @@ from piat_jax.core.checks import (
 )
 from piat_jax.core.norms import norm_name
 from piat_jax.core.rng import example_keys, named_key
+from piat_jax.core.scratch import scratch
 from piat_jax.core.types import Array
 from piat_jax.evaluation import sanity
 from piat_jax.evaluation.attack_state import AttackState
@@ -158,7 +159,7 @@ class AutoAttack:
           folder: where every block is written down and at the end the result. Called again with the same arguments the
             evaluation goes on where it was stopped, be it killed; one that was finished is read. The adversarial images
             stay on disk, in images.npy, so memory holds some blocks however many images there are; without a folder
-            they are in memory, four bytes a value.
+            they are in memory, four bytes a value, or above 1 GiB in a temporary file (`core.scratch`).
           report: called after each block.
           devices: over which blocks are split; default all. With those of several processes each of these makes the
             same call, and the first writes to the folder, which they share.
@@ -242,7 +243,7 @@ class _Run:
             if result := journal.result():
                 return result
         shape = self.images.shape
-        images = journal.open_images(shape) if journal else np.empty(shape, np.float32)
+        images = journal.open_images(shape) if journal else scratch("the adversarial images", shape, np.float32)
         for rows in self._slices():
             images[rows] = self._pixels(rows)
         tally = AttackState(self.runs, images, logits, self.labels, alone=self.settings.individually)

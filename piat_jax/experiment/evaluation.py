@@ -23,6 +23,7 @@ from piat_jax.core.types import Array, Attack, LogitsFn, Model, Objective, Train
 from piat_jax.data import Split
 from piat_jax.evaluation import AutoAttack, AutoAttackUnion, Finding, correct_under_attack
 from piat_jax.evaluation.minimum_norm import MinimumNormAttack, MinimumNorms, minimum_norms
+from piat_jax.evaluation.sending import placed
 from piat_jax.evaluation.union import UNION, UNION_EPS
 from piat_jax.experiment.experiment import Experiment, try_attack
 
@@ -204,7 +205,7 @@ class Evaluator:
         note: Callable[[str], None] = lambda text: None,
     ):
         self.experiment, self.net, self.note = experiment, net, note
-        self.images, self.labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+        self.images, self.labels = placed(split.images), jnp.asarray(split.labels)
         precision = experiment.evaluation.precision
         self.precision = None if precision == "default" else precision
         self.options: dict[str, Any] = {
