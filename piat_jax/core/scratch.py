@@ -1,4 +1,4 @@
-"""Large arrays that are made once and read often: in memory, or above some size in a file that goes with the process."""
+"""Large arrays that are made once and read often: in memory, or in a file that goes with the process."""
 
 import contextlib
 import errno

@@ -14,8 +14,10 @@ LEAST_CHANCE = {False: 1e-6, True: 0.05}
 believed."""
 
 
-def first(argument: str, count: int, name: str, split: Split) -> Split:
+def first(argument: str, count: int, name: str, split: Split, *, as_listed: bool = False) -> Split:
     """The first `count` examples, copied so that the rest is freed; 0 means all. Encoded images stay encoded.
+
+    With `as_listed` their order is meant, whatever classes the first ones are of.
 
     Raises:
       InputError: there are fewer, or the first ones are of other classes than the whole.
@@ -26,7 +28,8 @@ def first(argument: str, count: int, name: str, split: Split) -> Split:
             f"{argument}={count} is more than the {len(labels)} of {name!r}; give at most {len(labels)}, or 0 for all"
         )
     if count and count < len(labels):
-        check_like_the_whole(f"{argument}={count}", labels, labels[:count])
+        if not as_listed:
+            check_like_the_whole(f"{argument}={count}", labels, labels[:count])
         if isinstance(images, RecordImages):
             return Split(images.part(np.arange(count)), labels[:count].copy())  # type: ignore[arg-type]
         # What is mapped takes no memory.

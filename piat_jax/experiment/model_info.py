@@ -10,6 +10,8 @@ from piat_jax.experiment.experiment import Experiment
 from piat_jax.models import MODELS
 
 FILE = "model_info.json"
+LISTED = 5000
+"""Images in its list of ImageNet's."""
 THREATS = {"linf": "Linf", "l2": "L2"}
 """The threat models that it has, by norm; its folders are called so."""
 

@@ -11,8 +11,8 @@ from piat_jax.core import scratch
 from piat_jax.core.checks import InputError
 from piat_jax.data import first, hold_out, load
 from piat_jax.data.records import Decoding, RecordImages
-from piat_jax.data.records.examples import parse_example, write_example
 from piat_jax.data.records import images as records_images
+from piat_jax.data.records.examples import parse_example, write_example
 from piat_jax.data.records.folders import FolderRecords
 from piat_jax.data.records.images import decoded
 from piat_jax.data.records.opening import read_records
