@@ -250,7 +250,7 @@ class _Run:
         for record in journal.records() if journal else ():
             tally.apply(record)
         findings = list(self._findings(logits))
-        self.ranked = np.asarray(ranked_others(jnp.asarray(logits), jnp.asarray(self.labels)))
+        self.ranked = self._ranked(logits)
         pace = _Pace(self.members)
         for number, member in enumerate(self.members):
             while tally.pending(number).any():
@@ -304,6 +304,15 @@ class _Run:
     def _clean(self, blocks: Blocks) -> np.ndarray:
         """Logits `[N, K]` of the clean images."""
         return np.concatenate([self._logits(blocks, self._pixels(rows), rows, "clean") for rows in self._slices()])
+
+    def _ranked(self, logits: np.ndarray) -> np.ndarray:
+        """The classes that attacks aim at, `[N, T]`, a block at a time: of all classes they would be many."""
+        most = max(member.targets for member in self.members)
+
+        def ranked(rows: np.ndarray) -> np.ndarray:
+            return np.asarray(ranked_others(jnp.asarray(logits[rows]), jnp.asarray(self.labels[rows]))[:, :most])
+
+        return np.concatenate([ranked(rows) for rows in self._slices()])
 
     def _findings(self, logits: np.ndarray) -> Iterator[Finding]:
         yield from sanity.of_outputs(logits, self.labels)
