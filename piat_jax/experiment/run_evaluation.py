@@ -44,7 +44,7 @@ from piat_jax.experiment.evaluation import (
 )
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.model_info import FILE as MODEL_INFO
-from piat_jax.experiment.model_info import LISTED, is_for_robustbench, is_whole, model_info, place_for
+from piat_jax.experiment.model_info import is_for_robustbench, is_whole, model_info, place_for
 from piat_jax.experiment.run import Run, checkpoints_of, parse_checkpoint
 
 KINDS = ("accuracy", "by_class", "minimum_norm")
@@ -127,8 +127,7 @@ def evaluate(
         "aa_examples", aa_examples if by_autoattack else 0, fields.name, data.test, as_listed=bool(fields.test_list)
     )
     limited = bool(num_examples or fields.test_examples or len(for_autoattack.labels) < len(data.test.labels))
-    limited = limited or bool(fields.test_list and len(data.test.labels) != LISTED)
-    whole = is_whole(data.name, for_autoattack, limited)
+    whole = is_whole(data.name, for_autoattack, limited, listed=bool(fields.test_list))
     result = {
         "num_examples": len(data.test.labels),
         "aa_examples": len(for_autoattack.labels),

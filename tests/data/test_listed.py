@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.data import load
+from piat_jax.data import first, load
 from piat_jax.data.records import Decoding
 from piat_jax.data.records.listed import read_list
 from piat_jax.data.records.opening import read_records
@@ -50,9 +50,19 @@ def test_the_images_are_those_of_the_list_in_its_order(sets, kind, tmp_path):
     assert data.test.labels.tolist() == labels[:2].tolist()
 
 
-def test_the_first_of_a_list_need_not_be_of_all_classes(sets, tmp_path):
-    path = write_list(tmp_path, sorted(NAMES))
-    assert load(str(sets["tar"]), decoding=DECODING, test_list=path, test_examples=3).test.labels.tolist() == [0] * 3
+def test_the_first_of_a_list_need_not_be_of_all_classes(tmp_path):
+    """Where the same order is not a list's, it is refused."""
+    some = [
+        Encoded(encode(picture(1)), label, ".jpg", f"{label}_{number}") for label in range(3) for number in range(20)
+    ]
+    for split in ("train", "test"):
+        write_split(tmp_path, "tar", split, some, class_names=WNIDS)
+    path = write_list(tmp_path, [f"{WNIDS[each.label]}/{each.name}.jpg" for each in some])
+    test = load(str(tmp_path), decoding=DECODING, test_list=path, test_examples=9).test
+    assert test.labels.tolist() == [0] * 9
+    whole = load(str(tmp_path), decoding=DECODING, test_list=path).test
+    with pytest.raises(InputError, match="test_examples=9 has 1 of 3 classes"):
+        first("test_examples", 9, "x", whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)
