@@ -27,7 +27,14 @@ class _Examples(Records):
     paths: list[str]
 
     def _index(self) -> Index:
-        return cached_index(self.form, self.paths, self._read_index)
+        return cached_index(self.form, self.paths, self._checked)
+
+    def _checked(self) -> Index:
+        """The index of files that are a whole, each once; of equal size they are read to be compared."""
+        paths = [Path(path) for path in self.paths]
+        check_shards(paths)
+        check_different(paths)
+        return self._read_index()
 
     def _read_index(self) -> Index:
         raise NotImplementedError
@@ -55,8 +62,6 @@ class ArrayRecords(_Examples):
     form = "array_record"
 
     def __init__(self, paths: Sequence[Path], class_names: Sequence[str] = ()):
-        check_shards(paths)
-        check_different(paths)
         self.paths = [str(path) for path in paths]
         try:
             from grain.sources import ArrayRecordDataSource
@@ -111,8 +116,6 @@ class TfRecords(_Examples):
     form = "tfrecord"
 
     def __init__(self, paths: Sequence[Path], class_names: Sequence[str] = ()):
-        check_shards(paths)
-        check_different(paths)
         self.paths = [str(path) for path in paths]
         labels, _, self.places = self._index()
         super().__init__(labels, class_names, self.paths[0])
