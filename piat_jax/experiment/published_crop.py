@@ -14,7 +14,7 @@ def published_crop(
     """What changes of `resize`, `resizing` and `interpolation`, and a sentence that says it.
 
     Nothing changes where images are not encoded, or have another size than the network's; what was given, or is not the
-    default any more, stays.
+    default any more, stays; of `resize` and `resizing` both or none.
 
     Args:
       name: that it is published by.
@@ -41,6 +41,8 @@ def published_crop(
     resizing = "none" if not row.resize else "both" if row.squash else "short"
     wanted: dict[str, Any] = {"resize": row.resize, "resizing": resizing, "interpolation": row.interpolation}
     kept = [each for each in wanted if each in given or fields[each] != plain[each]]
+    if {"resize", "resizing"} & set(kept):  # one says what the other means
+        kept = [each for each in wanted if each in kept or each != "interpolation"]
     changes = {each: value for each, value in wanted.items() if each not in kept}
     own = [f"dataset.{each}={fields[each]}" for each in kept if str(fields[each]) != str(wanted[each])]
     if own:

@@ -57,6 +57,12 @@ def test_what_is_set_stays_and_is_said():
         assert found == (235, "short", given)
         assert told == [row + (stays or ", and is evaluated on these")]
     assert crop(name, resize="300") == ((300, "short", "bicubic"), [f"{row}; dataset.resize=300 of the config stays"])
+    # What is resized and to what belong together.
+    row = f"robustbench:Mo2022When_Swin-B was published for images of {published('robustbench:Mo2022When_Swin-B')}"
+    said = f"{row}; dataset.resize=300, dataset.resizing=short of the config stays"
+    assert crop("robustbench:Mo2022When_Swin-B", resize="300") == ((300, "short", "bilinear"), [said])
+    found, _ = crop("robustbench:Wong2020Fast", image_size="288", resize="300")
+    assert found == (300, "short", "bilinear")
     # So does what a config file sets; there the default is nothing that was set.
     written = config.read("embedded:pgd_at")
     written.model.name, written.dataset.image_size, written.dataset.resize = name, 224, 240
