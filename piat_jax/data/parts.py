@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from piat_jax.core import scratch
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.data.records.images import RecordImages
 from piat_jax.data.types import Split
@@ -16,6 +17,8 @@ believed."""
 
 def first(argument: str, count: int, name: str, split: Split, *, as_listed: bool = False) -> Split:
     """The first `count` examples, copied so that the rest is freed; 0 means all. Encoded images stay encoded.
+
+    What is mapped from a file stays there where it is more than `core.scratch.IN_MEMORY_BYTES`.
 
     With `as_listed` their order is meant, whatever classes the first ones are of.
 
@@ -32,9 +35,9 @@ def first(argument: str, count: int, name: str, split: Split, *, as_listed: bool
             check_like_the_whole(f"{argument}={count}", labels, labels[:count])
         if isinstance(images, RecordImages):
             return Split(images.part(np.arange(count)), labels[:count].copy())  # type: ignore[arg-type]
-        # What is mapped takes no memory.
-        part = images[:count] if isinstance(images, np.memmap) else np.array(images[:count])
-        return Split(part, labels[:count].copy())
+        part = images[:count]
+        mapped = isinstance(part, np.memmap) and part.nbytes > scratch.IN_MEMORY_BYTES
+        return Split(part if mapped else np.array(part), labels[:count].copy())
     return Split(images if isinstance(images, np.ndarray | RecordImages) else images[:], labels)
 
 

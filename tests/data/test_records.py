@@ -255,7 +255,7 @@ def test_images_to_evaluate_on_are_decoded_into_memory_or_into_a_file(sets, tmp_
     for place in (0, 4):
         Path(whole.name(place)).write_bytes(b"no image")
     if mapped:
-        monkeypatch.setattr(scratch, "IN_MEMORY_BYTES", 9 * 16 * 16 * 3 - 1)
+        monkeypatch.setattr(scratch, "IN_MEMORY_BYTES", 3 * 16 * 16 * 3 - 1)
     images = read_records(str(folder), Decoding(size=16, on_bad="skip")).test[0]
     split, bad = decoded(images)
     assert isinstance(split.images, np.memmap) == mapped
@@ -263,8 +263,9 @@ def test_images_to_evaluate_on_are_decoded_into_memory_or_into_a_file(sets, tmp_
     np.testing.assert_array_equal(split.images, expected[kept])
     np.testing.assert_array_equal(split.labels, whole.labels[kept])
     assert [line.partition(" ")[0] for line in bad] == [whole.name(0), whole.name(4)]
-    # The first ones of what is mapped are not copied.
+    # Of what is mapped many are not copied, and few are.
     assert isinstance(first("test_examples", 3, "x", split).images, np.memmap) == mapped
+    assert not isinstance(first("test_examples", 2, "x", split, as_listed=True).images, np.memmap)
     with pytest.raises(InputError, match="cannot be decoded"):
         decoded(whole)
 
