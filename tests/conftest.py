@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # Tests spend their time compiling; without LLVM's optimizations that takes a quarter less. Read when JAX begins.
@@ -9,11 +10,13 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('
 # What was compiled once is read the next time, by the commands that tests start too: a second run takes half the time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+# What is kept of files that tests make goes with the tests.
+_kept = tempfile.TemporaryDirectory(prefix="piat-tests-")
+os.environ["PIAT_CACHE_DIR"] = _kept.name
 
 ACCELERATORS = Path(__file__).parent / "accelerators"
 collect_ignore = [str(ACCELERATORS)]

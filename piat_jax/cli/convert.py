@@ -69,6 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
     from piat_jax.experiment import config
     from piat_jax.experiment.classifier import load
+    from piat_jax.experiment.console import note
     from piat_jax.interop.published import is_published, published
     from piat_jax.interop.tensors import import_torch
 
@@ -76,7 +77,10 @@ def main(argv: Sequence[str]) -> None:
         config.read(values.config)  # it may define the run's method
     if form == "torch":
         import_torch(f"writing {target.name}")
-    experiment = config.load(values.config, overrides, trains=False) if form == "run" and source.exists() else None
+    if is_published(values.model):  # whose images are evaluated on
+        overrides = {"model.name": values.model, **overrides}
+    is_new = form == "run" and source.exists()
+    experiment = config.load(values.config, overrides, trains=False, note=note) if is_new else None
     loaded = load(
         source,
         checkpoint=values.checkpoint,

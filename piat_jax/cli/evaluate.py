@@ -138,15 +138,16 @@ def main(argv: Sequence[str]) -> None:
 def experiment_of(run: "Run", text: str | None, overrides: dict[str, str]) -> "Experiment":
     """The run's own experiment, or that of a config, with its overrides."""
     from piat_jax.experiment import config
+    from piat_jax.experiment.console import note
     from piat_jax.experiment.experiment import differences
 
     if text:
-        given = config.load(text, overrides, trains=False)
+        given = config.load(text, overrides, trains=False, note=note)
         changed = differences(run.experiment().plain(), given.plain()) if run.exists else []
         if told := [line for line in changed if not line.startswith(("log.", "checkpoint."))]:
             print(f"note: --config differs from what {run.folder} was trained with: {'; '.join(told)}", file=sys.stderr)
         return given
-    return config.resolve(run.experiment(), overrides, trains=False)
+    return config.resolve(run.experiment(), overrides, trains=False, note=note)
 
 
 def entry() -> None:

@@ -50,11 +50,15 @@ def main(argv: Sequence[str]) -> None:
     distributed.start(values)
 
     from piat_jax.experiment import Run, config
+    from piat_jax.experiment.console import note
     from piat_jax.experiment.listing import field_list, rate_lines
 
     run = Run(workdir or "")
     resumed = values.resume and workdir and (run.exists or not values.config)
-    experiment = config.resume(run, values.config, overrides) if resumed else config.load(values.config, overrides)
+    if resumed:
+        experiment = config.resume(run, values.config, overrides, note=note)
+    else:
+        experiment = config.load(values.config, overrides, note=note)
     if values.fields or values.show:
         print(field_list(experiment) if values.fields else json.dumps(experiment.plain(), indent=2), flush=True)
         if values.show:

@@ -45,6 +45,7 @@ def load(
     train_examples: int = 0,
     test_examples: int = 0,
     decoding: Decoding | None = None,
+    test_list: str = "",
 ) -> Dataset:
     """The data set called `name`, in memory; arrays that are not compressed stay in their file and are mapped.
 
@@ -57,6 +58,8 @@ def load(
       decoding: how encoded images of any size become arrays of one; they then stay in their files and are decoded when
         they are asked for, and `name` is a folder or a pattern (`records.opening.read_records`). Default: images that
         have one size.
+      test_list: of encoded images: a text file with CLASS/FILE in each line, which names the test images that are
+        meant, in their order (`records.listed`); empty = all. `test_examples` are then the first n of the list.
 
     Raises:
       InputError: an unknown name, files that are missing (every place is listed) or damaged, more examples than there
@@ -67,18 +70,22 @@ def load(
     """
     check_count("train_examples", train_examples, 0)
     check_count("test_examples", test_examples, 0)
-    dataset = open_dataset(name, data_dir=data_dir, decoding=decoding)
+    dataset = open_dataset(name, data_dir=data_dir, decoding=decoding, test_list=test_list)
     train = first("train_examples", train_examples, name, dataset.train)
-    test = first("test_examples", test_examples, name, dataset.test)
+    test = first("test_examples", test_examples, name, dataset.test, as_listed=bool(test_list))
     return dataclasses.replace(dataset, train=train, test=test)
 
 
-def open_dataset(name: str, *, data_dir: str | os.PathLike[str] = "", decoding: Decoding | None = None) -> Dataset:
+def open_dataset(
+    name: str, *, data_dir: str | os.PathLike[str] = "", decoding: Decoding | None = None, test_list: str = ""
+) -> Dataset:
     """As `load`, but images that are files, or bytes of files, are decoded only when they are indexed.
 
     For data that does not fit in memory: `prepare` makes a cache of it.
     """
-    found = find(name, data_dir) if decoding is None else read_records(name, decoding)
+    if test_list and decoding is None:
+        raise InputError(f"test_list={test_list!r} is of encoded images; give decoding, or leave it out")
+    found = find(name, data_dir) if decoding is None else read_records(name, decoding, test_list)
     num_classes, class_names = classes(found)
     shown = found.name or (name if name.startswith("tfds:") or name in names() else Path(found.where).stem)
     train, test = (Split(*split) for split in (found.train, found.test))

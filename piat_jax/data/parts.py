@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from piat_jax.core import scratch
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.data.records.images import RecordImages
 from piat_jax.data.types import Split
@@ -14,8 +15,12 @@ LEAST_CHANCE = {False: 1e-6, True: 0.05}
 believed."""
 
 
-def first(argument: str, count: int, name: str, split: Split) -> Split:
+def first(argument: str, count: int, name: str, split: Split, *, as_listed: bool = False) -> Split:
     """The first `count` examples, copied so that the rest is freed; 0 means all. Encoded images stay encoded.
+
+    What is mapped from a file stays there where it is more than `core.scratch.IN_MEMORY_BYTES`.
+
+    With `as_listed` their order is meant, whatever classes the first ones are of.
 
     Raises:
       InputError: there are fewer, or the first ones are of other classes than the whole.
@@ -26,10 +31,13 @@ def first(argument: str, count: int, name: str, split: Split) -> Split:
             f"{argument}={count} is more than the {len(labels)} of {name!r}; give at most {len(labels)}, or 0 for all"
         )
     if count and count < len(labels):
-        check_like_the_whole(f"{argument}={count}", labels, labels[:count])
+        if not as_listed:
+            check_like_the_whole(f"{argument}={count}", labels, labels[:count])
         if isinstance(images, RecordImages):
             return Split(images.part(np.arange(count)), labels[:count].copy())  # type: ignore[arg-type]
-        return Split(np.array(images[:count]), labels[:count].copy())
+        part = images[:count]
+        mapped = isinstance(part, np.memmap) and part.nbytes > scratch.IN_MEMORY_BYTES
+        return Split(part if mapped else np.array(part), labels[:count].copy())
     return Split(images if isinstance(images, np.ndarray | RecordImages) else images[:], labels)
 
 

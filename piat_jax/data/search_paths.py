@@ -20,6 +20,16 @@ def roots(data_dir: str | os.PathLike[str]) -> list[Path]:
     return [expanded(folder) for folder in (environment, "data") if folder]
 
 
+def cache_folder() -> Path:
+    """Where what takes long to find out about data sets is kept: $PIAT_CACHE_DIR, else ~/.cache/piat_jax.
+
+    As elsewhere, $XDG_CACHE_HOME stands in the place of ~/.cache.
+    """
+    if own := os.environ.get("PIAT_CACHE_DIR", ""):
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME", "") or "~/.cache") / "piat_jax"
+
+
 class Search:
     """Remembers every place that was looked at in vain, for the error when nothing is found."""
 

@@ -13,9 +13,10 @@ from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.forward import as_argument, make_logits_fn
 from piat_jax.core.pixels import as_float
 from piat_jax.core.renamed import warn
-from piat_jax.core.sharding import blocks, gather, replicate, split_batch
+from piat_jax.core.sharding import gather, replicate, split_batch
 from piat_jax.core.types import Array, Attack, LogitsFn, Variables
 from piat_jax.evaluation.robustness import Finding
+from piat_jax.evaluation.sending import sent_blocks
 from piat_jax.evaluation.validity import measure, of_validity, threat_of
 from piat_jax.programs.jit import program_jit
 
@@ -38,7 +39,8 @@ def correct_under_attack(
     Args:
       logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`. What `make_logits_fn` returns, or another pytree,
         brings its weights along, so that others compile nothing; weights that a function closes over are constants.
-      images: `[N, H, W, C]` uint8, or floats in [0, 1].
+      images: `[N, H, W, C]` uint8, or floats in [0, 1]; may be a map of a file. Those of NumPy that are more than
+        `evaluation.sending.ON_DEVICE_BYTES` stay on the host, and are sent block by block.
       labels: `[N]`.
       attack: an attack with its hyper-parameters bound, or None for clean images.
       source: the network that is attacked, called as `logits_fn`, where it is another than the one that judges: how
@@ -71,11 +73,12 @@ def correct_under_attack(
     logits_fn, count = as_argument(logits_fn), len(labels)
     extra = {} if source is None else {"source": replicate(as_argument(source), mesh)}
     check_count("batch_size", batch_size, 1)
-    logits_fn, images, labels, key = replicate((logits_fn, images, labels, key), mesh)
+    logits_fn, key = replicate((logits_fn, key), mesh)
     results = []
-    for indices in blocks(count, batch_size, mesh):
+    for block in sent_blocks(images, labels, batch_size, mesh):
         on_block()
-        results.append(_correct_block(logits_fn, images, labels, indices, attack, key, mesh, **extra))
+        how = extra | ({"sent": True} if block.sent else {})
+        results.append(_correct_block(logits_fn, *block[:3], attack, key, mesh, **how))
         jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
     correct, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
     for finding in of_validity(str(attack), valid):
@@ -99,7 +102,7 @@ def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_cla
     return jnp.min(jnp.where(total > 0, right / jnp.maximum(total, 1.0), 1.0))
 
 
-@program_jit(static_argnames="mesh")
+@program_jit(static_argnames=("mesh", "sent"))
 def _correct_block(
     logits_fn: LogitsFn,
     images: Array,
@@ -109,8 +112,11 @@ def _correct_block(
     key: Array,
     mesh: Mesh | None,
     source: LogitsFn | None = None,
+    sent: bool = False,
 ) -> tuple[Array, Array]:
-    x, y, indices = split_batch((as_float(images[indices]), labels[indices], indices), mesh)
+    """Which examples of a block are correct, and valid; images and labels are all, or where `sent` the block's."""
+    x, y = (images, labels) if sent else (images[indices], labels[indices])
+    x, y, indices = split_batch((as_float(x), y, indices), mesh)
     valid = jnp.full(y.shape, True)
     if attack is not None:
         clean, x = x, attack(logits_fn if source is None else source, x, y, key=key, indices=indices)

@@ -27,6 +27,7 @@ from piat_jax.core.checks import (
 )
 from piat_jax.core.norms import norm_name
 from piat_jax.core.rng import example_keys, named_key
+from piat_jax.core.scratch import scratch
 from piat_jax.core.types import Array
 from piat_jax.evaluation import sanity
 from piat_jax.evaluation.attack_state import AttackState
@@ -158,7 +159,7 @@ class AutoAttack:
           folder: where every block is written down and at the end the result. Called again with the same arguments the
             evaluation goes on where it was stopped, be it killed; one that was finished is read. The adversarial images
             stay on disk, in images.npy, so memory holds some blocks however many images there are; without a folder
-            they are in memory, four bytes a value.
+            they are in memory, four bytes a value, or above 1 GiB in a temporary file (`core.scratch`).
           report: called after each block.
           devices: over which blocks are split; default all. With those of several processes each of these makes the
             same call, and the first writes to the folder, which they share.
@@ -242,14 +243,14 @@ class _Run:
             if result := journal.result():
                 return result
         shape = self.images.shape
-        images = journal.open_images(shape) if journal else np.empty(shape, np.float32)
+        images = journal.open_images(shape) if journal else scratch("the adversarial images", shape, np.float32)
         for rows in self._slices():
             images[rows] = self._pixels(rows)
         tally = AttackState(self.runs, images, logits, self.labels, alone=self.settings.individually)
         for record in journal.records() if journal else ():
             tally.apply(record)
         findings = list(self._findings(logits))
-        self.ranked = np.asarray(ranked_others(jnp.asarray(logits), jnp.asarray(self.labels)))
+        self.ranked = self._ranked(logits)
         pace = _Pace(self.members)
         for number, member in enumerate(self.members):
             while tally.pending(number).any():
@@ -303,6 +304,15 @@ class _Run:
     def _clean(self, blocks: Blocks) -> np.ndarray:
         """Logits `[N, K]` of the clean images."""
         return np.concatenate([self._logits(blocks, self._pixels(rows), rows, "clean") for rows in self._slices()])
+
+    def _ranked(self, logits: np.ndarray) -> np.ndarray:
+        """The classes that attacks aim at, `[N, T]`, a block at a time: of all classes they would be many."""
+        most = max(member.targets for member in self.members)
+
+        def ranked(rows: np.ndarray) -> np.ndarray:
+            return np.asarray(ranked_others(jnp.asarray(logits[rows]), jnp.asarray(self.labels[rows]))[:, :most])
+
+        return np.concatenate([ranked(rows) for rows in self._slices()])
 
     def _findings(self, logits: np.ndarray) -> Iterator[Finding]:
         yield from sanity.of_outputs(logits, self.labels)

@@ -14,9 +14,10 @@ from piat_jax.core.checks import InputError, check_count, check_range
 from piat_jax.core.forward import as_argument
 from piat_jax.core.norms import norm_name
 from piat_jax.core.pixels import as_float
-from piat_jax.core.sharding import blocks, gather, replicate, split_batch
+from piat_jax.core.sharding import gather, replicate, split_batch
 from piat_jax.core.types import Array, LogitsFn
 from piat_jax.evaluation.robustness import Finding
+from piat_jax.evaluation.sending import sent_blocks
 from piat_jax.evaluation.validity import Threat, measure, of_validity
 from piat_jax.programs.jit import program_jit
 
@@ -140,11 +141,12 @@ def minimum_norms(
     check_count("batch_size", batch_size, 1)
     of_classes = np.asarray(labels)
     count, norm = len(labels), norm_name(attack.options["norm"])
-    logits_fn, images, labels, key = replicate((logits_fn, images, labels, key), mesh)
+    logits_fn, key = replicate((logits_fn, key), mesh)
     clean, distances, kept = [], [], []
-    for indices in blocks(count, batch_size, mesh):
+    for block in sent_blocks(images, labels, batch_size, mesh):
         on_block()
-        x, right, found, wrong = gather(_nearest_block(logits_fn, images, labels, indices, attack, key, mesh))
+        how = {"sent": True} if block.sent else {}
+        x, right, found, wrong = gather(_nearest_block(logits_fn, *block[:3], attack, key, mesh, **how))
         away, valid = measure(found, x, Threat(None, norm))
         clean.append(right)
         distances.append(np.where(right, np.where(wrong & valid, away, np.inf), 0.0))
@@ -155,7 +157,7 @@ def minimum_norms(
     return MinimumNorms(norm, of_classes, clean, distances)
 
 
-@program_jit(static_argnames="mesh")
+@program_jit(static_argnames=("mesh", "sent"))
 def _nearest_block(
     logits_fn: LogitsFn,
     images: Array,
@@ -164,9 +166,14 @@ def _nearest_block(
     attack: Bound,
     key: Array,
     mesh: Mesh | None,
+    sent: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
-    """Clean images, whether they are correct, the nearest misclassified ones, and whether these are taken for that."""
-    x, y, indices = split_batch((as_float(images[indices]), labels[indices], indices), mesh)
+    """Clean images, whether they are correct, the nearest misclassified ones, and whether these are taken for that.
+
+    Images and labels are all, or where `sent` the block's.
+    """
+    x, y = (images, labels) if sent else (images[indices], labels[indices])
+    x, y, indices = split_batch((as_float(x), y, indices), mesh)
     right = losses.correct(logits_fn(x), y)
     nearest = attack(logits_fn, x, y, key=key, indices=indices, active=right).images
     found, wrong = nearest, jnp.full(y.shape, False)

@@ -49,6 +49,7 @@ class Origin(NamedTuple):
     about: About
     experiment: Experiment  # how it is evaluated
     report: LoadReport  # what became of the weights' file
+    published: str = ""  # the name that the network is published by, if that was given
 
 
 class _Beside:
@@ -92,9 +93,11 @@ class Classifier:
         *,
         experiment: Experiment | None = None,
         report: LoadReport = LoadReport((), (), (), "model"),  # noqa: B008
+        published: str = "",
     ) -> "Classifier":
         """A classifier of a network and its weights; without an experiment, evaluated as the PIAT paper does."""
-        return cls(model, variables, _Beside(Origin(about, experiment or Experiment(method=Stack("pgd_at")), report)))
+        experiment = experiment or Experiment(method=Stack("pgd_at"))
+        return cls(model, variables, _Beside(Origin(about, experiment, report, published)))
 
     @property
     def origin(self) -> Origin:
@@ -211,13 +214,15 @@ class Classifier:
 
         Args:
           folder: the run's.
-          experiment: what it is evaluated on, or the name of a config that says it.
+          experiment: what it is evaluated on, or the name of a config that says it; there encoded images are cropped
+            as those that the network was published for, where it was loaded by a published name.
 
         Raises:
           InputError: the experiment does not fit the network.
         """
         if isinstance(experiment, str):
-            experiment = config.load(experiment, trains=False)
+            name = {"model.name": self.origin.published} if self.origin.published else {}
+            experiment = config.load(experiment, name, trains=False)
         module, target = self.model.module, expanded(folder)
         normalization = {name: tuple(getattr(module, name, ())) for name in ("mean", "std")}
         network = dataclasses.replace(
@@ -317,7 +322,8 @@ def load(
     # Given ones, if they are none, stay none.
     normalization = (row.mean, row.std) if row and mean is None and std is None else ()
     loaded = load_weights(path, net, shape, **options, normalization=normalization)
-    return Classifier.of(loaded.model, loaded.variables, about, experiment=experiment, report=loaded.report)
+    origin = {"experiment": experiment, "report": loaded.report, "published": model if row else ""}
+    return Classifier.of(loaded.model, loaded.variables, about, **origin)
 
 
 def _of_run(

@@ -11,7 +11,7 @@ import os
 import runpy
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from piat_jax.experiment.chosen import CHOOSERS, completed
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields
 from piat_jax.experiment.methods import method_groups, parse_method
+from piat_jax.experiment.published_crop import published_crop
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.validate import problems
-from piat_jax.interop.published import is_published, published
+from piat_jax.interop.published import Published, is_published, published
 from piat_jax.objectives import WRAPPERS
 from piat_jax.training.schedules import SCHEDULES, schedule_fields
 
@@ -42,7 +43,14 @@ FOLLOWING = ("eps", "step_size", "norm")
 """Fields of the evaluation that are the training attack's until they are set; a wrapper's eps is too."""
 
 
-def load(text: str, overrides: Mapping[str, Any] = {}, *, trains: bool = True, checked: bool = True) -> Experiment:
+def load(
+    text: str,
+    overrides: Mapping[str, Any] = {},
+    *,
+    trains: bool = True,
+    checked: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> Experiment:
     """The experiment of a config with some of its fields changed.
 
     Args:
@@ -51,6 +59,7 @@ def load(text: str, overrides: Mapping[str, Any] = {}, *, trains: bool = True, c
       overrides: field to value, `{"attack.eps": 8 / 255}`; text is read as the command line reads it.
       trains: whether it is to be trained; else what is evaluated during training does not matter.
       checked: whether the values are checked, teachers of other runs among them; names and types always are.
+      note: is told what a published network's name has decided about the images.
 
     Raises:
       InputError: with every problem on a line of its own.
@@ -58,7 +67,7 @@ def load(text: str, overrides: Mapping[str, Any] = {}, *, trains: bool = True, c
     >>> load("embedded:nmse+piat", {"epochs": 3, "attack.eps": "8/255"}).optimizer.lr_epochs
     (0.0, 1.5, 2.25, 3.0)
     """
-    return resolve(read(text), overrides, trains=trains, checked=checked)
+    return resolve(read(text), overrides, trains=trains, checked=checked, note=note)
 
 
 def resolve(
@@ -67,6 +76,7 @@ def resolve(
     *,
     trains: bool = True,
     checked: bool = True,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
     """The experiment that a config describes, with some fields changed; arguments and errors as of `load`.
 
@@ -83,7 +93,7 @@ def resolve(
     fields: Any = config.plain() if isinstance(config, Experiment) else copy.deepcopy(config)
     if isinstance(config, Experiment):
         overrides = _followed(config, overrides)
-    overrides = _of_published(fields, overrides)
+    overrides = _of_published(fields, overrides, note)
     found = _apply(fields, overrides)
     experiment = Experiment.from_plain(_to_dict(fields))
     found += problems(experiment, trains=trains) if checked else []
@@ -93,7 +103,11 @@ def resolve(
 
 
 def resume(
-    run: Run, config: str | ConfigDict | Experiment | None = None, overrides: Mapping[str, Any] = {}
+    run: Run,
+    config: str | ConfigDict | Experiment | None = None,
+    overrides: Mapping[str, Any] = {},
+    *,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
     """What a run goes on as: its own experiment, or that of a config, with some fields changed.
 
@@ -105,7 +119,7 @@ def resume(
     if "epochs" in overrides:
         rest = own.optimizer.rest
         overrides = {**{f"optimizer.{name}": rest[name] for name in KNOTS if name in rest}, **overrides}
-    return resolve(config or own, overrides)
+    return resolve(config or own, overrides, note=note)
 
 
 def default_config(method: str = "pgd_at") -> ConfigDict:
@@ -285,8 +299,10 @@ def _followed(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _of_published(fields: Any, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+def _of_published(fields: Any, overrides: Mapping[str, Any], note: Callable[[str], None]) -> Mapping[str, Any]:
     """Put the network's own name in the place of a published one, and what that says where nothing else is set.
+
+    Where images are encoded, their crop is the one that the network was published for (`published_crop`).
 
     A run knows nothing of published names, so that it stays what it is whatever the table says one day.
     """
@@ -304,7 +320,24 @@ def _of_published(fields: Any, overrides: Mapping[str, Any]) -> Mapping[str, Any
         group["name"], group["options"] = row.model, ConfigDict({**row.options, **own})
         if not group["mean"] and not group["std"]:
             group["mean"], group["std"] = row.mean, row.std
+    _crop_as_published(str(name), row, fields, overrides, note)
     return {path: value for path, value in overrides.items() if path != "model.name"}
+
+
+def _crop_as_published(
+    name: str, row: Published, fields: Any, overrides: Mapping[str, Any], note: Callable[[str], None]
+) -> None:
+    """Put the crop of a published network into the fields that nothing is set in."""
+    group: Any = fields.get("dataset", {})
+    given = {path.removeprefix("dataset."): value for path, value in overrides.items() if path.startswith("dataset.")}
+    now = _to_dict(group)
+    with contextlib.suppress(ValueError):  # a size that is no number is told with all else
+        now["image_size"] = parse_value(given.get("image_size", now.get("image_size", 0)), 0)
+        changes, told = published_crop(name, row, {**now, **given, "image_size": now["image_size"]}, given)
+        for field, value in changes.items():
+            group[field] = value
+        if told:
+            note(told)
 
 
 def _place_default_knots(optimizer: Any, epochs: float) -> None:

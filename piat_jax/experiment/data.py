@@ -95,6 +95,7 @@ def load_data(experiment: Experiment, *, hold_out_how: str = "by class") -> tupl
         train_examples=fields.train_examples,
         test_examples=fields.test_examples,
         decoding=experiment.build_decoding(),
+        test_list=fields.test_list,
     )
     check_augmentation(data.name, fields.flip)  # what lies under a path may have a name
     train, monitor = data.train, data.test
@@ -121,7 +122,13 @@ def load_test(
     """
     fields = experiment.dataset
     count, decoding = test_examples or fields.test_examples, experiment.build_decoding()
-    data = load(fields.name, data_dir=fields.data_dir, test_examples=count, decoding=decoding)
+    data = load(
+        fields.name,
+        data_dir=fields.data_dir,
+        test_examples=count,
+        decoding=decoding,
+        test_list=fields.test_list,
+    )
     return dataclasses.replace(data, test=in_memory(data.test, note))
 
 

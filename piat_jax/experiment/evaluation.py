@@ -1,8 +1,10 @@
 """The accuracies that an experiment asks for: under which attacks, and how they are measured."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,8 +23,10 @@ from piat_jax.core.rng import named_key
 from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, LogitsFn, Model, Objective, TrainState, Variables
 from piat_jax.data import Split
+from piat_jax.data.records.listed import read_list
 from piat_jax.evaluation import AutoAttack, AutoAttackUnion, Finding, correct_under_attack
 from piat_jax.evaluation.minimum_norm import MinimumNormAttack, MinimumNorms, minimum_norms
+from piat_jax.evaluation.sending import placed
 from piat_jax.evaluation.union import UNION, UNION_EPS
 from piat_jax.experiment.experiment import Experiment, try_attack
 
@@ -149,9 +153,17 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     if experiment.evaluation.attack_precision != "same":  # as before there was a choice
         fields.append("attack_precision")
     settings = {"seed": experiment.seed, **{field: getattr(experiment.evaluation, field) for field in fields}}
+    if experiment.dataset.test_list:
+        settings["test_list"] = _digest_of_list(experiment.dataset.test_list)
     if experiment.evaluation.union_eps != UNION_EPS:
         settings["union_eps"] = list(experiment.evaluation.union_eps)
     return settings
+
+
+def _digest_of_list(path: str) -> str:
+    """The name of a list of images, and what tells it from others of that name."""
+    names = "\n".join(map(str, read_list(path)))
+    return f"{Path(path).name} {hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
 
 def evaluated(objective: Objective, state: TrainState) -> Variables:
@@ -204,7 +216,7 @@ class Evaluator:
         note: Callable[[str], None] = lambda text: None,
     ):
         self.experiment, self.net, self.note = experiment, net, note
-        self.images, self.labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+        self.images, self.labels = placed(split.images), jnp.asarray(split.labels)
         precision = experiment.evaluation.precision
         self.precision = None if precision == "default" else precision
         self.options: dict[str, Any] = {

@@ -49,7 +49,7 @@ NAMED = ("wrappers", "further")
 AUGMENTATION = (
     "crop_padding", "padding_mode", "flip", "policy", "policy_operations", "policy_magnitude", "cutout", "erasing",
 )  # fmt: skip
-OF_ENCODED = ("resize", "interpolation", "crop_scale", "workers", "on_bad_image")
+OF_ENCODED = ("resize", "resizing", "interpolation", "crop_scale", "workers", "on_bad_image", "test_list")
 """Fields that only encoded images of any size have."""
 
 
@@ -303,6 +303,7 @@ class Experiment:
             return Decoding(
                 size=fields.image_size,
                 resize=fields.resize,
+                resizing=fields.resizing,
                 interpolation=fields.interpolation,
                 scale=tuple(fields.crop_scale),  # type: ignore[arg-type]
                 on_bad=fields.on_bad_image,

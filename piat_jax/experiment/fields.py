@@ -115,6 +115,9 @@ class DatasetFields:
         "224, in this proportion",
         default=0,
     )
+    resizing: str = field(
+        "what resize is of: short (side), both (sides, whatever their ratio); none resizes nothing", default="short"
+    )
     interpolation: str = field("of such images: bilinear, bicubic", default="bilinear")
     crop_scale: tuple[float, ...] = field(
         "least and largest share of such an image's area that is trained on", default=(0.08, 1.0)
@@ -123,6 +126,11 @@ class DatasetFields:
     on_bad_image: str = field(
         "what such an image does that cannot be decoded: stop, or skip: the next one stands in, and it is counted",
         default="stop",
+    )
+    test_list: str = field(
+        "a text file that names the images to evaluate on, CLASS/FILE in each line, as RobustBench's of ImageNet; "
+        "test_examples are the first n of it; empty = all",
+        default="",
     )
     stream: bool = field("from the host in windows of steps: for data larger than the device's memory", default=False)
 

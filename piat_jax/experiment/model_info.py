@@ -10,18 +10,23 @@ from piat_jax.experiment.experiment import Experiment
 from piat_jax.models import MODELS
 
 FILE = "model_info.json"
+LISTED = 5000
+"""Images in its list of ImageNet's."""
 THREATS = {"linf": "Linf", "l2": "L2"}
 """The threat models that it has, by norm; its folders are called so."""
 
 
-def is_whole(name: str, test: Split, limited: bool) -> bool:
+def is_whole(name: str, test: Split, limited: bool, *, listed: bool = False) -> bool:
     """Whether these are all test images of the data set.
 
     Args:
       name: of the data set.
       test: the images and labels that were attacked.
       limited: whether it was asked for the first n only; where the size was published that decides.
+      listed: whether they are those of a list, which has to have as many as that of ImageNet.
     """
+    if listed:
+        return len(test.labels) == LISTED
     return len(test.labels) == KNOWN[name].test if name in KNOWN else not limited
 
 

@@ -62,6 +62,8 @@ LATER = {
     "dataset.stream": False,
     "dataset.image_size": 0,
     "dataset.resize": 0,
+    "dataset.resizing": "short",
+    "dataset.test_list": "",
     "dataset.interpolation": "bilinear",
     "dataset.crop_scale": (0.08, 1.0),
     "dataset.workers": 0,

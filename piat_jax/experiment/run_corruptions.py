@@ -16,7 +16,7 @@ from piat_jax.data.corruptions import CORRUPTIONS, SEVERITIES, Corruptions, open
 from piat_jax.data.types import Split
 from piat_jax.evaluation.corruptions import CorruptionAccuracy
 from piat_jax.experiment.data import load_test
-from piat_jax.experiment.evaluation import Evaluator
+from piat_jax.experiment.evaluation import Evaluator, settings_of
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import Run, checkpoints_of, read_json
 
@@ -82,6 +82,7 @@ def evaluate_corruptions(
         variables, info = run.load_evaluated(name, like)
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
         about = {**at, "examples": num_examples, "precision": experiment.evaluation.precision}
+        about["test_list"] = settings_of(experiment).get("test_list")  # of the clean images
         known = _known(path, about) if resume else {}
         done: dict[str, tuple[float, ...]] = {}
         clean = known.get("clean")

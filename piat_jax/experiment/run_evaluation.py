@@ -123,9 +123,11 @@ def evaluate(
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *data.test.images.shape[1:])))
     correct = evaluator(experiment, net, data.test, note=listener.note)
     by_autoattack = any(map(is_autoattack, attacks))
-    for_autoattack = first("aa_examples", aa_examples if by_autoattack else 0, fields.name, data.test)
+    for_autoattack = first(
+        "aa_examples", aa_examples if by_autoattack else 0, fields.name, data.test, as_listed=bool(fields.test_list)
+    )
     limited = bool(num_examples or fields.test_examples or len(for_autoattack.labels) < len(data.test.labels))
-    whole = is_whole(data.name, for_autoattack, limited)
+    whole = is_whole(data.name, for_autoattack, limited, listed=bool(fields.test_list))
     result = {
         "num_examples": len(data.test.labels),
         "aa_examples": len(for_autoattack.labels),
@@ -339,7 +341,7 @@ def comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwri
             result["aa_examples"] = before["aa_examples"]
     else:
         before["aa_examples"] = result["aa_examples"]
-    unless_told = {"attack_precision": "same", "union_eps": list(UNION_EPS)}
+    unless_told = {"attack_precision": "same", "union_eps": list(UNION_EPS), "test_list": ""}
     there, here = ({**unless_told, **found, **found["settings"]} for found in (before, result))
     compared = dict.fromkeys(("num_examples", "aa_examples", *unless_told, *result["settings"]))
     changed = [name for name in compared if there.get(name) != here[name]]

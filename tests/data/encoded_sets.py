@@ -26,12 +26,13 @@ def encode(image, kind="JPEG", **options):
     return file.getvalue()
 
 
-def examples(count, start=0):
-    """JPEG, PNG and WebP in turn, all of the classes."""
+def examples(count, start=0, named=""):
+    """JPEG, PNG and WebP in turn, all of the classes; their files are called by a word and their number, or not."""
     kinds = (("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"))
     for index in range(start, start + count):
         kind, suffix = kinds[index % 5 % 3]
-        yield Encoded(encode(picture(index), kind), index % len(CLASSES), suffix)
+        name = f"{named}{index}" if named else ""
+        yield Encoded(encode(picture(index), kind), index % len(CLASSES), suffix, name)
 
 
 def write_set(folder, kind, train=30, test=9, per_shard=12):

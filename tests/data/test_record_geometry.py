@@ -221,3 +221,35 @@ def test_a_bad_training_image_is_replaced_by_the_next(tmp_path):
 def test_examples_have_mixed_sizes():
     sizes = {Image.open(io.BytesIO(each.data)).size for each in examples(12)}
     assert len(sizes) > 6
+
+
+def center_crop(pixels, size):
+    """torchvision's CenterCrop by hand: black around what is smaller, half of it before, then the middle."""
+    height, width = pixels.shape[:2]
+    around = [(max(size - length, 0) // 2, (max(size - length, 0) + 1) // 2) for length in (height, width)]
+    pixels = np.pad(pixels, [*around, (0, 0)])
+    top, left = (round((length - size) / 2) for length in pixels.shape[:2])
+    return pixels[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_both_sides_are_resized_or_none(interpolation):
+    kind = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
+    for number in range(12):
+        image = picture(number)  # from 20 to 59 pixels a side
+        for size, resize in ((24, 24), (24, 31), (25, 0)):
+            found = evaluation_crop(
+                image, Decoding(size=size, resize=resize, resizing="both", interpolation=interpolation)
+            )
+            side = resize or round(size * 256 / 224)
+            np.testing.assert_array_equal(found, center_crop(np.asarray(image.resize((side, side), kind)), size))
+        for size in (16, 33, 40, 70):
+            found = evaluation_crop(image, Decoding(size=size, resizing="none", interpolation=interpolation))
+            np.testing.assert_array_equal(found, center_crop(np.asarray(image), size))
+
+
+def test_what_is_not_resized_has_no_size_for_it():
+    with pytest.raises(InputError, match="resize=30 with resizing='none'; leave out one of them"):
+        Decoding(size=16, resize=30, resizing="none")
+    with pytest.raises(InputError, match="resizing='shrt' is unknown; did you mean 'short'"):
+        Decoding(size=16, resizing="shrt")

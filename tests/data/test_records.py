@@ -1,15 +1,20 @@
+import itertools
 import shutil
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from piat_jax.core import scratch
 from piat_jax.core.checks import InputError
-from piat_jax.data import hold_out, load
+from piat_jax.data import first, hold_out, load
 from piat_jax.data.records import Decoding, RecordImages
+from piat_jax.data.records import images as records_images
 from piat_jax.data.records.examples import parse_example, write_example
 from piat_jax.data.records.folders import FolderRecords
+from piat_jax.data.records.images import decoded
 from piat_jax.data.records.opening import read_records
 from piat_jax.data.records.tar import TarRecords
 from piat_jax.data.records.writing import KINDS, Encoded, write_split
@@ -239,3 +244,48 @@ def test_an_example_without_an_image_lists_what_it_has():
 
     with pytest.raises(InputError, match=r"x has features label, png; give an encoded image as image or image/encoded"):
         split("x", write_example({"label": 1, "png": b"x"}))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_images_to_evaluate_on_are_decoded_into_memory_or_into_a_file(sets, tmp_path, monkeypatch, mapped):
+    folder = tmp_path / "set"
+    shutil.copytree(sets["folders"], folder)
+    whole = read_records(str(folder), DECODING).test[0]
+    expected = whole[:]
+    for place in (0, 4):
+        Path(whole.name(place)).write_bytes(b"no image")
+    if mapped:
+        monkeypatch.setattr(scratch, "IN_MEMORY_BYTES", 3 * 16 * 16 * 3 - 1)
+    images = read_records(str(folder), Decoding(size=16, on_bad="skip")).test[0]
+    split, bad = decoded(images)
+    assert isinstance(split.images, np.memmap) == mapped
+    kept = [1, 2, 3, 5, 6, 7, 8]
+    np.testing.assert_array_equal(split.images, expected[kept])
+    np.testing.assert_array_equal(split.labels, whole.labels[kept])
+    assert [line.partition(" ")[0] for line in bad] == [whole.name(0), whole.name(4)]
+    # Of what is mapped many are not copied, and few are.
+    assert isinstance(first("test_examples", 3, "x", split).images, np.memmap) == mapped
+    assert not isinstance(first("test_examples", 2, "x", split, as_listed=True).images, np.memmap)
+    with pytest.raises(InputError, match="cannot be decoded"):
+        decoded(whole)
+
+
+def test_memory_to_decode_does_not_grow_with_the_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(records_images, "AT_ONCE", 8)
+    some, one = list(examples(20)), 64 * 64 * 3
+
+    def peak(count):
+        for name, number in (("train", 20), ("test", count)):
+            repeated = itertools.islice(itertools.cycle(some), number)
+            write_split(tmp_path / str(count), "tar", name, repeated, class_names=CLASSES)
+        images = load(str(tmp_path / str(count)), decoding=Decoding(size=64)).test.images
+        tracemalloc.start()
+        split, _ = decoded(images)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert split.images[-1].any()
+        return most / one
+
+    small, large = peak(60), peak(600)
+    assert large < small + 32

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 import piat_jax
+from piat_jax.cli import errors, evaluate
 from piat_jax.core.checks import InputError, SavedAndStopped
-from piat_jax.data.records import RecordImages
+from piat_jax.data.records import Decoding, RecordImages
+from piat_jax.data.records.opening import read_records
+from piat_jax.evaluation import Robustness
 from piat_jax.experiment import config, data, notes, run_evaluation
 from piat_jax.experiment.run_training import Listener
 from piat_jax.experiment.validate import problems
@@ -53,10 +56,11 @@ class Stops(Listener):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(folder, workdir, *, resume=False, after=0, **fields):
+def train(folder, workdir, *, resume=False, after=0, epochs=2, **fields):
     listener = Stops(after)
     overrides = {**SMALL, "dataset.name": str(folder), **fields}
-    run = piat_jax.train("embedded:nmse+piat", workdir, overrides=overrides, epochs=2, resume=resume, listener=listener)
+    options = {"overrides": overrides, "resume": resume, "listener": listener}
+    run = piat_jax.train("embedded:nmse+piat", workdir, epochs=epochs, **options)
     return run, listener
 
 
@@ -139,6 +143,8 @@ def test_the_config_says_how_images_are_decoded(folder):
         ({"name": "a/b", "image_size": 8, "crop_scale": (0.5, 0.1)}, r"dataset.crop_scale=\(0.5, 0.1\) falls"),
         ({"name": "a/b", "image_size": 8, "on_bad_image": "no"}, "dataset.on_bad_image='no' is unknown"),
         ({"name": "cifar10", "image_size": 8}, "dataset.name='cifar10' is a data set of images of one size"),
+        ({"test_list": "x.txt"}, "dataset.test_list='x.txt' is of encoded images; give dataset.image_size"),
+        ({"name": "a/b", "image_size": 8, "resizing": "no"}, "dataset.resizing='no' is unknown"),
         ({"name": "a/b", "image_size": 8, "data_dir": "c"}, "is a path; leave out dataset.data_dir='c'"),
     ],
 )
@@ -157,3 +163,41 @@ def test_padding_beside_random_crops_is_said():
     assert notes.shifted_crops(experiment_with(name="a/b", image_size=8)) == []
     (line,) = notes.shifted_crops(experiment_with(name="a/b", image_size=8, crop_padding=2))
     assert line.startswith("dataset.crop_padding=2 pads the random crops")
+
+
+def test_a_run_is_evaluated_on_the_images_of_a_list(folder, tmp_path, capsys):
+    """Trained elsewhere, and then evaluated by the command on other images, in the list's order."""
+    run, _ = train(folder, tmp_path / "run", epochs=1)
+    shown = read_records(str(folder), Decoding(size=16)).test[0].records
+    names = shown.file_names()
+    chosen = [4, 0, 5, 2]
+    lists = []
+    for number, some in enumerate((chosen, chosen[::-1], chosen[:2] + chosen[:1:-1])):
+        lists.append(tmp_path / str(number) / "list.txt")
+        lists[-1].parent.mkdir()
+        lists[-1].write_text("\n".join(names[i] for i in some) + "\n")
+
+    def evaluated(path, *more, expected=0):
+        arguments = [f"--workdir={run.folder}", "--checkpoint=final", "--attacks=clean,square3", *more]
+        arguments += [f"--config.dataset.test_list={path}"] if path else []
+        assert errors.run(evaluate.main, arguments) == expected
+        return capsys.readouterr()
+
+    evaluated(lists[0])
+    found = run.evaluation()
+    assert (found["num_examples"], found["aa_examples"]) == (4, 4)
+    robust = Robustness.load(run.robustness("final", "square3"))
+    assert robust.labels.tolist() == [shown.labels[i] for i in chosen]
+    assert found["settings"]["test_list"].startswith("list.txt ")
+    # As many images in another order are another evaluation, as are all images.
+    for other in (lists[1], ""):
+        told = evaluated(other, "--resume", expected=2).err
+        assert "holds another evaluation" in told
+        assert "test_list list.txt " in told
+    assert "known" in evaluated(lists[0], "--resume").out
+    evaluated(lists[0], "--overwrite", "--num_examples=2")
+    assert run.evaluation()["num_examples"] == 2
+    robust = Robustness.load(run.robustness("final", "square3"))
+    assert robust.labels.tolist() == [shown.labels[i] for i in chosen[:2]]
+    told = evaluated(tmp_path / "absent.txt", "--overwrite", expected=2).err
+    assert "absent.txt' cannot be read: No such file or directory" in told

@@ -46,7 +46,7 @@ AROUND = {
     "dataset.extra_smoothing": {"dataset.extra": "x.npz"},
     **{
         f"dataset.{name}": {"dataset.image_size": 8, "dataset.name": "a/folder"}
-        for name in ("resize", "interpolation", "crop_scale", "workers", "on_bad_image")
+        for name in ("resize", "resizing", "interpolation", "crop_scale", "workers", "on_bad_image", "test_list")
     },
     "dataset.image_size": {"dataset.name": "a/folder"},
     "model.mean": {"model.mean": (0.5,) * 3, "model.std": (0.5,) * 3},
@@ -70,6 +70,8 @@ OTHER = {
     "dataset.extra": ["x.npz"],
     "dataset.resize": [8],
     "dataset.image_size": [8],
+    "dataset.resizing": ["both"],
+    "dataset.test_list": ["list.txt"],
     "dataset.interpolation": ["bicubic"],
     "dataset.on_bad_image": ["skip"],
     "dataset.extra_weights": [(2.0, 1.0)],
@@ -366,6 +368,7 @@ def recorders():
         patch.setattr(TrainingProgress, "epoch", fake_progress)
         patch.setattr(AutoAttack, "run", fake_autoattack)
         patch.setattr(evaluation, "correct_under_attack", fake_correct)
+        patch.setattr(evaluation, "read_list", lambda path: [path])
         for module in (evaluation, run_training):
             patch.setattr(module, "evaluated", lambda objective, state: state.variables)
         patch.setattr(Run, "open", lambda *arguments, **options: None)

@@ -69,6 +69,8 @@ def test_which_results_count():
     assert not is_whole("cifar10", Split(some.images[1:], some.labels[1:]), limited=False)
     assert is_whole("mine", some, limited=False)
     assert not is_whole("mine", some, limited=True)
+    for count, whole in ((5000, True), (4999, False), (10000, False)):  # of a list of ImageNet's
+        assert is_whole("in1k", Split(some.images[:count], some.labels[:count]), limited=False, listed=True) == whole
 
 
 @pytest.fixture(scope="module")

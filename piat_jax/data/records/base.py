@@ -28,6 +28,8 @@ class Records:
 
     kind: ClassVar[str] = ""
     """What such files are called in messages."""
+    in_class_folders: ClassVar[bool] = False
+    """Whether the files' names begin with their class."""
 
     def __init__(self, labels: Sequence[int] | np.ndarray, class_names: Sequence[str], where: str):
         wide = np.asarray(labels)
@@ -57,6 +59,14 @@ class Records:
 
     def name(self, index: int) -> str:
         """What an image is called in messages: its file, and its place in it."""
+        raise NotImplementedError
+
+    def file_names(self) -> list[str]:
+        """What the image files are called, in order, with or without folders; empty where that was not kept.
+
+        Raises:
+          InputError: none of them has a name.
+        """
         raise NotImplementedError
 
     @property

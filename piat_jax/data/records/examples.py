@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -10,15 +10,44 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.shards import check_different, check_shards
 from piat_jax.data.encoded import first_line
 from piat_jax.data.records.base import Records, read_bytes
+from piat_jax.data.records.index import Index, cached_index
 from piat_jax.data.tfrecord import check_record, scan_tfrecords
 
 IMAGES = ("image", "image/encoded")
 LABELS = ("label", "image/class/label")
+NAMES = ("file_name", "image/filename")
 BLOCK = 64
 """Records that are read at once to learn their labels."""
 
 
-class ArrayRecords(Records):
+class _Examples(Records):
+    """What both forms have in common: an index that is kept, as it takes reading all of them."""
+
+    form: ClassVar[str] = ""
+    paths: list[str]
+
+    def _index(self) -> Index:
+        return cached_index(self.form, self.paths, self._checked)
+
+    def _checked(self) -> Index:
+        """The index of files that are a whole, each once; of equal size they are read to be compared."""
+        paths = [Path(path) for path in self.paths]
+        check_shards(paths)
+        check_different(paths)
+        return self._read_index()
+
+    def _read_index(self) -> Index:
+        raise NotImplementedError
+
+    def file_names(self) -> list[str]:
+        """What the examples have as file_name or image/filename."""
+        names = self._index().names
+        if not (names != b"").any():
+            raise InputError(f"{self.paths[0]} has no names of files; give them as {' or '.join(NAMES)}")
+        return [name.decode(errors="replace") for name in names.tolist()]
+
+
+class ArrayRecords(_Examples):
     """The examples of array_record files in their order.
 
     Args:
@@ -30,10 +59,9 @@ class ArrayRecords(Records):
     """
 
     kind = "array_record files of tf.train.Example"
+    form = "array_record"
 
     def __init__(self, paths: Sequence[Path], class_names: Sequence[str] = ()):
-        check_shards(paths)
-        check_different(paths)
         self.paths = [str(path) for path in paths]
         try:
             from grain.sources import ArrayRecordDataSource
@@ -41,10 +69,7 @@ class ArrayRecords(Records):
             raise InputError(f"{paths[0]} needs grain; pip install 'piat_jax[data]'") from error
         try:
             self.source: Any = ArrayRecordDataSource(self.paths)
-            labels = []
-            for start in range(0, len(self.source), BLOCK):
-                which = range(start, min(start + BLOCK, len(self.source)))
-                labels += [split(self.name(i), r)[1] for i, r in zip(which, self.source.__getitems__(which))]
+            labels = self._index().labels
         except InputError:
             raise
         except Exception as error:  # Damaged files raise nearly anything.
@@ -52,6 +77,16 @@ class ArrayRecords(Records):
                 f"{paths[0]} cannot be read as array_record ({first_line(error)}); copy it again"
             ) from error
         super().__init__(labels, class_names, self.paths[0])
+
+    def _read_index(self) -> Index:
+        labels, names = [], []
+        for start in range(0, len(self.source), BLOCK):
+            which = range(start, min(start + BLOCK, len(self.source)))
+            for index, record in zip(which, self.source.__getitems__(which)):
+                _, label, name = split(self.name(index), record)
+                labels.append(label)
+                names.append(name)
+        return _index_of(labels, names, [])
 
     def read(self, index: int) -> bytes:
         """The bytes of an image file."""
@@ -66,7 +101,7 @@ class ArrayRecords(Records):
         return f"{self.paths[0]} record {index}"
 
 
-class TfRecords(Records):
+class TfRecords(_Examples):
     """The examples of tfrecord files in their order; checksums are verified whenever one is read.
 
     Args:
@@ -78,18 +113,22 @@ class TfRecords(Records):
     """
 
     kind = "tfrecord files of tf.train.Example"
+    form = "tfrecord"
 
     def __init__(self, paths: Sequence[Path], class_names: Sequence[str] = ()):
-        check_shards(paths)
-        check_different(paths)
         self.paths = [str(path) for path in paths]
-        places, labels = [], []
-        for shard, path in enumerate(paths):
-            for number, (offset, record) in enumerate(scan_tfrecords(path)):
-                places.append((shard, offset, len(record)))
-                labels.append(split(f"{path} record {number}", record)[1])
-        self.places = np.array(places, np.int64)  # [N, 3] shard, offset, size
+        labels, _, self.places = self._index()
         super().__init__(labels, class_names, self.paths[0])
+
+    def _read_index(self) -> Index:
+        places, labels, names = [], [], []
+        for shard, path in enumerate(self.paths):
+            for number, (offset, record) in enumerate(scan_tfrecords(path)):
+                _, label, name = split(f"{path} record {number}", record)
+                places.append((shard, offset, len(record)))
+                labels.append(label)
+                names.append(name)
+        return _index_of(labels, names, places)
 
     def read(self, index: int) -> bytes:
         """The bytes of an image file."""
@@ -104,8 +143,12 @@ class TfRecords(Records):
         return f"{self.paths[shard]} at byte {offset}"
 
 
-def split(name: str, record: bytes) -> tuple[bytes, int]:
-    """The encoded image and the label of a serialized tf.train.Example.
+def _index_of(labels: list[int], names: list[bytes], places: list[tuple[int, int, int]]) -> Index:
+    return Index(np.array(labels, np.int64), np.array(names, np.bytes_), np.array(places, np.int64).reshape(-1, 3))
+
+
+def split(name: str, record: bytes) -> tuple[bytes, int, bytes]:
+    """The encoded image, the label, and the file's name or b"" of a serialized tf.train.Example.
 
     Raises:
       InputError: it is none, or has no image or label.
@@ -121,7 +164,8 @@ def split(name: str, record: bytes) -> tuple[bytes, int]:
             f"{name} has features {', '.join(sorted(features)) or 'none'}; give an encoded image as "
             f"{' or '.join(IMAGES)}, and a whole number as {' or '.join(LABELS)}"
         )
-    return image[0], label[0]
+    file = next((features[key][0] for key in NAMES if features.get(key)), b"")
+    return image[0], label[0], file if isinstance(file, bytes) else b""
 
 
 def parse_example(record: bytes) -> dict[str, list[Any]]:

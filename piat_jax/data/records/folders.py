@@ -23,6 +23,7 @@ class FolderRecords(Records):
     """
 
     kind = "folders of images, FOLDER/CLASS/*.jpg"
+    in_class_folders = True
 
     def __init__(self, folder: Path, classes: Sequence[str] = ()):
         there = class_folders(folder)
@@ -47,6 +48,10 @@ class FolderRecords(Records):
     def name(self, index: int) -> str:
         """Its path."""
         return os.path.join(self.folder, os.fsdecode(self.files[index]))
+
+    def file_names(self) -> list[str]:
+        """Of each CLASS/FILE, or CLASS/FOLDER/FILE."""
+        return [os.fsdecode(name) for name in self.files]
 
 
 def _images(folder: Path, prefix: str) -> list[str]:

@@ -12,6 +12,7 @@ from piat_jax.core.checks import InputError, check_choice, check_count, check_ra
 from piat_jax.data.encoded import FORMATS, first_line
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+RESIZINGS = ("short", "both", "none")
 ON_BAD_IMAGE = ("stop", "skip")
 RATIO = (3 / 4, 4 / 3)
 """Of width to height of a training crop, drawn evenly in its logarithm."""
@@ -28,6 +29,8 @@ class Decoding:
     Args:
       size: pixels a side.
       resize: the short side before the evaluation crop, pixels; 0 = 256 for a size of 224, in this proportion.
+      resizing: "short" resizes the short side to that, "both" both sides, whatever their ratio, and "none" nothing:
+        the middle of the image as it is, with black around it where it is smaller.
       interpolation: "bilinear" or "bicubic"; both with a filter against aliasing, as Pillow and torchvision have them.
       scale: the least and the largest share of an image's area that a training crop has, before rounding.
       on_bad: what an image that cannot be decoded does: "stop" raises; "skip" takes the next one that can in its place,
@@ -39,6 +42,7 @@ class Decoding:
 
     size: int
     resize: int = 0
+    resizing: str = "short"
     interpolation: str = "bilinear"
     scale: tuple[float, float] = (0.08, 1.0)
     on_bad: str = "stop"
@@ -46,8 +50,11 @@ class Decoding:
     def __post_init__(self) -> None:
         check_count("image_size", self.size, 1)
         check_count("resize", self.resize, 0)
+        check_choice("resizing", self.resizing, RESIZINGS)
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         check_choice("on_bad_image", self.on_bad, ON_BAD_IMAGE)
+        if self.resizing == "none" and self.resize:
+            raise InputError(f"resize={self.resize} with resizing='none'; leave out one of them")
         if 0 < self.resize < self.size:
             raise InputError(f"resize={self.resize} is less than image_size={self.size}; give at least that, or 0")
         if len(self.scale) != 2:
@@ -115,7 +122,7 @@ def _as_rgb(image: Any) -> Any:
 
 
 def evaluation_crop(image: Any, decoding: Decoding) -> np.ndarray:
-    """The middle `[size, size, 3]` of an image whose short side was resized, uint8: torchvision's Resize, CenterCrop.
+    """The middle `[size, size, 3]` of an image that was resized, uint8: torchvision's Resize, CenterCrop.
 
     Args:
       image: of Pillow, RGB.
@@ -123,13 +130,22 @@ def evaluation_crop(image: Any, decoding: Decoding) -> np.ndarray:
     """
     width, height = image.size
     short, size = decoding.short_side, decoding.size
-    if width <= height:
+    if decoding.resizing == "both":
+        width = height = short
+    elif decoding.resizing == "none":
+        pass
+    elif width <= height:
         width, height = short, int(short * height / width)
     else:
         width, height = int(short * width / height), short
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = _before(width, size), _before(height, size)
     resized = image.resize((width, height), _filter(decoding.interpolation)) if image.size != (width, height) else image
     return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def _before(length: int, size: int) -> int:
+    """Where the middle begins; below 0 where it is larger than the image."""
+    return round((length - size) / 2) if length >= size else -((size - length) // 2)
 
 
 def training_crop(image: Any, decoding: Decoding, draws: np.ndarray) -> np.ndarray:

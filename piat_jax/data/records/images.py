@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from piat_jax.core.checks import InputError
+from piat_jax.core.scratch import scratch
 from piat_jax.data.records.base import Records
 from piat_jax.data.records.geometry import Decoding, crop_draws, evaluation_crop, open_image, training_crop
 from piat_jax.data.types import Split
 
+AT_ONCE = 1024
+"""Images that are waiting for the threads that decode them."""
 TRIED_IN_PLACE = 1000
 """Examples that are tried in the place of one that cannot be decoded."""
 
@@ -103,13 +106,13 @@ class RecordImages:
 
 
 def decoded(images: RecordImages) -> tuple[Split, list[str]]:
-    """All images of a split as for evaluation, in memory, and a line for each that was left out.
+    """All images of a split as for evaluation, as of `core.scratch`, and a line for each that was left out.
 
     Raises:
-      InputError: an image cannot be decoded and bad ones are not skipped, or none can.
+      InputError: an image cannot be decoded and bad ones are not skipped, none can, or the disk is too small.
     """
-    pixels = np.empty(images.shape, np.uint8)
-    lines: list[str] = [""] * len(images)
+    pixels = scratch(f"the {len(images)} images to evaluate on, of {images.records.where},", images.shape, np.uint8)
+    bad: dict[int, str] = {}
 
     def fill(place: int) -> None:
         try:
@@ -117,21 +120,24 @@ def decoded(images: RecordImages) -> tuple[Split, list[str]]:
         except InputError as error:
             if images.decoding.on_bad == "stop":
                 raise
-            lines[place] = str(error)
+            bad[place] = str(error)
 
     _for_all(fill, len(images))
-    good = np.array([not line for line in lines])
-    if not good.any():
-        raise InputError(f"{images.records.where} has no image that can be decoded; the first: {lines[0]}")
-    bad = list(filter(None, lines))
-    return Split(pixels[good] if bad else pixels, images.labels[good]), bad
+    if len(bad) == len(images):
+        raise InputError(f"{images.records.where} has no image that can be decoded; the first: {bad[0]}")
+    good = np.setdiff1d(np.arange(len(images)), list(bad))
+    for place, kept in enumerate(good.tolist()):
+        if place != kept:
+            pixels[place] = pixels[kept]
+    return Split(pixels[: len(good)], images.labels[good]), [bad[place] for place in sorted(bad)]
 
 
 def _for_all(work: Any, count: int) -> None:
     """Call `work` with each number below `count`; Pillow decodes outside of Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(work, range(count)):
-            pass
+        for start in range(0, count, AT_ONCE):
+            for _ in threads.map(work, range(start, min(start + AT_ONCE, count))):
+                pass
 
 
 @functools.cache

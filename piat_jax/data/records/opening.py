@@ -13,6 +13,7 @@ from piat_jax.data.records.examples import ArrayRecords, TfRecords
 from piat_jax.data.records.folders import FolderRecords
 from piat_jax.data.records.geometry import Decoding
 from piat_jax.data.records.images import RecordImages
+from piat_jax.data.records.listed import listed
 from piat_jax.data.records.parquet import ParquetRecords
 from piat_jax.data.records.tar import TarRecords
 from piat_jax.data.types import Found
@@ -25,7 +26,7 @@ CLASS_NAMES = "label.labels.txt"
 """As TFDS calls the file with the names of the classes, one a line."""
 
 
-def read_records(name: str, decoding: Decoding) -> Found:
+def read_records(name: str, decoding: Decoding, test_list: str = "") -> Found:
     """The encoded images in a folder, or in the files of a pattern such as "~/in1k/imagenet-*.tar".
 
     A folder holds train/CLASS/*.jpg and test/CLASS/*.jpg, or files of one kind (tar, parquet, array_record, tfrecord)
@@ -35,6 +36,7 @@ def read_records(name: str, decoding: Decoding) -> Found:
     Args:
       name: of the folder, or the pattern.
       decoding: how images are to be decoded.
+      test_list: a file that names the test images that are meant, in their order (`listed`); empty = all.
 
     Raises:
       InputError: nothing of this is there, or files that cannot be used.
@@ -49,12 +51,19 @@ def read_records(name: str, decoding: Decoding) -> Found:
     for split in (train, test):
         if (low := int(split.labels.min())) < 0:
             raise InputError(f"{split.where} has label {low}; give class indices from 0")
-    return Found(_mixed(train, decoding), _mixed(test, decoding), str(place), "", train.class_names or test.class_names)
+    tested = _listed(test, decoding, test_list) if test_list else _mixed(test, decoding)
+    return Found(_mixed(train, decoding), tested, str(place), "", train.class_names or test.class_names)
 
 
 def _mixed(records: Records, decoding: Decoding) -> tuple[RecordImages, np.ndarray]:
     """A split in an order that is random and always the same, as files mostly lie class by class."""
     images = RecordImages(records, decoding, np.random.RandomState(0).permutation(len(records)))
+    return images, images.labels
+
+
+def _listed(records: Records, decoding: Decoding, path: str) -> tuple[RecordImages, np.ndarray]:
+    """Those of a split that a list names, in its order."""
+    images = RecordImages(records, decoding, listed(records, path))
     return images, images.labels
 
 

@@ -15,6 +15,8 @@ from piat_jax.data.encoded import first_line
 from piat_jax.data.parquet import class_names, columns
 from piat_jax.data.records.base import Records
 
+PATH, NAME = "path", "file_name"
+"""Where the names of files are: in the image's column, and as one of their own."""
 KEPT_GROUPS = 2
 """Row groups that a process keeps in memory."""
 
@@ -96,6 +98,27 @@ class ParquetRecords(Records):
             raise
         except Exception as error:
             raise InputError(f"{self.paths[file]} cannot be read ({first_line(error)}); download it again") from error
+
+    def file_names(self) -> list[str]:
+        """Of each `image.path`, or what a column `file_name` has."""
+        found: list[str | None] = []
+        for path in self.paths:
+            file = _open(path)
+            image = file.schema_arrow.field(self.column).type
+            inside = [image.field(number).name for number in range(image.num_fields)]
+            ways = [
+                [f"{self.column}.{PATH}"] if PATH in inside else [],
+                [NAME] if NAME in file.schema_arrow.names else [],
+            ]
+            try:
+                tables = [file.read(way).flatten() for way in ways if way]
+            except Exception as error:  # Damaged files raise nearly anything.
+                raise InputError(f"{path} cannot be read ({first_line(error)}); download it again") from error
+            columns = [table.column(0).to_pylist() for table in tables] or [[None] * file.metadata.num_rows]
+            found += [next((name for name in names if name), None) for names in zip(*columns)]
+        if not any(found):
+            raise InputError(f"{self.paths[0]} has no names of files; give {self.column}.{PATH}, or a column {NAME}")
+        return [str(name or "") for name in found]
 
     def name(self, index: int) -> str:
         """The file and the row in it."""

@@ -23,6 +23,7 @@ class Encoded(NamedTuple):
     data: bytes
     label: int
     suffix: str = ".jpg"
+    name: str = ""  # of the file, without the suffix; its number where it is empty
 
 
 def write_split(
@@ -80,18 +81,19 @@ def write_split(
 
 def _write_folders(folder: Path, examples: Iterable[Encoded], class_names: Sequence[str]) -> int:
     count = 0
-    for count, (data, label, suffix) in enumerate(examples, 1):
+    for count, (data, label, suffix, name) in enumerate(examples, 1):
         place = folder / class_names[label]
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{count:06d}{suffix}").write_bytes(data)
+        (place / f"{name or f'{count:06d}'}{suffix}").write_bytes(data)
     return count
 
 
 def _write_tar(path: Path, examples: Sequence[Encoded], class_names: Sequence[str]) -> None:
     with tarfile.open(path, "w") as archive:
-        for number, (data, label, suffix) in enumerate(examples):
-            for name, content in ((f"{number:06d}{suffix}", data), (f"{number:06d}.cls", str(label).encode())):
-                member = tarfile.TarInfo(name)
+        for number, (data, label, suffix, name) in enumerate(examples):
+            key = name or f"{number:06d}"
+            for file, content in ((f"{key}{suffix}", data), (f"{key}.cls", str(label).encode())):
+                member = tarfile.TarInfo(file)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
 
@@ -101,14 +103,19 @@ def _write_parquet(path: Path, examples: Sequence[Encoded], class_names: Sequenc
     import pyarrow.parquet
 
     described = {"info": {"features": {"label": {"names": list(class_names), "_type": "ClassLabel"}}}}
-    images = [{"bytes": data, "path": None} for data, _, _ in examples]
+    images = [{"bytes": each.data, "path": each.name + each.suffix if each.name else None} for each in examples]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     table = pyarrow.table(
-        {"image": pyarrow.array(images, kind), "label": pyarrow.array([label for _, label, _ in examples])}
+        {"image": pyarrow.array(images, kind), "label": pyarrow.array([each.label for each in examples])}
     ).replace_schema_metadata({"huggingface": json.dumps(described)})
     pyarrow.parquet.write_table(
         table, path, row_group_size=ROW_GROUP, compression="none", use_dictionary=False, write_page_checksum=True
     )
+
+
+def _serialized(example: Encoded) -> bytes:
+    named: dict[str, bytes | int] = {"file_name": f"{example.name}{example.suffix}".encode()} if example.name else {}
+    return write_example({"image": example.data, "label": example.label, **named})
 
 
 def _write_array_record(path: Path, examples: Sequence[Encoded], class_names: Sequence[str]) -> None:
@@ -116,8 +123,8 @@ def _write_array_record(path: Path, examples: Sequence[Encoded], class_names: Se
 
     # Groups of one record: each is read alone.
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-    for data, label, _ in examples:
-        writer.write(write_example({"image": data, "label": label}))
+    for example in examples:
+        writer.write(_serialized(example))
     writer.close()
 
 
@@ -129,8 +136,8 @@ def _write_tfrecord(path: Path, examples: Sequence[Encoded], class_names: Sequen
         return struct.pack("<I", ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF)
 
     with path.open("wb") as file:
-        for data, label, _ in examples:
-            record = write_example({"image": data, "label": label})
+        for example in examples:
+            record = _serialized(example)
             length = struct.pack("<Q", len(record))
             file.write(length + checksum(length) + record + checksum(record))
 
