@@ -18,7 +18,7 @@ from piat_jax.experiment.run_training import Listener
 
 # Narrow forms of the networks of ImageNet, with their stems.
 NETWORKS = {
-    "convnext": ("convnext", {"depths": (1, 1), "widths": (8, 16)}),
+    "convnext": ("convnext", {"depths": (1, 1), "widths": (8, 16), "drop_path": 0.2}),
     "resnet": ("imagenet_resnet", {"width": 4, "stage_sizes": (1, 1)}),
 }
 FIELDS = {

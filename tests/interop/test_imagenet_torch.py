@@ -8,6 +8,7 @@ import pytest
 
 from piat_jax.experiment.classifier import load
 from piat_jax.interop.published import PUBLISHED, TIMM, TORCHVISION
+from piat_jax.models import create
 from tests.models import torch_reference_imagenet as reference
 from tests.models.torch_reference_vit import define_missing_operators, images
 
@@ -112,3 +113,29 @@ def test_the_table_says_what_they_say():
             assert ([row.size], [row.resize]) == (told.crop_size, told.resize_size)
             assert row.interpolation == told.interpolation.value
         assert next(iter(TORCHVISION[name])) == weights.DEFAULT.name
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "modules"),  # how many modules of a block leave out; ConViT's one stands at both branches
+    [
+        ("convnext_tiny", "convnext_tiny", 1),
+        ("swin_tiny_patch4_window7_224", "swin_tiny", 2),
+        ("vit_tiny_patch16_224", "vit_tiny", 2),
+        ("convit_tiny", "convit_tiny", 1),
+        ("xcit_nano_12_p16_224", "xcit_s12", 3),
+    ],
+)
+def test_rates_of_stochastic_depth(name, ours, modules, monkeypatch):
+    asked = []
+
+    def rates_of(module, rates, branches):
+        asked.extend(rates)
+        return (None,) * len(rates)
+
+    monkeypatch.setattr(f"piat_jax.models.{ours.partition('_')[0]}.branch_factors", rates_of)
+    model = create(ours, num_classes=10, drop_path=0.3, **({"patch_size": 16} if "vit" in ours else {}))
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32))
+    net = timm.create_model(name, drop_path_rate=0.3)
+    theirs = [part.drop_prob for part in net.modules() if isinstance(part, timm.layers.DropPath)]
+    # A block of rate 0 has no such module there.
+    np.testing.assert_allclose(theirs, [rate for rate in asked if rate for _ in range(modules)], rtol=1e-6)
