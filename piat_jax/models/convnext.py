@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -158,6 +158,8 @@ class ConvNeXt(nn.Module):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     dtype: Any = jnp.float32
+
+    blocks_per_part: ClassVar[int] = 3
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:

@@ -156,6 +156,11 @@ class LinenModel:
         return getattr(self.module, "attention_blocks", 0)
 
     @property
+    def blocks_per_part(self) -> int:
+        """How many blocks in a row, of networks with stages, learn at one rate (training/layer_scales.py)."""
+        return getattr(self.module, "blocks_per_part", 1)
+
+    @property
     def draws(self) -> bool:
         """Whether a forward in training mode draws at random, and so wants a key (core/forward.py)."""
         return bool(getattr(self.module, "draws", False) or getattr(self.module, "drop_path", 0))
