@@ -73,6 +73,15 @@ class Head(nn.Module):
     paper="Liu et al. (2022), arXiv:2201.03545",
 )
 @model(
+    "convnext_large_convstem",
+    title="ConvNeXt-L + ConvStem",
+    summary="ConvNeXt-L with three convolutions in place of patches.",
+    paper="Singh et al. (2023), arXiv:2303.01870",
+    depths=(3, 3, 27, 3),
+    widths=(192, 384, 768, 1536),
+    stem=(96, 144, 192),
+)
+@model(
     "convnext_base_convstem",
     title="ConvNeXt-B + ConvStem",
     summary="ConvNeXt-B with three convolutions in place of patches.",
@@ -98,6 +107,15 @@ class Head(nn.Module):
     depths=(3, 3, 9, 3),
     widths=(96, 192, 384, 768),
     stem=(48, 96),
+)
+@model(
+    "convnext_large",
+    title="ConvNeXt-L",
+    summary="Stages of 3, 3, 27 and 3 blocks, from 192 channels on.",
+    paper="Liu et al. (2022), arXiv:2201.03545",
+    depths=(3, 3, 27, 3),
+    widths=(192, 384, 768, 1536),
+    stem=(),
 )
 @model(
     "convnext_base",

@@ -176,6 +176,15 @@ class Head(nn.Module):
     paper="Liu et al. (2021), arXiv:2103.14030",
 )
 @model(
+    "swin_large",
+    title="Swin-L",
+    summary="Stages of 2, 2, 18 and 2 blocks, from width 192 with six heads on.",
+    paper="Liu et al. (2021), arXiv:2103.14030",
+    width=192,
+    depths=(2, 2, 18, 2),
+    heads=(6, 12, 24, 48),
+)
+@model(
     "swin_base",
     title="Swin-B",
     summary="Stages of 2, 2, 18 and 2 blocks, from width 128 with four heads on.",

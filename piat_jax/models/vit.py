@@ -212,6 +212,15 @@ def check_heads(width: int, heads: int, depth: int) -> None:
     heads=3,
 )
 @model(
+    "vit_large",
+    title="ViT-L",
+    summary="Twenty-four blocks of width 1024, with sixteen heads each.",
+    paper="Dosovitskiy et al. (2021), arXiv:2010.11929",
+    width=1024,
+    depth=24,
+    heads=16,
+)
+@model(
     "vit_base",
     title="ViT-B",
     summary="Twelve blocks of width 768, with twelve heads each.",
@@ -246,7 +255,7 @@ class ViT(nn.Module):
 
     Attributes:
       num_classes: K.
-      width: D, of each token: 192, 384, 768 in vit_tiny, vit_small, vit_base.
+      width: D, of each token: 192, 384, 768, 1024 in vit_tiny, vit_small, vit_base, vit_large.
       depth: blocks.
       heads: of width D / heads each.
       patch_size: pixels along a patch's side; 4 for images of 32, 16 for 224. It must divide them.

@@ -135,6 +135,10 @@ def test_every_row_is_of_a_network_that_is_there():
     assert str(published("timm:swin_tiny_patch4_window7_224")) == (
         "224 pixels a side, the middle after bicubic resizing of the shorter side to 248"
     )
+    assert str(published("timm:convnext_large.fb_in22k_ft_in1k_384")) == (
+        "384 pixels a side, the middle after bicubic resizing of both sides to 384"
+    )
+    assert published("timm:swin_base_patch4_window12_384").options == {"window": 12}
     assert str(published("robustbench:Wong2020Fast")) == "288 pixels a side"
     for name, message in (
         ("tim:convnext_tiny", "nobody called 'tim' is known; did you mean 'timm'"),
