@@ -71,6 +71,7 @@ def load_weights(
     checkpoint: str = "best",
     average: str = "",
     normalization: tuple[tuple[float, ...], ...] = (),
+    tensors: Tensors | None = None,
 ) -> Loaded:
     """The weights in `path` as variables of `model`; every tensor of the file is used, or dropped for a reason.
 
@@ -86,6 +87,7 @@ def load_weights(
       checkpoint: "best" or "last", of a run.
       average: of a run, the further average of this name; "" is what its method evaluates.
       normalization: mean and std where neither the model nor the file has any, as of a published name.
+      tensors: what `read_weights` gives for `path`, where it has been read already.
 
     Returns:
       The model with the file's normalisation, its variables in float32, and a report.
@@ -103,7 +105,7 @@ def load_weights(
         mapped = tuple((name, name, leaf.shape) for name, leaf in flatten(variables).items())
         model, origin = _with_normalization(path, model, _of_run(path))
         return Loaded(model, variables, LoadReport(mapped, (), (), "run" if origin == "file" else origin))
-    arrays, dropped = _read(path, unsafe_pickle)
+    arrays, dropped = tensors or read_weights(path, unsafe_pickle=unsafe_pickle)
     arrays = strip_prefixes(path, arrays)
     model, origin = _with_normalization(path, model, _found_normalization(path, arrays))
     if origin == "none" and normalization and normalization[0] and _configured(path) is None:
@@ -123,24 +125,32 @@ def load_weights(
     return Loaded(model, unflatten(leaves, like), report)
 
 
-def sizes_of(path: str | Path, network: str, *, unsafe_pickle: bool = False) -> tuple[dict[str, Any], int]:
+def sizes_of(path: str | Path, network: str, tensors: Tensors) -> tuple[dict[str, Any], int]:
     """What a file says of its network: options of `models.create`, num_classes among them, and the side of its images.
 
     Args:
-      path: as for `load_weights`, but for runs.
+      path: of the file, for messages.
       network: the class of the network.
-      unsafe_pickle: as there.
+      tensors: what `read_weights` gives for it.
 
     Returns:
       The options, and 0 where nothing is said of the images.
     """
-    path = expanded(path)
-    arrays, _ = translated(network, strip_prefixes(path, _read(path, unsafe_pickle).arrays))
+    arrays, _ = translated(network, strip_prefixes(expanded(path), tensors.arrays))
     return read_sizes(network, {key: tuple(values.shape) for key, values in arrays.items()})
 
 
-def _read(path: Path, unsafe_pickle: bool) -> Tensors:
-    """A file, or what a folder holds."""
+def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Tensors:
+    """The tensors of a file, or of what a folder holds.
+
+    Args:
+      path: as for `load_weights`, but for runs.
+      unsafe_pickle: as there.
+
+    Raises:
+      InputError: it cannot be read, or a folder holds no weights.
+    """
+    path = expanded(path)
     if not path.is_dir():
         return read_tensors(path, unsafe_pickle=unsafe_pickle)
     whole = path / SAFETENSORS
