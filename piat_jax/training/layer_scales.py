@@ -33,7 +33,7 @@ def layer_scales(model: Model, variables: Variables, image_shape: tuple[int, ...
 
     Source: layer-wise learning rate decay as in BEiT, Bao et al. (2022), arXiv:2106.08254, which counts all embeddings
     as one part, and the last norm with the head. Stages: ConvNeXt's as in the code of Liu et al. (2022), which has
-    twelve parts between stem and head of the networks with 3, 3, 27 and 3 blocks; Swin's as in timm.
+    twelve parts between stem and head of the networks with 3, 3, 27 and 3 blocks; Swin's blocks as in timm.
     """
     check_range("layer_decay", layer_decay, 0, 1, open_low=True)
 
