@@ -53,10 +53,11 @@ def test_they_are_listed_in_the_order_in_which_they_are_read():
         "resnet18 resnet26 resnet50 preact_resnet18 preact_resnet18_v1 small_resnet resnet18_imagenet "
         "resnet50_imagenet wrn_50_2 imagenet_resnet wrn_28_10 wrn_32_10 wrn_34_10 "
         "wrn_34_20 wrn_70_16 wide_resnet dm_preact_resnet18 dm_wrn_28_10 dm_wrn_34_10 dm_wrn_70_16 dm_wide_resnet mlp "
-        "vit_tiny vit_small vit_base deit_tiny deit_small vit_small_convstem vit_base_convstem vit "
+        "vit_tiny vit_small vit_base vit_large deit_tiny deit_small vit_small_convstem vit_base_convstem vit "
         "convit_tiny convit_small convit_base convit "
-        "convnext_tiny convnext_small convnext_base convnext_tiny_convstem convnext_small_convstem "
-        "convnext_base_convstem convnext swin_tiny swin_small swin_base swin xcit_s12 xcit_m12 xcit_l12 xcit"
+        "convnext_tiny convnext_small convnext_base convnext_large convnext_tiny_convstem convnext_small_convstem "
+        "convnext_base_convstem convnext_large_convstem convnext swin_tiny swin_small swin_base swin_large swin "
+        "xcit_s12 xcit_m12 xcit_l12 xcit"
     )
     assert " ".join(names()) == ("embedded circles cifar10 cifar100 svhn tiny_imagenet fashion_mnist mnist npz")
     assert " ".join(KNOWN) == "cifar10 cifar100 svhn tiny_imagenet fashion_mnist mnist"

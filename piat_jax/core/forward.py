@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from piat_jax.core.checks import InputError, check_network
+from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array, LogitsFn, Model, Variables
 
 # A collection a caller may add to the model state of a network with attention: `{"keep": bool[attention_blocks]}`. A
@@ -18,6 +19,8 @@ ATTENTION_GATES = "attention_gates"
 
 def make_logits_fn(model: Model, variables: Variables, *, train: bool = False) -> LogitsFn:
     """A function of images alone; with `train` BatchNorm uses batch statistics, and their update is discarded.
+
+    Nothing is drawn at random, so what an attack sees stays the same network from step to step.
 
     It is a pytree of the weights: as an argument of a jitted function, other weights do not compile anew.
     """
@@ -33,6 +36,20 @@ def as_argument(logits_fn: Any) -> Any:
     check_network(logits_fn)
     whole = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(logits_fn))
     return logits_fn if whole else jax.tree_util.Partial(logits_fn)
+
+
+def forward_keys(model: Model, key: Array, indices: Array, name: str) -> Array | None:
+    """The key of each image for a forward in training mode, `[B]`; None where the network draws nothing.
+
+    Args:
+      model: the network; `draws` says whether it draws.
+      key: the step's.
+      indices: `[B]`, the examples' own: neither the batch nor the devices it is on play a part.
+      name: of the forward, such as "adversarial"; forwards of one name draw alike.
+    """
+    if not getattr(model, "draws", False):
+        return None
+    return example_keys(named_key(key, f"forward {name}"), indices)
 
 
 def num_classes(model: Model, variables: Variables, images: Array | jax.ShapeDtypeStruct) -> int:

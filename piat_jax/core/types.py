@@ -49,7 +49,10 @@ class Model(Protocol):
     def apply(
         self, params: PyTree, model_state: PyTree, images: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Array, PyTree]:
-        """`(logits[B, K], new model_state)`; `train` uses batch statistics and updates the running ones."""
+        """`(logits[B, K], new model_state)`; `train` uses batch statistics and updates the running ones.
+
+        A model with a true `draws` draws at random in training, from `key`: one, or one for each image.
+        """
         ...
 
 

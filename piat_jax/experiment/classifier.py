@@ -1,8 +1,9 @@
 """A network with its weights, ready for use: `load` makes one of a run, an exported folder or a file of weights."""
 
 import dataclasses
+import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ from piat_jax.interop import (
 )
 from piat_jax.interop.names import is_head
 from piat_jax.interop.published import Published, is_published, published
-from piat_jax.interop.weights import read_config, sizes_of
+from piat_jax.interop.tensors import Tensors
+from piat_jax.interop.weights import read_config, read_weights, sizes_of
 
 
 class Origin(NamedTuple):
@@ -296,7 +298,7 @@ def load(
       mean: of the input normalisation, one for each channel; () is none.
       std: the same for the standard deviation.
       image_shape: height, width, channels; (32, 32, 3) unless something knows better.
-      adapt: make a Vision Transformer's patches, positions and head fit where they differ.
+      adapt: make patches, positions, windows and head of a transformer fit where they differ; of others, the head.
       unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
 
     Raises:
@@ -306,7 +308,7 @@ def load(
     if not path.exists():
         raise InputError(f"{path} is no file and no folder; give weights or a run")
     kept, average = parse_checkpoint("final" if checkpoint == "last" else checkpoint)
-    row = published(model) if is_published(model) else None
+    row, tensors = (published(model) if is_published(model) else None), None
     given = {"model": model, "num_classes": num_classes, "options": options, "mean": mean, "std": std}
     if (path / Checkpoints.FOLDER).is_dir():
         for name, value in given.items():
@@ -315,10 +317,12 @@ def load(
         net, about, experiment = _of_run(Run(path), kept, average, image_shape)
     else:
         experiment = None
-        rest = {"image_shape": image_shape, "adapt": adapt, "unsafe_pickle": unsafe_pickle}
-        net, about = _of_weights(path, row, **given, **rest)
+        # Read when it is first asked for, and once.
+        read = functools.cache(functools.partial(read_weights, path, unsafe_pickle=unsafe_pickle))
+        net, about = _of_weights(path, row, read, **given, image_shape=image_shape, adapt=adapt)
+        tensors = read()
     shape = about.image_shape
-    options = {"adapt": adapt, "unsafe_pickle": unsafe_pickle, "checkpoint": kept, "average": average}
+    options = {"adapt": adapt, "checkpoint": kept, "average": average, "tensors": tensors}
     # Given ones, if they are none, stay none.
     normalization = (row.mean, row.std) if row and mean is None and std is None else ()
     loaded = load_weights(path, net, shape, **options, normalization=normalization)
@@ -388,6 +392,7 @@ def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
 def _of_weights(
     path: Path,
     row: Published | None,
+    read: Callable[[], Tensors],
     *,
     model: str,
     num_classes: int,
@@ -396,7 +401,6 @@ def _of_weights(
     std: Sequence[float] | None,
     image_shape: Sequence[int] | None,
     adapt: bool,
-    unsafe_pickle: bool,
 ) -> tuple[models.LinenModel, About]:
     """What was given, or config.json beside the weights says, or the file itself, or the row of a published name."""
     written = read_config(path)
@@ -405,7 +409,7 @@ def _of_weights(
     if not name:
         raise InputError("--model is missing: weights do not say which network they are of; see --help")
     check_choice("model", name, models.MODELS)
-    found, side = _of_file(path, name, unsafe_pickle) if row or not adapt else ({}, 0)
+    found, side = _of_file(path, name, read()) if row or not adapt else ({}, 0)
     classes = num_classes or written.get("num_classes", 0)
     if row:
         classes = classes or found.get("num_classes", row.num_classes)
@@ -428,10 +432,10 @@ def _of_weights(
     return models.create(name, num_classes=classes, **normalization, **known), about
 
 
-def _of_file(path: Path, name: str, unsafe_pickle: bool) -> tuple[dict[str, Any], int]:
+def _of_file(path: Path, name: str, tensors: Tensors) -> tuple[dict[str, Any], int]:
     """Options of the network and the side of its images, as far as the file's shapes say them."""
     module, fixed = models.MODELS[name]
-    options, side = sizes_of(path, module.__name__, unsafe_pickle=unsafe_pickle)
+    options, side = sizes_of(path, module.__name__, tensors)
     return {key: value for key, value in options.items() if key not in fixed}, side
 
 

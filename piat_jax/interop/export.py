@@ -17,6 +17,7 @@ from piat_jax.interop.weights import CONFIG, SAFETENSORS
 from piat_jax.models import LinenModel
 
 CARD = "README.md"
+SIZES = ("tiny", "small", "base", "large")
 # How the published code makes the same network.
 ORIGINALS = {
     "resnet18": "robustbench.model_zoo.architectures.resnet.ResNet18()",
@@ -39,8 +40,8 @@ ORIGINALS = {
     "resnet18_imagenet": "torchvision.models.resnet18()",
     "resnet50_imagenet": "torchvision.models.resnet50()",
     "wrn_50_2": "torchvision.models.wide_resnet50_2()",
-    **{name: f'timm.create_model("{name}")' for name in ("convnext_tiny", "convnext_small", "convnext_base")},
-    **{f"swin_{size}": f'timm.create_model("swin_{size}_patch4_window7_224")' for size in ("tiny", "small", "base")},
+    **{f"convnext_{size}": f'timm.create_model("convnext_{size}")' for size in SIZES},
+    **{f"swin_{size}": f'timm.create_model("swin_{size}_patch4_window7_224")' for size in SIZES},
     "xcit_s12": 'timm.create_model("xcit_small_12_p16_224")',
 }
 

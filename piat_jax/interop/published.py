@@ -1,7 +1,8 @@
 """What published ImageNet networks are, by the names that timm, torchvision and RobustBench call them."""
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from piat_jax.core.checks import InputError, did_you_mean
@@ -70,35 +71,46 @@ def published(name: str) -> Published:
     )
 
 
+ROW = re.compile(r"(\w+)/([\d.]+)([a-z]*)(?:@(\d+))?")
+"""A tag, a number, letters, and the side of the images where that is not 224."""
+
+
+def _rows(texts: str) -> Iterator[tuple[str, float, str, int]]:
+    for text in texts.split():
+        match = ROW.fullmatch(text)
+        assert match, text
+        yield match[1], float(match[2]), match[3], int(match[4] or 224)
+
+
 def _timm(model: str, statistics: Statistics, tags: str, **options: Any) -> dict[str, Published]:
-    """Rows by tag, each written `tag/share of the side in the middle`; those ending in _in1k have 1,000 classes."""
+    """Rows by tag, each with the share of the side in the middle; those of classes other than 1,000 are left out."""
     rows = {}
-    for text in tags.split():
-        tag, _, percent = text.partition("/")
-        share = float(percent.removesuffix("l")) / 100
+    for tag, percent, letters, side in _rows(tags):
         rows[tag] = Published(
             model=model,
             options=options,
             mean=statistics[0],
             std=statistics[1],
-            resize=int(224 / share),
-            interpolation="bilinear" if percent.endswith("l") else "bicubic",
+            size=side,
+            resize=int(side / (percent / 100)),
+            squash="s" in letters,
+            interpolation="bilinear" if "l" in letters else "bicubic",
         )
     return rows
 
 
-def _torchvision(model: str, tags: str, interpolation: str = "bilinear", **options: Any) -> dict[str, Published]:
-    rows = {}
-    for text in tags.split():
-        tag, _, resize = text.partition("/")
-        mean, std = IMAGENET
-        known: dict[str, Any] = {"mean": mean, "std": std, "resize": int(resize), "interpolation": interpolation}
-        rows[f"IMAGENET1K_{tag}"] = Published(model=model, options=options, **known)
+def _torchvision(model: str, tags: str, **options: Any) -> dict[str, Published]:
+    """Rows by tag, each with the side before the crop."""
+    rows, (mean, std) = {}, IMAGENET
+    for tag, resize, letters, side in _rows(tags):
+        interpolation = "bicubic" if "c" in letters else "bilinear"
+        known: dict[str, Any] = {"size": side, "resize": int(resize), "interpolation": interpolation}
+        rows[f"IMAGENET1K_{tag}"] = Published(model=model, options=options, mean=mean, std=std, **known)
     return rows
 
 
 # Architecture -> tag -> row; the first tag is the one that a name without any means. A number is the crop in percent,
-# with an l where the interpolation is bilinear.
+# with an l where the interpolation is bilinear, an s where both sides are resized, and @ the side where it is not 224.
 TIMM = {
     "resnet18": _timm("resnet18_imagenet", IMAGENET, "a1_in1k/95 a2_in1k/95 gluon_in1k/87.5 tv_in1k/87.5l"),
     "resnet50": _timm(
@@ -108,9 +120,21 @@ TIMM = {
         "ram_in1k/87.5 gluon_in1k/87.5 tv_in1k/87.5l",
     ),
     "wide_resnet50_2": _timm("wrn_50_2", IMAGENET, "racm_in1k/87.5 tv_in1k/87.5l"),
-    "convnext_tiny": _timm("convnext_tiny", IMAGENET, "in12k_ft_in1k/95 fb_in1k/87.5 fb_in22k_ft_in1k/87.5"),
-    "convnext_small": _timm("convnext_small", IMAGENET, "in12k_ft_in1k/95 fb_in1k/87.5 fb_in22k_ft_in1k/87.5"),
-    "convnext_base": _timm("convnext_base", IMAGENET, "fb_in22k_ft_in1k/87.5 fb_in1k/87.5"),
+    **{
+        f"convnext_{size}": _timm(
+            f"convnext_{size}",
+            IMAGENET,
+            "in12k_ft_in1k/95 in12k_ft_in1k_384/100s@384 fb_in22k_ft_in1k/87.5 fb_in1k/87.5 "
+            "fb_in22k_ft_in1k_384/100s@384",
+        )
+        for size in ("tiny", "small")
+    },
+    **{
+        f"convnext_{size}": _timm(
+            f"convnext_{size}", IMAGENET, "fb_in22k_ft_in1k/87.5 fb_in1k/87.5 fb_in22k_ft_in1k_384/100s@384"
+        )
+        for size in ("base", "large")
+    },
     "vit_tiny_patch16_224": _timm("vit_tiny", HALF, "augreg_in21k_ft_in1k/90", patch_size=16),
     "vit_small_patch16_224": _timm("vit_small", HALF, "augreg_in21k_ft_in1k/90 augreg_in1k/90", patch_size=16),
     "vit_base_patch16_224": _timm(
@@ -119,18 +143,35 @@ TIMM = {
         "augreg2_in21k_ft_in1k/90 augreg_in21k_ft_in1k/90 augreg_in1k/90 orig_in21k_ft_in1k/90 sam_in1k/90",
         patch_size=16,
     ),
+    "vit_large_patch16_224": _timm("vit_large", HALF, "augreg_in21k_ft_in1k/90", patch_size=16),
+    **{
+        f"vit_{size}_patch16_384": _timm(f"vit_{size}", HALF, tags, patch_size=16)
+        for size, tags in (
+            ("tiny", "augreg_in21k_ft_in1k/100@384"),
+            ("small", "augreg_in21k_ft_in1k/100@384 augreg_in1k/100@384"),
+            ("base", "augreg_in21k_ft_in1k/100@384 orig_in21k_ft_in1k/100@384 augreg_in1k/100@384"),
+            ("large", "augreg_in21k_ft_in1k/100@384"),
+        )
+    },
     "deit_tiny_patch16_224": _timm("deit_tiny", IMAGENET, "fb_in1k/90", patch_size=16),
     "deit_small_patch16_224": _timm("deit_small", IMAGENET, "fb_in1k/90", patch_size=16),
     "deit_base_patch16_224": _timm("vit_base", IMAGENET, "fb_in1k/90", patch_size=16),
+    "deit_base_patch16_384": _timm("vit_base", IMAGENET, "fb_in1k/100@384", patch_size=16),
     "convit_tiny": _timm("convit_tiny", IMAGENET, "fb_in1k/87.5", patch_size=16),
     "convit_small": _timm("convit_small", IMAGENET, "fb_in1k/87.5", patch_size=16),
     "convit_base": _timm("convit_base", IMAGENET, "fb_in1k/87.5", patch_size=16),
     "xcit_small_12_p16_224": _timm("xcit_s12", IMAGENET, "fb_in1k/100 fb_dist_in1k/100"),
+    "xcit_small_12_p16_384": _timm("xcit_s12", IMAGENET, "fb_dist_in1k/100@384"),
     "swin_tiny_patch4_window7_224": _timm("swin_tiny", IMAGENET, "ms_in1k/90 ms_in22k_ft_in1k/90"),
     "swin_small_patch4_window7_224": _timm("swin_small", IMAGENET, "ms_in22k_ft_in1k/90 ms_in1k/90"),
     "swin_base_patch4_window7_224": _timm("swin_base", IMAGENET, "ms_in22k_ft_in1k/90 ms_in1k/90"),
+    "swin_large_patch4_window7_224": _timm("swin_large", IMAGENET, "ms_in22k_ft_in1k/90"),
+    "swin_base_patch4_window12_384": _timm(
+        "swin_base", IMAGENET, "ms_in22k_ft_in1k/100@384 ms_in1k/100@384", window=12
+    ),
+    "swin_large_patch4_window12_384": _timm("swin_large", IMAGENET, "ms_in22k_ft_in1k/100@384", window=12),
 }
-# The same, a number being the side before the crop.
+# The same, a number being the side before the crop, with a c where the interpolation is bicubic.
 TORCHVISION = {
     "resnet18": _torchvision("resnet18_imagenet", "V1/256"),
     "resnet50": _torchvision("resnet50_imagenet", "V2/232 V1/256"),
@@ -138,10 +179,12 @@ TORCHVISION = {
     "convnext_tiny": _torchvision("convnext_tiny", "V1/236"),
     "convnext_small": _torchvision("convnext_small", "V1/230"),
     "convnext_base": _torchvision("convnext_base", "V1/232"),
-    "swin_t": _torchvision("swin_tiny", "V1/232", "bicubic"),
-    "swin_s": _torchvision("swin_small", "V1/246", "bicubic"),
-    "swin_b": _torchvision("swin_base", "V1/238", "bicubic"),
-    "vit_b_16": _torchvision("vit_base", "V1/256", patch_size=16),
+    "convnext_large": _torchvision("convnext_large", "V1/232"),
+    "swin_t": _torchvision("swin_tiny", "V1/232c"),
+    "swin_s": _torchvision("swin_small", "V1/246c"),
+    "swin_b": _torchvision("swin_base", "V1/238c"),
+    "vit_b_16": _torchvision("vit_base", "V1/256 SWAG_E2E_V1/384c@384 SWAG_LINEAR_V1/224c", patch_size=16),
+    "vit_l_16": _torchvision("vit_large", "V1/242 SWAG_E2E_V1/512c@512 SWAG_LINEAR_V1/224c", patch_size=16),
 }
 
 
@@ -170,9 +213,13 @@ ROBUSTBENCH = {
     "Singh2023Revisiting_ConvNeXt-T-ConvStem": _robust("convnext_tiny_convstem", NONE, **BICUBIC),
     "Singh2023Revisiting_ConvNeXt-S-ConvStem": _robust("convnext_small_convstem", NONE, **BICUBIC),
     "Singh2023Revisiting_ConvNeXt-B-ConvStem": _robust("convnext_base_convstem", NONE, **BICUBIC),
+    "Singh2023Revisiting_ConvNeXt-L-ConvStem": _robust("convnext_large_convstem", NONE, **BICUBIC),
     "Liu2023Comprehensive_ConvNeXt-B": _robust("convnext_base", **BICUBIC),
+    "Liu2023Comprehensive_ConvNeXt-L": _robust("convnext_large", **BICUBIC),
     "Liu2023Comprehensive_Swin-B": _robust("swin_base", **BICUBIC),
+    "Liu2023Comprehensive_Swin-L": _robust("swin_large", **BICUBIC),
     "RodriguezMunoz2024Characterizing_Swin-B": _robust("swin_base", **BICUBIC),
+    "RodriguezMunoz2024Characterizing_Swin-L": _robust("swin_large", **BICUBIC),
     "Mo2022When_Swin-B": _robust("swin_base", resize=224, squash=True),
     "Mo2022When_ViT-B": _robust("vit_base", patch_size=16, resize=224, squash=True),
     "Debenedetti2022Light_XCiT-S12": _robust("xcit_s12", NONE),

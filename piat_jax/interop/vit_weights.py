@@ -1,4 +1,4 @@
-"""Pretrained Vision Transformers brought to other images: patches, positions and head; and Google's weight files.
+"""Pretrained transformers brought to other images: patches, positions, windows, head; and Google's weight files.
 
 Everything works on flat dicts of arrays by path, such as `blocks_0/attn/qkv/kernel`.
 """
@@ -83,6 +83,49 @@ def _bilinear(old: int, new: int) -> np.ndarray:
     """Weights `[new, old]` of the old places in each new one."""
     centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     return np.maximum(1 - np.abs(centres[:, None] - np.arange(old)[None]), 0)
+
+
+def adapt_bias_table(table: np.ndarray, rows: int) -> np.ndarray:
+    """Swin's scores of relative positions for another square window, bicubic: `[(2 M - 1)^2, H] -> [rows, H]`.
+
+    Place i of n is read at `(i + 1/2) N / n - 1/2` of the N there were, the edge repeated, by Keys' kernel with
+    a = -3/4: PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
+
+    Args:
+      table: for windows of M tokens a side, row by row.
+      rows: `(2 m - 1)^2`, of the new windows.
+
+    Raises:
+      InputError: windows that are not square.
+
+    Source: the code of Liu et al. (2021), arXiv:2103.14030. timm has a grid of growing steps instead, as BEiT has it.
+
+    >>> adapt_bias_table(np.arange(9.0).reshape(9, 1), 1).tolist()
+    [[4.0]]
+    """
+    old, new = math.isqrt(len(table)), math.isqrt(rows)
+    if old * old != len(table) or new * new != rows:
+        raise InputError(f"a table of {len(table)} relative positions for {rows}: windows must be square")
+    read = _bicubic(old, new)
+    grid = np.einsum("ai,bj,ijh->abh", read, read, table.reshape(old, old, -1).astype(np.float64))
+    return grid.reshape(rows, -1).astype(table.dtype)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """Weights `[new, old]` of the old places in each new one."""
+    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    weights = np.zeros((new, old))
+    for tap in range(-1, 3):
+        place = np.floor(centres) + tap
+        distance = np.abs(centres - place)
+        near = 1.25 * distance**3 - 2.25 * distance**2 + 1  # (a + 2) d^3 - (a + 3) d^2 + 1
+        far = -0.75 * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+        np.add.at(
+            weights,
+            (np.arange(new), np.clip(place, 0, old - 1).astype(int)),
+            np.where(distance <= 1, near, far),
+        )
+    return weights
 
 
 def adapt_vit(weights: Weights, shapes: Mapping[str, tuple[int, ...]], *, key: Array) -> dict[str, np.ndarray]:

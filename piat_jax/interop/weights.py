@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ IGNORED = re.compile(
 GOOGLE = re.compile(r".*encoderblock.*")
 PATCHES = "params/patch_embed/proj/kernel"
 PLACES = "params/pos_embed"  # what a Vision Transformer is known by
+TABLE = "relative_position_bias_table"  # of Swin, one for each block
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
 
 
@@ -69,6 +71,7 @@ def load_weights(
     checkpoint: str = "best",
     average: str = "",
     normalization: tuple[tuple[float, ...], ...] = (),
+    tensors: Tensors | None = None,
 ) -> Loaded:
     """The weights in `path` as variables of `model`; every tensor of the file is used, or dropped for a reason.
 
@@ -79,11 +82,12 @@ def load_weights(
         where given, must be the file's, and go before config.json's.
       image_shape: `(height, width, channels)`.
       adapt: where patch size, position grid or classes of a Vision Transformer differ, make its weights fit (a new
-        head is drawn at random); for other networks, a new head.
+        head is drawn at random); for Swin, patches, windows and head; for other networks, a new head.
       unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
       checkpoint: "best" or "last", of a run.
       average: of a run, the further average of this name; "" is what its method evaluates.
       normalization: mean and std where neither the model nor the file has any, as of a published name.
+      tensors: what `read_weights` gives for `path`, where it has been read already.
 
     Returns:
       The model with the file's normalisation, its variables in float32, and a report.
@@ -101,7 +105,7 @@ def load_weights(
         mapped = tuple((name, name, leaf.shape) for name, leaf in flatten(variables).items())
         model, origin = _with_normalization(path, model, _of_run(path))
         return Loaded(model, variables, LoadReport(mapped, (), (), "run" if origin == "file" else origin))
-    arrays, dropped = _read(path, unsafe_pickle)
+    arrays, dropped = tensors or read_weights(path, unsafe_pickle=unsafe_pickle)
     arrays = strip_prefixes(path, arrays)
     model, origin = _with_normalization(path, model, _found_normalization(path, arrays))
     if origin == "none" and normalization and normalization[0] and _configured(path) is None:
@@ -121,24 +125,32 @@ def load_weights(
     return Loaded(model, unflatten(leaves, like), report)
 
 
-def sizes_of(path: str | Path, network: str, *, unsafe_pickle: bool = False) -> tuple[dict[str, Any], int]:
+def sizes_of(path: str | Path, network: str, tensors: Tensors) -> tuple[dict[str, Any], int]:
     """What a file says of its network: options of `models.create`, num_classes among them, and the side of its images.
 
     Args:
-      path: as for `load_weights`, but for runs.
+      path: of the file, for messages.
       network: the class of the network.
-      unsafe_pickle: as there.
+      tensors: what `read_weights` gives for it.
 
     Returns:
       The options, and 0 where nothing is said of the images.
     """
-    path = expanded(path)
-    arrays, _ = translated(network, strip_prefixes(path, _read(path, unsafe_pickle).arrays))
+    arrays, _ = translated(network, strip_prefixes(expanded(path), tensors.arrays))
     return read_sizes(network, {key: tuple(values.shape) for key, values in arrays.items()})
 
 
-def _read(path: Path, unsafe_pickle: bool) -> Tensors:
-    """A file, or what a folder holds."""
+def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Tensors:
+    """The tensors of a file, or of what a folder holds.
+
+    Args:
+      path: as for `load_weights`, but for runs.
+      unsafe_pickle: as there.
+
+    Raises:
+      InputError: it cannot be read, or a folder holds no weights.
+    """
+    path = expanded(path)
     if not path.is_dir():
         return read_tensors(path, unsafe_pickle=unsafe_pickle)
     whole = path / SAFETENSORS
@@ -269,13 +281,24 @@ def _adapt(
         weights = {path.removeprefix("params/"): values for path, values in leaves.items()}
         adapted = {_under_params(k): v for k, v in adapt_vit(weights, shapes, key=jax.random.key(0)).items()}
     else:
-        adapted = dict(leaves)
+        adapted = {path: _fitted(path, leaf, wanted.get(path, leaf.shape)) for path, leaf in leaves.items()}
         if any(path in leaves and leaves[path].shape != shape for path, shape in wanted.items() if is_head(path)):
             fresh = model.init(jax.random.key(0), jnp.zeros((1, *image_shape)))
             adapted |= {path: np.asarray(leaf) for path, leaf in flatten(fresh).items() if is_head(path)}
     before = {path: values.shape for path, values in leaves.items()}
     changed = {path: shape for path, shape in wanted.items() if path in adapted and before.get(path) != shape}
     return adapted, [f"{path} {before.get(path, 'new')} -> {shape}" for path, shape in changed.items()]
+
+
+def _fitted(path: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Swin's patches and tables for other images; anything else as it is."""
+    from piat_jax.interop.vit_weights import adapt_bias_table, adapt_patch_kernel
+
+    if values.shape == shape:
+        return values
+    if path.endswith(TABLE):
+        return adapt_bias_table(values, shape[0])
+    return adapt_patch_kernel(values, shape[0]) if path == PATCHES else values
 
 
 def _check_network(
@@ -291,7 +314,11 @@ def _check_network(
     """Raise InputError in one line where the tensors are those of another network that is known."""
     wanted = {ours: leaf.shape for ours, leaf in flatten(like).items()}
     adaptable = (PATCHES, PLACES) if adapt else ()
-    shared = [ours for ours in leaves.keys() & wanted.keys() if not is_head(ours) and ours not in adaptable]
+    shared = [
+        ours
+        for ours in leaves.keys() & wanted.keys()
+        if not is_head(ours) and ours not in adaptable and not (adapt and ours.endswith(TABLE))
+    ]
     if (leaves.keys() == wanted.keys() and all(leaves[ours].shape == wanted[ours] for ours in shared)) or _hint(
         *_apart(leaves, wanted, names)
     ):
@@ -331,7 +358,7 @@ def _check_fit(
     ]
     if lines:
         counts = f"{len(unexpected)} unexpected, {len(missing)} missing and {len(other)} of another shape"
-        hint = _hint(unexpected, missing) or _patch_hint(leaves, wanted)
+        hint = _hint(unexpected, missing) or _patch_hint(leaves, wanted) or _window_hint(leaves, wanted)
         raise InputError("\n".join([f"{path} does not fit {network}: {counts}{hint}", *lines]))
     for ours, values in leaves.items():
         if not np.isfinite(np.asarray(values, np.float32)).all():
@@ -345,6 +372,19 @@ def _patch_hint(leaves: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int
         return ""
     return (
         f"; its patches are of {there[0]} pixels: give the model patch_size={there[0]} (--option=patch_size={there[0]})"
+    )
+
+
+def _window_hint(leaves: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """What a Swin of other windows is asked for with."""
+    tables = [path for path in wanted if path.endswith(TABLE) and path in leaves]
+    rows = max((len(leaves[path]) for path in tables), default=0)
+    if rows == max((wanted[path][0] for path in tables), default=0):
+        return ""
+    window = (math.isqrt(rows) + 1) // 2
+    return (
+        f"; its windows are of {window} tokens: give the model window={window} (--option=window={window}), or "
+        "adapt=True (--adapt)"
     )
 
 

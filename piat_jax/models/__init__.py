@@ -15,6 +15,7 @@ from piat_jax.core.checks import InputError, check_at_least, check_choice, check
 from piat_jax.models.batch_norm import MOMENTUM
 from piat_jax.models.layers import LinenModel, check_normalization
 from piat_jax.models.registry import MODELS, model
+from piat_jax.models.stochastic_depth import check_drop_path
 
 # isort: off
 # In this order they are listed.
@@ -83,8 +84,9 @@ def create(
       bn_momentum: share of a batch in BatchNorm's running statistics at each update, in (0, 1]: PyTorch's momentum.
       **options: attributes of the module: mean, std; width, stage_sizes, stem_stride for small_resnet;
         blocks_per_group, widen_factor for wide_resnet and dm_wide_resnet; hidden for mlp; remat for all but mlp;
-        patch_size for Vision Transformers, Swin and XCiT, stem_stride for ConvNeXt, window for Swin; what names decide
-        for vit, convit, convnext, swin, xcit and imagenet_resnet (width, depth, heads, ...: their classes say).
+        patch_size for Vision Transformers, Swin and XCiT, stem_stride for ConvNeXt, window for Swin, drop_path
+        (stochastic depth) for all of these; what names decide for vit, convit, convnext, swin, xcit and imagenet_resnet
+        (width, depth, heads, ...: their classes say).
 
     Raises:
       InputError: an unknown name or option, or a value out of range.
@@ -108,6 +110,7 @@ def create(
             raise InputError(f"model {name!r} takes no option {option!r}{did_you_mean(option, known)}")
     for option in options.keys() - {"mean", "std"}:
         _check_size(option, options[option])
+    check_drop_path(options.get("drop_path", 0.0))
     check_normalization(options.get("mean", ()), options.get("std", ()))
     built = module(num_classes=num_classes, dtype=DTYPES[dtype], **{**defaults, **options, **fixed})
     return LinenModel(built, bn_groups, bn_momentum)
@@ -119,4 +122,4 @@ def _check_size(option: str, value: object) -> None:
         raise InputError("stage_sizes is empty; give the blocks of each stage, such as (1, 1, 1)")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int) and not isinstance(number, bool):
-            check_at_least(option, number, 0 if option in ("local_depth", "stem_width") else 1)
+            check_at_least(option, number, 0 if option in ("local_depth", "stem_width", "drop_path") else 1)

@@ -12,6 +12,7 @@ from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.types import Array
 from piat_jax.models.layers import normalize
 from piat_jax.models.registry import model
+from piat_jax.models.stochastic_depth import branch_factors, rising_rates
 from piat_jax.models.vit import (
     Attention,
     PatchEmbed,
@@ -125,7 +126,7 @@ class ConViT(nn.Module):
     """Patches and positions; GPSA blocks, a class token, ordinary blocks; LayerNorm, and linear on the class token.
 
     Parameters are named as in timm: `blocks_0/attn/pos_proj/kernel` is its `blocks.0.attn.pos_proj.weight`. There is no
-    dropout, so training and evaluation are the same.
+    dropout; without `drop_path` training and evaluation are the same.
 
     Attributes:
       num_classes: K.
@@ -134,6 +135,7 @@ class ConViT(nn.Module):
       local_depth: how many of them, the first, are GPSA: 10 of 12. The class token comes after these.
       heads: 4, 9, 16; of width D / heads each.
       patch_size: pixels along a patch's side; 4 for images of 32, 16 for 224. It must divide them.
+      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises in a line from 0 in the first one.
       remat: whether the gradient recomputes each block rather than keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and LayerNorm's statistics stay float32.
@@ -148,6 +150,7 @@ class ConViT(nn.Module):
     local_depth: int = 10
     heads: int = 4
     patch_size: int = 4
+    drop_path: float = 0.0
     remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -160,7 +163,7 @@ class ConViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        del train  # nothing here depends on it
+        del train  # what is drawn in training is drawn from keys that are there then
         check_heads(self.width, self.heads, self.depth)
         # The class token learns of the image in what comes after them.
         check_range("local_depth", self.local_depth, 0, self.depth - 1)
@@ -168,11 +171,13 @@ class ConViT(nn.Module):
         x = PatchEmbed(self.width, self.patch_size, self.dtype, name="patch_embed")(x)
         x = x + position_embedding(self, x.shape[1], self.width).astype(self.dtype)
         class_token = self.param("cls_token", small_normal, (1, 1, self.width))
+        factors = branch_factors(self, rising_rates(self.drop_path, self.depth), 2)
         for index, keep in enumerate(attention_gates(self, self.depth)):
             if index == self.local_depth:
                 x = prepend(class_token, x)
             local = index < self.local_depth
             attention, bias = (GatedPositionalAttention, ()) if local else (Attention, (("qkv_bias", False),))
             options = (("heads", self.heads), *bias)
-            x = make_block(self.remat)(attention, options, self.dtype, name=f"blocks_{index}")(x, keep)
+            block = make_block(self.remat)(attention, options, self.dtype, name=f"blocks_{index}")
+            x = block(x, keep, factors[index])
         return classify(x, self.num_classes, self.dtype)

@@ -1,6 +1,8 @@
 """ConvNeXt (Liu et al., 2022), and with a stem of several convolutions (Singh et al., 2023)."""
 
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from piat_jax.core.types import Array
 from piat_jax.models.layers import Conv, layer_norm, layer_scale, normalize, small_normal
 from piat_jax.models.registry import model
 from piat_jax.models.stems import ConvStem, convolution_strides
+from piat_jax.models.stochastic_depth import branch_factors, kept, rising_rates
 from piat_jax.models.vit import FeedForward, PatchProjection, dense
 
 
@@ -19,29 +22,28 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, factors: Array | None) -> Array:
         width = x.shape[-1]
         options = {"depthwise": True, "bias": True, "zero_bias": True, "kernel_init": small_normal}
         y = Conv(width, 7, **options, dtype=self.dtype, name="conv_dw")(x)
         y = layer_norm(self.dtype, "norm")(y)
-        return x + layer_scale(self, "gamma", 1e-6, FeedForward(self.dtype, name="mlp")(y))
+        return x + kept(layer_scale(self, "gamma", 1e-6, FeedForward(self.dtype, name="mlp")(y)), factors)
 
 
 class Stage(nn.Module):
     """LayerNorm and a 2x2 convolution of stride 2, where the width is new; then blocks."""
 
     width: int
-    depth: int
     remat: bool
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, factors: Sequence[Array | None]) -> Array:
         if x.shape[-1] != self.width:
             x = layer_norm(self.dtype, "downsample_0")(x)
             x = patches(x, self.width, 2, self.dtype, "downsample_1")
-        for index in range(self.depth):
-            x = (nn.remat(Block) if self.remat else Block)(self.dtype, name=f"blocks_{index}")(x)
+        for index, of_block in enumerate(factors):
+            x = (nn.remat(Block) if self.remat else Block)(self.dtype, name=f"blocks_{index}")(x, of_block)
         return x
 
 
@@ -71,6 +73,15 @@ class Head(nn.Module):
     paper="Liu et al. (2022), arXiv:2201.03545",
 )
 @model(
+    "convnext_large_convstem",
+    title="ConvNeXt-L + ConvStem",
+    summary="ConvNeXt-L with three convolutions in place of patches.",
+    paper="Singh et al. (2023), arXiv:2303.01870",
+    depths=(3, 3, 27, 3),
+    widths=(192, 384, 768, 1536),
+    stem=(96, 144, 192),
+)
+@model(
     "convnext_base_convstem",
     title="ConvNeXt-B + ConvStem",
     summary="ConvNeXt-B with three convolutions in place of patches.",
@@ -96,6 +107,15 @@ class Head(nn.Module):
     depths=(3, 3, 9, 3),
     widths=(96, 192, 384, 768),
     stem=(48, 96),
+)
+@model(
+    "convnext_large",
+    title="ConvNeXt-L",
+    summary="Stages of 3, 3, 27 and 3 blocks, from 192 channels on.",
+    paper="Liu et al. (2022), arXiv:2201.03545",
+    depths=(3, 3, 27, 3),
+    widths=(192, 384, 768, 1536),
+    stem=(),
 )
 @model(
     "convnext_base",
@@ -128,7 +148,7 @@ class ConvNeXt(nn.Module):
     """Patches or a stem of convolutions, stages of blocks, each of which halves the image, mean, LayerNorm, linear.
 
     Parameters are named as in timm: `stages_0/blocks_1/conv_dw/conv/kernel` is its `stages.0.blocks.1.conv_dw.weight`.
-    There is neither dropout nor stochastic depth, so training and evaluation are the same.
+    There is no dropout; without `drop_path` training and evaluation are the same.
 
     Attributes:
       num_classes: K.
@@ -137,6 +157,7 @@ class ConvNeXt(nn.Module):
       stem: channels of the convolutions in place of patches, the last one `widths[0]`; () for patches.
       stem_stride: pixels a side of what becomes one: the patch size, or the product of the strides of `stem`, a power
         of two. 4 for images of 224, 1 or 2 for those of 32.
+      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises in a line from 0 in the first one.
       remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights and LayerNorm's statistics stay float32.
@@ -150,14 +171,17 @@ class ConvNeXt(nn.Module):
     widths: tuple[int, ...] = (96, 192, 384, 768)
     stem: tuple[int, ...] = ()
     stem_stride: int = 4
+    drop_path: float = 0.0
     remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     dtype: Any = jnp.float32
 
+    blocks_per_part: ClassVar[int] = 3
+
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        del train  # nothing here depends on it
+        del train  # what is drawn in training is drawn from keys that are there then
         self._check(images)
         x = normalize(images, self.mean, self.std, self.dtype)
         if self.stem:
@@ -166,8 +190,11 @@ class ConvNeXt(nn.Module):
         else:
             x = patches(x, self.widths[0], self.stem_stride, self.dtype, "stem_0")
             x = layer_norm(self.dtype, "stem_1")(x)
+        rates = rising_rates(self.drop_path, sum(self.depths))
+        factors = iter(branch_factors(self, rates, 1))
         for index, (width, depth) in enumerate(zip(self.widths, self.depths)):
-            x = Stage(width, depth, self.remat, self.dtype, name=f"stages_{index}")(x)
+            stage = Stage(width, self.remat, self.dtype, name=f"stages_{index}")
+            x = stage(x, tuple(itertools.islice(factors, depth)))
         return Head(self.num_classes, self.dtype, name="head")(x)
 
     def _check(self, images: Array) -> None:

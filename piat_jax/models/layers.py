@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.rng import flat_draw
+from piat_jax.core.rng import example_keys, flat_draw
 from piat_jax.core.types import Array, PyTree, Variables
 from piat_jax.models.batch_norm import MOMENTUM, batch_norm_training
+from piat_jax.models.stochastic_depth import IMAGE_KEYS
 
 
 def torch_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -127,7 +128,7 @@ class LinenModel:
     """A Flax Linen module as a pair of pure functions over plain dicts; equal modules are equal models.
 
     The module is called as `module(images, train=...)`. Its `params` collection becomes the weights and every other
-    collection the model state.
+    collection the model state. One that draws at random in training, with `nn.Dropout`, says so: `draws = True`.
 
     Attributes:
       module: of Flax.
@@ -154,6 +155,16 @@ class LinenModel:
         """How many attention branches read a gate from the model state (core/forward.py); 0 without attention."""
         return getattr(self.module, "attention_blocks", 0)
 
+    @property
+    def blocks_per_part(self) -> int:
+        """How many blocks in a row, of networks with stages, learn at one rate (training/layer_scales.py)."""
+        return getattr(self.module, "blocks_per_part", 1)
+
+    @property
+    def draws(self) -> bool:
+        """Whether a forward in training mode draws at random, and so wants a key (core/forward.py)."""
+        return bool(getattr(self.module, "draws", False) or getattr(self.module, "drop_path", 0))
+
     def init(self, key: Array, images: Array) -> Variables:
         """Fresh weights and state for images of this shape `[B, H, W, C]`."""
         variables = dict(_init(self.module, key, images))
@@ -162,11 +173,19 @@ class LinenModel:
     def apply(
         self, params: PyTree, model_state: Mapping[str, PyTree], images: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Array, PyTree]:
-        """Logits `[B, K]` in float32 and the new state; `key` feeds dropout, where there is any."""
+        """Logits `[B, K]` in float32 and the new state.
+
+        `key` is one, or one for each image `[B]`: stochastic depth draws from each image's own, and leaves nothing out
+        without a key; Flax's dropout, which draws for the whole batch, has the first.
+        """
         variables = {"params": params, **model_state}
-        rngs = None if key is None else {"dropout": key}
+        of_images = key is not None and key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        rngs = None if key is None else {"dropout": key[0] if of_images else key}
         if not train:
             return self.module.apply(variables, images, train=False, rngs=rngs).astype(jnp.float32), model_state  # type: ignore[union-attr]
+        if key is not None and getattr(self.module, "drop_path", 0):
+            keys = key if of_images else example_keys(key, jnp.arange(len(images)))
+            variables[IMAGE_KEYS] = {"keys": keys}
         with batch_norm_training(self.bn_groups, self.bn_momentum):
             logits, updated = self.module.apply(variables, images, train=True, rngs=rngs, mutable=list(model_state))
         return logits.astype(jnp.float32), updated

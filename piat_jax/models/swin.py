@@ -1,5 +1,6 @@
 """Swin Transformer (Liu et al., 2021): attention within windows, which every other block shifts."""
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from piat_jax.core.checks import InputError, check_count, check_patches
 from piat_jax.core.types import Array
 from piat_jax.models.layers import layer_norm, normalize, small_normal
 from piat_jax.models.registry import model
+from piat_jax.models.stochastic_depth import branch_factors, rising_rates
 from piat_jax.models.vit import PatchProjection, attention_gates, check_heads, dense, make_block
 
 EPSILON = 1e-5  # of LayerNorm, PyTorch's default
@@ -144,14 +146,14 @@ class Layer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, gates: tuple[Array | None, ...]) -> Array:
+    def __call__(self, x: Array, gates: tuple[Array | None, ...], factors: tuple[Array | None, ...]) -> Array:
         if self.merged:
             x = PatchMerging(self.dtype, name="downsample")(x)
         for index, keep in enumerate(gates):
             shift = self.window // 2 if index % 2 else 0
             options = (("heads", self.heads), ("window", self.window), ("shift", shift))
             block = make_block(self.remat)(WindowAttention, options, self.dtype, EPSILON, name=f"blocks_{index}")
-            x = block(x, keep)
+            x = block(x, keep, factors[index])
         return x
 
 
@@ -172,6 +174,15 @@ class Head(nn.Module):
     title="Swin",
     summary="As wide and as deep as model.options says.",
     paper="Liu et al. (2021), arXiv:2103.14030",
+)
+@model(
+    "swin_large",
+    title="Swin-L",
+    summary="Stages of 2, 2, 18 and 2 blocks, from width 192 with six heads on.",
+    paper="Liu et al. (2021), arXiv:2103.14030",
+    width=192,
+    depths=(2, 2, 18, 2),
+    heads=(6, 12, 24, 48),
 )
 @model(
     "swin_base",
@@ -204,7 +215,7 @@ class Swin(nn.Module):
     """Patches, stages that halve the grid and double the width, LayerNorm, mean, linear.
 
     Parameters are named as in timm: `layers_0/blocks_1/attn/qkv/kernel` is its `layers.0.blocks.1.attn.qkv.weight`.
-    There is neither dropout nor stochastic depth, so training and evaluation are the same.
+    There is no dropout; without `drop_path` training and evaluation are the same.
 
     Attributes:
       num_classes: K.
@@ -213,6 +224,7 @@ class Swin(nn.Module):
       heads: per stage.
       window: tokens along a window's side; 7 for images of 224, 4 or 8 for those of 32.
       patch_size: pixels along a patch's side; 4 for images of 224, 1 or 2 for those of 32. It must divide them.
+      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises in a line from 0 in the first one.
       remat: whether the gradient recomputes each block rather than keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and LayerNorm's statistics stay float32.
@@ -226,6 +238,7 @@ class Swin(nn.Module):
     heads: tuple[int, ...] = (3, 6, 12, 24)
     window: int = 7
     patch_size: int = 4
+    drop_path: float = 0.0
     remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -238,15 +251,17 @@ class Swin(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        del train  # nothing here depends on it
+        del train  # what is drawn in training is drawn from keys that are there then
         if len(self.depths) != len(self.heads):
             raise InputError(f"heads={self.heads} must be one for each of depths={self.depths}")
         check_count("window", self.window, 1)
         x = normalize(images, self.mean, self.std, self.dtype)
         x = PatchEmbed(self.width, self.patch_size, self.dtype, name="patch_embed")(x)
         gates = iter(attention_gates(self, self.attention_blocks))
+        rates = rising_rates(self.drop_path, sum(self.depths))
+        factors = iter(branch_factors(self, rates, 2))
         for index, (depth, heads) in enumerate(zip(self.depths, self.heads)):
             check_heads(self.width * 2**index, heads, depth)
             layer = Layer(heads, self.window, index > 0, self.remat, self.dtype, name=f"layers_{index}")
-            x = layer(x, tuple(next(gates) for _ in range(depth)))
+            x = layer(x, *(tuple(itertools.islice(each, depth)) for each in (gates, factors)))
         return Head(self.num_classes, self.dtype, name="head")(layer_norm(self.dtype, "norm", EPSILON)(x))

@@ -13,6 +13,7 @@ from piat_jax.core.types import Array
 from piat_jax.models.layers import layer_norm, normalize, small_normal, torch_bias, torch_uniform
 from piat_jax.models.registry import model
 from piat_jax.models.stems import ConvStem, convolution_strides
+from piat_jax.models.stochastic_depth import branch_factors, kept, rising_rates
 
 
 class PatchProjection(nn.Module):
@@ -120,14 +121,15 @@ class Block(nn.Module):
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Array, keep: Array | None) -> Array:
+    def __call__(self, x: Array, keep: Array | None, factors: Array | None) -> Array:
         branch = self.attention(**dict(self.options), dtype=self.dtype, name="attn")
         a = branch(layer_norm(self.dtype, "norm1", self.epsilon)(x))
         if keep is not None:
             # A closed gate takes the branch's gradient and leaves its value.
             a = jnp.where(jnp.reshape(keep, (1,) * a.ndim), a, jax.lax.stop_gradient(a))
-        x = x + a
-        return x + FeedForward(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2", self.epsilon)(x))
+        x = x + kept(a, factors, 0)
+        y = FeedForward(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2", self.epsilon)(x))
+        return x + kept(y, factors, 1)
 
 
 def make_block(remat: bool) -> type[Block]:
@@ -210,6 +212,15 @@ def check_heads(width: int, heads: int, depth: int) -> None:
     heads=3,
 )
 @model(
+    "vit_large",
+    title="ViT-L",
+    summary="Twenty-four blocks of width 1024, with sixteen heads each.",
+    paper="Dosovitskiy et al. (2021), arXiv:2010.11929",
+    width=1024,
+    depth=24,
+    heads=16,
+)
+@model(
     "vit_base",
     title="ViT-B",
     summary="Twelve blocks of width 768, with twelve heads each.",
@@ -239,17 +250,18 @@ def check_heads(width: int, heads: int, depth: int) -> None:
 class ViT(nn.Module):
     """Patches, a class token and positions; blocks of attention and MLP; LayerNorm, and linear on the class token.
 
-    Parameters are named as in timm: `blocks_0/attn/qkv/kernel` is its `blocks.0.attn.qkv.weight`. There is no dropout,
-    so training and evaluation are the same.
+    Parameters are named as in timm: `blocks_0/attn/qkv/kernel` is its `blocks.0.attn.qkv.weight`. There is no dropout;
+    without `drop_path` training and evaluation are the same.
 
     Attributes:
       num_classes: K.
-      width: D, of each token: 192, 384, 768 in vit_tiny, vit_small, vit_base.
+      width: D, of each token: 192, 384, 768, 1024 in vit_tiny, vit_small, vit_base, vit_large.
       depth: blocks.
       heads: of width D / heads each.
       patch_size: pixels along a patch's side; 4 for images of 32, 16 for 224. It must divide them.
       stem_width: 0 for patches; else 3x3 convolutions of stride 2 make the tokens, as many as halve a patch to a pixel,
         the first one with so many channels, each next one with twice as many.
+      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises in a line from 0 in the first one.
       remat: whether the gradient recomputes each block rather than keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and LayerNorm's statistics stay float32.
@@ -265,6 +277,7 @@ class ViT(nn.Module):
     heads: int = 3
     patch_size: int = 4
     stem_width: int = 0
+    drop_path: float = 0.0
     remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -277,15 +290,16 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        del train  # nothing here depends on it
+        del train  # what is drawn in training is drawn from keys that are there then
         check_heads(self.width, self.heads, self.depth)
         x = normalize(images, self.mean, self.std, self.dtype)
         x = PatchEmbed(self.width, self.patch_size, self.dtype, self.stem_width, name="patch_embed")(x)
         x = prepend(self.param("cls_token", small_normal, (1, 1, self.width)), x)
         x = x + position_embedding(self, x.shape[1], self.width).astype(self.dtype)
+        factors = branch_factors(self, rising_rates(self.drop_path, self.depth), 2)
         for index, keep in enumerate(attention_gates(self, self.depth)):
             block = make_block(self.remat)(Attention, (("heads", self.heads),), self.dtype, name=f"blocks_{index}")
-            x = block(x, keep)
+            x = block(x, keep, factors[index])
         return classify(x, self.num_classes, self.dtype)
 
 

@@ -14,6 +14,7 @@ from piat_jax.models.batch_norm import BatchNorm
 from piat_jax.models.layers import Conv, layer_norm, layer_scale, normalize, remat_block, small_normal
 from piat_jax.models.registry import model
 from piat_jax.models.stems import convolution_strides
+from piat_jax.models.stochastic_depth import branch_factors, kept
 from piat_jax.models.vit import FeedForward, attend, attention_weights, check_heads, classify, dense, prepend
 
 FREQUENCIES, TEMPERATURE = 32, 10_000.0
@@ -63,14 +64,14 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool, factors: Array | None) -> Array:
         attention = CrossCovarianceAttention(self.heads, self.dtype, name="attn")
         y = layer_norm(self.dtype, "norm1")(x).reshape(x.shape[0], -1, x.shape[-1])
-        x = x + layer_scale(self, "gamma1", 1.0, attention(y)).reshape(x.shape)
+        x = x + kept(layer_scale(self, "gamma1", 1.0, attention(y)), factors, 0).reshape(x.shape)
         y = LocalInteraction(self.dtype, name="local_mp")(layer_norm(self.dtype, "norm3")(x), train)
-        x = x + layer_scale(self, "gamma3", 1.0, y)
+        x = x + kept(layer_scale(self, "gamma3", 1.0, y), factors, 1)
         y = FeedForward(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
-        return x + layer_scale(self, "gamma2", 1.0, y)
+        return x + kept(layer_scale(self, "gamma2", 1.0, y), factors, 2)
 
 
 class ClassAttention(nn.Module):
@@ -193,8 +194,8 @@ def position_waves(height: int, width: int) -> np.ndarray:
 class XCiT(nn.Module):
     """A stem of convolutions and positions; blocks; a class token and blocks for it; LayerNorm, linear on the token.
 
-    Parameters are named as in timm: `blocks_0/attn/temperature` is its `blocks.0.attn.temperature`. There is neither
-    dropout nor stochastic depth; BatchNorm is what training changes.
+    Parameters are named as in timm: `blocks_0/attn/temperature` is its `blocks.0.attn.temperature`. There is no
+    dropout; without `drop_path` BatchNorm is what training changes.
 
     Attributes:
       num_classes: K.
@@ -205,6 +206,7 @@ class XCiT(nn.Module):
       patch_size: pixels a side of what becomes a token, a power of two; it must divide images. 16 for those of 224; 4
         for those of 32, as in the robust XCiTs of CIFAR.
       convolutions: of the stem. 4 in timm's networks of 16 pixels and 3 in those of 8; the last ones have stride 2.
+      drop_path: stochastic depth's rate in [0, 1), the same in all blocks but those of the class token, as in timm.
       remat: whether the gradient recomputes each block rather than keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and the norms' statistics stay float32.
@@ -220,6 +222,7 @@ class XCiT(nn.Module):
     heads: int = 8
     patch_size: int = 16
     convolutions: int = 4
+    drop_path: float = 0.0
     remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -233,9 +236,10 @@ class XCiT(nn.Module):
         x = normalize(images, self.mean, self.std, self.dtype)
         x = PatchEmbed(self.width, self.patch_size, self.convolutions, self.dtype, name="patch_embed")(x, train)
         x = x + Positions(self.width, self.dtype, name="pos_embed")(*x.shape[1:3])
-        block, class_block = (remat_block(kind) if self.remat else kind for kind in (Block, ClassBlock))
-        for index in range(self.depth):
-            x = block(self.heads, self.dtype, name=f"blocks_{index}")(x, train)
+        block = remat_block(Block) if self.remat else Block
+        class_block = remat_block(ClassBlock) if self.remat else ClassBlock
+        for index, factors in enumerate(branch_factors(self, (self.drop_path,) * self.depth, 3)):
+            x = block(self.heads, self.dtype, name=f"blocks_{index}")(x, train, factors)
         x = x.reshape(x.shape[0], -1, self.width)
         x = prepend(self.param("cls_token", small_normal, (1, 1, self.width)), x)
         for index in range(self.class_depth):

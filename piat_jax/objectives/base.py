@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_share
-from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.forward import forward_keys, make_logits_fn
 from piat_jax.core.labels import OVER, smoothed
 from piat_jax.core.registry import Registry
 from piat_jax.core.renamed import warn
@@ -117,7 +117,8 @@ class _Shared:
         for kind in self.forwards:
             # The logits of a second forward would equal the first one's, so only its statistics are wanted.
             weights = jax.lax.stop_gradient(params) if kind in logits else params
-            values, model_state = model.apply(weights, model_state, images[kind], train=True)
+            keys = forward_keys(model, context.key, batch.clean.indices, kind)
+            values, model_state = model.apply(weights, model_state, images[kind], train=True, key=keys)
             logits.setdefault(kind, values)
         target = self.target_of(batch.clean, next(iter(logits.values())).shape[-1])
         terms = self.terms(Outputs(logits, batch, start, target), objective_state, context)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.averaging.interpolation import interpolate
 from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.forward import forward_keys
 from piat_jax.core.rng import named_key
 from piat_jax.core.trees import copied
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
@@ -106,9 +107,11 @@ class CURE(Wrapper):
         context = context.with_attack(loss=lambda logits, _: losses.kl_divergence(clean, logits))
         adversarial = super().perturb(variables, objective_state, batch, context)
         images, (params, model_state) = self.inputs(adversarial), objective_state.own
-        of_clean, model_state = self.model.apply(params, model_state, images["clean"], train=True)
-        of_adversarial, model_state = self.model.apply(params, model_state, images["adversarial"], train=True)
-        return self.hand(adversarial, jax.lax.stop_gradient(OfAverage(of_clean, of_adversarial, model_state)))
+        logits = {}
+        for kind in ("clean", "adversarial"):
+            keys = forward_keys(self.model, context.key, batch.indices, f"{kind} of the average")
+            logits[kind], model_state = self.model.apply(params, model_state, images[kind], train=True, key=keys)
+        return self.hand(adversarial, jax.lax.stop_gradient(OfAverage(**logits, model_state=model_state)))
 
     def differentiated(self, params: PyTree) -> PyTree:
         """The weights, whose gradient's smallest entries are left out."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range
+from piat_jax.core.forward import forward_keys
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Wrapper, static, wrapper
@@ -109,7 +110,8 @@ class ECAS(Wrapper):
         adjusted = {}
         if self.entropy:
             train = self.entropy_batch_norm == "train"
-            logits, model_state = self.model.apply(variables.params, variables.model_state, batch.images, train=train)
+            keys = forward_keys(self.model, context.key, batch.indices, "entropy")
+            logits, model_state = self.model.apply(*variables, batch.images, train=train, key=keys)
             if train:
                 variables, after_entropy = variables._replace(model_state=model_state), model_state
             which = jax.random.randint(named_key(context.key, "ecas"), (), 0, self.num_big)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_count
+from piat_jax.core.forward import forward_keys
 from piat_jax.core.norms import ascent_direction, project
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method, static
@@ -78,7 +79,8 @@ class FreeAT(AttackedObjective):
         images = jnp.clip(batch.images + objective_state, 0.0, 1.0)
 
         def mean_loss(images: Array) -> Array:
-            logits, _ = self.model.apply(variables.params, variables.model_state, images, train=True)
+            keys = forward_keys(self.model, context.key, batch.indices, "adversarial")  # as the loss draws
+            logits, _ = self.model.apply(*variables, images, train=True, key=keys)
             return jnp.mean(losses.cross_entropy(logits, self.target_of(batch, logits.shape[-1])))
 
         uphill = ascent_direction(jax.grad(mean_loss)(images), norm)

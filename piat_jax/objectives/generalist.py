@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.averaging.interpolation import PAPER_WEIGHT, interpolate
 from piat_jax.core.checks import check_count, check_range
+from piat_jax.core.forward import forward_keys
 from piat_jax.core.trees import copied
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Context, PyTree, Variables
 from piat_jax.objectives.base import Wrapper, WrapperState, reached, static, wrapper
@@ -94,7 +95,9 @@ class Generalist(Wrapper):
         target = self.target_of(batch.clean, next(iter(aux.logits.values())).shape[-1])
 
         def loss(params: PyTree) -> tuple[Array, PyTree]:
-            logits, model_state = self.model.apply(params, own.natural.model_state, batch.clean.images, train=True)
+            model_state, (images, _, indices, _) = own.natural.model_state, batch.clean
+            keys = forward_keys(self.model, context.key, indices, "natural")
+            logits, model_state = self.model.apply(params, model_state, images, train=True, key=keys)
             return jnp.mean(losses.cross_entropy(logits, target)), model_state
 
         gradient, model_state = jax.grad(loss, has_aux=True)(own.natural.params)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax import losses
+from piat_jax.core.forward import forward_keys
 from piat_jax.core.norms import random_in_ball
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
@@ -55,10 +56,11 @@ class GradAlign(Wrapper):
         """As inside, and one minus the cosine."""
         terms, clean = super().terms(outputs, objective_state, context), outputs.batch.clean
         params, model_state = outputs.variables
+        keys = forward_keys(self.model, context.key, clean.indices, "grad_align")
 
         def gradient(params: PyTree, images: Array) -> Array:
             def total(images: Array) -> Array:
-                logits, _ = self.model.apply(params, model_state, images, train=True)
+                logits, _ = self.model.apply(params, model_state, images, train=True, key=keys)
                 return jnp.sum(losses.cross_entropy(logits, clean.target))
 
             return jax.grad(total)(images).reshape(images.shape[0], -1)

@@ -1,6 +1,7 @@
 """Adversarial training with learnable attack strategy, LAS-AT (Jia et al., 2022)."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks import pgd
 from piat_jax.core.checks import InputError, check_at_least, check_count
-from piat_jax.core.forward import make_logits_fn
+from piat_jax.core.forward import forward_keys, make_logits_fn
 from piat_jax.core.rng import example_keys, flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Resources, Terms, Wrapper, WrapperState, accuracy, static, wrapper
@@ -245,10 +246,12 @@ class LAS(Wrapper):
         """The strategy after a step of its own, and the model's statistics after R1."""
         own = objective_state.own
         context = context._replace(key=named_key(context.key, "las policy"))
-        logits, _ = self.strategy.apply(own.params, own.model_state, batch.images, train=True)
+        keys = forward_keys(self.strategy, context.key, batch.indices, "strategy")
+        logits, _ = self.strategy.apply(own.params, own.model_state, batch.images, train=True, key=keys)
         adversarial = self.attacked(variables, objective_state, batch, context, logits)
         reward, model_state = self.reward(variables, objective_state, adversarial, context)
-        gradient, statistics = jax.grad(self.policy_loss, has_aux=True)(own.params, own, adversarial, reward)
+        loss = functools.partial(self.policy_loss, keys=keys)
+        gradient, statistics = jax.grad(loss, has_aux=True)(own.params, own, adversarial, reward)
         length = jnp.sqrt(sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.float32(0.0)))
         scale = jnp.minimum(1.0, self.max_norm / (length + 1e-6))
         momentum = jax.tree.map(
@@ -263,7 +266,7 @@ class LAS(Wrapper):
     ) -> tuple[Array, PyTree]:
         """`R1 + R2 + R3`, one number for the batch, and the model's statistics after R1."""
         images, labels, indices, _ = adversarial.clean
-        loss, model_state = self._loss_as_it_is(variables, adversarial)
+        loss, model_state = self._loss_as_it_is(variables, adversarial, context)
         copy = self._trained_copy(Variables(variables.params, model_state), objective_state, adversarial, context)
         known = attack_options(self.inner)
         attacked = pgd(
@@ -283,15 +286,18 @@ class LAS(Wrapper):
         loss = jnp.clip(loss, 0.0, self.loss_limit)
         return loss + self.robust_reward * robust + self.clean_reward * clean, model_state
 
-    def _loss_as_it_is(self, variables: Variables, adversarial: AdversarialBatch) -> tuple[Array, PyTree]:
+    def _loss_as_it_is(
+        self, variables: Variables, adversarial: AdversarialBatch, context: Context
+    ) -> tuple[Array, PyTree]:
         """R1 before it is clipped, and the model's statistics after it."""
-        images, labels, *_ = adversarial.clean
+        images, labels, indices, _ = adversarial.clean
         params, model_state = variables
         if not self.betas:
             logits, _ = self.model.apply(params, model_state, adversarial.images, train=False)
             return jnp.mean(losses.cross_entropy(logits, labels)), model_state
-        clean, model_state = self.model.apply(params, model_state, images, train=True)
-        logits, model_state = self.model.apply(params, model_state, adversarial.images, train=True)
+        first, second = (forward_keys(self.model, context.key, indices, kind) for kind in ("clean", "adversarial"))
+        clean, model_state = self.model.apply(params, model_state, images, train=True, key=first)
+        logits, model_state = self.model.apply(params, model_state, adversarial.images, train=True, key=second)
         divergence = self.handed(adversarial).beta * losses.kl_divergence(clean, logits)
         return jnp.mean(losses.cross_entropy(clean, labels) + divergence), model_state
 
@@ -307,10 +313,11 @@ class LAS(Wrapper):
         return Variables(context.trial_step(gradient, weights, params), aux.model_state)
 
     def policy_loss(
-        self, params: PyTree, own: Strategy, batch: AdversarialBatch, reward: Array
+        self, params: PyTree, own: Strategy, batch: AdversarialBatch, reward: Array, *, keys: Array | None = None
     ) -> tuple[Array, PyTree]:
         """`-R sum_heads mean_i log pi(a_i | x_i)`, and the strategy's statistics after its forward."""
-        logits, model_state = self.strategy.apply(params, own.model_state, batch.clean.images, train=True)
+        images = batch.clean.images
+        logits, model_state = self.strategy.apply(params, own.model_state, images, train=True, key=keys)
         actions = self.handed(batch).actions
         each = [losses.cross_entropy(head, actions[:, i]) for i, head in enumerate(self._split(logits))]
         return reward * sum((jnp.mean(value) for value in each), jnp.float32(0.0)), model_state

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError
+from piat_jax.core.forward import forward_keys
 from piat_jax.core.types import AdversarialBatch, Array, Aux, Batch, Context, Model, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Resources, Terms, Wrapper, WrapperState, static, wrapper
 from piat_jax.objectives.learner import Learner, learned, learner, learning_rate
@@ -69,8 +70,8 @@ class LBGAT(Wrapper):
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
         """As inside, with the guide's logits of the clean images."""
-        own = objective_state.own
-        logits, _ = self.guide.apply(own.params, own.model_state, batch.images, train=True)
+        own, keys = objective_state.own, forward_keys(self.guide, context.key, batch.indices, "guide")
+        logits, _ = self.guide.apply(own.params, own.model_state, batch.images, train=True, key=keys)
         adversarial = super().perturb(variables, objective_state, batch, context)
         return self.hand(adversarial, jax.lax.stop_gradient(logits))
 
@@ -89,7 +90,9 @@ class LBGAT(Wrapper):
         target = self.target_of(batch.clean, aux.logits["adversarial"].shape[-1])
 
         def loss(params: PyTree) -> tuple[Array, PyTree]:
-            logits, model_state = self.guide.apply(params, own.model_state, batch.clean.images, train=True)
+            images, _, indices, _ = batch.clean
+            keys = forward_keys(self.guide, context.key, indices, "guide")
+            logits, model_state = self.guide.apply(params, own.model_state, images, train=True, key=keys)
             distance = logit_distance(aux.logits["adversarial"], logits)
             return jnp.mean(distance + losses.cross_entropy(logits, target)), model_state
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.forward import forward_keys
 from piat_jax.core.rng import flat_draw, named_key
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, PyTree, Variables
 from piat_jax.objectives.base import Outputs, Terms, Wrapper, static, wrapper
@@ -121,7 +122,15 @@ class RAT(Wrapper):
         terms = super().terms(outputs, objective_state, context)
         labels, (clean, adversarial) = outputs.batch.clean.labels, (outputs.logits[k] for k in ("clean", "adversarial"))
         images = self.inputs(outputs.batch)
-        g, h = (self.head_gradient(outputs.variables, images[kind], labels) for kind in ("clean", "adversarial"))
+        g, h = (
+            self.head_gradient(
+                outputs.variables,
+                images[kind],
+                labels,
+                keys=forward_keys(self.model, context.key, outputs.batch.clean.indices, kind),
+            )
+            for kind in ("clean", "adversarial")
+        )
 
         def pull(towards: Array, of: Array) -> Array:
             return losses.kl_from_target(soft_labels(towards, self.kappa)[labels], of) / 2
@@ -132,7 +141,7 @@ class RAT(Wrapper):
         metrics = {**terms.metrics, "first_order": jnp.mean(first), "second_order": jnp.mean(second)}
         return terms._replace(other=terms.other + self.share * moved, metrics=metrics)
 
-    def head_gradient(self, variables: Variables, images: Array, labels: Array) -> Array:
+    def head_gradient(self, variables: Variables, images: Array, labels: Array, *, keys: Array | None = None) -> Array:
         """The gradient of mean cross-entropy by the last kernel, summed over its inputs: `[K]`, a constant."""
         params, model_state = jax.lax.stop_gradient(variables)
         kernel = params
@@ -140,7 +149,8 @@ class RAT(Wrapper):
             kernel = kernel[name]
 
         def mean_cross_entropy(kernel: Array) -> Array:
-            logits, _ = self.model.apply(_put(params, self.head, kernel), model_state, images, train=True)
+            weights = _put(params, self.head, kernel)
+            logits, _ = self.model.apply(weights, model_state, images, train=True, key=keys)
             return jnp.mean(losses.cross_entropy(logits, labels))
 
         return jnp.sum(jax.grad(mean_cross_entropy)(kernel).astype(jnp.float32), axis=0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.checks import InputError
+from piat_jax.core.forward import forward_keys
 from piat_jax.core.labels import of_label
 from piat_jax.core.types import AdversarialBatch, Array, Batch, Context, LogitsFn, PyTree, Variables
 from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
@@ -82,8 +83,9 @@ class STAT(AttackedObjective):
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Beta times the distance of the two extremes, and the clean cross-entropy."""
         clean, adversarial = outputs.logits["clean"], outputs.logits["adversarial"]
-        images = outputs.batch.extra[COLLABORATIVE]
-        collaborative, _ = self.model.apply(*outputs.variables, images, train=True)
+        images, indices = outputs.batch.extra[COLLABORATIVE], outputs.batch.clean.indices
+        keys = forward_keys(self.model, context.key, indices, COLLABORATIVE)
+        collaborative, _ = self.model.apply(*outputs.variables, images, train=True, key=keys)
         lower, upper = extremes(clean, collaborative, adversarial, outputs.batch.clean.target)
         points = clean, collaborative, adversarial
         distance = squeeze(pick(upper, *points), pick(lower, *points))

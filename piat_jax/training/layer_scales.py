@@ -1,5 +1,6 @@
 """Rates by layer, for fine-tuning: how deep each part of a network lies, found from its forward."""
 
+import re
 from typing import Any
 
 import jax
@@ -10,12 +11,16 @@ from piat_jax.core.checks import check_range
 from piat_jax.core.types import Model, PyTree, Variables
 from piat_jax.programs.jaxprs import inner_jaxprs
 
+BLOCK, NUMBER = re.compile(r"blocks_(\d+)"), re.compile(r"_\d+$")
+
 
 def layer_scales(model: Model, variables: Variables, image_shape: tuple[int, ...], layer_decay: float) -> PyTree:
     """`layer_decay ** (parts above)` for each parameter: 1 for the head, less the nearer a part lies to the images.
 
     Parts are the modules at the top of the tree of parameters, in the order in which the forward uses them. A parameter
-    of the network itself, such as a class token, counts with the part before it.
+    of the network itself, such as a class token, counts with the part before it. Stages are cut into their blocks
+    (Swin), or where a model has `blocks_per_part` into so many in a row (three in ConvNeXt); what halves the image
+    counts with the first of a stage, and what is numbered beside stages counts as one (patches and their norm).
 
     Args:
       model: the model.
@@ -27,7 +32,8 @@ def layer_scales(model: Model, variables: Variables, image_shape: tuple[int, ...
       A tree of floats like the weights.
 
     Source: layer-wise learning rate decay as in BEiT, Bao et al. (2022), arXiv:2106.08254, which counts all embeddings
-    as one part, and the last norm with the head.
+    as one part, and the last norm with the head. Stages: ConvNeXt's as in the code of Liu et al. (2022), which has
+    twelve parts between stem and head of the networks with 3, 3, 27 and 3 blocks; Swin's blocks as in timm.
     """
     check_range("layer_decay", layer_decay, 0, 1, open_low=True)
 
@@ -39,13 +45,20 @@ def layer_scales(model: Model, variables: Variables, image_shape: tuple[int, ...
     traced = jax.make_jaxpr(forward)(*shapes).jaxpr
     numbers = dict(zip(traced.invars, range(len(leaves))))  # the weights come first
     order = _first_uses(traced, numbers)
-    top = _depth_of_parts([path for path, _ in leaves])
+    paths = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path, _ in leaves]
+    top, together = _depth_of_parts(paths), getattr(model, "blocks_per_part", 1)
+    stages = {path[top] for path in paths if len(path) > top + 1 and BLOCK.fullmatch(path[top + 1])}
     depths, parts = {}, {}
     for number in order:
-        path = leaves[number][0]
+        path = paths[number]
         if len(path) > top + 1:
-            parts.setdefault(str(path[top]), len(parts))
-            depths[number] = parts[str(path[top])]
+            part = path[top]
+            if part in stages:
+                block = BLOCK.fullmatch(path[top + 1])
+                part = (part, int(block[1]) // together if block else 0)
+            elif stages:
+                part = NUMBER.sub("", part)
+            depths[number] = parts.setdefault(part, len(parts))
         else:
             depths[number] = max(len(parts) - 1, 0)
     last = max(len(parts) - 1, 0)
@@ -66,9 +79,9 @@ def _first_uses(jaxpr: Any, numbers: dict[Any, int]) -> list[int]:
     return list(found)
 
 
-def _depth_of_parts(paths: list[Any]) -> int:
+def _depth_of_parts(paths: list[list[str]]) -> int:
     """How far down the tree of parameters its modules are: below names that all paths share."""
     top = 0
-    while all(len(path) > top + 1 for path in paths) and len({str(path[top]) for path in paths}) == 1:
+    while all(len(path) > top + 1 for path in paths) and len({path[top] for path in paths}) == 1:
         top += 1
     return top

@@ -14,7 +14,7 @@ from piat_jax.core.rng import named_key
 from piat_jax.data import load
 from piat_jax.experiment import Experiment, Run, classifier
 from piat_jax.experiment.classifier import Classifier
-from piat_jax.interop import About
+from piat_jax.interop import About, weights
 from piat_jax.models import create
 
 SHAPE = (4, 4, 1)
@@ -141,6 +141,29 @@ def test_weights_that_do_not_say_what_they_are(tmp_path, options, message):
         piat_jax.load(tmp_path / "x.npz", **options)
     with pytest.raises(InputError, match="is no file and no folder"):
         piat_jax.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_weights_are_read_once(form, adapt, tmp_path, monkeypatch):
+    read = []
+
+    def counted(name):
+        inner = getattr(weights, name)
+        monkeypatch.setattr(weights, name, lambda *args, **options: read.append(name) or inner(*args, **options))
+
+    model = make()
+    model.to_safetensors(tmp_path / "exported")
+    source = tmp_path / "exported" / ("" if form == "folder" else "model.safetensors")
+    for name in ("read_tensors", "read_safetensors"):
+        counted(name)
+    given = {"model": "mlp", "num_classes": 3, "options": {"hidden": (6,)}, "image_shape": SHAPE}
+    loaded = piat_jax.load(source, **given, adapt=adapt)
+    np.testing.assert_array_equal(loaded.logits(IMAGES), model.logits(IMAGES))
+    assert len(read) == 1
+    with pytest.raises(InputError, match="model='mpl' is unknown"):
+        piat_jax.load(source, **{**given, "model": "mpl"})
+    assert len(read) == 1  # what is wrong without the file is told without reading it
 
 
 def test_the_data_of_the_package_goes_straight_in():

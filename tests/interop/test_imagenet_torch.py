@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from piat_jax.experiment.classifier import load
+from piat_jax.interop.names import flatten, network_of, to_torch, torch_key
 from piat_jax.interop.published import PUBLISHED, TIMM, TORCHVISION
+from piat_jax.interop.weights import IGNORED
+from piat_jax.models import create
 from tests.models import torch_reference_imagenet as reference
 from tests.models.torch_reference_vit import define_missing_operators, images
 
@@ -102,7 +105,7 @@ def test_the_table_says_what_they_say():
             size, resize = told.input_size[1], int(told.input_size[1] / told.crop_pct)
             assert (row.mean, row.std, row.num_classes) == (told.mean, told.std, told.num_classes)
             assert (row.size, row.resize, row.interpolation) == (size, resize, told.interpolation)
-            assert told.crop_mode == "center"
+            assert told.crop_mode == ("squash" if row.squash else "center")
         assert next(iter(TIMM[name])) == timm.get_pretrained_cfg(name).tag
     for name in TORCHVISION:
         weights = torchvision.models.get_model_weights(name)
@@ -112,3 +115,44 @@ def test_the_table_says_what_they_say():
             assert ([row.size], [row.resize]) == (told.crop_size, told.resize_size)
             assert row.interpolation == told.interpolation.value
         assert next(iter(TORCHVISION[name])) == weights.DEFAULT.name
+
+
+def test_every_architecture_of_timm_has_the_tensors_of_ours():
+    for name, rows in TIMM.items():
+        row = next(iter(rows.values()))
+        with torch.device("meta"):
+            theirs = {key: tuple(values.shape) for key, values in timm.create_model(name).state_dict().items()}
+        model = create(row.model, num_classes=1000, **row.options)
+        like = jax.eval_shape(
+            model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, row.size, row.size, 3), "float32")
+        )
+        leaves = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in flatten(like).items()}
+        ours = {torch_key(path, network_of(model)): to_torch(path, leaf).shape for path, leaf in leaves.items()}
+        assert ours == {key: theirs.get(key) for key in ours}, name
+        assert all(IGNORED.fullmatch(key) for key in theirs.keys() - ours.keys()), name
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "modules"),  # how many modules of a block leave out; ConViT's one stands at both branches
+    [
+        ("convnext_tiny", "convnext_tiny", 1),
+        ("swin_tiny_patch4_window7_224", "swin_tiny", 2),
+        ("vit_tiny_patch16_224", "vit_tiny", 2),
+        ("convit_tiny", "convit_tiny", 1),
+        ("xcit_nano_12_p16_224", "xcit_s12", 3),
+    ],
+)
+def test_rates_of_stochastic_depth(name, ours, modules, monkeypatch):
+    asked = []
+
+    def rates_of(module, rates, branches):
+        asked.extend(rates)
+        return (None,) * len(rates)
+
+    monkeypatch.setattr(f"piat_jax.models.{ours.partition('_')[0]}.branch_factors", rates_of)
+    model = create(ours, num_classes=10, drop_path=0.3, **({"patch_size": 16} if "vit" in ours else {}))
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32))
+    net = timm.create_model(name, drop_path_rate=0.3)
+    theirs = [part.drop_prob for part in net.modules() if isinstance(part, timm.layers.DropPath)]
+    # A block of rate 0 has no such module there.
+    np.testing.assert_allclose(theirs, [rate for rate in asked if rate for _ in range(modules)], rtol=1e-6)

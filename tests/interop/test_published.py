@@ -135,6 +135,10 @@ def test_every_row_is_of_a_network_that_is_there():
     assert str(published("timm:swin_tiny_patch4_window7_224")) == (
         "224 pixels a side, the middle after bicubic resizing of the shorter side to 248"
     )
+    assert str(published("timm:convnext_large.fb_in22k_ft_in1k_384")) == (
+        "384 pixels a side, the middle after bicubic resizing of both sides to 384"
+    )
+    assert published("timm:swin_base_patch4_window12_384").options == {"window": 12}
     assert str(published("robustbench:Wong2020Fast")) == "288 pixels a side"
     for name, message in (
         ("tim:convnext_tiny", "nobody called 'tim' is known; did you mean 'timm'"),
@@ -223,7 +227,7 @@ def test_another_network_is_called_by_its_name(of, options, side, model, message
     # Arrays of these shapes that take no memory.
     leaves = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in flatten(like).items()}
     arrays = {torch_key(path, network_of(source)): to_torch(path, leaf) for path, leaf in leaves.items()}
-    monkeypatch.setattr(weights, "_read", lambda path, unsafe_pickle: Tensors(arrays, ()))
+    monkeypatch.setattr(weights, "read_weights", lambda path, unsafe_pickle: Tensors(arrays, ()))
     for adapt in (False, True):
         with pytest.raises(InputError) as caught:
             load_weights("net.pt", create(model, num_classes=1000), (32, 32, 3), adapt=adapt)
@@ -232,14 +236,16 @@ def test_another_network_is_called_by_its_name(of, options, side, model, message
 
 
 def test_a_network_of_no_known_kind_is_listed(monkeypatch):
-    monkeypatch.setattr(weights, "_read", lambda path, unsafe_pickle: Tensors({"a.weight": np.zeros(2, "f4")}, ()))
+    monkeypatch.setattr(
+        weights, "read_weights", lambda path, unsafe_pickle: Tensors({"a.weight": np.zeros(2, "f4")}, ())
+    )
     model = create("mlp", num_classes=3, hidden=())
     with pytest.raises(InputError, match=r"unexpected: a\.weight\nmissing: "):
         load_weights("net.pt", model, (2, 2, 1))
     # And one that only lacks a tensor is not another one.
     state = state_dict(*network(*CONVNEXT))
     del state["stages.1.blocks.0.gamma"]
-    monkeypatch.setattr(weights, "_read", lambda path, unsafe_pickle: Tensors(state, ()))
+    monkeypatch.setattr(weights, "read_weights", lambda path, unsafe_pickle: Tensors(state, ()))
     with pytest.raises(InputError, match="does not fit ConvNeXt: 0 unexpected, 1 missing"):
         load_weights("net.pt", network(*CONVNEXT)[0], (8, 8, 3))
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.interop.vit_weights import adapt_patch_kernel, adapt_positions, adapt_vit, google_npz_to_tree
+from piat_jax.interop.vit_weights import (
+    adapt_bias_table,
+    adapt_patch_kernel,
+    adapt_positions,
+    adapt_vit,
+    google_npz_to_tree,
+)
 from piat_jax.models import create
 from tests.models.torch_reference_vit import draw, paths
 
@@ -55,6 +61,20 @@ def test_positions_are_pytorchs():
     assert found[1:].sum() == pytest.approx(69801.6885307345, rel=1e-12)
     with pytest.raises(InputError, match="197 positions make no square grid"):
         adapt_positions(with_class, 64, class_token=False)
+
+
+def test_tables_of_relative_positions_are_pytorchs():
+    # torch 2.13.0, interpolate(mode="bicubic", align_corners=False) of arange(25)^1.5, in float64.
+    table = (np.arange(25.0) ** 1.5)[:, None] * np.array([1.0, -2.0])
+    coarser = [2.7922079382538696, 6.487950537401705, 11.711318940680043, 32.870232036954235, 41.569219381653056]
+    coarser += [50.94285555230705, 82.73864309903949, 94.35456820483923, 106.48379594475276]
+    np.testing.assert_allclose(adapt_bias_table(table, 9), np.outer(coarser, [1, -2]), rtol=1e-12)
+    finer = adapt_bias_table(table, 49)[:, 0]
+    np.testing.assert_allclose(finer[:3], [-0.9432084194611167, -0.5902659042702216, 0.35292453404440555], rtol=1e-12)
+    assert finer.sum() == pytest.approx(2327.1688497558944, rel=1e-12)
+    np.testing.assert_allclose(adapt_bias_table(table, 25), table, rtol=1e-12)
+    with pytest.raises(InputError, match="a table of 25 relative positions for 15: windows must be square"):
+        adapt_bias_table(table, 15)
 
 
 @pytest.mark.parametrize("name", ["vit", "convit"])

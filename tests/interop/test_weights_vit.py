@@ -13,6 +13,7 @@ from piat_jax.core.types import Variables
 from piat_jax.interop import load_weights, state_dict, write_onnx
 from piat_jax.interop.names import flatten
 from piat_jax.interop.tensors import write_safetensors
+from piat_jax.interop.vit_weights import adapt_bias_table, adapt_patch_kernel
 from piat_jax.models import create
 
 SMALL, LARGE = (8, 8, 3), (32, 32, 3)
@@ -64,6 +65,26 @@ def test_other_patches_positions_and_classes_on_request_alone(tmp_path):
         loaded.variables.params["blocks_1"]["mlp"]["fc1"]["kernel"],
         variables.params["blocks_1"]["mlp"]["fc1"]["kernel"],
     )
+
+
+def test_a_swin_of_other_windows_and_patches_is_adapted(tmp_path):
+    options = {"width": 4, "depths": (1, 1), "heads": (1, 2)}
+    old = create("swin", num_classes=3, **options, window=4, patch_size=4)
+    variables = saved(tmp_path / "a.safetensors", old, LARGE)
+    model = create("swin", num_classes=3, **options, window=3, patch_size=2)
+    with pytest.raises(InputError, match=r"its windows are of 4 tokens: give the model window=4 \(.*\), or adapt=True"):
+        load_weights(tmp_path / "a.safetensors", create("swin", num_classes=3, **options, window=3), LARGE)
+    loaded = load_weights(tmp_path / "a.safetensors", model, (16, 16, 3), adapt=True)
+    assert len(loaded.report.adapted) == 3  # the patches, a table of each block
+    before, after = flatten(variables), flatten(loaded.variables)
+    for path, leaf in after.items():
+        if path.endswith("relative_position_bias_table"):
+            wanted = adapt_bias_table(np.asarray(before[path]), 25)
+        elif path.startswith("params/patch_embed/proj/kernel"):
+            wanted = adapt_patch_kernel(np.asarray(before[path]), 2)
+        else:
+            wanted = before[path]
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-6)
 
 
 def test_googles_files(tmp_path):

@@ -49,10 +49,16 @@ def test_logits_and_input_gradients_equal_pytorchs(name):
         ("wrn_50_2", 68_883_240),
         ("convnext_tiny", 28_589_128),
         ("convnext_base", 88_591_464),
+        ("convnext_large", 197_767_336),
+        (
+            "convnext_large_convstem",
+            197_767_336 + 9 * (3 * 96 + 96 * 144 + 144 * 192) + 3 * 432 - 48 * 192 - 3 * 192,
+        ),
         ("convnext_tiny_convstem", 28_589_128 + 9 * (3 * 48 + 48 * 96) + 3 * (48 + 96) - 48 * 96 - 3 * 96),
         ("convnext_base_convstem", 88_591_464 + 9 * (3 * 64 + 64 * 96 + 96 * 128) + 3 * 288 - 48 * 128 - 3 * 128),
         ("swin_tiny", 28_288_354),
         ("swin_base", 87_768_224),
+        ("swin_large", 196_532_476),
         ("xcit_s12", 26_253_304),
     ],
 )
