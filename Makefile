@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test rounding parity accelerators wheel lint audit clean
+.PHONY: help train smoke bench test rounding parity accelerators docs wheel lint audit clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -45,7 +45,7 @@ rounding: $(READY)  ## The numerical tests as on a processor with no more than A
 parity: $(READY)  ## The tests against PyTorch, torchvision and timm, which it installs.
 	$(BIN)/python -m pip install --quiet -r requirements-parity.txt
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/interop tests/cli/test_convert.py \
-		tests/test_torch_reference.py tests/test_torch_optimizers.py tests/test_throughput.py
+		tests/test_torch_reference.py tests/test_torch_optimizers.py tests/test_throughput.py tests/test_readme.py
 
 # XLA compiles for devices that are not here, with packages of 1.1 GB in an environment of their own. They are those of
 # jax 0.12, which needs Python 3.12: the first of these interpreters that is as new is taken.
@@ -64,6 +64,14 @@ $(COMPILERS)/.ready: requirements.txt requirements-accelerators.txt
 accelerators: $(COMPILERS)/.ready  ## Compile the programs for GPUs and TPUs that are not here, and look at them.
 	JAX_PLATFORMS=cpu $(COMPILERS)/bin/python -m pytest --confcutdir=tests/accelerators --numprocesses=2 \
 		--dist=worksteal tests/accelerators
+
+# Its tutorials are executed. What they compile is kept, so a second time takes a part of the first.
+docs: $(READY)  ## The documentation, in site/: tutorials are executed, warnings are errors.
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	@mkdir -p .cache/jax
+	JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax PYTHONWARNINGS= NO_MKDOCS_2_WARNING=1 \
+		$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/check_site.py site
 
 wheel: $(READY)  ## Build the sdist and its wheel, and try the wheel in an empty environment.
 	$(BIN)/python -m pip install --quiet build

@@ -1,0 +1,47 @@
+"""Whether the links and the pictures of the built site lead somewhere: `python docs/check_site.py site`."""
+
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+class Page(HTMLParser):
+    """What a page links to, and what can be linked to in it."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note links, pictures, scripts and ids."""
+        found = dict(attrs)
+        self.anchors |= {value for name in ("id", "name") if (value := found.get(name))}
+        self.links += [value for name in ("href", "src") if (value := found.get(name))]
+
+
+def broken(site: Path) -> list[str]:
+    """A line for each link within the site that leads nowhere; 404.html is shown at any address and has none."""
+    pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html")) if path.name != "404.html"}
+    lines = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path.resolve()
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists():
+                lines.append(f"{path.relative_to(site)}: {link} is not there")
+            elif parts.fragment and target.suffix == ".html":
+                anchors = pages.get(site / target.relative_to(site.resolve()), Page(target.read_text())).anchors
+                if unquote(parts.fragment) not in anchors:
+                    lines.append(f"{path.relative_to(site)}: {link} has no such place")
+    return lines
+
+
+if __name__ == "__main__":
+    found = broken(Path(sys.argv[1]))
+    sys.exit("\n".join(found[:50]))

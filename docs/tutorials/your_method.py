@@ -1,0 +1,101 @@
+# %% [markdown]
+# # A method of your own
+#
+# A config file is Python, and may define a network, a method, an average or an attack. It then has everything that the others have: PIAT, wrappers, checkpoints, resume, reports. This
+# one pairs clean and adversarial logits in the L1 norm.
+
+# %%
+import tempfile
+from pathlib import Path
+
+folder = Path(tempfile.mkdtemp())
+(folder / "mine.py").write_text('''
+import jax.numpy as jnp
+
+from piat_jax import losses
+from piat_jax.configs import common
+from piat_jax.objectives import AttackedObjective, method
+from piat_jax.objectives.base import Terms
+
+
+@method("l1_pairing", summary="PGD-AT with clean and adversarial logits near in L1.")
+class L1Pairing(AttackedObjective):
+    """`mean_i [ CE(z'_i, y_i) + weight |z_i - z'_i|_1 ]`."""
+
+    weight: float = 0.1  # config.objective.weight
+
+    def terms(self, outputs, objective_state, context):
+        clean, adversarial = outputs.logits["clean"], outputs.logits["adversarial"]
+        pairing = jnp.sum(jnp.abs(clean - adversarial), axis=-1)
+        return Terms(losses.cross_entropy(adversarial, outputs.target), self.weight * pairing)
+
+
+def get_config(method="l1_pairing"):
+    config = common.get_config(method)
+    config.dataset.name = "embedded"
+    config.dataset.crop_padding = 0
+    config.model.name = "small_resnet"
+    config.model.options.width = 4
+    config.attack.eps, config.attack.step_size, config.attack.steps = 0.1, 0.03, 3
+    config.epochs = 3
+    config.batch_size = 128
+    config.optimizer.lr_epochs, config.optimizer.lr_values = (0.0, 3.0), (0.1, 0.02)
+    config.evaluation.attacks = ("clean", "pgd10")
+    config.evaluation.select = "pgd10"
+    return config
+''')
+
+# %% [markdown]
+# `terms` gets the logits of the clean and the adversarial batch, both in training mode, and returns what each example adds to the loss. Attack, gradient, BatchNorm, label smoothing
+# and several devices are looked after. A field of the class is a field of the config.
+#
+# ## Train it, alone and with PIAT
+
+# %%
+import piat_jax
+
+for method in ("l1_pairing", "l1_pairing+piat", "l1_pairing+awp+piat"):
+    run = piat_jax.train(f"{folder}/mine.py:{method}", workdir=folder / method)
+    last = run.metrics()[-1]
+    print(f"{method:20} clean {last['test_clean']:.3f}  PGD-10 {last['test_pgd10']:.3f}")
+
+# %% [markdown]
+# In a shell: `piat-train --config=mine.py:l1_pairing+awp+piat --workdir=runs/mine --config.objective.weight=0.2`. `piat-sweep` and `piat-report` compare it with the others.
+#
+# ## Is it what I meant?
+#
+# The loss is a pure function of arrays: compare it with the formula on numbers of your own.
+
+# %%
+import types
+
+import numpy as np
+
+from piat_jax.objectives import METHODS
+
+objective = METHODS["l1_pairing"](model=None, attack=lambda *arguments, **options: None, weight=0.5)
+z, adversarial, labels = np.array([[1.0, 2.0], [0.0, 3.0]]), np.array([[1.5, 1.0], [0.5, 2.0]]), np.array([0, 1])
+outputs = types.SimpleNamespace(logits={"clean": z, "adversarial": adversarial}, target=labels)
+loss, pairing, *_ = objective.terms(outputs, None, None)
+softmax = np.exp(adversarial) / np.exp(adversarial).sum(1, keepdims=True)
+np.testing.assert_allclose(loss, -np.log(softmax[[0, 1], labels]), rtol=1e-6)
+np.testing.assert_allclose(pairing, 0.5 * np.abs(z - adversarial).sum(1), rtol=1e-6)
+print("the formula's numbers:", np.asarray(loss), np.asarray(pairing))
+
+# %% [markdown]
+# ## What goes wrong
+#
+# A name that is taken, or a field without a default, is told where it is defined. A loss that is not finite stops the run before its step, and names the images.
+
+# %%
+from piat_jax.objectives import AttackedObjective
+from piat_jax.objectives import method as register
+
+try:
+
+    @register("trades")
+    class Another(AttackedObjective):
+        pass
+
+except piat_jax.InputError as error:
+    print(error)
