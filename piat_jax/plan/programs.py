@@ -19,7 +19,7 @@ from piat_jax.core.sharding import AXIS, data_mesh, state_shardings
 from piat_jax.core.types import TrainState
 from piat_jax.data.dataset_info import ENCODED, KNOWN, EncodedInfo
 from piat_jax.data.npz import read_examples
-from piat_jax.evaluation import AutoAttack, accuracy, blocks
+from piat_jax.evaluation import AutoAttack, accuracy, blocks, sending
 from piat_jax.experiment import hooks
 from piat_jax.experiment.data import load_data, load_extra
 from piat_jax.experiment.evaluation import evaluation_attack
@@ -136,7 +136,7 @@ def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platf
     place = _Places(mesh, devices[0])
     split = mesh is not None and recipe.split_state
     idle = place.state(anchor, split=split)
-    watched = place.everywhere(_split(sizes.monitor, sizes.image_shape))
+    watched = place.everywhere(_split(sizes.monitor, sizes.image_shape)) if not _are_sent(sizes.monitor, sizes) else ()
     arguments = (
         place.state(state, split=split),
         place.everywhere(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, objective))),
@@ -178,10 +178,11 @@ def evaluation(
     with compiling_for(platform):
         logits_fn = place.everywhere(_network(experiment, sizes))
         bound = evaluation_attack(experiment, attack)
+    sent = _are_sent(count, sizes)
+    there = _split(block if sent else count, sizes.image_shape)
     arguments = (
         logits_fn,
-        place.everywhere(jax.ShapeDtypeStruct((count, *sizes.image_shape), jnp.uint8)),
-        place.everywhere(jax.ShapeDtypeStruct((count,), jnp.int32)),
+        *(place.rows(there) if sent else place.everywhere(there)),
         place.everywhere(jax.ShapeDtypeStruct((block,), jnp.int32)),
         bound,  # numbers, that lie nowhere yet
         place.everywhere(jax.eval_shape(lambda: jax.random.key(0))),
@@ -190,7 +191,7 @@ def evaluation(
         name=f"evaluate {attack}",
         jitted=accuracy._correct_block,
         arguments=arguments,
-        keywords={"mesh": mesh},
+        keywords={"mesh": mesh, **({"sent": True} if sent else {})},
         platform=platform,
         devices=shares,
         examples=block,
@@ -290,6 +291,11 @@ def _split(count: int, image_shape: Sequence[int]) -> tuple[Any, Any]:
     return jax.ShapeDtypeStruct((count, *image_shape), jnp.uint8), jax.ShapeDtypeStruct((count,), jnp.int32)
 
 
+def _are_sent(count: int, sizes: Sizes) -> bool:
+    """Whether so many images stay on the host while they are evaluated."""
+    return count * math.prod(sizes.image_shape) > sending.ON_DEVICE_BYTES
+
+
 def _precision(experiment: Experiment) -> str | None:
     precision = experiment.evaluation.precision
     return None if precision == "default" else precision
@@ -307,6 +313,9 @@ class _Places:
 
     def everywhere(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: _placed(leaf, self.sharding(PartitionSpec())), tree)
+
+    def rows(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: _placed(leaf, self.sharding(PartitionSpec(AXIS))), tree)
 
     def state(self, tree: Any, *, split: bool) -> Any:
         if self.mesh is None:

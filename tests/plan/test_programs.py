@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from piat_jax.core.checks import InputError
-from piat_jax.evaluation import AutoAttack
+from piat_jax.evaluation import AutoAttack, sending
 from piat_jax.experiment import Run, config, evaluate, train
 from piat_jax.experiment.evaluation import evaluation_attack
 from piat_jax.plan import programs
@@ -116,7 +116,9 @@ def test_with_files_of_generated_images_they_are_too(stream, lowered, tmp_path):
     assert list(lowered["train_steps"]) == [text_of(planned.lower())]
 
 
-def test_with_encoded_images_they_are_too(lowered, tmp_path):
+@pytest.mark.parametrize("sent", [False, True])
+def test_with_encoded_images_they_are_too(sent, lowered, tmp_path, monkeypatch):
+    monkeypatch.setattr(sending, "ON_DEVICE_BYTES", 0 if sent else 2**28)
     folder = write_set(tmp_path / "set", "folders", train=72, test=8)
     fields = {"dataset.name": str(folder), "dataset.image_size": 16, "batch_size": 32, "evaluation.attacks": ("clean",)}
     small = {name: value for name, value in SMALL.items() if not name.startswith("dataset.")}
@@ -127,7 +129,11 @@ def test_with_encoded_images_they_are_too(lowered, tmp_path):
     planned = programs.training(experiment, sizes, jax.devices(), PLATFORM)
     assert list(lowered["train_steps"]) == [text_of(planned.lower())]
     during = programs.evaluation(experiment, sizes, jax.devices(), PLATFORM, "clean", sizes.monitor)
+    assert during.keywords.get("sent", False) == sent
     assert list(lowered["_correct_block"]) == [text_of(during.lower())]
+    resident = bytes_on_a_device((planned.arguments, planned.idle))
+    assert (planned.beside - bytes_on_a_device(planned.idle) == 8 * (16 * 16 * 3 + 4)) == (not sent)
+    assert resident > 0
 
 
 @pytest.mark.parametrize(
