@@ -12,6 +12,7 @@ class TogetherExtension(griffe.Extension):
     """Joins such names by spaces that do not break, so that the first is not taken for the name of the others."""
 
     def on_object(self, *, obj: griffe.Object, **rest: Any) -> None:
+        """Join them in an object's docstring."""
         del rest
         if obj.docstring:
             obj.docstring.value = NAMES.sub(_joined, obj.docstring.value)

@@ -55,7 +55,7 @@ def methods() -> dict[str, str]:
     for name, cls in {**METHODS, **WRAPPERS}.items():
         registry = METHODS if name in METHODS else WRAPPERS
         about = registry.about(name)
-        use = name if name in METHODS else f"{str(parse_method(name).base)}+{name}"
+        use = name if name in METHODS else f"{parse_method(name).base!s}+{name}"
         groups = re.findall(r"config\.(\w+): (.*?)(?= config\.|$)", " ".join(describe(name).split()))
         fields = "\n".join(f"* `config.{group}`: `{values}`" for group, values in groups)
         pages[f"methods/{name}.md"] = (
@@ -76,7 +76,9 @@ def reference() -> dict[str, str]:
         members = "".join(f"\n::: {path}\n" for path in public(module))
         pages[f"reference/{name}.md"] = f"# piat_jax.{name}\n\n{summary}\n{members}"
         rows.append(f"| [`piat_jax.{name}`]({name}.md) | {summary} |")
-    front = "".join(f"\n::: {path}\n" for path in ("piat_jax.experiment.front.train", "piat_jax.experiment.classifier.load"))
+    front = "".join(
+        f"\n::: {path}\n" for path in ("piat_jax.experiment.front.train", "piat_jax.experiment.classifier.load")
+    )
     table = "\n".join(rows)
     pages["reference/index.md"] = (
         "# Reference\n\nWhat each package offers. `import piat_jax` has the most used of it: "

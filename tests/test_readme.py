@@ -61,7 +61,9 @@ def test_the_autoattack_example(capsys, tmp_path):
 
     images = jnp.broadcast_to(jnp.array([0.4, 0.505, 0.6, 0.7])[:, None, None, None], (4, 3, 3, 1))
     names = {"images": images, "labels": jnp.zeros(4, int), "logits_fn": logits_fn}
-    code = block("from piat_jax.evaluation import AutoAttack", DOCS / "guides/autoattack.md").replace('"aa"', repr(str(tmp_path / "aa")))
+    code = block("from piat_jax.evaluation import AutoAttack", DOCS / "guides/autoattack.md").replace(
+        '"aa"', repr(str(tmp_path / "aa"))
+    )
     exec(code.replace('version="standard"', 'version="standard", steps=5, queries=5'), names)
     assert names["result"].robust.tolist() == [False, False, True, True]
     assert "robust accuracy 50.00%" in capsys.readouterr().out
@@ -130,7 +132,9 @@ def test_the_average_of_your_own():
 
 def test_the_front_door(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code = block("import piat_jax", DOCS / "guides/training.md").replace("epochs=3)", "epochs=1, overrides={'attack.steps': 1})")
+    code = block("import piat_jax", DOCS / "guides/training.md").replace(
+        "epochs=3)", "epochs=1, overrides={'attack.steps': 1})"
+    )
     assert "epochs=1" in code
     exec(code, {})
     # The README's is the beginning of it.

@@ -7,7 +7,6 @@
 # %%
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import piat_jax
 from piat_jax.attacks import bind, pgd

@@ -36,7 +36,9 @@ run("experiments.run piat table1 --dry_run --seeds=0")
 # %%
 from IPython.display import Markdown, display
 
-report = open("experiments/results/piat/small/report.md").read()
+from pathlib import Path
+
+report = Path("experiments/results/piat/small/report.md").read_text()
 start = report.index("Table I")
 display(Markdown("...\n\n" + report[start : report.index("\n## ", start)]))
 

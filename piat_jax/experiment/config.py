@@ -29,6 +29,7 @@ from piat_jax.experiment.published_crop import published_crop
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.validate import problems
 from piat_jax.interop.published import Published, is_published, published
+from piat_jax.models import MODELS, options_of
 from piat_jax.objectives import WRAPPERS
 from piat_jax.training.schedules import SCHEDULES, schedule_fields
 
@@ -94,6 +95,7 @@ def resolve(
     if isinstance(config, Experiment):
         overrides = _followed(config, overrides)
     overrides = _of_published(fields, overrides, note)
+    _choose_options(fields, overrides)
     found = _apply(fields, overrides)
     experiment = Experiment.from_plain(_to_dict(fields))
     found += problems(experiment, trains=trains) if checked else []
@@ -322,6 +324,23 @@ def _of_published(fields: Any, overrides: Mapping[str, Any], note: Callable[[str
             group["mean"], group["std"] = row.mean, row.std
     _crop_as_published(str(name), row, fields, overrides, note)
     return {path: value for path, value in overrides.items() if path != "model.name"}
+
+
+def _choose_options(fields: Any, overrides: Mapping[str, Any]) -> None:
+    """Give the network the options that overrides set and it takes; where it is another one, the old one's go."""
+    group: Any = fields.get("model", {})
+    name = str(overrides.get("model.name", group.get("name", "")))
+    if name not in MODELS:
+        return
+    known = {option: default for option, default in options_of(name).items() if option not in group}
+    options: Any = group["options"]
+    with options.unlocked() if isinstance(options, ConfigDict) else contextlib.nullcontext():
+        if name != group["name"]:
+            for option in [option for option in options if option not in known]:
+                del options[option]
+        for option, default in known.items():
+            if f"model.options.{option}" in overrides and option not in options:
+                options[option] = default
 
 
 def _crop_as_published(

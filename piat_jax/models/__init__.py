@@ -47,6 +47,7 @@ __all__ = [
     "XCiT",
     "create",
     "model",
+    "options_of",
 ]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -100,11 +101,9 @@ def create(
     check_count("num_classes", num_classes, 2)
     check_count("bn_groups", bn_groups, 1)
     check_range("bn_momentum", bn_momentum, 0, 1, open_low=True)
-    module, fixed = MODELS[name]
+    (module, fixed), known = MODELS[name], options_of(name)
     if bn_groups > 1 and module not in WITH_BATCH_NORM:
         raise InputError(f"bn_groups={bn_groups}: model {name!r} has no BatchNorm; leave it at 1")
-    defaults = SMALL_RESNET if name == "small_resnet" else {}
-    known = set(module.__dataclass_fields__) - {"parent", "name", "num_classes", "dtype", *OF_NAMES, *fixed}  # type: ignore[attr-defined]
     for option in options:
         if option not in known:
             raise InputError(f"model {name!r} takes no option {option!r}{did_you_mean(option, known)}")
@@ -112,8 +111,29 @@ def create(
         _check_size(option, options[option])
     check_drop_path(options.get("drop_path", 0.0))
     check_normalization(options.get("mean", ()), options.get("std", ()))
+    defaults = SMALL_RESNET if name == "small_resnet" else {}
     built = module(num_classes=num_classes, dtype=DTYPES[dtype], **{**defaults, **options, **fixed})
     return LinenModel(built, bn_groups, bn_momentum)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options that `create` takes for a network, with their defaults; not the parts that its name decides.
+
+    Args:
+      name: one of `MODELS`.
+
+    Raises:
+      InputError: an unknown name.
+
+    >>> options_of("mlp"), options_of("small_resnet")["width"], "depths" in options_of("convnext_tiny")
+    ({'hidden': (100,), 'mean': (), 'std': ()}, 16, False)
+    """
+    check_choice("model", name, MODELS)
+    module, fixed = MODELS[name]
+    own = SMALL_RESNET if name == "small_resnet" else {}
+    decided = {"parent", "name", "num_classes", "dtype", *OF_NAMES, *fixed}
+    fields = module.__dataclass_fields__  # type: ignore[attr-defined]
+    return {option: own.get(option, field.default) for option, field in fields.items() if option not in decided}
 
 
 def _check_size(option: str, value: object) -> None:

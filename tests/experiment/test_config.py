@@ -153,7 +153,7 @@ def test_overrides_take_each_fields_type_and_fractions():
             "model.options.stage_sizes": "(2,2)",
             "model.mean": "0.5",
             "objective.mu": "3",
-            "model.name": "mlp",
+            "model.name": "imagenet_resnet",
         },
         checked=False,
     )
@@ -164,7 +164,7 @@ def test_overrides_take_each_fields_type_and_fractions():
     assert config.model.options.stage_sizes == (2, 2)
     assert config.model.mean == (0.5,)
     assert config.objective.mu == 3.0
-    assert config.model.name == "mlp"
+    assert config.model.name == "imagenet_resnet"
 
 
 def test_every_problem_is_reported_at_once_with_the_nearest_name():
@@ -219,7 +219,7 @@ def test_every_problem_is_reported_at_once_with_the_nearest_name():
         ({"seed": "-1"}, r"config: seed=-1 must be in \[0, 4294967295\]"),
         ({"attack.norm": "l3"}, "norm='l3' is unknown"),
         ({"model.name": "resnet81"}, "did you mean 'resnet18'"),
-        ({"model.options.width": "8", "model.name": "resnet18"}, "takes no option 'stage_sizes'"),
+        ({"model.options.width": "8", "model.name": "mlp"}, "config.model.options.width is unknown"),
         ({"model.mean": "0.5", "model.std": "0"}, "std > 0"),
         ({"attack.step_size": "nan"}, "config: attack.step_size=nan must be in"),
         ({"piat.first_epoch": "-1"}, "config: piat.first_epoch=-1 must be at least 0"),
@@ -478,3 +478,23 @@ def test_shares_and_weights_are_written_as_numbers():
     texts = {"dataset.extra": "a,b", "dataset.extra_weights": "2,1", "dataset.extra_smoothing": "1/10,0"}
     fields = read_config("embedded:pgd_at", texts).dataset
     assert (fields.extra_weights, fields.extra_smoothing) == ((2, 1), (0.1, 0.0))
+
+
+def test_any_option_of_the_network_can_be_set():
+    fields = {"model.name": "imagenet_resnet", "model.options.width": "8", "model.options.stage_sizes": "1,1,1,1"}
+    model = read_config("imagenet_resnet50:piat", {**fields, "model.options.remat": "true"}).model
+    assert dict(model.options) == {"width": 8, "stage_sizes": (1, 1, 1, 1), "remat": True}
+    with pytest.raises(InputError, match=r"config.model.options.depth is unknown"):
+        read_config("imagenet_resnet50", {"model.options.depth": "8"})
+    with pytest.raises(InputError, match=r"config.model.options.width='wide' is not a whole number"):
+        read_config("imagenet_resnet50", {**fields, "model.options.width": "wide"})
+
+
+def test_options_of_another_network_go_and_shared_ones_stay():
+    assert dict(read_config("cifar10_vit_b:pgd_at").model.options) == {"patch_size": 4, "remat": False}
+    assert dict(read_config("cifar10_vit_b:pgd_at", {"model.name": "resnet18"}).model.options) == {"remat": False}
+    assert dict(read_config("cifar10_vit_b:pgd_at", {"model.name": "mlp"}).model.options) == {}
+    swin = read_config(
+        "cifar10_vit_b:pgd_at", {"model.name": "swin_tiny", "model.options.drop_path": "0.1"}
+    ).model.options
+    assert dict(swin) == {"patch_size": 4, "remat": False, "drop_path": 0.1}

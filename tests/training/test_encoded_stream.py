@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import itertools
+import subprocess
+import sys
 import time
 import tracemalloc
 
@@ -295,3 +297,27 @@ def test_a_worker_that_fails_says_so(folder, stream, monkeypatch):
     monkeypatch.setattr("piat_jax.data.records.loader.row", fail)
     with pytest.raises(InputError, match=r"a worker that decodes images of .*tar failed \(no more"):
         stream().window(KEY, 0, 0)
+
+
+ENDS = """
+import sys
+import numpy as np
+from piat_jax.data import load
+from piat_jax.data.records import Decoding
+from piat_jax.data.records.loader import Loader
+
+if __name__ == "__main__":
+    images = load(sys.argv[1], decoding=Decoding(size=16)).train.images
+    loader = Loader(images, words=(1, 2), batch_rows=6, steps=5, workers=2, ahead=30)
+    for epoch in range(3):
+        loader.announce(epoch, np.arange(30))
+    loader.take(0, 0, np.zeros((30, 16, 16, 3), np.uint8), np.zeros(30, np.int32))
+    loader.close()
+"""
+
+
+def test_a_process_ends_without_a_word_of_shared_memory(tmp_path):
+    folder = write_set(tmp_path / "set", "folders", train=30, test=6)
+    (tmp_path / "ends.py").write_text(ENDS)
+    ended = subprocess.run([sys.executable, tmp_path / "ends.py", folder], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""

@@ -1,6 +1,7 @@
 """An epoch's training crops in order, decoded by grain's workers ahead of who takes them."""
 
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from piat_jax.data.records.images import RecordImages, row
 PART_ROWS = 32
 """At most so many rows of a batch go from a worker to the process at once."""
 POLL_SECONDS = 0.02
+GIVING_BACK_SECONDS = 0.1
 ENDLESS = 1 << 50
 """Rows of all epochs; grain counts batches of them in floating point."""
 
@@ -138,8 +140,14 @@ class Loader:
 
     def close(self) -> None:
         """End the workers."""
+        begun = self._parts is not None
         self._stop()
         self._close()
+        if begun and self.workers:
+            # What was decoded ahead lies in shared memory, which grain gives back in a thread of its own once nobody
+            # holds it. A process that ends before is told of a leak.
+            gc.collect()
+            time.sleep(GIVING_BACK_SECONDS)
 
     def _begin(self, number: int) -> None:
         """Start the workers at a row."""
