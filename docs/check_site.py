@@ -44,4 +44,4 @@ def broken(site: Path) -> list[str]:
 
 if __name__ == "__main__":
     found = broken(Path(sys.argv[1]))
-    sys.exit("\n".join(found[:50]))
+    sys.exit("\n".join(found[:50]) or 0)

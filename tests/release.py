@@ -26,4 +26,4 @@ def problems(tag: str, *, root: Path = ROOT) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit("\n".join(problems(sys.argv[1])))
+    sys.exit("\n".join(problems(sys.argv[1])) or 0)

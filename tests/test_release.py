@@ -1,6 +1,8 @@
 """What a release is checked for (tests/release.py, .github/workflows/release.yml)."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -31,3 +33,8 @@ def test_what_is_missing_is_told(file, old, new, said, tmp_path):
 
 def test_another_tag_is_refused():
     assert problems("v0.0.1") == [f"the tag is v0.0.1 and piat_jax.__version__ is {piat_jax.__version__}"]
+
+
+@pytest.mark.parametrize(("tag", "code"), [(f"v{piat_jax.__version__}", 0), ("v0.0.1", 1)])
+def test_the_exit_code_says_so_too(tag, code):
+    assert subprocess.run([sys.executable, ROOT / "tests/release.py", tag], capture_output=True).returncode == code
