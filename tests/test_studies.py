@@ -7,15 +7,18 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 
 from experiments import run as command
 from experiments.engine.items import Item, Row, Setting
 from experiments.engine.results import Entry, Result
 from experiments.engine.trained import load_final
 from experiments.studies import landscape, perception, radii
+from experiments.studies.power import MOST_SEEDS, power, seeds_needed, spreads, to_markdown
 from piat_jax.analysis.runs import RunResults
 from piat_jax.attacks import bind, pgd
 from piat_jax.cli import errors, train
+from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
 
@@ -184,3 +187,34 @@ def test_a_study_is_saved_and_drawn_for_each_data_set_that_ran(tmp_path, monkeyp
     entries = (Entry(SETTING, row, (a_run(tmp_path),)), Entry(other, row))
     assert command.draw(Result(item, "small", (0,), entries)) == {}  # there was nothing to draw
     assert drawn == [SETTING]
+
+
+@pytest.mark.parametrize(("difference", "deviation", "seeds"), [(1.0, 1.5, 8), (0.5, 1.0, 30), (1.0, 1.0, 3)])
+def test_power_is_how_often_a_paired_t_test_finds_a_difference(difference, deviation, seeds):
+    draws = np.random.default_rng(0).normal(difference, deviation, (20_000, seeds))
+    found = np.mean(scipy.stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05)
+    assert power(difference, deviation, seeds) == pytest.approx(found, abs=0.012)
+
+
+def test_the_fewest_seeds_are_enough_and_one_less_is_not():
+    for deviation, alpha in ((0.5, 0.05), (1.45, 0.05), (3.4, 0.001)):
+        seeds = seeds_needed(1.0, deviation, alpha=alpha)
+        assert power(1.0, deviation, seeds, alpha) >= 0.8
+        assert seeds == 2 or power(1.0, deviation, seeds - 1, alpha) < 0.8
+    assert seeds_needed(1.0, 100.0) == MOST_SEEDS
+
+
+def test_spreads_are_pooled_over_claims(tmp_path):
+    def row(name, *values):
+        return {"setting": "a", "name": name, "ours": {"best:aa": list(values), "best:clean": list(values[:1])}}
+
+    claims = [{"method": m, "other": "p", "measure": k} for m in ("x", "y", "gone") for k in ("best:aa", "best:clean")]
+    setting = {"name": "a", "test_examples": 1000, "aa_examples": 200}
+    item = {"settings": [setting], "claims": claims, "rows": [row("x", 1, 2, 3), row("y", 4, 0, 2), row("p", 1, 1, 1)]}
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    (only,) = spreads(tmp_path)
+    assert (only.measure, only.claims, only.seeds, only.images) == ("best:aa", 2, 6, 200)
+    assert only.deviation == pytest.approx(np.sqrt((1.0 + 4.0) / 2))
+    assert "| best:aa | 200 | 2 | 1.58 |" in to_markdown([only], 1.0, 2)
+    with pytest.raises(InputError, match="has no item with a claim"):
+        spreads(tmp_path / "nothing")
