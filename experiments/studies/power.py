@@ -1,11 +1,11 @@
 """How many seeds decide a difference: from the spread that was measured, before anything more is trained.
 
-    python -m experiments.studies.power experiments/results/piat/small --points=1 --out=experiments/results/piat/power.md
+    python -m experiments.studies.power experiments/results/piat/small --out=experiments/results/piat/power.md
 
 A difference of two methods is paired by seed. With s its standard deviation over seeds, n seeds decide a true
 difference d at level alpha with the power of Student's t test, whose statistic is noncentral t with n - 1 degrees of
-freedom and `d sqrt(n) / s`. Spreads of three seeds are hardly known themselves, so they are pooled over all claims about
-one measure: the root of the mean of their variances.
+freedom and `d sqrt(n) / s`. Spreads of three seeds are hardly known themselves, so they are pooled over all claims
+about one measure: the root of the mean of their variances.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def seeds_needed(difference: float, deviation: float, *, alpha: float = 0.05, wa
     """The fewest seeds whose power is at least `wanted`; `MOST_SEEDS` where that is not enough.
 
     >>> seeds_needed(1.0, 1.0), seeds_needed(1.0, 3.0), seeds_needed(1.0, 1.0, alpha=0.05 / 46)
-    (10, 73, 25)
+    (10, 73, 23)
     """
     check_range("difference", difference, 0, 100, open_low=True)
     check_range("wanted", wanted, 0, 1)
@@ -104,8 +104,8 @@ def to_markdown(found: Sequence[Spread], points: float, claims: int) -> str:
         "",
         "Paired differences between two methods, in points. `s` is their standard deviation over seeds, pooled over",
         "claims about one measure. Seeds are the fewest with which a paired t test finds a true difference of",
-        f"{points:g} with probability 0.8: at level 0.05, and at 0.05/{claims}, the first step of Holm's correction for",
-        f"{claims} claims.",
+        f"{points:g} with probability 0.8: at level 0.05, and at 0.05/{claims}, the first step of Holm's correction",
+        f"for {claims} claims.",
         "",
         f"| measure | images | claims | s | seeds at 0.05 | seeds at 0.05/{claims} | found with 3 seeds | with 10 |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
