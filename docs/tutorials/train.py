@@ -26,7 +26,13 @@ except piat_jax.InputError as error:
 
 # %%
 for record in run.metrics():
-    print(record["epoch"], {name: round(value, 3) for name, value in record.items() if name.startswith("test_")})
+    print(
+        {
+            name: round(value, 3)
+            for name, value in record.items()
+            if name in ("epoch", "train_loss", "test_clean", "test_pgd20")
+        }
+    )
 
 # %% [markdown]
 # ## Evaluate
