@@ -15,7 +15,7 @@ from piat_jax.objectives import METHODS, WRAPPERS
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
     *("attacks", "averaging", "losses", "objectives", "models", "training", "evaluation", "data", "experiment"),
-    *("interop", "programs", "analysis", "checkpoint", "benchmark"),
+    *("interop", "programs", "analysis", "checkpoint", "loggers", "benchmark"),
 )
 """In the order of the reference."""
 SOURCE = "https://github.com/piat-jax/piat_jax/blob/main"
@@ -76,7 +76,9 @@ def reference() -> dict[str, str]:
         members = "".join(f"\n::: {path}\n" for path in public(module))
         pages[f"reference/{name}.md"] = f"# piat_jax.{name}\n\n{summary}\n{members}"
         rows.append(f"| [`piat_jax.{name}`]({name}.md) | {summary} |")
-    front = "".join(f"\n::: {path}\n" for path in ("piat_jax.experiment.front.train", "piat_jax.experiment.classifier.load"))
+    front = "".join(
+        f"\n::: {path}\n" for path in ("piat_jax.experiment.front.train", "piat_jax.experiment.classifier.load")
+    )
     table = "\n".join(rows)
     pages["reference/index.md"] = (
         "# Reference\n\nWhat each package offers. `import piat_jax` has the most used of it: "
