@@ -11,7 +11,8 @@ for PyTorch ("torch"), "onnx", or a compiled function of JAX ("jax"). Without --
 .jax); without one it is "safetensors" for a run, "run" for anything else.
 
 --model is the network's name in configs, or that of published weights, timm:NAME, torchvision:NAME or robustbench:NAME,
-which says size, classes, mean and std of the images where the file does not.
+which says size, classes, mean and std of the images where the file does not. A file that is called as RobustBench calls
+it, such as Carmon2019Unlabeled.pt, needs none.
 """
 
 import ast
@@ -91,6 +92,11 @@ def main(argv: Sequence[str]) -> None:
         unsafe_pickle=values.unsafe_pickle,
         **options,
     )
+    if loaded.origin.why:
+        print(f"{loaded.origin.why}; --model names another")
+        if experiment:  # whose images are evaluated on
+            overrides = {"model.name": loaded.origin.published, **overrides}
+            experiment = config.load(values.config, overrides, trains=False, note=note)
     _print(loaded, quiet=values.quiet)
     if is_published(values.model):
         print(f"published for images of {published(values.model)}")

@@ -44,6 +44,7 @@ from piat_jax.interop.card import radius
 from piat_jax.interop.hub import check_push, fetch, is_on_hub, parse_hub, push
 from piat_jax.interop.names import is_head
 from piat_jax.interop.published import PUBLISHED, Published, is_published, published
+from piat_jax.interop.recognised import count_classes, recognise
 from piat_jax.interop.tensors import Tensors
 from piat_jax.interop.weights import read_config, read_weights, sizes_of
 from piat_jax.objectives import METHODS, WRAPPERS
@@ -55,7 +56,8 @@ class Origin(NamedTuple):
     about: About
     experiment: Experiment  # how it is evaluated
     report: LoadReport  # what became of the weights' file
-    published: str = ""  # the name that the network is published by, if that was given
+    published: str = ""  # the name that the network is published by, if that was given or is the file's
+    why: str = ""  # where the name of a file has decided: what it was taken for
 
 
 class _Beside:
@@ -100,10 +102,11 @@ class Classifier:
         experiment: Experiment | None = None,
         report: LoadReport = LoadReport((), (), (), "model"),  # noqa: B008
         published: str = "",
+        why: str = "",
     ) -> "Classifier":
         """A classifier of a network and its weights; without an experiment, evaluated as the PIAT paper does."""
         experiment = experiment or Experiment(method=Stack("pgd_at"))
-        return cls(model, variables, _Beside(Origin(about, experiment, report, published)))
+        return cls(model, variables, _Beside(Origin(about, experiment, report, published, why)))
 
     @property
     def origin(self) -> Origin:
@@ -320,7 +323,8 @@ def load(
         `hf:user/name` or `hf:user/name@revision`, a repository of the Hugging Face hub.
       checkpoint: of a run: "best" or "final"; "final:swa" is its further average swa.
       model: the network, as configs call it, or a published name such as "timm:convnext_tiny", which says what follows
-        too, where the file does not. All this is for weights: a run says it itself.
+        too, where the file does not. A file that is called as RobustBench calls it, Carmon2019Unlabeled.pt, needs none.
+        All this is for weights: a run says it itself.
       num_classes: its classes.
       options: of the network: `{"width": 4}`.
       mean: of the input normalisation, one for each channel; () is none.
@@ -337,7 +341,13 @@ def load(
     if not path.exists():
         raise InputError(f"{path} is no file and no folder; give weights or a run")
     model = model or _called_there(source, path)
-    row, tensors = (published(model) if is_published(model) else None), None
+    row, tensors, why = (published(model) if is_published(model) else None), None, ""
+    # Read when it is first asked for, and once.
+    read = functools.cache(functools.partial(read_weights, path, unsafe_pickle=unsafe_pickle))
+    if not model and path.is_file() and "piat_jax" not in read_config(path):
+        recognised = recognise(path, lambda: count_classes(path, read()))
+        if recognised:
+            model, row, why = recognised
     given = {"model": model, "num_classes": num_classes, "options": options, "mean": mean, "std": std}
     if (path / Checkpoints.FOLDER).is_dir():
         for name, value in given.items():
@@ -345,9 +355,7 @@ def load(
                 raise InputError(f"--{name} does not go with a run, whose config says it")
         net, about, experiment = _of_run(Run(path), kept, average, image_shape)
     else:
-        experiment = None
-        # Read when it is first asked for, and once.
-        read = functools.cache(functools.partial(read_weights, path, unsafe_pickle=unsafe_pickle))
+        experiment = _against(row) if row else None
         net, about = _of_weights(path, row, read, **given, image_shape=image_shape, adapt=adapt)
         about = dataclasses.replace(about, source=str(source)) if is_on_hub(source) else about
         tensors = read()
@@ -355,8 +363,13 @@ def load(
     options = {"adapt": adapt, "checkpoint": kept, "average": average, "tensors": tensors}
     # Given ones, if they are none, stay none.
     normalization = (row.mean, row.std) if row and mean is None and std is None else ()
-    loaded = load_weights(path, net, shape, **options, normalization=normalization)
-    origin = {"experiment": experiment, "report": loaded.report, "published": model if row else ""}
+    try:
+        loaded = load_weights(path, net, shape, **options, normalization=normalization)
+    except InputError as error:
+        if not why:
+            raise
+        raise InputError(f"{error}; it was {why}; model= (--model) names another") from error
+    origin = {"experiment": experiment, "report": loaded.report, "published": model if row else "", "why": why}
     return Classifier.of(loaded.model, loaded.variables, about, **origin)
 
 
@@ -402,6 +415,15 @@ def _of_run(
         source=info.get("source", ""),
     )
     return experiment.build_model(classes, dtype="float32"), about, experiment
+
+
+def _against(row: Published) -> Experiment:
+    """How a published network is evaluated: under the threat that it was trained against, where that is known."""
+    plain = Experiment(method=Stack("pgd_at"))
+    if not row.norm:
+        return plain
+    fields = {"eps": row.eps, "step_size": row.eps / 4, "norm": row.norm}
+    return plain.with_fields({f"evaluation.{name}": value for name, value in fields.items()})
 
 
 def _papers(experiment: Experiment) -> tuple[str, ...]:
@@ -479,6 +501,8 @@ def _of_weights(
     channels, height, width = written.get("pretrained_cfg", {}).get("input_size", (3, side, side))
     shape = _shape(image_shape) or (height, width, channels)
     about = About(model=name, num_classes=classes, image_shape=shape, options=known, source=path.name)
+    if row and row.norm and classes == row.num_classes and not adapt:
+        about = dataclasses.replace(about, dataset=row.dataset, threat=f"{row.norm}, eps {radius(row.eps)}")
     return models.create(name, num_classes=classes, **normalization, **known), about
 
 
