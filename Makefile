@@ -42,9 +42,9 @@ rounding: $(READY)  ## The numerical tests as on a processor with no more than A
 		tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py
 
 # The same tests without PyTorch compare with small golden files.
-parity: $(READY)  ## The tests against PyTorch, torchvision and timm, which it installs.
+parity: $(READY)  ## The tests against PyTorch, torchvision, timm, wandb and MLflow, which it installs.
 	$(BIN)/python -m pip install --quiet -r requirements-parity.txt
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/interop tests/cli/test_convert.py \
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/interop tests/loggers tests/cli/test_convert.py \
 		tests/test_torch_reference.py tests/test_torch_optimizers.py tests/test_throughput.py tests/test_readme.py
 
 # XLA compiles for devices that are not here, with packages of 1.1 GB in an environment of their own. They are those of

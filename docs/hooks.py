@@ -15,7 +15,7 @@ from piat_jax.objectives import METHODS, WRAPPERS
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
     *("attacks", "averaging", "losses", "objectives", "models", "training", "evaluation", "data", "experiment"),
-    *("interop", "programs", "analysis", "checkpoint", "benchmark"),
+    *("interop", "programs", "analysis", "checkpoint", "loggers", "benchmark"),
 )
 """In the order of the reference."""
 SOURCE = "https://github.com/piat-jax/piat_jax/blob/main"

@@ -24,7 +24,7 @@ from absl import flags
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded, write_file
-from piat_jax.training.metrics import read_metrics
+from piat_jax.loggers import read_metrics
 
 OPTIONS = {
     "dataset.train_examples": 64,

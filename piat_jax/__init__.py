@@ -48,7 +48,7 @@ _SUBMODULES = (
         "evaluation",
         "experiment",
     ),
-    *("interop", "losses", "models", "objectives", "training"),
+    *("interop", "loggers", "losses", "models", "objectives", "training"),
 )
 
 __all__ = [*_HOMES, *_SUBMODULES]

@@ -21,7 +21,7 @@ FILES = sorted((ROOT / "piat_jax").rglob("*.py"))
 # Imported inside functions only: not needed by every user.
 LAZY = {
     *("matplotlib", "tensorflow", "tensorflow_datasets", "torch", "torchvision", "tensorboardX", "timm", "scipy"),
-    *("onnx", "flatbuffers", "safetensors"),
+    *("onnx", "flatbuffers", "safetensors", "wandb", "mlflow", "huggingface_hub"),
 }
 
 

@@ -4,13 +4,15 @@
     piat-convert model.safetensors runs/imported --model=timm:convnext_tiny.fb_in1k --config=CONFIG
     piat-convert runs/x exported --checkpoint=final --to=safetensors
 
-SOURCE is a file of weights (.safetensors, .pt, .pth, .bin, .npz), a folder that holds model.safetensors, or the folder
-of a run. TARGET is what --to says: a run that piat-evaluate takes ("run"), a folder with safetensors, config.json and a
-model card ("safetensors"), a state_dict for PyTorch ("torch"), "onnx", or a compiled function of JAX ("jax"). Without
---to its ending decides (.pt, .pth, .onnx, .jax); without one it is "safetensors" for a run, "run" for anything else.
+SOURCE is a file of weights (.safetensors, .pt, .pth, .bin, .npz), a folder that holds model.safetensors, the folder of
+a run, or hf:user/name, a repository of the Hugging Face hub, which alone is fetched. TARGET is what --to says: a run
+that piat-evaluate takes ("run"), a folder with safetensors, config.json and a model card ("safetensors"), a state_dict
+for PyTorch ("torch"), "onnx", or a compiled function of JAX ("jax"). Without --to its ending decides (.pt, .pth, .onnx,
+.jax); without one it is "safetensors" for a run, "run" for anything else.
 
 --model is the network's name in configs, or that of published weights, timm:NAME, torchvision:NAME or robustbench:NAME,
-which says size, classes, mean and std of the images where the file does not. The file is yours: nothing is fetched.
+which says size, classes, mean and std of the images where the file does not. A file that is called as RobustBench calls
+it, such as Carmon2019Unlabeled.pt, needs none.
 """
 
 import ast
@@ -42,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     if len(positional) != 2:
         raise InputError(f"{len(positional)} positional arguments; give two: piat-convert SOURCE TARGET")
     source, target = (expanded(text) for text in positional)
+    is_there = positional[0].startswith("hf:") or source.exists()
     is_run = (source / "checkpoints").is_dir()
     form = values.to or ENDINGS.get(target.suffix) or ("safetensors" if is_run else "run")
     check_choice("to", form, FORMS)
@@ -54,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"{target} exists; give a name that is free")
     if form != "run" and (overrides or (values.config and not is_run)):
         raise InputError(f"--config says what a run is evaluated on; it does not go with --to={form}")
-    if form == "run" and source.exists() and not values.config:
+    if form == "run" and is_there and not values.config:
         raise InputError(
             "--config is missing: a run needs a config, which says what to evaluate on; "
             "give one such as --config=cifar10_resnet18"
@@ -79,16 +82,21 @@ def main(argv: Sequence[str]) -> None:
         import_torch(f"writing {target.name}")
     if is_published(values.model):  # whose images are evaluated on
         overrides = {"model.name": values.model, **overrides}
-    is_new = form == "run" and source.exists()
+    is_new = form == "run" and is_there
     experiment = config.load(values.config, overrides, trains=False, note=note) if is_new else None
     loaded = load(
-        source,
+        positional[0],
         checkpoint=values.checkpoint,
         model=values.model,
         adapt=values.adapt,
         unsafe_pickle=values.unsafe_pickle,
         **options,
     )
+    if loaded.origin.why:
+        print(f"{loaded.origin.why}; --model names another")
+        if experiment:  # whose images are evaluated on
+            overrides = {"model.name": loaded.origin.published, **overrides}
+            experiment = config.load(values.config, overrides, trains=False, note=note)
     _print(loaded, quiet=values.quiet)
     if is_published(values.model):
         print(f"published for images of {published(values.model)}")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,10 +40,14 @@ from piat_jax.interop import (
     write_exported,
     write_onnx,
 )
+from piat_jax.interop.card import radius
+from piat_jax.interop.hub import check_push, fetch, is_on_hub, parse_hub, push
 from piat_jax.interop.names import is_head
-from piat_jax.interop.published import Published, is_published, published
+from piat_jax.interop.published import PUBLISHED, Published, is_published, published
+from piat_jax.interop.recognised import count_classes, recognise
 from piat_jax.interop.tensors import Tensors
 from piat_jax.interop.weights import read_config, read_weights, sizes_of
+from piat_jax.objectives import METHODS, WRAPPERS
 
 
 class Origin(NamedTuple):
@@ -51,7 +56,8 @@ class Origin(NamedTuple):
     about: About
     experiment: Experiment  # how it is evaluated
     report: LoadReport  # what became of the weights' file
-    published: str = ""  # the name that the network is published by, if that was given
+    published: str = ""  # the name that the network is published by, if that was given or is the file's
+    why: str = ""  # where the name of a file has decided: what it was taken for
 
 
 class _Beside:
@@ -96,10 +102,11 @@ class Classifier:
         experiment: Experiment | None = None,
         report: LoadReport = LoadReport((), (), (), "model"),  # noqa: B008
         published: str = "",
+        why: str = "",
     ) -> "Classifier":
         """A classifier of a network and its weights; without an experiment, evaluated as the PIAT paper does."""
         experiment = experiment or Experiment(method=Stack("pgd_at"))
-        return cls(model, variables, _Beside(Origin(about, experiment, report, published)))
+        return cls(model, variables, _Beside(Origin(about, experiment, report, published, why)))
 
     @property
     def origin(self) -> Origin:
@@ -203,6 +210,29 @@ class Classifier:
         """Write a folder with model.safetensors, config.json and a model card."""
         save_safetensors(expanded(folder), self.model, self.variables, self.about)
 
+    def push_to_hub(
+        self, repository: str, *, private: bool = False, token: str | None = None, license: str = ""
+    ) -> str:
+        """Put what `to_safetensors` writes into a repository of the Hugging Face hub, and return its address.
+
+        Args:
+          repository: `user/name`; made where it does not exist. Files of the same names there are replaced.
+          private: whether one that is made is private.
+          token: with write access; without, that of HF_TOKEN or of `hf auth login`.
+          license: of the weights, as the hub calls it, such as "mit"; "" says nothing.
+
+        Raises:
+          InputError: huggingface_hub is not installed, there is no token or it may not write there, or the hub cannot
+            be reached.
+        """
+        check_push(repository, token)
+        about = dataclasses.replace(self.about, license=license or self.about.license)
+        name = parse_hub(repository).repository
+        with tempfile.TemporaryDirectory() as folder:
+            exported = Path(folder) / "export"
+            save_safetensors(exported, self.model, self.variables, about, repository=name)
+            return push(exported, name, private=private, token=token)
+
     def to_onnx(self, path: str | Path, *, nchw: bool = False) -> None:
         """Write an ONNX model of images in [0, 1], `[B, H, W, C]`, or with `nchw` channels first."""
         write_onnx(expanded(path), self, self.about.image_shape, nchw=nchw)
@@ -289,10 +319,12 @@ def load(
     """The network in a run, an exported folder or a file of weights.
 
     Args:
-      source: the folder of a run; a folder with model.safetensors; or a file (.safetensors, .pt, .pth, .bin, .npz).
+      source: the folder of a run; a folder with model.safetensors; a file (.safetensors, .pt, .pth, .bin, .npz); or
+        `hf:user/name` or `hf:user/name@revision`, a repository of the Hugging Face hub.
       checkpoint: of a run: "best" or "final"; "final:swa" is its further average swa.
       model: the network, as configs call it, or a published name such as "timm:convnext_tiny", which says what follows
-        too, where the file does not. All this is for weights: a run says it itself.
+        too, where the file does not. A file that is called as RobustBench calls it, Carmon2019Unlabeled.pt, needs none.
+        All this is for weights: a run says it itself.
       num_classes: its classes.
       options: of the network: `{"width": 4}`.
       mean: of the input normalisation, one for each channel; () is none.
@@ -304,11 +336,18 @@ def load(
     Raises:
       InputError: nothing is there, it does not fit, or it is not known which network the weights are of.
     """
-    path = expanded(source)
+    kept, average = parse_checkpoint("final" if checkpoint == "last" else checkpoint)
+    path = fetch(source) if is_on_hub(source) else expanded(source)
     if not path.exists():
         raise InputError(f"{path} is no file and no folder; give weights or a run")
-    kept, average = parse_checkpoint("final" if checkpoint == "last" else checkpoint)
-    row, tensors = (published(model) if is_published(model) else None), None
+    model = model or _called_there(source, path)
+    row, tensors, why = (published(model) if is_published(model) else None), None, ""
+    # Read when it is first asked for, and once.
+    read = functools.cache(functools.partial(read_weights, path, unsafe_pickle=unsafe_pickle))
+    if not model and path.is_file() and "piat_jax" not in read_config(path):
+        recognised = recognise(path, lambda: count_classes(path, read()))
+        if recognised:
+            model, row, why = recognised
     given = {"model": model, "num_classes": num_classes, "options": options, "mean": mean, "std": std}
     if (path / Checkpoints.FOLDER).is_dir():
         for name, value in given.items():
@@ -316,18 +355,30 @@ def load(
                 raise InputError(f"--{name} does not go with a run, whose config says it")
         net, about, experiment = _of_run(Run(path), kept, average, image_shape)
     else:
-        experiment = None
-        # Read when it is first asked for, and once.
-        read = functools.cache(functools.partial(read_weights, path, unsafe_pickle=unsafe_pickle))
+        experiment = _against(row) if row else None
         net, about = _of_weights(path, row, read, **given, image_shape=image_shape, adapt=adapt)
+        about = dataclasses.replace(about, source=str(source)) if is_on_hub(source) else about
         tensors = read()
     shape = about.image_shape
     options = {"adapt": adapt, "checkpoint": kept, "average": average, "tensors": tensors}
     # Given ones, if they are none, stay none.
     normalization = (row.mean, row.std) if row and mean is None and std is None else ()
-    loaded = load_weights(path, net, shape, **options, normalization=normalization)
-    origin = {"experiment": experiment, "report": loaded.report, "published": model if row else ""}
+    try:
+        loaded = load_weights(path, net, shape, **options, normalization=normalization)
+    except InputError as error:
+        if not why:
+            raise
+        raise InputError(f"{error}; it was {why}; model= (--model) names another") from error
+    origin = {"experiment": experiment, "report": loaded.report, "published": model if row else "", "why": why}
     return Classifier.of(loaded.model, loaded.variables, about, **origin)
+
+
+def _called_there(source: str | Path, path: Path) -> str:
+    """The published name of one of timm's repositories on the hub; "" of any other."""
+    if not is_on_hub(source) or "piat_jax" in read_config(path):
+        return ""
+    user, _, name = parse_hub(source).repository.partition("/")
+    return f"{user}:{name}" if user == "timm" and f"timm:{name}" in PUBLISHED else ""
 
 
 def _of_run(
@@ -344,7 +395,8 @@ def _of_run(
     attack = experiment.attack
     # Of weights that were imported, the config says what they are evaluated on, not how they were trained.
     trained = "source" not in info
-    threat = f"{attack.norm}, eps {attack.eps:.4g} ({255 * attack.eps:.3g}/255), {attack.steps} steps"
+    steps = f", {attack.steps} steps" if hasattr(attack, "steps") else ""
+    threat = f"{attack.norm}, eps {radius(attack.eps)}{steps}"
     about = About(
         model=experiment.model.name,
         num_classes=classes,
@@ -356,9 +408,29 @@ def _of_run(
         checkpoint=f"{name}, epoch {info['epoch']}" if trained else "",
         accuracy=result.get("accuracy", {}) if known else {},
         num_examples=results.get("num_examples", 0),
+        aa_examples=results.get("aa_examples", 0),
+        settings=results.get("settings", {}) if known else {},
+        chosen_on_test=trained and kept == "best" and experiment.monitor == "test",
+        papers=_papers(experiment) if trained else (),
         source=info.get("source", ""),
     )
     return experiment.build_model(classes, dtype="float32"), about, experiment
+
+
+def _against(row: Published) -> Experiment:
+    """How a published network is evaluated: under the threat that it was trained against, where that is known."""
+    plain = Experiment(method=Stack("pgd_at"))
+    if not row.norm:
+        return plain
+    fields = {"eps": row.eps, "step_size": row.eps / 4, "norm": row.norm}
+    return plain.with_fields({f"evaluation.{name}": value for name, value in fields.items()})
+
+
+def _papers(experiment: Experiment) -> tuple[str, ...]:
+    """Who made the parts of a method, a line each."""
+    stack = experiment.method
+    abouts = [METHODS.about(stack.base), *(WRAPPERS.about(name) for name in stack.wrappers)]
+    return tuple(f"{about.title}: {about.paper}" for about in abouts if about.paper)
 
 
 def _shape_of(experiment: Experiment, channels: int) -> tuple[int, int, int]:
@@ -429,6 +501,8 @@ def _of_weights(
     channels, height, width = written.get("pretrained_cfg", {}).get("input_size", (3, side, side))
     shape = _shape(image_shape) or (height, width, channels)
     about = About(model=name, num_classes=classes, image_shape=shape, options=known, source=path.name)
+    if row and row.norm and classes == row.num_classes and not adapt:
+        about = dataclasses.replace(about, dataset=row.dataset, threat=f"{row.norm}, eps {radius(row.eps)}")
     return models.create(name, num_classes=classes, **normalization, **known), about
 
 

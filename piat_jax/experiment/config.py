@@ -40,6 +40,8 @@ OF_DEFAULTS = 120
 """How many epochs the schedules' own knots are for."""
 ONE_OR_SEVERAL = ("dataset.extra",)
 """Fields of a text or of a tuple of texts, which commas part where they are written as one."""
+TEXTS = ("log.to",)
+"""Fields that are lists of texts, also where they are empty and so do not say it."""
 FOLLOWING = ("eps", "step_size", "norm")
 """Fields of the evaluation that are the training attack's until they are set; a wrapper's eps is too."""
 
@@ -274,7 +276,8 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
             found.append(f"config.{path}{_unknown(path, list(fields), config)}")
         else:
             try:
-                value = _one_or_several(given) if path in ONE_OR_SEVERAL else parse_value(given, fields[path])
+                like = ("",) if path in TEXTS else fields[path]
+                value = _one_or_several(given) if path in ONE_OR_SEVERAL else parse_value(given, like)
             except (ValueError, SyntaxError, ZeroDivisionError):
                 found.append(f"config.{path}={given!r} is not {_kind(fields[path])}")
                 continue

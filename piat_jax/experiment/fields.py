@@ -244,4 +244,12 @@ class LogFields:
     steps_per_chunk: int = field(
         "training steps between two looks at the loss; fewer if they take over 2 seconds", default=50
     )
-    tensorboard: bool = field("write TensorBoard events; needs tensorboardX", default=True)
+    tensorboard: bool = field("write TensorBoard events where tensorboardX is installed", default=True)
+    to: tuple[str, ...] = field(
+        "further loggers, of piat_jax.loggers.LOGGERS: wandb, mlflow, tensorboard or one of your own", default=()
+    )
+    images: int = field(
+        "first test images in the picture (clean, under evaluation.select's attack, difference) that loggers get at "
+        "each evaluation; 0 = none",
+        default=8,
+    )

@@ -18,7 +18,7 @@ from piat_jax.core.types import Variables
 from piat_jax.experiment.experiment import Experiment, differences
 from piat_jax.experiment.methods import parse_method
 from piat_jax.experiment.provenance import describe_run
-from piat_jax.training.metrics import read_metrics
+from piat_jax.loggers import read_metrics
 
 DATA = "data.json"
 DESCRIPTION = "run.json"
@@ -38,6 +38,8 @@ OWN_FILES = (
     ROBUSTNESS,
     CORRUPTED,
     "tensorboard",
+    "wandb",
+    "trackers.json",
     "report",
 )
 ON_DISK = {"best": "best", "final": "last"}
@@ -87,6 +89,8 @@ LATER = {
     "objective.label_smoothing": 0.0,
     "objective.smoothing_over": "others",
     "evaluation.union_eps": (8 / 255, 0.5, 12.0),
+    "log.to": (),
+    "log.images": 0,
 }
 # Changing these does not make it another run.
 FREE_FIELDS = (

@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, SavedAndStopped
-from piat_jax.core.multihost import on_first
+from piat_jax.core.multihost import any_of_all, is_first, on_first
 from piat_jax.core.sharding import put_state
 from piat_jax.core.types import EpochEnd, Objective, TrainState, Variables
 from piat_jax.experiment import hooks, notes
 from piat_jax.experiment.data import describe_data, in_memory, load_data, load_extra, place_data
 from piat_jax.experiment.evaluation import evaluated, evaluated_beside, monitor
 from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.pictures import Picture, painter
 from piat_jax.experiment.run import DIVERGED, Run
 from piat_jax.experiment.selection import Selection, how_measured, resumed
 from piat_jax.interop import load_weights
+from piat_jax.loggers import MetricsWriter, RunInfo, Trackers, check_installed, has_tensorboard
 from piat_jax.models import LinenModel
 from piat_jax.training import (
     EpochRecord,
@@ -31,7 +33,6 @@ from piat_jax.training import (
     fit,
     init_state,
 )
-from piat_jax.training.metrics import MetricsWriter, has_tensorboard
 from piat_jax.training.streaming import Stream
 
 
@@ -79,6 +80,7 @@ class Setup(NamedTuple):
     key: jax.Array
     epoch_end: list[EpochEnd]
     evaluate: Callable[[TrainState, int], Mapping[str, float]]
+    paint: Callable[[Variables], Picture] | None  # for the loggers
 
 
 class Begin(NamedTuple):
@@ -112,6 +114,7 @@ def train(
     listener = listener or Listener()
     check = functools.partial(run.check_free, experiment, resume=resume, overwrite=overwrite)
     on_first(check)
+    on_first(functools.partial(check_installed, experiment.log.to))
     with contextlib.ExitStack() as stack:
         signals = StopSignals()
         setup, fresh, described = _set_up(experiment, run, signals, listener, resume=resume)
@@ -125,8 +128,9 @@ def train(
         on_first(functools.partial(_notice, started, begin.selection, listener))
         on_first(lambda: run.open(experiment, overwrite=overwrite, data=described))
         stream = setup.examples if isinstance(setup.examples, Stream) else None
-        recorder = Recorder(started, setup.objective, begin, listener, stream.notes if stream else lambda: [])
+        recorder = Recorder(started, setup, begin, listener)
         listener.started(started)
+        finished = False
         try:
             fit(
                 begin.state,
@@ -144,8 +148,10 @@ def train(
                 should_stop=signals.requested,
             )
             run.checkpoints.wait()
+            finished = True
         except TrainingDivergedError as error:
             recorder.stopped(error.state, error.position)
+            recorder.trackers.text("diverged", str(error), error.position.epoch)
             on_first(functools.partial(run.write_diverged, error.report))
             raise InputError(
                 f"{error}. Saved as it was before that step; {DIVERGED} in {str(run.folder)!r} has the images. "
@@ -159,7 +165,7 @@ def train(
             ) from None
         finally:
             listener.closed()
-            recorder.writer.close()
+            recorder.trackers.close(finished=finished)
             if stream:
                 stream.close()
 
@@ -193,7 +199,10 @@ def _set_up(
     state = put_state(hooks.start(experiment, state), recipe.mesh, split=recipe.split_state)
     evaluate = monitor(experiment, objective, data.num_classes, watched, on_block=signals.check, note=listener.note)
     epoch_end = hooks.epoch_end(experiment, net, images, data.num_classes, watched)
-    return Setup(objective, recipe, examples, key, epoch_end, evaluate), state, described
+    paint = None
+    if experiment.log.images and (experiment.log.tensorboard or experiment.log.to):
+        paint = painter(experiment, experiment.build_model(data.num_classes, dtype="float32"), watched)
+    return Setup(objective, recipe, examples, key, epoch_end, evaluate, paint), state, described
 
 
 def _pretrained(
@@ -276,52 +285,68 @@ def _notice(started: Started, selection: Selection, listener: Listener) -> None:
         listener.note("TensorBoard events are not written: pip install 'piat_jax[logging]'")
 
 
+def _loggers(experiment: Experiment) -> tuple[str, ...]:
+    """The names of the loggers beside the run's own files."""
+    wanted = experiment.log.tensorboard and has_tensorboard()
+    return (*(("tensorboard",) if wanted else ()), *experiment.log.to)
+
+
 class Recorder:
     """What happens last in an epoch, as `fit`'s `on_epoch`: log, save, show."""
 
     def __init__(
         self,
         started: Started,
-        objective: Objective,
+        setup: Setup,
         begin: Begin,
         listener: Listener,
-        notes_of_data: Callable[[], Sequence[str]] = lambda: (),
     ):
-        self.notes_of_data = notes_of_data
+        self.notes_of_data = setup.examples.notes if isinstance(setup.examples, Stream) else lambda: []
         self.experiment, self.checkpoints = started.experiment, started.run.checkpoints
-        self.objective, self.selection, self.listener = objective, begin.selection, listener
-        self.schedule = self.experiment.build_rate(started.steps).learning_rate
-        tensorboard = self.experiment.log.tensorboard
-        self.writer = MetricsWriter(started.run.folder, records=begin.records, tensorboard=tensorboard)
+        self.objective, self.selection, self.listener = setup.objective, begin.selection, listener
+        self.schedule, self.paint = self.experiment.build_rate(started.steps).learning_rate, setup.paint
+        self.writer = MetricsWriter(started.run.folder, records=begin.records)
+        about = RunInfo(
+            folder=started.run.folder,
+            config=self.experiment.plain(),
+            resumed=started.resumed,
+            epochs_done=len(begin.records) and begin.records[-1]["epoch"],
+            note=listener.note,
+        )
+        self.trackers = Trackers(_loggers(self.experiment) if is_first() else (), about)
 
     def __call__(self, state: TrainState, epoch: EpochRecord) -> None:
         """Record an epoch."""
         step = int(state.step)
         self.checkpoints.check()
-        self.writer.write(
-            {
-                "epoch": epoch.epoch,
-                "step": step,
-                "learning_rate": float(jnp.asarray(self.schedule(step - 1))),
-                **{f"train_{name}": value for name, value in epoch.train.items()},
-                **epoch.scores,
-                **({"averaged_states": int(state.average.count)} if state.average else {}),
-                **{f"averaged_states_{name}": int(kept.count) for name, kept in state.further_averages.items()},
-                "images_per_second": round(epoch.images_per_second, 2),
-                "train_seconds": round(epoch.train_seconds, 4),
-                "evaluate_seconds": round(epoch.evaluate_seconds, 4),
-            }
-        )
+        record = {
+            "epoch": epoch.epoch,
+            "step": step,
+            "learning_rate": float(jnp.asarray(self.schedule(step - 1))),
+            **{f"train_{name}": value for name, value in epoch.train.items()},
+            **epoch.scores,
+            **({"averaged_states": int(state.average.count)} if state.average else {}),
+            **{f"averaged_states_{name}": int(kept.count) for name, kept in state.further_averages.items()},
+            "images_per_second": round(epoch.images_per_second, 2),
+            "train_seconds": round(epoch.train_seconds, 4),
+            "evaluate_seconds": round(epoch.evaluate_seconds, 4),
+        }
+        self.writer.write(record)
+        self.trackers.write(record, epoch.epoch)
         best = self.selection.take(epoch.epoch, epoch.scores)
         every, last = self.experiment.checkpoint.every_epochs, self.experiment.epochs
         if best or epoch.epoch % every == 0 or epoch.epoch == last:
             info, beside = self._info(epoch.epoch, epoch.scores), evaluated_beside(state)
             self.checkpoints.save_async(state, info, evaluated(self.objective, state), beside, best=best)
         on_training_data = epoch.train.get("adversarial_accuracy", epoch.train.get("clean_accuracy", 0.0))
-        shown = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
-        self.listener.epoch(epoch.epoch, shown, epoch.images_per_second)
+        told = {"loss": epoch.train["loss"], "train": on_training_data, **epoch.scores}
+        self.listener.epoch(epoch.epoch, told, epoch.images_per_second)
         for line in self.notes_of_data():
             self.listener.note(line)
+        # All processes paint, as each has a part of the devices; the first shows it.
+        if self.paint and epoch.scores and any_of_all(bool(self.trackers)):
+            shown = self.paint(evaluated(self.objective, state))
+            self.trackers.images("examples", shown.image, shown.caption, epoch.epoch)
 
     def stopped(self, state: TrainState, position: Position) -> None:
         """Save a state from within an epoch."""

@@ -19,6 +19,7 @@ from piat_jax.experiment.evaluation import evaluation_attack
 from piat_jax.experiment.experiment import Experiment, named
 from piat_jax.experiment.hooks import check_stream
 from piat_jax.experiment.methods import average_kind
+from piat_jax.loggers import check_loggers
 from piat_jax.objectives import LAS, RAT, Generalist
 from piat_jax.objectives.lbgat import LBGAT
 from piat_jax.objectives.parts import check_parts
@@ -45,6 +46,9 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
     for name in ("evaluation.every_epochs", "evaluation.batch_size", "checkpoint.every_epochs", "log.steps_per_chunk"):
         group, _, field = name.partition(".")
         attempt(check_at_least, name, getattr(getattr(experiment, group), field), 1)
+    attempt(check_at_least, "log.images", experiment.log.images, 0)
+    if trains:
+        attempt(check_loggers, experiment.log.to)
     attempt(check_choice, "nonfinite", experiment.nonfinite, ("stop", "skip"))
     check_data_fields(experiment, attempt)
     attempt(check_stream, experiment)

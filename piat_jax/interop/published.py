@@ -1,4 +1,4 @@
-"""What published ImageNet networks are, by the names that timm, torchvision and RobustBench call them."""
+"""What published networks are, by the names that timm, torchvision and RobustBench call them."""
 
 import dataclasses
 import re
@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.interop.robustbench import CIFAR10, CIFAR100, EPS, HALF, KINDS, Statistics
 
 SOURCES = ("timm", "torchvision", "robustbench")
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-CIFAR10: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
-CIFAR100: Statistics = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 NONE: Statistics = ((), ())
 
 
@@ -29,6 +26,9 @@ class Published:
     resize: int = 256  # the shorter side before that; 0 where nothing is resized
     squash: bool = False  # both sides are resized to that, whatever their ratio
     interpolation: str = "bilinear"
+    dataset: str = "imagenet"
+    norm: str = ""  # of the threat that it is robust against, as it is evaluated; "" is none, or not known
+    eps: float = 0.0  # the radius of it, pixels in [0, 1]
 
     def __str__(self) -> str:
         what = f"{self.size} pixels a side"
@@ -190,23 +190,35 @@ TORCHVISION = {
 
 def _robust(model: str, statistics: Statistics = IMAGENET, *, patch_size: int = 0, **fields: Any) -> Published:
     options = {"patch_size": patch_size} if patch_size else {}
+    fields = {"norm": "linf", "eps": 4 / 255, **fields}
     return Published(model=model, options=options, mean=statistics[0], std=statistics[1], **fields)
 
 
-def _of_cifar(model: str, classes: int, statistics: Statistics) -> Published:
-    return _robust(model, statistics, patch_size=4, num_classes=classes, size=32, resize=0)
+def _of_cifar(model: str, dataset: str, statistics: Statistics, threat: str = "Linf", **options: Any) -> Published:
+    return Published(
+        model=model,
+        options=options,
+        num_classes=100 if dataset == "cifar100" else 10,
+        mean=statistics[0],
+        std=statistics[1],
+        size=32,
+        resize=0,
+        dataset=dataset,
+        norm=threat.lower(),
+        eps=EPS[threat],
+    )
 
 
 BICUBIC: dict[str, Any] = {"interpolation": "bicubic"}
-# Names of its ImageNet networks, and with the data set before them those of CIFAR that are also of these kinds. What
-# has no mean here gets images in [0, 1], as its code has it.
+# Names of its ImageNet networks, and with data set and threat before them those of CIFAR that are also of these kinds.
+# What has no mean here gets images in [0, 1], as its code has it.
 ROBUSTBENCH = {
     "Wong2020Fast": _robust("resnet50_imagenet", size=288, resize=0),
     "Engstrom2019Robustness": _robust("resnet50_imagenet"),
     "Salman2020Do_R18": _robust("resnet18_imagenet"),
     "Salman2020Do_R50": _robust("resnet50_imagenet"),
     "Salman2020Do_50_2": _robust("wrn_50_2"),
-    "Standard_R50": _robust("resnet50_imagenet"),
+    "Standard_R50": _robust("resnet50_imagenet", norm="", eps=0.0),
     "Chen2024Data_WRN_50_2": _robust("wrn_50_2", NONE),
     "Singh2023Revisiting_ViT-S-ConvStem": _robust("vit_small_convstem", patch_size=16, **BICUBIC),
     "Singh2023Revisiting_ViT-B-ConvStem": _robust("vit_base_convstem", NONE, patch_size=16, **BICUBIC),
@@ -226,9 +238,18 @@ ROBUSTBENCH = {
     "Debenedetti2022Light_XCiT-M12": _robust("xcit_m12", NONE),
     "Debenedetti2022Light_XCiT-L12": _robust("xcit_l12", NONE),
     **{
-        f"{dataset}/Debenedetti2022Light_XCiT-{size.upper()}12": _of_cifar(f"xcit_{size}12", classes, statistics)
-        for dataset, classes, statistics in (("cifar10", 10, CIFAR10), ("cifar100", 100, CIFAR100))
+        f"{dataset}/Debenedetti2022Light_XCiT-{size.upper()}12": _of_cifar(
+            f"xcit_{size}12", dataset, statistics, patch_size=4
+        )
+        for dataset, statistics in (("cifar10", CIFAR10), ("cifar100", CIFAR100))
         for size in "sml"
+    },
+    **{
+        f"{kind.dataset}/{kind.threat}/{name}": _of_cifar(
+            kind.model, kind.dataset, kind.statistics, kind.threat, **dict(kind.options)
+        )
+        for kind in KINDS
+        for name in kind.names.split()
     },
 }
 
@@ -246,5 +267,5 @@ PUBLISHED: Mapping[str, Published] = _table()
 """Every name with its row.
 
 Source: timm 1.0.31 (its pretrained configurations, without the larger images of test_input_size), torchvision 0.28.0
-(the transforms of its weights), and RobustBench's model_zoo/imagenet.py, architectures and data.py.
+(the transforms of its weights), and RobustBench's model_zoo, architectures and data.py.
 """

@@ -108,9 +108,12 @@ def load_weights(
     arrays, dropped = tensors or read_weights(path, unsafe_pickle=unsafe_pickle)
     arrays = strip_prefixes(path, arrays)
     model, origin = _with_normalization(path, model, _found_normalization(path, arrays))
-    if origin == "none" and normalization and normalization[0] and _configured(path) is None:
+    if origin == "model" and _normalization(model.module) == _normalization(type(model.module)):
+        origin = "default"
+    if origin in ("none", "default") and normalization and normalization[0] and _configured(path) is None:
         mean, std = normalization
         model, origin = dataclasses.replace(model, module=model.module.clone(mean=mean, std=std)), "name"
+    origin = "model" if origin == "default" else origin
     arrays = {name: values for name, values in arrays.items() if not NORMALIZATION.fullmatch(name)}
     ignored = [name for name in arrays if IGNORED.fullmatch(name)]
     used = {k: v for k, v in arrays.items() if k not in ignored}

@@ -17,7 +17,7 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.sharding import data_mesh
 from piat_jax.evaluation.robustness import Robustness
 from piat_jax.experiment import Run
-from piat_jax.training.metrics import read_metrics
+from piat_jax.loggers import read_metrics
 from tests.cli.two_processes import EVALUATE, TRAIN
 
 SCRIPT = Path(__file__).with_name("two_processes.py")

@@ -16,8 +16,8 @@ from piat_jax.experiment.classifier import load as load_classifier
 from piat_jax.experiment.config import read as read_config
 from piat_jax.interop import About, load_weights, read_exported, save_safetensors
 from piat_jax.interop.tensors import write_safetensors
+from piat_jax.loggers import MetricsWriter, read_metrics
 from piat_jax.models import create
-from piat_jax.training.metrics import MetricsWriter, read_metrics
 
 CONFIG = "--config=configs/embedded.py:piat"
 
@@ -68,7 +68,7 @@ def test_every_function_that_takes_a_path_does(home, monkeypatch):
     write_safetensors("~/a.safetensors", {"x": np.zeros(2)})
     np.savez("x.npz", image=np.zeros((2, 1, 1, 1), np.uint8), label=np.arange(2))
     assert len(read_examples("~/x.npz").labels) == 2
-    MetricsWriter("~", tensorboard=False).write({"epoch": 1})
+    MetricsWriter("~").write({"epoch": 1})
     assert read_metrics("~") == [{"epoch": 1}]
     assert Checkpoints("~/saves").folder == home / "saves"
     assert Journal("~/aa", {}).folder == home / "aa"

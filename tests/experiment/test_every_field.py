@@ -100,6 +100,7 @@ OTHER = {
     "piat.c": [2.0],
     "piat.batch_stats": ["recompute"],
     "piat.momentum": ["reset"],
+    "log.to": [("wandb",)],
     "evaluation.attacks": [("clean", "pgd20", "pgd7")],
     "evaluation.select": ["clean"],
     "evaluation.norm": ["l2"],
@@ -347,10 +348,17 @@ def fake_fit(state, objective, examples, *, recipe, epochs, epoch_end, evaluate,
 
 @pytest.fixture(scope="module", autouse=True)
 def recorders():
-    def writer(folder, *, records, tensorboard):
-        SEEN.append(("tensorboard", tensorboard))
+    def writer(folder, *, records):
         kept = []
-        return types.SimpleNamespace(records=kept, write=kept.append, close=lambda: None)
+        return types.SimpleNamespace(records=kept, write=kept.append)
+
+    def trackers(names, info):
+        SEEN.append(("loggers", names))
+        return types.SimpleNamespace(write=lambda *_: None, images=lambda *_: None, close=lambda **_: None)
+
+    def painter(experiment, net, split):
+        SEEN.append(("painted", experiment.log.images))
+        return lambda variables: types.SimpleNamespace(image=None, caption="")
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (sys.modules["piat_jax.experiment.resources"], sys.modules["piat_jax.experiment.run"]):
@@ -364,7 +372,10 @@ def recorders():
         patch.setattr(run_training, "init_state", fake_init)
         patch.setattr(run_training, "fit", fake_fit)
         patch.setattr(run_training, "MetricsWriter", writer)
+        patch.setattr(run_training, "Trackers", trackers)
+        patch.setattr(run_training, "painter", painter)
         patch.setattr(run_training, "has_tensorboard", lambda: True)
+        patch.setattr(run_training, "check_installed", lambda names: None)
         patch.setattr(TrainingProgress, "epoch", fake_progress)
         patch.setattr(AutoAttack, "run", fake_autoattack)
         patch.setattr(evaluation, "correct_under_attack", fake_correct)

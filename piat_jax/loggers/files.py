@@ -1,12 +1,8 @@
-"""A run's metrics on disk: metrics.jsonl (one object per epoch), metrics.csv, and TensorBoard events."""
+"""A run's metrics on disk: metrics.jsonl (one object per epoch) and metrics.csv."""
 
 import csv
-import importlib
-import importlib.util
 import io
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,23 +16,21 @@ METRICS = "metrics.jsonl"
 class MetricsWriter:
     """Appends one record per epoch; of several processes the first writes, and all know the records.
 
+    These are part of the run, so they are always written, and a disk that is full stops it.
+
     Args:
       folder: the run's.
       records: what a resumed run goes on from, as its checkpoint has it; what was written after that is dropped.
-      tensorboard: whether to write events too.
     """
 
-    def __init__(self, folder: str | Path, *, records: Sequence[Mapping[str, Any]] = (), tensorboard: bool = True):
+    def __init__(self, folder: str | Path, *, records: Sequence[Mapping[str, Any]] = ()):
         self.folder = expanded(folder)
         self.records = [dict(record) for record in records]
         self.jsonl = self.folder / METRICS
-        self.tensorboard = None
         if not is_first():
             return
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
         write_file(self.jsonl, lambda file: file.write(lines.encode()))
-        epochs_done = self.records[-1]["epoch"] if self.records else 0
-        self.tensorboard = _tensorboard(self.folder, epochs_done) if tensorboard else None
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record; it must hold `epoch`, everything else is a number.
@@ -59,17 +53,6 @@ class MetricsWriter:
         writer.writeheader()
         writer.writerows(self.records)
         write_file(self.folder / "metrics.csv", lambda file: file.write(table.getvalue().encode()))
-        if self.tensorboard:
-            for name, value in record.items():
-                if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
-                    tag = re.sub("^(train|test|validation)_", r"\1/", name)
-                    self.tensorboard.add_scalar(tag, value, record["epoch"])
-            self.tensorboard.flush()
-
-    def close(self) -> None:
-        """Close the TensorBoard file."""
-        if self.tensorboard:
-            self.tensorboard.close()
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -82,15 +65,3 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def has_tensorboard() -> bool:
-    """Whether TensorBoard events can be written."""
-    return importlib.util.find_spec("tensorboardX") is not None
-
-
-def _tensorboard(folder: Path, epochs_done: int) -> Any:
-    if not has_tensorboard():
-        return None
-    writer = importlib.import_module("tensorboardX").SummaryWriter
-    return writer(str(folder / "tensorboard"), purge_step=epochs_done + 1 if epochs_done else None)
