@@ -18,6 +18,7 @@ from piat_jax.core.registry import default_title
 from piat_jax.objectives import METHODS, WRAPPERS
 
 FILES = CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
+DESCRIPTION = "run.json"
 CHECKPOINTS = ("best", "final")
 
 
@@ -85,6 +86,9 @@ class RunResults:
     select: str = "pgd20"  # the attack that chose the best epoch, and that curves are drawn of
     fields: Mapping[str, Any] = field(default_factory=dict)  # of the config, "group.name" to value
     averages: Mapping[str, Checkpoint] = field(default_factory=dict)  # the final one of each further average
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the evaluation, as evaluation.json has them
+    class_names: tuple[str, ...] = ()  # of earlier versions none
+    description: Mapping[str, Any] = field(default_factory=dict)  # run.json: versions, devices, commit
 
     @property
     def selected(self) -> str:
@@ -149,6 +153,9 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         select=config.get("evaluation", {}).get("select", "pgd20"),
         fields=leaves(config),
         averages=averages,
+        settings=evaluation.get("settings", {}),
+        class_names=tuple(map(str, evaluation.get("class_names", ()))),
+        description=_read_json(folder / DESCRIPTION, "piat-train") if (folder / DESCRIPTION).exists() else {},
     )
 
 
