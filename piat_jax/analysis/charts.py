@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from piat_jax.analysis.curves import COLORS, MOST_LINES, STYLE, Curve, names_of, plain, plot, tidy
+from piat_jax.analysis.curves import COLORS, MOST_LINES, STYLE, Curve, names_of, plain, plot, shortened, tidy
 from piat_jax.analysis.runs import Group, RunResults
 from piat_jax.analysis.tables import attack_name
 from piat_jax.core.checks import InputError
@@ -203,7 +203,7 @@ def draw_matrix(matrix: Matrix) -> "Figure":
                 Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=0.08 + 0.72 * share, linewidth=0)
             )
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6.5)
-        names = [plain(_short(name)) for name in matrix.names]
+        names = [plain(shortened(name)) for name in matrix.names]
         axes.set_xticks(range(classes), names, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(classes), names)
         axes.set_xlim(-0.5, classes - 0.5)
@@ -213,13 +213,3 @@ def draw_matrix(matrix: Matrix) -> "Figure":
         axes.set_xlabel("Predicted")
         axes.set_ylabel("True")
     return figure
-
-
-def _short(name: str, most: int = 14) -> str:
-    """A class's name that fits beside a row.
-
-    >>> _short("red admiral, Vanessa atalanta")
-    'red admiral'
-    """
-    name = name.partition(",")[0]
-    return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"

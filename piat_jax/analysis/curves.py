@@ -204,6 +204,16 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def shortened(name: str, most: int = 14) -> str:
+    """A class's name that fits beside a row or above an image.
+
+    >>> shortened("red admiral, Vanessa atalanta")
+    'red admiral'
+    """
+    name = name.partition(",")[0]
+    return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def plot(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], *, test: bool, style: str = "--") -> None:
     """Draw the line of each curve, and a band where seeds differ.
 

@@ -37,14 +37,13 @@ code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
 figure { margin: 1rem 0; min-width: 0 }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem }
 .figures.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)) }
-svg { display: block; width: 100%; height: auto; max-width: 42rem }
+svg { display: block; height: auto; max-width: 100% }
 svg text { fill: var(--ink) } svg * { stroke-linejoin: round; stroke-linecap: butt }
 svg image { image-rendering: pixelated }
-figure.wide { overflow: visible } figure.wide .drawing { overflow-x: auto } figure.wide svg { max-width: none }
-td.shade { background: color-mix(in srgb, var(--line0) calc(var(--share) * 60%), transparent) }
+figure.wide .drawing { overflow-x: auto } figure.wide svg { max-width: none }
 @media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; font-size: 15px } h1 { font-size: 1.4rem }
-  table { font-size: .84rem } th, td { padding: .3rem .5rem } td:first-child { max-width: 9.5rem; white-space: normal }
-  figure.wide svg { width: auto; min-width: 44rem } }
+  table { font-size: .84rem } th, td { padding: .3rem .5rem }
+  td:first-child { max-width: 9.5rem; white-space: normal } }
 @media print { nav { display: none } .wide { overflow: visible } h2, figure, tr { break-inside: avoid } }
 """
 

@@ -1,12 +1,12 @@
 """A report of runs as one HTML page, and its figures as files."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from piat_jax.analysis import charts
+from piat_jax.analysis import charts, examples
 from piat_jax.analysis.curves import MOST_LINES, draw_norms
 from piat_jax.analysis.evaluation_tables import (
     corruption_table,
@@ -18,7 +18,7 @@ from piat_jax.analysis.html import Markup, grid, note, table, tag
 from piat_jax.analysis.page import Section, page
 from piat_jax.analysis.pairs import find_pairs, piat_table
 from piat_jax.analysis.runs import CHECKPOINTS, Group, RunResults, group_runs
-from piat_jax.analysis.svg import framed
+from piat_jax.analysis.svg import Figures, file_name
 from piat_jax.analysis.table import Column, Table, make_table
 from piat_jax.analysis.tables import (
     NORM_NAMES,
@@ -27,7 +27,6 @@ from piat_jax.analysis.tables import (
     best_final_table,
     chosen_on,
     stability_table,
-    worst_class_table,
 )
 from piat_jax.core.checks import InputError
 
@@ -37,20 +36,6 @@ if TYPE_CHECKING:
 MOST_FOLDERS = 200
 """Runs that are listed with their folders."""
 OTHER_DEVICES = "Timings of different devices do not compare."
-
-
-@dataclass
-class Figures:
-    """The figures of a page, by name, in order."""
-
-    drawn: dict[str, "Figure"] = field(default_factory=dict)
-
-    def add(self, name: str, figure: "Figure | None", caption: str, *, kind: str = "") -> Markup | None:
-        """The element of a figure, which is kept under its name; None where there is none."""
-        if figure is None:
-            return None
-        self.drawn[name] = figure
-        return framed(figure, name=name, caption=caption, kind=kind)
 
 
 @dataclass(frozen=True)
@@ -79,7 +64,9 @@ def make_report(runs: Sequence[RunResults], *, scores: Sequence[str] = ()) -> Re
         Section("accuracy", "Best and final checkpoint", _accuracy(runs)),
         Section("curves", "Over the epochs", _curves(groups, figures, scores)),
         Section("radius", "Accuracy against the radius", _radius(runs, groups, figures)),
-        Section("classes", "Classes", _classes(runs, groups)),
+        Section("classes", "Classes", [*examples.classes(runs, groups), *examples.matrices(groups, figures)]),
+        Section("broken", "What AutoAttack broke", examples.broken(groups)),
+        Section("images", "Images", examples.grids(groups, figures)),
         Section("beside", "Corruptions and transfer", _beside(runs)),
         Section("cost", "Time and cost", _cost(groups)),
         Section("reading", "How to read this", _reading(runs, groups)),
@@ -181,30 +168,24 @@ def _accuracy(runs: Sequence[RunResults]) -> list[Markup]:
 def _curves(groups: Sequence[Group], figures: Figures, scores: Sequence[str]) -> list[Markup]:
     runs = [run for group in groups for run in group.runs]
     selected = list(dict.fromkeys(run.selected for run in runs))
-    several = any(len(group.runs) > 1 for group in groups)
-    band = " Lines: means over seeds; bands: from the lowest seed to the highest." if several else ""
-    found = []
+    drawn = []
     for key in dict.fromkeys([*selected, *charts.DEFAULT_SCORES, *scores]):
         score = charts.score_of(key)
         held_out = any(run.held_out for run in runs) and key.startswith("test_")
         where = " on held-out training images, where there are some" if held_out else ""
-        found.append(
-            figures.add(f"curve_{_file_name(key)}", charts.draw_score(groups, score), f"{score.title}{where}.{band}")
-        )
-    weights = "Weight λ that PIAT gives to the past at each epoch's end, by the config."
-    found.append(figures.add("curve_piat_weight", charts.draw_weights(groups), weights))
-    drawn = [each for each in found if each]
+        if figure := charts.draw_score(groups, score):
+            drawn.append(figures.add(f"curve_{file_name(key)}", figure, f"{score.title}{where}."))
+    if figure := charts.draw_weights(groups):
+        weights = "Weight λ that PIAT gives to the past at each epoch's end, by the config."
+        drawn.append(figures.add("curve_piat_weight", figure, weights))
     if not drawn:
         return []
     content = [tag("div", *drawn, class_="figures")]
+    if any(len(group.runs) > 1 for group in groups):
+        content.append(note("Lines: means over seeds; bands: from the lowest seed to the highest."))
     if len(groups) > MOST_LINES:
         content.append(note(f"Drawn: the first {MOST_LINES} of {len(groups)} settings. Give fewer runs to see others."))
     return content
-
-
-def _file_name(key: str) -> str:
-    """A metric's name as that of a file and an element."""
-    return "".join(each if (each.isalnum() and each.isascii()) or each in "_-" else "_" for each in key)
 
 
 def _radius(runs: Sequence[RunResults], groups: Sequence[Group], figures: Figures) -> list[Markup]:
@@ -222,7 +203,7 @@ def _radius(runs: Sequence[RunResults], groups: Sequence[Group], figures: Figure
                 content.append(note(f"Not drawn: {error}."))
                 break
             caption = f"Accuracy of the {checkpoint} checkpoint at each radius, by {name}."
-            drawn.append(figures.add(f"radius_{_file_name(attack)}_{checkpoint}", figure, caption))
+            drawn.append(figures.add(f"radius_{file_name(attack)}_{checkpoint}", figure, caption))
             break
     if drawn:
         content.append(tag("div", *drawn, class_="figures"))
@@ -231,63 +212,37 @@ def _radius(runs: Sequence[RunResults], groups: Sequence[Group], figures: Figure
     return content
 
 
-def _classes(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup]:
-    content: list[Markup] = []
-    if found := worst_class_table(runs):
-        content += [table(found)]
-    for attack, name in attack_names(runs).items():
-        if rows := list(_class_rows(groups, attack)):
-            names = rows[0][1]
-            shown = list(range(len(names)))
-            if len(names) > charts.MOST_CLASSES:
-                means = np.nanmean([np.array(values, float) for _, _, values in rows], axis=0)
-                shown = np.argsort(means, kind="stable")[: charts.MOST_CLASSES].tolist()
-            cells = [[label, *(_shade(values[i]) for i in shown)] for label, _, values in rows]
-            content.append(tag("h3", f"{name}: accuracy of each class (%)"))
-            content.append(grid(["Method", *(names[i] for i in shown)], cells))
-            if len(shown) < len(names):
-                content.append(note(f"The {len(shown)} lowest of {len(names)} classes; classes.csv has all."))
-    return content
-
-
-def _class_rows(groups: Sequence[Group], attack: str) -> Iterator[tuple[str, tuple[str, ...], list[float | None]]]:
-    """Name, classes and accuracies (%, mean over seeds) of the groups that have the same classes as the first."""
-    first: tuple[str, ...] = ()
-    for group in groups:
-        point = next((name for name in CHECKPOINTS if all(name in run.checkpoints for run in group.runs)), "")
-        found = [run.checkpoints[point].by_class.get(attack) for run in group.runs] if point else []
-        known = [each for each in found if each]
-        if not known or len(known) < len(found):
-            continue
-        first = first or known[0].names
-        if known[0].names != first:
-            continue
-        values = [[each.accuracy[i] for each in known] for i in range(len(first))]
-        means = [None if None in each else 100 * float(np.mean(each)) for each in values]  # type: ignore[arg-type]
-        yield f"{group.name}, {point}", first, means
-
-
-def _shade(value: float | None) -> Markup | str:
-    return "\N{EN DASH}" if value is None else f"{value:.1f}"
-
-
 def _beside(runs: Sequence[RunResults]) -> list[Markup]:
     tables = [*(corruption_table(runs, name) for name in CHECKPOINTS), transfer_table(runs)]
     return [table(found) for found in tables if found]
 
 
 def _cost(groups: Sequence[Group]) -> list[Markup]:
+    runs = [run for group in groups for run in group.runs]
     columns = [
         Column("Training (min)", lambda run: _total(run, "train_seconds", 60), lowest=True),
         Column("Monitoring (min)", lambda run: _total(run, "evaluate_seconds", 60), lowest=True),
         Column("Images/s in training", _rate),
+        *(Column(f"{name} (s)", _seconds_of(attack), lowest=True) for attack, name in attack_names(runs).items()),
     ]
-    made = make_table(groups, columns, ["Monitoring: the evaluations during training. Images/s: the median epoch's."])
+    notes = [
+        "Monitoring: the evaluations during training. Images/s: the median epoch's. Seconds of an attack: the "
+        "evaluation of one checkpoint, compilation included."
+    ]
+    made = make_table(groups, columns, notes)
     made = _without_empty(made)
     if not made:
         return []
-    kinds = {tuple(run.description.get("devices") or ()) for group in groups for run in group.runs}
+    kinds = {tuple(run.description.get("devices") or ()) for run in runs}
     return [table(made), *([note(OTHER_DEVICES)] if len(kinds) > 1 else [])]
+
+
+def _seconds_of(attack: str) -> Callable[[RunResults], float | None]:
+    def value(run: RunResults) -> float | None:
+        found = next((each for name in CHECKPOINTS if (each := examples.read_predictions(run, name, attack))), None)
+        return found.seconds if found else None
+
+    return value
 
 
 def _without_empty(found: Table) -> Table | None:

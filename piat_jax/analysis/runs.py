@@ -114,9 +114,9 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         raise InputError(
             f"{folder} does not exist; give the folder of a run, as {command('piat-train', workdir=folder)} makes"
         )
-    config = _read_json(folder / CONFIG, command("piat-train", workdir=folder))
+    config = read_json(folder / CONFIG, command("piat-train", workdir=folder))
     metrics = _read_metrics(folder / METRICS, command("piat-train", workdir=folder))
-    evaluation = _read_json(folder / EVALUATION, command("piat-evaluate", workdir=folder))
+    evaluation = read_json(folder / EVALUATION, command("piat-evaluate", workdir=folder))
     path = folder / EVALUATION
     found = _field(path, evaluation, "checkpoints", dict)
 
@@ -155,7 +155,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         averages=averages,
         settings=evaluation.get("settings", {}),
         class_names=tuple(map(str, evaluation.get("class_names", ()))),
-        description=_read_json(folder / DESCRIPTION, "piat-train") if (folder / DESCRIPTION).exists() else {},
+        description=read_json(folder / DESCRIPTION, "piat-train") if (folder / DESCRIPTION).exists() else {},
     )
 
 
@@ -258,7 +258,8 @@ def _short(name: str, value: Any) -> str:
     return in_255ths(name, value) or (f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _read_json(path: Path, command: str) -> dict[str, Any]:
+def read_json(path: Path, command: str = "piat-evaluate") -> dict[str, Any]:
+    """The object in a JSON file, or an InputError that names it and the command that writes it."""
     return _object(_read_text(path, command), str(path))
 
 
@@ -354,7 +355,7 @@ def _corruptions(path: Path, epoch: int) -> CorruptionScores | None:
     """What a file of the folder `corruptions` holds; None where there is none, or one of other weights or not whole."""
     if not path.exists():
         return None
-    found = _read_json(path, "piat-evaluate --corruptions")
+    found = read_json(path, "piat-evaluate --corruptions")
     if _field(path, found, "epoch", int) != epoch or "mean" not in found:
         return None
     values = {name: _field(path, found, name, float) for name in ("clean", "mean", "mce")}

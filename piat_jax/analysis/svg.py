@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from piat_jax.analysis.curves import COLORS, STYLE
@@ -10,6 +11,8 @@ from piat_jax.analysis.html import Markup, note, tag
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PIXELS = 115
+"""Of an inch: letters of 8 points are as large as a page's notes."""
 # By what matplotlib writes. Black is ink, and so the seventh line too.
 VARIABLES = {
     "#ffffff": "var(--paper)",
@@ -43,7 +46,8 @@ def inline_svg(figure: "Figure", *, name: str, text: str) -> Markup:
     assert opened
     box = re.search(r'viewBox="[^"]*"', opened[0])
     assert box
-    label = str(tag("i", aria_label=text)).removeprefix("<i ").removesuffix("></i>")
+    width = f"width: {round(figure.get_figwidth() * PIXELS)}px"
+    label = str(tag("i", aria_label=text, style=width)).removeprefix("<i ").removesuffix("></i>")
     start = f'<svg {box[0]} {label} role="img" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return Markup(start + source[opened.end() :].strip())
 
@@ -61,3 +65,20 @@ def framed(figure: "Figure", *, name: str, caption: str, kind: str = "") -> Mark
         "div", inline_svg(figure, name=name, text=caption), class_="drawing", tabindex=0 if kind == "wide" else None
     )
     return tag("figure", drawn, tag("figcaption", note(caption)), class_=kind, id=name)
+
+
+def file_name(key: str) -> str:
+    """A metric's name as that of a file and an element."""
+    return "".join(each if (each.isalnum() and each.isascii()) or each in "_-" else "_" for each in key)
+
+
+@dataclass
+class Figures:
+    """The figures of a page, by name, in order."""
+
+    drawn: dict[str, "Figure"] = field(default_factory=dict)
+
+    def add(self, name: str, figure: "Figure", caption: str, *, kind: str = "") -> Markup:
+        """The element of a figure, which is kept under its name."""
+        self.drawn[name] = figure
+        return framed(figure, name=name, caption=caption, kind=kind)
