@@ -13,7 +13,7 @@ from piat_jax.core.checks import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIZE = (5.0, 2.9)  # inches
+SIZE = (4.3, 2.6)  # inches
 DEFAULT_SCORES = ("test_clean", "train_adversarial_accuracy", "train_loss", "learning_rate")
 """What is drawn of every run beside the accuracy that chose the best epoch."""
 TITLES = {

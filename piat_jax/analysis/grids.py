@@ -52,7 +52,8 @@ def draw_grid(
         if len(given) not in (0, len(clean)):
             raise InputError(f"{argument} has {len(given)} names for {len(clean)} images; give one for each")
     import matplotlib
-    from matplotlib.figure import Figure
+
+    from piat_jax.analysis.picture import Picture
 
     change = attacked - clean
     bounds = np.abs(change).max(axis=(1, 2, 3)) if eps is None else np.full(len(clean), eps)
@@ -60,7 +61,7 @@ def draw_grid(
     right = true or predicted
     with matplotlib.rc_context(STYLE):
         size = (0.35 + COLUMN * len(clean), 3 * COLUMN + (0.5 if len(predicted_attacked) else 0.35))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Picture(figsize=size, layout="constrained")
         panels = figure.subplots(3, len(clean), squeeze=False)
         for row, (label, images) in enumerate(zip(ROWS, (clean, attacked, shown))):
             for column, axes in enumerate(panels[row]):
