@@ -84,13 +84,15 @@ def interpolation_weights(run: RunResults) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_score(groups: Sequence[Group], score: Score) -> "Figure | None":
     """A metric over the epochs, a line for each of the first `MOST_LINES` groups; None where none has it."""
+    groups = groups[:MOST_LINES]
     return draw_lines(
         groups, [series_of(group, lambda run: run.series(score.key), score.scale) for group in groups], score.label
     )
 
 
 def draw_weights(groups: Sequence[Group]) -> "Figure | None":
-    """PIAT's weight of the past over the epochs; None where no group has PIAT."""
+    """PIAT's weight of the past over the epochs, of the first groups; None where none has PIAT."""
+    groups = groups[:MOST_LINES]
     return draw_lines(
         groups, [series_of(group, interpolation_weights, 1.0) for group in groups], "Weight of the past λ"
     )
@@ -99,10 +101,10 @@ def draw_weights(groups: Sequence[Group]) -> "Figure | None":
 def draw_lines(
     groups: Sequence[Group], curves: Sequence[Curve | None], label: str, along: str = "Epoch"
 ) -> "Figure | None":
-    """One line for each of the first `MOST_LINES` groups, with a band from the lowest seed to the highest.
+    """One line for each group, with a band from the lowest seed to the highest.
 
     Args:
-      groups: what the lines are of; a group has the same colour in every figure of a report.
+      groups: what the lines are of, at most `MOST_LINES`; a group has the same colour in every figure of a report.
       curves: of each group, or None.
       label: of the vertical axis.
       along: the horizontal one.
@@ -110,14 +112,13 @@ def draw_lines(
     Returns:
       The figure; None where there is no curve.
     """
-    curves = list(curves[:MOST_LINES])
     if not any(curves):
         return None
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    names = names_of(groups)[:MOST_LINES]
+    names = names_of(groups)
     drawn = sum(each is not None for each in curves)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.16 * -(-drawn // 2)), layout="constrained")

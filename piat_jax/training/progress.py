@@ -12,7 +12,10 @@ MOST_LINES = 100
 
 
 class TrainingProgress:
-    """One line per epoch, of long runs in a notebook per some epochs, and on a terminal a bar within the whole run with images per second and time left."""
+    """One line per epoch, in a notebook per some epochs, and on a terminal a bar within the whole run.
+
+    The bar has images per second and the time left.
+    """
 
     def __init__(self, epochs: int, *, first_epoch: int, images_per_epoch: int):
         self.epochs, self.first_epoch, self.images_per_epoch = epochs, first_epoch, images_per_epoch
