@@ -97,7 +97,7 @@ def save(figure: "Figure", path: Path) -> None:
 def draw(runs: Sequence[RunResults], *, key: str = "test_pgd20", training: bool = False) -> "Figure":
     """The figure of robust_accuracy_figure, not saved."""
     groups = group_runs(runs)
-    return draw_groups(groups, _names(groups), key=key, training=training)
+    return draw_groups(groups, names_of(groups), key=key, training=training)
 
 
 def draw_groups(groups: Sequence[Group], names: Sequence[str], *, key: str, training: bool = False) -> "Figure":
@@ -124,12 +124,10 @@ def draw_groups(groups: Sequence[Group], names: Sequence[str], *, key: str, trai
         panels = figure.subplots(len(content), 1, sharex=True, squeeze=False)[:, 0]
         for index, (axes, (curves, label)) in enumerate(zip(panels, content)):
             axes.set_ylabel(label)
-            axes.grid(True, color="#E0E0E0", linewidth=0.5)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
+            tidy(axes)
             axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-            _plot(axes, curves, names, test=index == 0)
+            plot(axes, curves, names, test=index == 0)
         last = max(int(drawn.epochs[-1]) for curves, _ in content for drawn in curves if drawn)
         panels[-1].set_xlabel("Epoch")
         panels[-1].set_xlim(0, last)
@@ -169,10 +167,8 @@ def draw_norms(runs: Sequence[RunResults], attack: str, *, checkpoint: str = "be
         axes = figure.subplots()
         axes.set_ylabel(f"{attack_name(attack)} accuracy (%)")
         axes.set_xlabel(f"{NORM_NAMES.get(norms[0], norms[0])} radius, {checkpoint} checkpoint")
-        axes.grid(True, color="#E0E0E0", linewidth=0.5)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        _plot(axes, curves, _names(groups), test=False, style="-")
+        tidy(axes)
+        plot(axes, curves, names_of(groups), test=False, style="-")
         axes.set_xlim(0, max(_reach(drawn) for drawn in curves if drawn) or 1.0)
         axes.set_ylim(0, 100)
         axes.legend(frameon=False, fontsize=6.5)
@@ -192,7 +188,42 @@ def _norm_curve(found: Sequence[NormCurve]) -> Curve:
     return Curve(radii, values.mean(0), values.min(0), values.max(0))
 
 
-def _plot(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], *, test: bool, style: str = "--") -> None:
+def tidy(axes: "Axes") -> None:
+    """A grid behind the lines, and no frame above and on the right."""
+    axes.grid(True, color="#E0E0E0", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plain(text: str) -> str:
+    r"""Text that matplotlib shows as it is: a dollar is no formula.
+
+    >>> print(plain("a$b$"))
+    a\$b\$
+    """
+    return text.replace("$", r"\$")
+
+
+def shortened(name: str, most: int = 14) -> str:
+    """A class's name that fits beside a row or above an image.
+
+    >>> shortened("red admiral, Vanessa atalanta")
+    'red admiral'
+    """
+    name = name.partition(",")[0]
+    return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def plot(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], *, test: bool, style: str = "--") -> None:
+    """Draw the line of each curve, and a band where seeds differ.
+
+    Args:
+      axes: to draw into.
+      curves: of each name, or None.
+      names: of the lines.
+      test: mark each line's highest point, and dash no line of the palette.
+      style: of the lines where `test` is false.
+    """
     for index, (drawn, name) in enumerate(zip(curves, names)):
         if drawn is None:
             continue
@@ -265,10 +296,10 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [centre + gap * (i - (count - 1) / 2) for centre, count in blocks for i in range(count)]
 
 
-def _names(groups: Sequence[Group]) -> list[str]:
-    """Method names, with data set and model where these differ."""
+def names_of(groups: Sequence[Group]) -> list[str]:
+    """Method names as matplotlib takes them, with data set and model where these differ."""
     several = [len({getattr(group, field) for group in groups}) > 1 for field in ("dataset", "model")]
     return [
-        ", ".join([group.name, *(text for text, on in zip((group.dataset, group.model), several) if on)])
+        plain(", ".join([group.name, *(text for text, on in zip((group.dataset, group.model), several) if on)]))
         for group in groups
     ]

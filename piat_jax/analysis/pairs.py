@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
+from piat_jax.analysis.curves import COLORS, STYLE, WIDTH, plain
 from piat_jax.analysis.runs import RunResults, group_runs
 from piat_jax.analysis.table import Cell, Table, cell_of
 from piat_jax.analysis.tables import accuracy_of, attack_names
@@ -106,7 +106,7 @@ def draw_pairs(pairs: Sequence[Pair], attack: str = "pgd20") -> "Figure":
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
             axes.xaxis.set_major_locator(MaxNLocator(6))
-        panels[0].set_yticks(range(len(pairs)), [pair.name for pair in pairs])
+        panels[0].set_yticks(range(len(pairs)), [plain(pair.name) for pair in pairs])
         panels[0].invert_yaxis()
         for color, face, text in ((COLORS[1], "white", "without PIAT"), (COLORS[0], COLORS[0], "with PIAT")):
             panels[0].plot([], [], "o", color=color, markerfacecolor=face, markersize=4, label=text)

@@ -18,6 +18,7 @@ from piat_jax.core.registry import default_title
 from piat_jax.objectives import METHODS, WRAPPERS
 
 FILES = CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
+DESCRIPTION = "run.json"
 CHECKPOINTS = ("best", "final")
 
 
@@ -85,6 +86,9 @@ class RunResults:
     select: str = "pgd20"  # the attack that chose the best epoch, and that curves are drawn of
     fields: Mapping[str, Any] = field(default_factory=dict)  # of the config, "group.name" to value
     averages: Mapping[str, Checkpoint] = field(default_factory=dict)  # the final one of each further average
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the evaluation, as evaluation.json has them
+    class_names: tuple[str, ...] = ()  # of earlier versions none
+    description: Mapping[str, Any] = field(default_factory=dict)  # run.json: versions, devices, commit
 
     @property
     def selected(self) -> str:
@@ -110,9 +114,9 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         raise InputError(
             f"{folder} does not exist; give the folder of a run, as {command('piat-train', workdir=folder)} makes"
         )
-    config = _read_json(folder / CONFIG, command("piat-train", workdir=folder))
+    config = read_json(folder / CONFIG, command("piat-train", workdir=folder))
     metrics = _read_metrics(folder / METRICS, command("piat-train", workdir=folder))
-    evaluation = _read_json(folder / EVALUATION, command("piat-evaluate", workdir=folder))
+    evaluation = read_json(folder / EVALUATION, command("piat-evaluate", workdir=folder))
     path = folder / EVALUATION
     found = _field(path, evaluation, "checkpoints", dict)
 
@@ -149,6 +153,9 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
         select=config.get("evaluation", {}).get("select", "pgd20"),
         fields=leaves(config),
         averages=averages,
+        settings=evaluation.get("settings", {}),
+        class_names=tuple(map(str, evaluation.get("class_names", ()))),
+        description=read_json(folder / DESCRIPTION, "piat-train") if (folder / DESCRIPTION).exists() else {},
     )
 
 
@@ -251,7 +258,8 @@ def _short(name: str, value: Any) -> str:
     return in_255ths(name, value) or (f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _read_json(path: Path, command: str) -> dict[str, Any]:
+def read_json(path: Path, command: str = "piat-evaluate") -> dict[str, Any]:
+    """The object in a JSON file, or an InputError that names it and the command that writes it."""
     return _object(_read_text(path, command), str(path))
 
 
@@ -347,7 +355,7 @@ def _corruptions(path: Path, epoch: int) -> CorruptionScores | None:
     """What a file of the folder `corruptions` holds; None where there is none, or one of other weights or not whole."""
     if not path.exists():
         return None
-    found = _read_json(path, "piat-evaluate --corruptions")
+    found = read_json(path, "piat-evaluate --corruptions")
     if _field(path, found, "epoch", int) != epoch or "mean" not in found:
         return None
     values = {name: _field(path, found, name, float) for name in ("clean", "mean", "mce")}

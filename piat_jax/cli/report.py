@@ -9,6 +9,9 @@ given folders have in common. Of methods run without and with PIAT it also write
 piat.png. Runs of one method that differ in more than their seed have a row for each setting. What was not evaluated
 yet is left out, with a note.
 
+report.html has it all in one page, which needs no other file and no network; its figures are in `figures` as .png and
+.svg. --scores=train_loss,test_cw20 draws more metrics over the epochs.
+
 Where accuracies by class are known, worst_class.md has the worst class and classes.csv all of them. Of minimum-norm
 attacks minimum_norm.md has the medians, and a figure such as fmn100.png the accuracy against the radius.
 corruptions.md is of common corruptions, transfer.md of images made on other networks, averages.md of runs with several
@@ -27,19 +30,22 @@ from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import command, expanded
 
+PAGE, FIGURES = "report.html", "figures"
+
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
     values = arguments.new_flags()
     flags.DEFINE_string("out", None, "Folder to write to.", flag_values=values)
+    flags.DEFINE_list("scores", [], "Metrics to draw over the epochs, beside the usual ones.", flag_values=values)
     given = [expanded(text) for text in arguments.parse(values, argv, __doc__, positional=True)]
     if not given:
         raise InputError("no run folders; give some, such as piat-report runs; see --help")
-    report(given, expanded(values.out) if values.out else _common(given) / "report")
+    report(given, expanded(values.out) if values.out else _common(given) / "report", scores=values.scores)
 
 
-def report(folders: Sequence[Path], out: Path) -> None:
-    """Write a report of the runs in some folders into another."""
+def report(folders: Sequence[Path], out: Path, *, scores: Sequence[str] = ()) -> None:
+    """Write a report of the runs in some folders into another; `scores` are further metrics to draw."""
     from piat_jax.analysis.curves import MOST_LINES, draw, draw_norms, save
     from piat_jax.analysis.evaluation_tables import (
         corruption_table,
@@ -48,6 +54,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
         transfer_table,
     )
     from piat_jax.analysis.pairs import draw_pairs, find_pairs, piat_table
+    from piat_jax.analysis.report import make_report
     from piat_jax.analysis.runs import CHECKPOINTS, EVALUATION, load_run
     from piat_jax.analysis.tables import (
         averages_table,
@@ -104,12 +111,19 @@ def report(folders: Sequence[Path], out: Path) -> None:
         texts["transfer.md"] = transfer.to_markdown()
     if pairs:
         texts["piat.md"] = "\n".join(piat_table(pairs, name).to_markdown() for name in ("best", "final"))
+    made = make_report(runs, scores=scores)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if made.figures:
+            (out / FIGURES).mkdir(exist_ok=True)
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
         for name, figure in figures.items():
             save(figure, out / name)
+        for name, figure in made.figures.items():
+            save(figure, out / FIGURES / f"{name}.png")
+            save(figure, out / FIGURES / f"{name}.svg")
+        (out / PAGE).write_text(made.html, encoding="utf-8")
     except OSError as error:
         raise InputError(f"out={str(out)!r} cannot be written ({error}); give another --out") from error
     print(table.to_text())
@@ -126,6 +140,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
             print(f"{run.folder} has no {selected} in its metrics and is not in the figure")
     for name in (*texts, *figures):
         print(out / name)
+    print(out / PAGE)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:

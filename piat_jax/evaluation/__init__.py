@@ -2,7 +2,7 @@
 
 from piat_jax.attacks.ensemble import Member
 from piat_jax.core.renamed import renamed
-from piat_jax.evaluation.accuracy import correct_under_attack, worst_class
+from piat_jax.evaluation.accuracy import Judged, correct_under_attack, judge_under_attack, worst_class
 from piat_jax.evaluation.autoattack import AttackProgress, AutoAttack
 from piat_jax.evaluation.classes import WorstClass, class_accuracies, find_worst_class
 from piat_jax.evaluation.minimum_norm import MinimumNorms, minimum_norms
@@ -14,6 +14,7 @@ __all__ = [
     "AutoAttack",
     "AutoAttackUnion",
     "Finding",
+    "Judged",
     "Member",
     "MinimumNorms",
     "Robustness",
@@ -22,6 +23,7 @@ __all__ = [
     "class_accuracies",
     "correct_under_attack",
     "find_worst_class",
+    "judge_under_attack",
     "minimum_norms",
     "worst_class",
 ]

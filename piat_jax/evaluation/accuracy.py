@@ -1,7 +1,8 @@
 """Accuracy under attack, example by example."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,24 @@ from piat_jax.core.checks import InputError, check_count
 from piat_jax.core.forward import as_argument, make_logits_fn
 from piat_jax.core.pixels import as_float
 from piat_jax.core.renamed import warn
-from piat_jax.core.sharding import gather, replicate, split_batch
+from piat_jax.core.sharding import gather, keep_replicated, replicate, split_batch
 from piat_jax.core.types import Array, Attack, LogitsFn, Variables
 from piat_jax.evaluation.robustness import Finding
 from piat_jax.evaluation.sending import sent_blocks
 from piat_jax.evaluation.validity import measure, of_validity, threat_of
 from piat_jax.programs.jit import program_jit
+
+MOST_SHOWN = 32
+SHOWN_BYTES = 8 * 2**20
+"""Of the images in float32 that `judge_under_attack` returns."""
+
+
+class Judged(NamedTuple):
+    """What became of N examples."""
+
+    correct: np.ndarray  # [N] bool
+    predicted: np.ndarray  # [N] int32, the class of each image; -1 where a logit is not finite
+    images: np.ndarray  # [M, H, W, C] float32, what was judged of the first few examples
 
 
 def correct_under_attack(
@@ -70,20 +83,63 @@ def correct_under_attack(
         logits_fn, images, labels, attack = make_logits_fn(logits_fn, images), labels, attack, *earlier
     elif earlier:
         raise InputError(f"correct_under_attack takes four arguments before key=, and got {4 + len(earlier)}")
+    how: dict[str, Any] = {"source": source, "key": key, "batch_size": batch_size, "mesh": mesh, "show": False}
+    return judge_under_attack(
+        logits_fn, images, labels, attack, **how, on_block=on_block, on_finding=on_finding
+    ).correct
+
+
+def judge_under_attack(
+    logits_fn: Any,
+    images: Any,
+    labels: Any,
+    attack: Any,
+    *,
+    source: Any = None,
+    key: Array,
+    batch_size: int = 250,
+    mesh: Mesh | None = None,
+    on_block: Callable[[], None] = lambda: None,
+    on_finding: Callable[[Finding], None] = lambda finding: None,
+    show: bool = True,
+) -> Judged:
+    """Which examples are still classified correctly after the attack, and as what; the first images of the attack.
+
+    Args:
+      logits_fn, images, labels, attack, source, key, batch_size, mesh, on_block, on_finding: as of
+        `correct_under_attack`.
+      show: whether to return images; the host waits for the first block then.
+
+    Returns:
+      Flags, classes and images. There are at most `MOST_SHOWN` images of `SHOWN_BYTES`, none of a later block than the
+      first; one that the attack should not have made is the clean one.
+
+    >>> from piat_jax.models import create
+    >>> model = create("mlp", num_classes=2, hidden=(4,))
+    >>> images = jnp.zeros((3, 2, 2, 1), jnp.uint8)
+    >>> network = make_logits_fn(model, model.init(jax.random.key(0), as_float(images)))
+    >>> found = judge_under_attack(network, images, jnp.zeros(3, int), None, key=jax.random.key(0))
+    >>> found.predicted.shape, found.images.shape
+    ((3,), (3, 2, 2, 1))
+    """
     logits_fn, count = as_argument(logits_fn), len(labels)
     extra = {} if source is None else {"source": replicate(as_argument(source), mesh)}
     check_count("batch_size", batch_size, 1)
     logits_fn, key = replicate((logits_fn, key), mesh)
-    results = []
+    results, shown = [], np.zeros((0, *images.shape[1:]), np.float32)
     for block in sent_blocks(images, labels, batch_size, mesh):
         on_block()
         how = extra | ({"sent": True} if block.sent else {})
-        results.append(_correct_block(logits_fn, *block[:3], attack, key, mesh, **how))
+        *found, first = _correct_block(logits_fn, *block[:3], attack, key, mesh, **how)
+        results.append(found)
+        if show and len(results) == 1:
+            shown = gather(first)[:count]
+        del first  # of which the device keeps none
         jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
-    correct, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
+    correct, predicted, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
     for finding in of_validity(str(attack), valid):
         on_finding(finding)
-    return correct
+    return Judged(correct, predicted, shown)
 
 
 def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_classes: int) -> Array:
@@ -113,8 +169,11 @@ def _correct_block(
     mesh: Mesh | None,
     source: LogitsFn | None = None,
     sent: bool = False,
-) -> tuple[Array, Array]:
-    """Which examples of a block are correct, and valid; images and labels are all, or where `sent` the block's."""
+) -> tuple[Array, Array, Array, Array]:
+    """Of a block which examples are correct, as what they are classified, which are valid, and the first images.
+
+    Images and labels are all, or where `sent` the block's.
+    """
     x, y = (images, labels) if sent else (images[indices], labels[indices])
     x, y, indices = split_batch((as_float(x), y, indices), mesh)
     valid = jnp.full(y.shape, True)
@@ -122,4 +181,15 @@ def _correct_block(
         clean, x = x, attack(logits_fn if source is None else source, x, y, key=key, indices=indices)
         valid = measure(x, clean, threat_of(attack))[1]
         x = jnp.where(valid[:, None, None, None], x, clean)
-    return losses.correct(logits_fn(x), y), valid
+    logits = logits_fn(x)
+    predicted = jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), jnp.argmax(logits, axis=-1), -1).astype(jnp.int32)
+    return losses.correct(logits, y), predicted, valid, keep_replicated(x[: _shown(x.shape)], mesh)
+
+
+def _shown(shape: tuple[int, ...]) -> int:
+    """How many images of a block are returned.
+
+    >>> _shown((250, 32, 32, 3)), _shown((250, 224, 224, 3)), _shown((5, 32, 32, 3))
+    (32, 13, 5)
+    """
+    return min(shape[0], MOST_SHOWN, max(1, SHOWN_BYTES // (4 * math.prod(shape[1:]))))

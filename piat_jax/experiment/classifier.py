@@ -6,15 +6,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from piat_jax import models
+from piat_jax.analysis.grids import draw_grid
 from piat_jax.checkpoint import Checkpoints
-from piat_jax.core.checks import InputError, check_choice, check_images, check_labels
+from piat_jax.core.checks import InputError, check_choice, check_count, check_images, check_labels
 from piat_jax.core.files import expanded
 from piat_jax.core.pixels import as_float
 from piat_jax.core.rng import named_key
@@ -48,6 +49,9 @@ from piat_jax.interop.recognised import count_classes, recognise
 from piat_jax.interop.tensors import Tensors
 from piat_jax.interop.weights import read_config, read_weights, sizes_of
 from piat_jax.objectives import METHODS, WRAPPERS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Origin(NamedTuple):
@@ -202,6 +206,58 @@ class Classifier:
         built = {name.strip(): evaluation_attack(experiment, name.strip()) for name in names}
         return {name: float(correct(self.variables, attack).mean()) for name, attack in built.items()}
 
+    def show(
+        self,
+        images: Any,
+        labels: Any = None,
+        attack: str = "pgd20",
+        count: int = 8,
+        *,
+        names: Sequence[str] = (),
+        seed: int = 0,
+        **fields: Any,
+    ) -> "Figure":
+        """A figure of matplotlib: clean images, what an attack makes of them, and the difference, with the classes.
+
+        A notebook shows it by itself; elsewhere `.savefig` keeps it. Black and white in the difference are -eps and eps
+        in L-inf; in other norms it is scaled to its largest value in each image.
+
+        Args:
+          images: `[N, H, W, C]` uint8, or floats in [0, 1].
+          labels: `[N]` classes; those that are predicted for the clean images, unless given.
+          attack: as of `attack`.
+          count: the first so many images are shown.
+          names: of the classes; those of a data set that is known by name, or their numbers, unless given.
+          seed: as of `attack`.
+          **fields: as of `attack`.
+
+        Raises:
+          InputError: as `attack`; names that are not one for each class.
+        """
+        check_count("count", count, 1)
+        if len(names) not in (0, self.about.num_classes):
+            raise InputError(f"names has {len(names)} names for {self.about.num_classes} classes; give one for each")
+        if labels is not None:
+            labels = self._labels(labels, len(images))[:count]
+        pixels = self._pixels(images)[:count]
+        predicted = self.predict(pixels)
+        attacked = self.attack(pixels, predicted if labels is None else labels, attack, seed=seed, **fields)
+        names = names or self._class_names()
+        evaluation = self._experiment(seed, fields).evaluation
+        in_ball = evaluation.norm.lower() == "linf" and attack not in UNION_PARTS
+
+        def named(classes: np.ndarray) -> list[str]:
+            return [str(names[each] if len(names) else each) for each in classes]
+
+        return draw_grid(
+            pixels,
+            attacked,
+            eps=evaluation.eps if in_ball else None,
+            true=() if labels is None else named(labels),
+            predicted=named(predicted),
+            predicted_attacked=named(self.predict(attacked)),
+        )
+
     def to_torch(self, path: str | Path) -> None:
         """Write a state_dict for PyTorch; mean and std, where there are some, stand before the network there."""
         save_torch(expanded(path), self.model, self.variables)
@@ -298,6 +354,12 @@ class Classifier:
         labels = np.asarray(labels)
         check_labels("labels", labels, np.zeros((count, self.about.num_classes)))
         return labels.astype(np.int32)
+
+    def _class_names(self) -> tuple[str, ...]:
+        """The classes of a data set that is known by name; () where they are not known."""
+        dataset = "fashion_mnist" if self.about.dataset == "embedded" else self.about.dataset
+        found = KNOWN[dataset].class_names if dataset in KNOWN else ()
+        return found if len(found) == self.about.num_classes else ()
 
     def _blocks(self, size: int, experiment: Experiment) -> Blocks:
         return Blocks(self, size, jax.devices(), experiment.evaluation.precision)

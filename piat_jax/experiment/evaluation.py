@@ -24,7 +24,7 @@ from piat_jax.core.sharding import data_mesh
 from piat_jax.core.types import Array, Attack, LogitsFn, Model, Objective, TrainState, Variables
 from piat_jax.data import Split
 from piat_jax.data.records.listed import read_list
-from piat_jax.evaluation import AutoAttack, AutoAttackUnion, Finding, correct_under_attack
+from piat_jax.evaluation import AutoAttack, AutoAttackUnion, Finding, Judged, correct_under_attack, judge_under_attack
 from piat_jax.evaluation.minimum_norm import MinimumNormAttack, MinimumNorms, minimum_norms
 from piat_jax.evaluation.sending import placed
 from piat_jax.evaluation.union import UNION, UNION_EPS
@@ -237,6 +237,12 @@ class Evaluator:
             return attack.run(logits_fn, self.images, self.labels, attack_logits_fn=seen).robust
         with jax.default_matmul_precision(self.precision):
             return correct_under_attack(logits_fn, self.images, self.labels, attack, **self.options)
+
+    def judge(self, variables: Variables, attack: Attack | Bound | None) -> Judged:
+        """As what weights classify the examples under an attack within a radius, and the first images of it."""
+        logits_fn = make_logits_fn(self.net, variables)
+        with jax.default_matmul_precision(self.precision):
+            return judge_under_attack(logits_fn, self.images, self.labels, attack, **self.options)
 
     def transferred(self, variables: Variables, attack: Bound, source: LogitsFn) -> np.ndarray:
         """Which examples weights classify under images that an attack makes of another network, `[N]` bool."""

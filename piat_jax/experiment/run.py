@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from piat_jax.analysis import predictions
 from piat_jax.analysis.runs import CONFIG, EVALUATION, METRICS
 from piat_jax.averaging import average_fields
 from piat_jax.checkpoint import Checkpoints
@@ -37,6 +38,7 @@ OWN_FILES = (
     DIVERGED,
     ROBUSTNESS,
     CORRUPTED,
+    predictions.FOLDER,
     "tensorboard",
     "wandb",
     "trackers.json",
@@ -168,6 +170,10 @@ class Run:
         """Where AutoAttack or one of its members keeps what it finds on "best", "final" or "final:swa"."""
         return self.folder / ROBUSTNESS / f"{checkpoint.replace(':', '_')}-{attack}"
 
+    def predictions(self, checkpoint: str, attack: str) -> Path:
+        """Where the classes that "best", "final" or "final:swa" predicts under an attack are kept."""
+        return predictions.path_of(self.folder, checkpoint, attack)
+
     def corruptions(self, checkpoint: str) -> Path:
         """Where the accuracies of "best", "final" or "final:swa" under common corruptions are kept."""
         return self.folder / CORRUPTED / f"{checkpoint.replace(':', '_')}.json"
@@ -176,6 +182,8 @@ class Run:
         """Remove what attacks have found on a checkpoint that holds other weights now."""
         for path in (self.folder / ROBUSTNESS).glob(f"{checkpoint.replace(':', '_')}-*"):
             shutil.rmtree(path)
+        for path in self.predictions(checkpoint, "").parent.glob(f"{checkpoint.replace(':', '_')}-*"):
+            path.unlink()
 
     def write_diverged(self, report: Mapping[str, Any]) -> None:
         """Keep where a loss became infinite or NaN."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from piat_jax.analysis.predictions import Predictions, make_predictions
 from piat_jax.analysis.runs import EVALUATION
 from piat_jax.attacks.ensemble import MEMBERS
 from piat_jax.core.checks import InputError
@@ -192,6 +193,16 @@ def evaluate(
                     )
                 listener.attacked(found)
                 robust[text] = found
+                labels = np.asarray(for_autoattack.labels)
+                kept = make_predictions(
+                    labels,
+                    found.predictions,
+                    seconds=sum(found.seconds.values()),
+                    shown=(for_autoattack.images, found.images),
+                    clean=np.where(found.clean, labels, -1),
+                    correct=found.robust,
+                )
+                on_first(functools.partial(kept.save, run.predictions(name, text)))
                 if text == "aa" and is_for_robustbench(found, whole=whole):
                     info = model_info(experiment, data.name, found)
                     on_first(functools.partial(write_json, where / MODEL_INFO, info))
@@ -199,7 +210,17 @@ def evaluate(
                         listener.note(f"{where / MODEL_INFO} is for RobustBench's {place_for(info, found)}")
                 keep_found(point, text, found.robust, for_autoattack.labels, data.class_names)
             else:
-                keep_found(point, text, correct(variables, attack), data.test.labels, data.class_names)
+                judged, labels = correct.judge(variables, attack), np.asarray(data.test.labels)
+                kept = make_predictions(
+                    labels,
+                    judged.predicted,
+                    seconds=time.perf_counter() - began,
+                    clean=_clean_predictions(run, name, labels),
+                    correct=judged.correct,
+                    shown=None if attack is None else (data.test.images, judged.images),
+                )
+                on_first(functools.partial(kept.save, run.predictions(name, text)))
+                keep_found(point, text, judged.correct, data.test.labels, data.class_names)
             tell(listener, run, name, point, text, time.perf_counter() - began)
             keep()  # the next attack may take hours
     return result
@@ -281,6 +302,17 @@ def keep_found(
     }
 
 
+def _clean_predictions(run: Run, name: str, labels: np.ndarray) -> np.ndarray | None:
+    """The classes that a checkpoint predicts for the clean images of these labels; None where they were not kept."""
+    path = run.predictions(name, "clean")
+    try:
+        found = Predictions.load(path) if path.exists() else None
+    except InputError:
+        return None
+    known = found is not None and np.array_equal(found.labels[: len(labels)], labels)
+    return found.predicted[: len(labels)] if found and known else None
+
+
 def _write_norms(folder: Path, found: MinimumNorms) -> None:
     """Keep the norms example by example, and the curve."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -308,6 +340,8 @@ def _same_weights(one: str, other: str) -> bool:
 
 def _take_over(run: Run, name: str, other: str, attack: str) -> bool:
     """Give what one checkpoint's evaluation left to the other of the same weights; whether it was all there."""
+    if any_of_all(is_first() and run.predictions(name, attack).exists()):
+        on_first(functools.partial(shutil.copyfile, *(run.predictions(each, attack) for each in (name, other))))
     if not is_autoattack(attack) and not is_minimum_norm(attack):
         return True
     source, target = (run.robustness(each, attack) for each in (name, other))

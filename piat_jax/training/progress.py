@@ -1,4 +1,4 @@
-"""What a run says while it runs: a bar on a terminal, plain lines elsewhere."""
+"""What a run says while it runs: a bar on a terminal, plain lines elsewhere, not many of them in a notebook."""
 
 import sys
 import time
@@ -7,14 +7,21 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+MOST_LINES = 100
+"""That a notebook gets of a run."""
+
 
 class TrainingProgress:
-    """One line per epoch, and on a terminal a bar within the whole run with images per second and time left."""
+    """One line per epoch, in a notebook per some epochs, and on a terminal a bar within the whole run.
+
+    The bar has images per second and the time left.
+    """
 
     def __init__(self, epochs: int, *, first_epoch: int, images_per_epoch: int):
         self.epochs, self.first_epoch, self.images_per_epoch = epochs, first_epoch, images_per_epoch
         self.began = time.perf_counter()
         self.bar: Progress | None = None
+        self.every = -(-epochs // MOST_LINES) if in_notebook() else 1
         if sys.stdout.isatty():
             columns = (
                 TextColumn("epoch {task.fields[epoch]}"),
@@ -43,6 +50,8 @@ class TrainingProgress:
 
     def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
         """An epoch is over; all `values` but losses are shares and shown in percent."""
+        if epoch % self.every and epoch != self.epochs:
+            return
         shown = "  ".join(f"{name} {_show(name, value)}" for name, value in values.items())
         width = len(str(self.epochs))
         line = f"epoch {epoch:{width}d}/{self.epochs}  {shown}  {images_per_second:,.0f} img/s"
@@ -64,6 +73,16 @@ class TrainingProgress:
     def _left(self, finished: float) -> float:
         done = finished - (self.first_epoch - 1)
         return self.elapsed() / max(done, 1e-9) * (self.epochs - finished)
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel of Jupyter, which keeps every line that is printed.
+
+    >>> in_notebook()
+    False
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,9 @@ import pytest
 from piat_jax.analysis import curves
 from piat_jax.cli import errors, report
 
-FILES = ["piat.md", "robust_accuracy.png", "runs.csv", "stability.md", "table.csv", "table.md"]
+FILES = [
+    "figures", "piat.md", "report.html", "robust_accuracy.png", "runs.csv", "stability.md", "table.csv", "table.md"
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -43,10 +45,8 @@ def test_a_folder_of_runs(runs, capsys):
     assert (out / "robust_accuracy.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split() == ["Method", "Seeds", "PGD-20", "Best", "PGD-20", "Final", "PGD-20", "Diff"]
-    assert printed.splitlines()[-6:] == [
-        str(out / name)
-        for name in ("table.md", "table.csv", "stability.md", "runs.csv", "piat.md", "robust_accuracy.png")
-    ]
+    written = ("table.md", "table.csv", "stability.md", "runs.csv", "piat.md", "robust_accuracy.png", "report.html")
+    assert printed.splitlines()[-7:] == [str(out / name) for name in written]
     assert (out / "runs.csv").read_text().splitlines()[:4] == [
         "dataset,model,method,seed,what,epoch,pgd20",
         "d,m,pgd_at+piat,0,best,1,50",
@@ -135,7 +135,7 @@ def test_where_a_report_goes_by_default(runs, monkeypatch, capsys):
     assert (runs / "report" / "table.md").exists()
     monkeypatch.chdir(runs)
     assert call("a_piat") == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "a_piat/report/robust_accuracy.png"
+    assert capsys.readouterr().out.splitlines()[-1] == "a_piat/report/report.html"
     assert (runs / "a_piat" / "report" / "table.md").exists()
 
 
@@ -153,7 +153,7 @@ def test_a_run_without_curves_is_in_the_table_alone(runs, capsys):
     (runs / "b_plain" / "metrics.jsonl").write_text('{"epoch": 2}\n')
     assert call(runs, f"--out={runs / 'out'}") == 0
     assert sorted(path.name for path in (runs / "out").iterdir()) == [
-        name for name in FILES if name != "robust_accuracy.png"
+        name for name in FILES if name not in ("figures", "robust_accuracy.png")
     ]
 
 

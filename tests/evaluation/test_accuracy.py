@@ -10,7 +10,7 @@ from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.pixels import to_float
-from piat_jax.evaluation import correct_under_attack
+from piat_jax.evaluation import accuracy, correct_under_attack, judge_under_attack
 from piat_jax.evaluation.accuracy import _correct_block, worst_class
 from piat_jax.evaluation.validity import Threat, measure, threat_of
 
@@ -48,6 +48,20 @@ def test_flags_agree_with_the_attack_run_by_hand(setup):
     expected = jnp.argmax(logits_fn(adversarial), axis=1) == labels
     flags = correct_under_attack(*setup, attack, key=jax.random.key(5), batch_size=5)
     np.testing.assert_array_equal(flags, expected)
+
+
+def test_classes_and_images_agree_with_the_attack_run_by_hand(setup, monkeypatch):
+    logits_fn, images, labels = setup
+    attack = bind(pgd, eps=0.06, step_size=0.03, steps=2)
+    adversarial = attack(logits_fn, to_float(images), labels, key=jax.random.key(5), indices=jnp.arange(13))
+    for size, shown in ((100, 13), (5, 5)):  # of the first block
+        found = judge_under_attack(*setup, attack, key=jax.random.key(5), batch_size=size)
+        np.testing.assert_array_equal(found.predicted, jnp.argmax(logits_fn(adversarial), axis=1))
+        np.testing.assert_array_equal(found.correct, found.predicted == labels)
+        np.testing.assert_allclose(found.images, adversarial[:shown], atol=1e-6)
+    assert judge_under_attack(*setup, attack, key=jax.random.key(5), show=False).images.shape == (0, 4, 4, 1)
+    monkeypatch.setattr(accuracy, "MOST_SHOWN", 3)
+    assert len(judge_under_attack(*setup, attack, key=jax.random.key(5), batch_size=6).images) == 3
 
 
 def test_a_larger_radius_never_helps_and_compiles_nothing(setup):

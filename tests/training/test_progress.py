@@ -3,6 +3,7 @@ import pty
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from piat_jax.training import progress as progress_module
 from piat_jax.training.progress import TrainingProgress
@@ -57,3 +58,24 @@ def test_a_bar_with_rate_and_time_left_on_a_terminal():
     assert "img/s" in text
     assert "left" in text
     assert "test_pgd20 25.00%" in text
+
+
+def test_a_notebook_gets_few_lines(monkeypatch, capsys):
+    def lines(epochs):
+        progress = TrainingProgress(epochs, first_epoch=1, images_per_epoch=10)
+        for epoch in range(1, epochs + 1):
+            progress.chunk(epoch, 1, 1)
+            progress.epoch(epoch, {"loss": 1.0}, 10.0)
+        progress.close()
+        return capsys.readouterr().out.splitlines()
+
+    assert len(lines(1001)) == 1001
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert len(lines(80)) == 80
+    told = lines(1001)
+    assert len(told) <= 101
+    assert [line.split()[1] for line in (told[0], told[-1])] == ["11/1001", "1001/1001"]
+    # IPython on a terminal is no notebook.
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert len(lines(150)) == 150
