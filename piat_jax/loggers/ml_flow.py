@@ -30,10 +30,10 @@ class MLflow(Logger):
 
     def start(self, info: RunInfo) -> None:
         """Begin a run with the config as its parameters, or go on with that of the folder."""
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # how it makes its tables is no news
         # By a client of its own: what the process does with mlflow beside it stays what it is.
         self.mlflow = importlib.import_module("mlflow")
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # how it makes its tables is no news
         uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
         if not uri:
             folder = info.folder.absolute().parent / "mlflow"
@@ -71,9 +71,9 @@ class MLflow(Logger):
         """End the run; one that was stopped counts as killed."""
         self.client.set_terminated(self.run_id, status="FINISHED" if finished else "KILLED")
 
-    def _params(self, config: Mapping[str, Any]) -> None:
+    def _params(self, fields: Mapping[str, Any]) -> None:
         param = self.mlflow.entities.Param
-        found = [param(name, str(value)[:LONGEST]) for name, value in leaves(config).items()]
+        found = [param(name, str(value)[:LONGEST]) for name, value in leaves(fields).items()]
         for start in range(0, len(found), AT_ONCE):
             self.client.log_batch(self.run_id, params=found[start : start + AT_ONCE])
 

@@ -42,7 +42,7 @@ def artifacts(client, run_id, path=None):
     return found
 
 
-def test_a_local_run_has_params_points_pictures_and_texts(tmp_path, monkeypatch):
+def test_a_local_run_has_params_points_pictures_and_texts(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     notes = []
     trackers = used(tmp_path / "runs/x", notes, epochs=(1, 2))
@@ -50,6 +50,7 @@ def test_a_local_run_has_params_points_pictures_and_texts(tmp_path, monkeypatch)
     trackers.text("diverged", "in words", 2)
     trackers.close()
     assert notes == []
+    assert "INFO" not in capfd.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}  # nothing in the current folder
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"x", "mlflow"}
     client, (run,) = runs(f"sqlite:///{tmp_path}/runs/mlflow/mlflow.db")
