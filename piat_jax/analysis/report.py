@@ -17,6 +17,7 @@ from piat_jax.analysis.evaluation_tables import (
 from piat_jax.analysis.html import Markup, grid, note, table, tag
 from piat_jax.analysis.page import Section, page
 from piat_jax.analysis.pairs import find_pairs, piat_table
+from piat_jax.analysis.radii import draw_radii, radius_groups
 from piat_jax.analysis.runs import CHECKPOINTS, Group, RunResults, group_runs
 from piat_jax.analysis.svg import Figures, file_name
 from piat_jax.analysis.table import Column, Table, make_table
@@ -205,6 +206,11 @@ def _radius(runs: Sequence[RunResults], groups: Sequence[Group], figures: Figure
             caption = f"Accuracy of the {checkpoint} checkpoint at each radius, by {name}."
             drawn.append(figures.add(f"radius_{file_name(attack)}_{checkpoint}", figure, caption))
             break
+    together = radius_groups(runs)
+    for attack, name in attack_names([run for group in together for run in group.runs]).items():
+        if attack != "clean" and (figure := draw_radii(together, attack)):
+            caption = f"Accuracy of the best checkpoint under {name} at the radii that it was evaluated at."
+            drawn.append(figures.add(f"radii_{file_name(attack)}", figure, caption))
     if drawn:
         content.append(tag("div", *drawn, class_="figures"))
     if found := minimum_norm_table(runs):
