@@ -1,6 +1,6 @@
 """A report of runs as one HTML page, and its figures as files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def radius(norm: str, eps: float) -> str:
     return f"{name}, eps {255 * eps:.4g}/255" if norm.lower() == "linf" else f"{name}, eps {eps:.4g}"
 
 
-def threat(fields: Any, prefix: str = "") -> str:
+def threat(fields: Mapping[str, Any], prefix: str = "") -> str:
     """The norm and radius that fields name; "" where they do not."""
     norm, eps = fields.get(f"{prefix}norm"), fields.get(f"{prefix}eps")
     return radius(norm, eps) if isinstance(norm, str) and _is_number(eps) else ""
@@ -297,7 +297,7 @@ def _reading(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup
     elif len(names) > 1:
         lines.append("AutoAttack was not run: accuracies under the other attacks are upper bounds of robust accuracy.")
     counts = sorted({run.num_examples for run in runs})
-    error = 100 * float(np.sqrt(0.25 / counts[0]))
+    error = 100 * float(np.sqrt(0.25 / max(counts[0], 1)))
     lines.append(
         f"Accuracies are on {' or '.join(map(str, counts))} test images; the standard error of one is at most "
         f"{error:.1f} points."
