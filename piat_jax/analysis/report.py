@@ -1,6 +1,6 @@
 """A report of runs as one HTML page, and its figures as files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from piat_jax.analysis.evaluation_tables import (
 from piat_jax.analysis.html import Markup, grid, note, table, tag
 from piat_jax.analysis.page import Section, page
 from piat_jax.analysis.pairs import find_pairs, piat_table
+from piat_jax.analysis.radii import draw_radii, radius_groups
 from piat_jax.analysis.runs import CHECKPOINTS, Group, RunResults, group_runs
 from piat_jax.analysis.svg import Figures, file_name
 from piat_jax.analysis.table import Column, Table, make_table
@@ -97,7 +98,7 @@ def radius(norm: str, eps: float) -> str:
     return f"{name}, eps {255 * eps:.4g}/255" if norm.lower() == "linf" else f"{name}, eps {eps:.4g}"
 
 
-def threat(fields: Any, prefix: str = "") -> str:
+def threat(fields: Mapping[str, Any], prefix: str = "") -> str:
     """The norm and radius that fields name; "" where they do not."""
     norm, eps = fields.get(f"{prefix}norm"), fields.get(f"{prefix}eps")
     return radius(norm, eps) if isinstance(norm, str) and _is_number(eps) else ""
@@ -205,6 +206,11 @@ def _radius(runs: Sequence[RunResults], groups: Sequence[Group], figures: Figure
             caption = f"Accuracy of the {checkpoint} checkpoint at each radius, by {name}."
             drawn.append(figures.add(f"radius_{file_name(attack)}_{checkpoint}", figure, caption))
             break
+    together = radius_groups(runs)
+    for attack, name in attack_names([run for group in together for run in group.runs]).items():
+        if attack != "clean" and (figure := draw_radii(together, attack)):
+            caption = f"Accuracy of the best checkpoint under {name} at the radii that it was evaluated at."
+            drawn.append(figures.add(f"radii_{file_name(attack)}", figure, caption))
     if drawn:
         content.append(tag("div", *drawn, class_="figures"))
     if found := minimum_norm_table(runs):
@@ -291,7 +297,7 @@ def _reading(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup
     elif len(names) > 1:
         lines.append("AutoAttack was not run: accuracies under the other attacks are upper bounds of robust accuracy.")
     counts = sorted({run.num_examples for run in runs})
-    error = 100 * float(np.sqrt(0.25 / counts[0]))
+    error = 100 * float(np.sqrt(0.25 / max(counts[0], 1)))
     lines.append(
         f"Accuracies are on {' or '.join(map(str, counts))} test images; the standard error of one is at most "
         f"{error:.1f} points."

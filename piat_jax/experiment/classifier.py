@@ -239,7 +239,7 @@ class Classifier:
             raise InputError(f"names has {len(names)} names for {self.about.num_classes} classes; give one for each")
         if labels is not None:
             labels = self._labels(labels, len(images))[:count]
-        pixels = self._pixels(images)[:count]
+        pixels = self._pixels(np.asarray(images)[:count])
         predicted = self.predict(pixels)
         attacked = self.attack(pixels, predicted if labels is None else labels, attack, seed=seed, **fields)
         names = names or self._class_names()

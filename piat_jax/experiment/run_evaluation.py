@@ -341,7 +341,7 @@ def _same_weights(one: str, other: str) -> bool:
 def _take_over(run: Run, name: str, other: str, attack: str) -> bool:
     """Give what one checkpoint's evaluation left to the other of the same weights; whether it was all there."""
     if any_of_all(is_first() and run.predictions(name, attack).exists()):
-        on_first(functools.partial(shutil.copyfile, *(run.predictions(each, attack) for each in (name, other))))
+        on_first(functools.partial(_copy_file, *(run.predictions(each, attack) for each in (name, other))))
     if not is_autoattack(attack) and not is_minimum_norm(attack):
         return True
     source, target = (run.robustness(each, attack) for each in (name, other))
@@ -350,6 +350,10 @@ def _take_over(run: Run, name: str, other: str, attack: str) -> bool:
         return False
     on_first(functools.partial(_copy_folder, source, target))
     return True
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    write_file(target, lambda file: file.write(source.read_bytes()))
 
 
 def _copy_folder(source: Path, target: Path) -> None:

@@ -211,3 +211,22 @@ def test_a_confusion_matrix_by_hand():
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["33", "50", "50", "67"]
     with pytest.raises(InputError, match="predicted has the classes 0 to 3; there are 3 names"):
         confusion_matrix(labels, np.array([0, 1, 3, 0, 0]), ["a", "b", "c"])
+
+
+def test_runs_at_several_radii_make_a_curve(run_at):
+    def at(name, eps, accuracy, *, norm="linf", **options):
+        folder = run_at(name, best={"clean": 0.9, "pgd20": accuracy}, **options)
+        change(folder, "config.json", lambda c: c.update(evaluation={"eps": eps, "step_size": eps / 4}))
+        change(folder, "evaluation.json", lambda c: c.update(settings={"eps": eps, "norm": norm}))
+        return folder
+
+    runs = [at("1", 0.1, 0.6), at("2", 0.2, 0.4), at("3", 0.1, 0.5, seed=1), at("4", 0.1, 0.7, seed=2, norm="l2")]
+    (axes,) = made(runs).figures["radii_pgd20"].axes
+    (line,) = axes.lines
+    np.testing.assert_allclose(line.get_xydata(), [[0, 90], [0.1, 55], [0.2, 40]])
+    assert axes.get_xlabel() == "L-inf radius"
+    assert "radii_clean" not in made(runs).figures
+    # One radius is no curve, and other experiments are no part of one.
+    assert "radii_pgd20" not in made(runs[:1]).figures
+    change(runs[1], "config.json", lambda c: c.update(epochs=5))
+    assert "radii_pgd20" not in made(runs).figures
