@@ -48,25 +48,10 @@ print(model.evaluate(test.images, test.labels, "clean,pgd10"))
 # %% [markdown]
 # ## What an adversarial image looks like
 #
-# The second row is the first after PGD, the third the difference, from black (-eps) to white (+eps).
+# Clean images, the same after the attack, and the difference; true and predicted classes are above.
 
 # %%
-import matplotlib.pyplot as plt
-import numpy as np
-
-names = piat_jax.data.load("embedded").class_names
-clean = np.asarray(test.images[:8], np.float32) / 255
-attacked = np.asarray(model.attack(test.images[:8], test.labels[:8], "pgd20"))
-rows = (clean, attacked, (attacked - clean) / 0.2 + 0.5)
-figure, axes = plt.subplots(3, 8, figsize=(11, 4.4))
-for row, images in zip(axes, rows):
-    for axis, image in zip(row, images):
-        axis.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
-        axis.axis("off")
-for row, images in zip(axes, (clean, attacked)):
-    for axis, label in zip(row, np.asarray(model.predict(images))):
-        axis.set_title(names[label], fontsize=8)
-plt.show()
+figure = model.show(test.images, test.labels, attack="pgd20", count=8)
 
 # %% [markdown]
 # ## Resume
