@@ -51,7 +51,7 @@ print(model.evaluate(test.images, test.labels, "clean,pgd10"))
 # Clean images, the same after the attack, and the difference; true and predicted classes are above.
 
 # %%
-figure = model.show(test.images, test.labels, attack="pgd20", count=8)
+model.show(test.images, test.labels, attack="pgd20", count=8)
 
 # %% [markdown]
 # ## Resume
