@@ -101,7 +101,7 @@ def radius(norm: str, eps: float) -> str:
 def threat(fields: Mapping[str, Any], prefix: str = "") -> str:
     """The norm and radius that fields name; "" where they do not."""
     norm, eps = fields.get(f"{prefix}norm"), fields.get(f"{prefix}eps")
-    return radius(norm, eps) if isinstance(norm, str) and _is_number(eps) else ""
+    return radius(norm, float(eps)) if isinstance(norm, str) and isinstance(eps, int | float) else ""
 
 
 def _compared(groups: Sequence[Group]) -> list[Markup]:
