@@ -13,7 +13,7 @@ from piat_jax.data.dataset_info import KNOWN
 
 # jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
-POLICIES = ("autoaugment", "randaugment", "")
+POLICIES = ("autoaugment", "autoaugment_imagenet", "randaugment", "")
 ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 3.3)
 """Of a rectangle that is erased: its share of the image, and its height over its width."""
 ERASED_MEAN, ERASED_STD = 0.45, 0.225
@@ -64,7 +64,8 @@ def augment(
         0 crops nothing.
       padding_mode: "zeros" or "reflect" (the mirror image, without repeating the edge; needs crop_padding < H, W).
       flip: whether to mirror left and right at all.
-      policy: "autoaugment" for AutoAugment's CIFAR policy, "randaugment" (both in `data.autoaugment`), "" for none.
+      policy: "autoaugment" for AutoAugment's CIFAR policy, "autoaugment_imagenet" for that of ImageNet, "randaugment"
+        (all in `data.autoaugment`), "" for none.
       policy_operations, policy_magnitude: N and M of RandAugment.
       cutout: the side, in pixels, of a black square around a pixel drawn from the image, partly outside at its border;
         0 for none.
@@ -100,8 +101,8 @@ def augment(
         images = random_crop(images, keys, crop_padding, padding_mode)
     if flip:
         images = random_flip(images, keys)
-    if policy == "autoaugment":
-        images = autoaugment(images, keys)
+    if policy.startswith("autoaugment"):
+        images = autoaugment(images, keys, learned_on="imagenet" if policy.endswith("imagenet") else "cifar")
     elif policy:
         images = randaugment(images, keys, operations=policy_operations, magnitude=policy_magnitude)
     if cutout:

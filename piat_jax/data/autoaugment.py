@@ -1,4 +1,4 @@
-"""AutoAugment's CIFAR policy and RandAugment on the device: operations on bytes are Pillow's, one key per example."""
+"""AutoAugment's policies and RandAugment on the device: operations on bytes are Pillow's, one key per example."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from piat_jax.core.checks import InputError, check_count, check_range
+from piat_jax.core.checks import InputError, check_choice, check_count, check_range
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
 
@@ -40,6 +40,35 @@ CIFAR_POLICY = (
     (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
 )
+IMAGENET_POLICY = (
+    (("Posterize", 0.4, 8), ("Rotate", 0.6, 9)),
+    (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.8, 0), ("Equalize", 0.6, 0)),
+    (("Posterize", 0.6, 7), ("Posterize", 0.6, 6)),
+    (("Equalize", 0.4, 0), ("Solarize", 0.2, 4)),
+    (("Equalize", 0.4, 0), ("Rotate", 0.8, 8)),
+    (("Solarize", 0.6, 3), ("Equalize", 0.6, 0)),
+    (("Posterize", 0.8, 5), ("Equalize", 1.0, 0)),
+    (("Rotate", 0.2, 3), ("Solarize", 0.6, 8)),
+    (("Equalize", 0.6, 0), ("Posterize", 0.4, 6)),
+    (("Rotate", 0.8, 8), ("Color", 0.4, 0)),
+    (("Rotate", 0.4, 9), ("Equalize", 0.6, 0)),
+    (("Equalize", 0.0, 0), ("Equalize", 0.8, 0)),
+    (("Invert", 0.6, 0), ("Equalize", 1.0, 0)),
+    (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
+    (("Rotate", 0.8, 8), ("Color", 1.0, 2)),
+    (("Color", 0.8, 8), ("Solarize", 0.8, 7)),
+    (("Sharpness", 0.4, 7), ("Invert", 0.6, 0)),
+    (("ShearX", 0.6, 5), ("Equalize", 1.0, 0)),
+    (("Color", 0.4, 0), ("Equalize", 0.6, 0)),
+    (("Equalize", 0.4, 0), ("Solarize", 0.2, 4)),
+    (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 0)),
+    (("Invert", 0.6, 0), ("Equalize", 1.0, 0)),
+    (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
+    (("Equalize", 0.8, 0), ("Equalize", 0.6, 0)),
+)
+LEARNED = {"cifar": CIFAR_POLICY, "imagenet": IMAGENET_POLICY}
+"""AutoAugment's policies by the data that they were learned on."""
 RANDOM_OPERATIONS = (
     "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
     "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
@@ -62,18 +91,19 @@ class Operation(NamedTuple):
     level: Any  # int32: bits that stay, or the byte from which on values are inverted
 
 
-def autoaugment(images: Array, keys: Array) -> Array:
+def autoaugment(images: Array, keys: Array, *, learned_on: str = "cifar") -> Array:
     """One of the 25 pairs of operations on each image.
 
     Args:
       images: `[B, H, W, C]` uint8, with C = 1 or 3.
       keys: `[B]` typed keys, one per example.
+      learned_on: which policy: "cifar" or "imagenet".
 
     Returns:
       Images of the same shape, uint8. Moves and lookups are Pillow's to the byte, blends and AutoContrast up to 1.
 
     Raises:
-      InputError: images of another kind.
+      InputError: images of another kind, or an unknown policy.
 
     Source: Cubuk et al. (2019), arXiv:1805.09501, with the magnitudes and signs of torchvision's AutoAugment.
 
@@ -82,12 +112,13 @@ def autoaugment(images: Array, keys: Array) -> Array:
     (2, 8, 8, 3)
     """
     _check_bytes("AutoAugment", images)
-    table = jax.tree.map(jnp.asarray, policy_table(images.shape[1], images.shape[2]))
-    probabilities = jnp.array([[probability for _, probability, _ in pair] for pair in CIFAR_POLICY])
+    check_choice("learned_on", learned_on, LEARNED)
+    table = jax.tree.map(jnp.asarray, policy_table(learned_on, images.shape[1], images.shape[2]))
+    probabilities = jnp.array([[probability for _, probability, _ in pair] for pair in LEARNED[learned_on]])
 
     def one(image: Array, key: Array) -> Array:
         drawn = jax.random.uniform(named_key(key, "autoaugment"), (5,), jnp.float32)
-        pair = jnp.floor(drawn[0] * len(CIFAR_POLICY)).astype(jnp.int32)
+        pair = jnp.floor(drawn[0] * len(probabilities)).astype(jnp.int32)
         for part in range(2):
             sign = (drawn[3 + part] < 0.5).astype(jnp.int32)
             operation = jax.tree.map(lambda leaf, part=part, sign=sign: leaf[pair, part, sign], table)
@@ -149,11 +180,11 @@ def apply(image: Array, operation: Operation) -> Array:
 
 
 @functools.lru_cache
-def policy_table(height: int, width: int) -> Operation:
-    """The operations of the policy `[25, 2, 2]`: of each pair, each part, with the magnitude's two signs."""
+def policy_table(learned_on: str, height: int, width: int) -> Operation:
+    """The operations of a policy `[25, 2, 2]`: of each pair, each part, with the magnitude's two signs."""
     rows = [
         [[encode(name, magnitude, sign, height, width) for sign in (1, -1)] for name, _, magnitude in pair]
-        for pair in CIFAR_POLICY
+        for pair in LEARNED[learned_on]
     ]
     flat = [operation for pair in rows for part in pair for operation in part]
     return Operation(*(np.stack(leaves).reshape(25, 2, 2, *leaves[0].shape) for leaves in zip(*flat)))

@@ -82,7 +82,7 @@ class DatasetFields:
     crop_padding: int = field("pixels; 0 = no random crop", default=4)
     padding_mode: str = field("zeros, reflect", default="zeros")
     flip: bool = field("mirror half of the images; never for digits", default=True)
-    policy: str = field("autoaugment: its CIFAR policy; randaugment; empty = none", default="")
+    policy: str = field("autoaugment: its CIFAR policy; autoaugment_imagenet; randaugment; empty = none", default="")
     policy_operations: int = field("of randaugment: operations on each image", default=2)
     policy_magnitude: int = field("of randaugment: from 0 to 30", default=9)
     cutout: int = field("pixels a side of a black square; 0 = none", default=0)

@@ -11,6 +11,7 @@ from piat_jax.core.rng import example_keys, named_key
 from piat_jax.data.augment import augment, cutout_centres, erased_rectangles
 from piat_jax.data.autoaugment import (
     CIFAR_POLICY,
+    LEARNED,
     FILL,
     RANDOM_OPERATIONS,
     Operation,
@@ -90,21 +91,27 @@ KEYS = example_keys(jax.random.key(0), jnp.arange(120))
 MANY = jnp.asarray(np.tile(IMAGES[:4], (30, 1, 1, 1)))
 
 
-def test_an_example_gets_one_pair_of_the_policy_whatever_its_batch():
-    ours = np.asarray(jax.jit(autoaugment)(MANY, KEYS))
+@pytest.mark.parametrize("learned_on", LEARNED)
+def test_an_example_gets_one_pair_of_the_policy_whatever_its_batch(learned_on):
+    policy, run = LEARNED[learned_on], jax.jit(functools.partial(autoaugment, learned_on=learned_on))
+    ours = np.asarray(run(MANY, KEYS))
     pairs = []
     for index, key in enumerate(KEYS):
         pair, first, second, *signs = np.asarray(jax.random.uniform(named_key(key, "autoaugment"), (5,)))
         pairs.append(int(25 * pair))
         image = np.asarray(MANY[index])
-        for (name, probability, magnitude), drawn, sign in zip(CIFAR_POLICY[pairs[-1]], (first, second), signs):
+        for (name, probability, magnitude), drawn, sign in zip(policy[pairs[-1]], (first, second), signs):
             if drawn < probability:
                 image = by_pillow(image, name, magnitude, 1 if sign >= 0.5 else -1)
         # A blend's last bit goes through the second operation.
-        assert np.abs(ours[index].astype(int) - image).max() <= 3, CIFAR_POLICY[pairs[-1]]
+        assert np.abs(ours[index].astype(int) - image).max() <= 3, policy[pairs[-1]]
     assert set(pairs) == set(range(25))
     # In batches of another size, the same.
-    np.testing.assert_array_equal(jax.jit(autoaugment)(MANY[7:9], KEYS[7:9]), ours[7:9])
+    np.testing.assert_array_equal(run(MANY[7:9], KEYS[7:9]), ours[7:9])
+    named = {"cifar": "autoaugment", "imagenet": "autoaugment_imagenet"}[learned_on]
+    np.testing.assert_array_equal(
+        augment(MANY[7:9], KEYS[7:9], policy=named, crop_padding=0, padding_mode="zeros", flip=False), ours[7:9]
+    )
 
 
 @pytest.mark.parametrize(("operations", "magnitude"), [(1, 9), (2, 9), (3, 30)])
