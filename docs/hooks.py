@@ -77,7 +77,7 @@ def reference() -> dict[str, str]:
         pages[f"reference/{name}.md"] = f"# piat_jax.{name}\n\n{summary}\n{members}"
         rows.append(f"| [`piat_jax.{name}`]({name}.md) | {summary} |")
     front = "".join(
-        f"\n::: {path}\n" for path in ("piat_jax.experiment.front.train", "piat_jax.experiment.classifier.load")
+        f"\n::: {path}\n" for path in ("piat_jax.experiment.front.train", "piat_jax.experiment.loading.load")
     )
     table = "\n".join(rows)
     pages["reference/index.md"] = (

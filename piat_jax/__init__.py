@@ -28,7 +28,7 @@ _HOMES = {
     "interpolate": "averaging",
     "interpolate_params": "averaging",
     "interpolated": "averaging",
-    "load": "experiment.classifier",
+    "load": "experiment.loading",
     "mi_fgsm": "attacks",
     "normalized_mse": "losses",
     "pgd": "attacks",
@@ -59,8 +59,9 @@ if TYPE_CHECKING:
     from piat_jax.core.checks import InputError
     from piat_jax.evaluation import AutoAttack
     from piat_jax.experiment import Experiment, Run
-    from piat_jax.experiment.classifier import Classifier, load
+    from piat_jax.experiment.classifier import Classifier
     from piat_jax.experiment.front import train
+    from piat_jax.experiment.loading import load
     from piat_jax.losses import normalized_mse
 
 

@@ -71,8 +71,8 @@ def main(argv: Sequence[str]) -> None:
     }
 
     from piat_jax.experiment import config
-    from piat_jax.experiment.classifier import load
     from piat_jax.experiment.console import note
+    from piat_jax.experiment.loading import load
     from piat_jax.interop.published import is_published, published
     from piat_jax.interop.tensors import import_torch
 

@@ -12,8 +12,8 @@ from piat_jax.data import load
 from piat_jax.data.npz import read_examples
 from piat_jax.evaluation.journal import Journal
 from piat_jax.evaluation.robustness import Robustness
-from piat_jax.experiment.classifier import load as load_classifier
 from piat_jax.experiment.config import read as read_config
+from piat_jax.experiment.loading import load as load_classifier
 from piat_jax.interop import About, load_weights, read_exported, save_safetensors
 from piat_jax.interop.tensors import write_safetensors
 from piat_jax.loggers import MetricsWriter, read_metrics

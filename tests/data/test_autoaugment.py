@@ -11,8 +11,8 @@ from piat_jax.core.rng import example_keys, named_key
 from piat_jax.data.augment import augment, cutout_centres, erased_rectangles
 from piat_jax.data.autoaugment import (
     CIFAR_POLICY,
-    LEARNED,
     FILL,
+    LEARNED,
     RANDOM_OPERATIONS,
     Operation,
     apply,

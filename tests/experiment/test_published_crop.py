@@ -11,7 +11,7 @@ from piat_jax import models
 from piat_jax.cli import convert, errors, train
 from piat_jax.core.checks import InputError
 from piat_jax.experiment import Run, config
-from piat_jax.experiment.classifier import load
+from piat_jax.experiment.loading import load
 from piat_jax.interop import state_dict
 from piat_jax.interop.published import PUBLISHED, published
 from piat_jax.interop.tensors import write_safetensors

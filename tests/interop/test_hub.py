@@ -110,7 +110,7 @@ def test_piat_convert_takes_it(here, model, tmp_path, capsys):
 
 
 def test_timm_s_repositories_are_known_by_their_names(here, monkeypatch):
-    from piat_jax.experiment import classifier
+    from piat_jax.experiment import loading
 
     here.files["timm/convnext_tiny.fb_in1k"] = {"config.json": b"{}", "model.safetensors": b"?"}
     asked = []
@@ -119,7 +119,7 @@ def test_timm_s_repositories_are_known_by_their_names(here, monkeypatch):
         asked.append((row, model))
         raise InputError("seen")
 
-    monkeypatch.setattr(classifier, "_of_weights", stop)
+    monkeypatch.setattr(loading, "_of_weights", stop)
     with pytest.raises(InputError, match="seen"):
         piat_jax.load("hf:timm/convnext_tiny.fb_in1k")
     ((row, model),) = asked

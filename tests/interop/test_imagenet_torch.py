@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from piat_jax.experiment.classifier import load
+from piat_jax.experiment.loading import load
 from piat_jax.interop.names import flatten, network_of, to_torch, torch_key
 from piat_jax.interop.published import PUBLISHED, TIMM, TORCHVISION
 from piat_jax.interop.weights import IGNORED

@@ -12,7 +12,7 @@ import pytest
 from piat_jax.cli import convert, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import Variables
-from piat_jax.experiment import classifier, config
+from piat_jax.experiment import config, loading
 from piat_jax.interop import load_weights, state_dict, weights
 from piat_jax.interop.names import flatten, network_of, to_torch, torch_key
 from piat_jax.interop.published import IMAGENET, PUBLISHED, published
@@ -256,4 +256,4 @@ def test_channels_and_classes_are_read_off_a_run():
         model = create(name, num_classes=7, **options)
         like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 1)))
         shapes = {path: leaf.shape for path, leaf in flatten(like).items()}
-        assert classifier._sizes(shapes) == (7, 1)
+        assert loading._sizes(shapes) == (7, 1)

@@ -1,0 +1,248 @@
+"""From a run, an exported folder, a file of weights or a repository of the hub to a network that is ready for use."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from piat_jax import models
+from piat_jax.checkpoint import Checkpoints
+from piat_jax.core.checks import InputError, check_choice
+from piat_jax.core.files import expanded
+from piat_jax.data.dataset_info import KNOWN
+from piat_jax.experiment.classifier import Classifier
+from piat_jax.experiment.experiment import Experiment
+from piat_jax.experiment.methods import Stack
+from piat_jax.experiment.run import ON_DISK, Run, parse_checkpoint
+from piat_jax.interop import (
+    About,
+    load_weights,
+)
+from piat_jax.interop.card import radius
+from piat_jax.interop.hub import fetch, is_on_hub, parse_hub
+from piat_jax.interop.names import is_head
+from piat_jax.interop.published import PUBLISHED, Published, is_published, published
+from piat_jax.interop.recognised import count_classes, recognise
+from piat_jax.interop.tensors import Tensors
+from piat_jax.interop.weights import read_config, read_weights, sizes_of
+from piat_jax.objectives import METHODS, WRAPPERS
+
+
+def load(
+    source: str | Path,
+    *,
+    checkpoint: str = "best",
+    model: str = "",
+    num_classes: int = 0,
+    options: Mapping[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_shape: Sequence[int] | None = None,
+    adapt: bool = False,
+    unsafe_pickle: bool = False,
+) -> Classifier:
+    """The network in a run, an exported folder or a file of weights.
+
+    Args:
+      source: the folder of a run; a folder with model.safetensors; a file (.safetensors, .pt, .pth, .bin, .npz); or
+        `hf:user/name` or `hf:user/name@revision`, a repository of the Hugging Face hub.
+      checkpoint: of a run: "best" or "final"; "final:swa" is its further average swa.
+      model: the network, as configs call it, or a published name such as "timm:convnext_tiny", which says what follows
+        too, where the file does not. A file that is called as RobustBench calls it, Carmon2019Unlabeled.pt, needs none.
+        All this is for weights: a run says it itself.
+      num_classes: its classes.
+      options: of the network: `{"width": 4}`.
+      mean: of the input normalisation, one for each channel; () is none.
+      std: the same for the standard deviation.
+      image_shape: height, width, channels; (32, 32, 3) unless something knows better.
+      adapt: make patches, positions, windows and head of a transformer fit where they differ; of others, the head.
+      unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
+
+    Raises:
+      InputError: nothing is there, it does not fit, or it is not known which network the weights are of.
+    """
+    kept, average = parse_checkpoint("final" if checkpoint == "last" else checkpoint)
+    path = fetch(source) if is_on_hub(source) else expanded(source)
+    if not path.exists():
+        raise InputError(f"{path} is no file and no folder; give weights or a run")
+    model = model or _called_there(source, path)
+    row, tensors, why = (published(model) if is_published(model) else None), None, ""
+    # Read when it is first asked for, and once.
+    read = functools.cache(functools.partial(read_weights, path, unsafe_pickle=unsafe_pickle))
+    if not model and path.is_file() and "piat_jax" not in read_config(path):
+        recognised = recognise(path, lambda: count_classes(path, read()))
+        if recognised:
+            model, row, why = recognised
+    given = {"model": model, "num_classes": num_classes, "options": options, "mean": mean, "std": std}
+    if (path / Checkpoints.FOLDER).is_dir():
+        for name, value in given.items():
+            if value:
+                raise InputError(f"--{name} does not go with a run, whose config says it")
+        net, about, experiment = _of_run(Run(path), kept, average, image_shape)
+    else:
+        experiment = _against(row) if row else None
+        net, about = _of_weights(path, row, read, **given, image_shape=image_shape, adapt=adapt)
+        about = dataclasses.replace(about, source=str(source)) if is_on_hub(source) else about
+        tensors = read()
+    shape = about.image_shape
+    options = {"adapt": adapt, "checkpoint": kept, "average": average, "tensors": tensors}
+    # Given ones, if they are none, stay none.
+    normalization = (row.mean, row.std) if row and mean is None and std is None else ()
+    try:
+        loaded = load_weights(path, net, shape, **options, normalization=normalization)
+    except InputError as error:
+        if not why:
+            raise
+        raise InputError(f"{error}; it was {why}; model= (--model) names another") from error
+    origin = {"experiment": experiment, "report": loaded.report, "published": model if row else "", "why": why}
+    return Classifier.of(loaded.model, loaded.variables, about, **origin)
+
+
+def _called_there(source: str | Path, path: Path) -> str:
+    """The published name of one of timm's repositories on the hub; "" of any other."""
+    if not is_on_hub(source) or "piat_jax" in read_config(path):
+        return ""
+    user, _, name = parse_hub(source).repository.partition("/")
+    return f"{user}:{name}" if user == "timm" and f"timm:{name}" in PUBLISHED else ""
+
+
+def _of_run(
+    run: Run, kept: str, average: str, image_shape: Sequence[int] | None
+) -> tuple[models.LinenModel, About, Experiment]:
+    """What a run's config and files say."""
+    experiment, info = run.experiment(), run.checkpoints.info(kept)
+    classes, channels = _sizes(info["shapes"])
+    results = run.evaluation()
+    name = next(name for name, on_disk in ON_DISK.items() if on_disk == kept)
+    name = f"{name}:{average}" if average else name
+    result = results.get("checkpoints", {}).get(name, {})
+    known = result.get("epoch") == info["epoch"]
+    attack = experiment.attack
+    # Of weights that were imported, the config says what they are evaluated on, not how they were trained.
+    trained = "source" not in info
+    steps = f", {attack.steps} steps" if hasattr(attack, "steps") else ""
+    threat = f"{attack.norm}, eps {radius(attack.eps)}{steps}"
+    about = About(
+        model=experiment.model.name,
+        num_classes=classes,
+        image_shape=_shape(image_shape) or _shape_of(experiment, channels),
+        options=dict(experiment.model.options),
+        dataset=experiment.dataset.name,
+        method=f"{experiment.method}, {experiment.epochs} epochs" if trained else "",
+        threat=threat if trained else "",
+        checkpoint=f"{name}, epoch {info['epoch']}" if trained else "",
+        accuracy=result.get("accuracy", {}) if known else {},
+        num_examples=results.get("num_examples", 0),
+        aa_examples=results.get("aa_examples", 0),
+        settings=results.get("settings", {}) if known else {},
+        chosen_on_test=trained and kept == "best" and experiment.monitor == "test",
+        papers=_papers(experiment) if trained else (),
+        source=info.get("source", ""),
+    )
+    return experiment.build_model(classes, dtype="float32"), about, experiment
+
+
+def _against(row: Published) -> Experiment:
+    """How a published network is evaluated: under the threat that it was trained against, where that is known."""
+    plain = Experiment(method=Stack("pgd_at"))
+    if not row.norm:
+        return plain
+    fields = {"eps": row.eps, "step_size": row.eps / 4, "norm": row.norm}
+    return plain.with_fields({f"evaluation.{name}": value for name, value in fields.items()})
+
+
+def _papers(experiment: Experiment) -> tuple[str, ...]:
+    """Who made the parts of a method, a line each."""
+    stack = experiment.method
+    abouts = [METHODS.about(stack.base), *(WRAPPERS.about(name) for name in stack.wrappers)]
+    return tuple(f"{about.title}: {about.paper}" for about in abouts if about.paper)
+
+
+def _shape_of(experiment: Experiment, channels: int) -> tuple[int, int, int]:
+    """The images that an experiment evaluates on."""
+    size = experiment.dataset.image_size
+    return (size, size, 3) if size else _known_shape(experiment.dataset.name, channels)
+
+
+def _known_shape(dataset: str, channels: int) -> tuple[int, int, int]:
+    """The images of a data set that is known by name, in the network's channels where its first layer says them."""
+    dataset = "fashion_mnist" if dataset == "embedded" else dataset
+    if dataset not in KNOWN:
+        raise InputError(
+            f"--image_shape is missing: the run was trained on {dataset!r}, whose images are of no known size; "
+            "give height,width,channels, such as 32,32,3"
+        )
+    height, width, published = KNOWN[dataset].image_shape
+    return height, width, channels or published
+
+
+def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """Classes and channels of a network, from its first and last layer; 0 where these do not say."""
+    kernels = {path: shape for path, shape in shapes.items() if path.endswith("/kernel")}
+    classes = next((shape[-1] for path, shape in kernels.items() if is_head(path)), 0)
+    stems = ("conv1", "init_conv", "conv_2d", "patch_embed", "stem", "stem_0")
+    # A stem of several convolutions: the first one sees the fewest channels.
+    channels = [shape[2] for path, shape in kernels.items() if path.split("/")[1] in stems and len(shape) == 4]
+    return classes, min(channels, default=0)
+
+
+def _of_weights(
+    path: Path,
+    row: Published | None,
+    read: Callable[[], Tensors],
+    *,
+    model: str,
+    num_classes: int,
+    options: Mapping[str, Any] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    image_shape: Sequence[int] | None,
+    adapt: bool,
+) -> tuple[models.LinenModel, About]:
+    """What was given, or config.json beside the weights says, or the file itself, or the row of a published name."""
+    written = read_config(path)
+    ours = written.get("piat_jax", {})
+    name = row.model if row else model or ours.get("model", "")
+    if not name:
+        raise InputError("--model is missing: weights do not say which network they are of; see --help")
+    check_choice("model", name, models.MODELS)
+    found, side = _of_file(path, name, read()) if row or not adapt else ({}, 0)
+    classes = num_classes or written.get("num_classes", 0)
+    if row:
+        classes = classes or found.get("num_classes", row.num_classes)
+    if not classes:
+        raise InputError("--num_classes is missing; give the number of classes, such as 10")
+    # The file's own shapes, but where they are to be adapted.
+    known: dict[str, Any] = {} if adapt else {key: value for key, value in found.items() if key != "num_classes"}
+    known = {**(row.options if row else {}), **known, **(ours.get("options", {}) if name == ours.get("model") else {})}
+    known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    asked = set(options or {}) & known.keys()
+    known |= dict(options or {})
+    normalization: dict[str, Any] = {}
+    if mean is not None or std is not None:
+        normalization = {"mean": tuple(mean or ()), "std": tuple(std or ())}
+    if adapt or asked or not side:
+        side = row.size if row else 32
+    channels, height, width = written.get("pretrained_cfg", {}).get("input_size", (3, side, side))
+    shape = _shape(image_shape) or (height, width, channels)
+    about = About(model=name, num_classes=classes, image_shape=shape, options=known, source=path.name)
+    if row and row.norm and classes == row.num_classes and not adapt:
+        about = dataclasses.replace(about, dataset=row.dataset, threat=f"{row.norm}, eps {radius(row.eps)}")
+    return models.create(name, num_classes=classes, **normalization, **known), about
+
+
+def _of_file(path: Path, name: str, tensors: Tensors) -> tuple[dict[str, Any], int]:
+    """Options of the network and the side of its images, as far as the file's shapes say them."""
+    module, fixed = models.MODELS[name]
+    options, side = sizes_of(path, module.__name__, tensors)
+    return {key: value for key, value in options.items() if key not in fixed}, side
+
+
+def _shape(image_shape: Sequence[int] | None) -> tuple[int, int, int] | None:
+    if not image_shape:
+        return None
+    if len(image_shape) != 3:
+        raise InputError(f"image_shape={tuple(image_shape)} is not height, width, channels, such as (32, 32, 3)")
+    height, width, channels = image_shape
+    return height, width, channels
