@@ -1,4 +1,4 @@
-"""A figure that a notebook shows by itself. It imports matplotlib."""
+"""A figure that a notebook shows by itself. It imports matplotlib, so it is imported where it is used."""
 
 import io
 

@@ -19,7 +19,7 @@ from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import errors, train
 from piat_jax.evaluation import accuracy
 from piat_jax.experiment import run_training
-from piat_jax.training import metrics
+from piat_jax.loggers import read_metrics
 from piat_jax.training.progress import TrainingProgress
 
 OPTIONS = [
@@ -82,7 +82,7 @@ def main(folder, event, count):
                 for timing in ("images_per_second", "train_seconds", "evaluate_seconds"):
                     del record[timing]
             assert one == other
-        assert len(metrics.read_metrics(folder)) == 7
+        assert len(read_metrics(folder)) == 7
         print("the same")
     return code
 

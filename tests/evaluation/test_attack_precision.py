@@ -297,7 +297,9 @@ class TestCommands:
 
         def run(attack, logits_fn, images, labels, *, attack_logits_fn=None, **options):
             networks.append((attack.attack_precision, attack_logits_fn and attack_logits_fn.model.module.dtype))
-            return types.SimpleNamespace(accuracy=0.5, robust=np.ones(len(labels), bool), images=images)
+            flags, classes = np.ones(len(labels), bool), np.asarray(labels, np.int32)
+            found = {"robust": flags, "clean": flags, "predictions": classes, "images": np.asarray(images)}
+            return types.SimpleNamespace(accuracy=0.5, seconds={"apgd-ce": 1.0}, **found)
 
         monkeypatch.setattr(AutoAttack, "run", run)
         return networks

@@ -19,7 +19,7 @@ from piat_jax.core.nested import leaves
 from piat_jax.core.types import TrainState, Variables
 from piat_jax.data import Dataset, Split
 from piat_jax.data.records import RecordImages, Records
-from piat_jax.evaluation import AutoAttack
+from piat_jax.evaluation import AutoAttack, Judged
 from piat_jax.experiment import Run, config, data, evaluation, run_evaluation, run_training
 from piat_jax.experiment.console import TrainingConsole
 from piat_jax.experiment.experiment import OF_ENCODED, Experiment
@@ -317,11 +317,21 @@ def fake_correct(logits_fn, images, labels, attack, **options):
     return np.arange(len(labels)) < share * len(labels) if attack is None else np.full(len(labels), share)
 
 
+def fake_judge(logits_fn, images, labels, attack, **options):
+    correct = fake_correct(logits_fn, images, labels, attack, **options)
+    flags = correct if correct.dtype == bool else np.arange(len(labels)) % 2 == 0
+    return Judged(flags, np.asarray(labels, np.int32), np.asarray(images[:4], np.float32) / 255)
+
+
 def fake_autoattack(attack, logits_fn, images, labels, **options):
     SEEN.append(("AutoAttack", plain(attack), len(labels)))
     settings = {"version": "standard", "norm": attack.norm, "eps": attack.eps}
     flags = np.arange(len(labels)) % 2 == 0
-    return types.SimpleNamespace(accuracy=0.5, clean_accuracy=0.5, robust=flags, findings=(), settings=settings)
+    images = np.asarray(images, np.float32) / 255
+    found = {"robust": flags, "clean": flags, "predictions": np.asarray(labels, np.int32), "images": images}
+    return types.SimpleNamespace(
+        accuracy=0.5, clean_accuracy=0.5, findings=(), settings=settings, seconds={"apgd-ce": 1.0}, **found
+    )
 
 
 def fake_progress(progress, epoch, shown, rate):
@@ -379,6 +389,7 @@ def recorders():
         patch.setattr(TrainingProgress, "epoch", fake_progress)
         patch.setattr(AutoAttack, "run", fake_autoattack)
         patch.setattr(evaluation, "correct_under_attack", fake_correct)
+        patch.setattr(evaluation, "judge_under_attack", fake_judge)
         patch.setattr(evaluation, "read_list", lambda path: [path])
         for module in (evaluation, run_training):
             patch.setattr(module, "evaluated", lambda objective, state: state.variables)
