@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ PACKAGES = (
     *("interop", "programs", "analysis", "checkpoint", "loggers", "benchmark"),
 )
 """In the order of the reference."""
-SOURCE = "https://github.com/piat-jax/piat_jax/blob/main"
-"""Where the files are that are no part of the site."""
+SOURCE = os.environ.get("PIAT_SOURCE", "")
+"""Where files are that are no part of the site: an address such as that of a commit on GitHub; "" names them only."""
+OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?:experiments|piat_jax|configs|tests|README)[^)]*)\)")
 PICTURES = {
     "robust_accuracy.png": "embedded/robust_accuracy.png",
     "all_methods.png": "all_methods/piat.png",
@@ -122,8 +124,8 @@ def changelog() -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **rest: Any) -> str:
-    """Configs get their docstrings; links out of docs/ lead to the repository's files."""
+    """Configs get their docstrings; links out of docs/ lead to the repository's files, or name them."""
     del rest
     if page.file.src_uri == "configs.md":
         markdown += "\n" + configs()
-    return re.sub(r"\]\((?:\.\./)+((?:experiments|piat_jax|configs|tests|README)[^)]*)\)", rf"]({SOURCE}/\1)", markdown)
+    return OUTSIDE.sub(rf"[\1]({SOURCE}/\2)" if SOURCE else r"\1 (`\2`)", markdown)

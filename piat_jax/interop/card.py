@@ -53,8 +53,7 @@ PIAT = """@article{liu_piat,
 }"""
 SOFTWARE = """@misc{piat_jax,
   title = {piat\\_jax: adversarial training of image classifiers in JAX},
-  author = {{The piat\\_jax authors}},
-  howpublished = {\\url{https://github.com/piat-jax/piat_jax}}
+  author = {{The piat\\_jax authors}}
 }"""
 
 
