@@ -12,7 +12,7 @@ import pytest
 from piat_jax.cli import convert, errors, evaluate
 from piat_jax.core.checks import InputError
 from piat_jax.core.types import Variables
-from piat_jax.experiment import Run, classifier
+from piat_jax.experiment import Run, loading
 from piat_jax.interop import load_weights, read_exported, state_dict
 from piat_jax.interop.tensors import write_safetensors
 from piat_jax.models import create
@@ -103,7 +103,7 @@ def test_the_size_of_the_images_is_known_or_asked_for(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     for name, size in (("tiny_imagenet", 64), ("embedded", 28), ("cifar10", 32)):
-        assert classifier._known_shape(name, 3) == (size, size, 3)
+        assert loading._known_shape(name, 3) == (size, size, 3)
     config["dataset"]["name"] = "./own.npz"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     assert command(tmp_path / "run", tmp_path / "out") == 2
