@@ -130,11 +130,11 @@ def judge_under_attack(
     for block in sent_blocks(images, labels, batch_size, mesh):
         on_block()
         how = extra | ({"sent": True} if block.sent else {})
-        *found, first = _correct_block(logits_fn, *block[:3], attack, key, mesh, **how)
+        *found, judged = _correct_block(logits_fn, *block[:3], attack, key, mesh, **how)
         results.append(found)
         if show and len(results) == 1:
-            shown = gather(first)[:count]
-        del first  # of which the device keeps none
+            shown = gather(_first(judged, mesh))[:count]
+        del judged  # of which the device keeps none
         jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
     correct, predicted, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
     for finding in of_validity(str(attack), valid):
@@ -170,7 +170,7 @@ def _correct_block(
     source: LogitsFn | None = None,
     sent: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
-    """Of a block which examples are correct, as what they are classified, which are valid, and the first images.
+    """Of a block which examples are correct, as what they are classified, which are valid, and what was judged.
 
     Images and labels are all, or where `sent` the block's.
     """
@@ -183,7 +183,13 @@ def _correct_block(
         x = jnp.where(valid[:, None, None, None], x, clean)
     logits = logits_fn(x)
     predicted = jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), jnp.argmax(logits, axis=-1), -1).astype(jnp.int32)
-    return losses.correct(logits, y), predicted, valid, keep_replicated(x[: _shown(x.shape)], mesh)
+    return losses.correct(logits, y), predicted, valid, x
+
+
+@program_jit(static_argnames="mesh")
+def _first(x: Array, mesh: Mesh | None) -> Array:
+    """The images of a block that are shown, on every device; apart, so that no other block moves any."""
+    return keep_replicated(x[: _shown(x.shape)], mesh)
 
 
 def _shown(shape: tuple[int, ...]) -> int:
