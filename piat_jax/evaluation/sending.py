@@ -31,10 +31,11 @@ def placed(images: Any) -> Any:
     >>> isinstance(placed(np.zeros((2, 4, 4, 3), np.uint8)), jax.Array)
     True
     """
-    return images if isinstance(images, jax.Array) or _are_many(images) else jnp.asarray(images)
+    return images if isinstance(images, jax.Array) or are_many(images) else jnp.asarray(images)
 
 
-def _are_many(images: Any) -> bool:
+def are_many(images: Any) -> bool:
+    """Whether images, or shapes of them, are so many that they stay on the host."""
     return math.prod(images.shape) * np.dtype(images.dtype).itemsize > ON_DEVICE_BYTES
 
 

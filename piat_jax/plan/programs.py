@@ -136,7 +136,8 @@ def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platf
     place = _Places(mesh, devices[0])
     split = mesh is not None and recipe.split_state
     idle = place.state(anchor, split=split)
-    watched = place.everywhere(_split(sizes.monitor, sizes.image_shape)) if not _are_sent(sizes.monitor, sizes) else ()
+    monitor = _split(sizes.monitor, sizes.image_shape)
+    watched = () if sending.are_many(monitor[0]) else place.everywhere(monitor)
     arguments = (
         place.state(state, split=split),
         place.everywhere(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, objective))),
@@ -178,8 +179,9 @@ def evaluation(
     with compiling_for(platform):
         logits_fn = place.everywhere(_network(experiment, sizes))
         bound = evaluation_attack(experiment, attack)
-    sent = _are_sent(count, sizes)
-    there = _split(block if sent else count, sizes.image_shape)
+    there = _split(count, sizes.image_shape)
+    if sent := sending.are_many(there[0]):
+        there = _split(block, sizes.image_shape)
     arguments = (
         logits_fn,
         *(place.rows(there) if sent else place.everywhere(there)),
@@ -289,11 +291,6 @@ def _examples(experiment: Experiment, sizes: Sizes, place: "_Places") -> Example
 def _split(count: int, image_shape: Sequence[int]) -> tuple[Any, Any]:
     """Images and labels."""
     return jax.ShapeDtypeStruct((count, *image_shape), jnp.uint8), jax.ShapeDtypeStruct((count,), jnp.int32)
-
-
-def _are_sent(count: int, sizes: Sizes) -> bool:
-    """Whether so many images stay on the host while they are evaluated."""
-    return count * math.prod(sizes.image_shape) > sending.ON_DEVICE_BYTES
 
 
 def _precision(experiment: Experiment) -> str | None:
