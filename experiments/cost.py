@@ -120,7 +120,8 @@ def training_flop(experiment: Experiment) -> float:
         raise InputError(f"dataset.name={name!r} has no size known in advance; choose one of {', '.join(KNOWN)}")
     examples = (experiment.dataset.train_examples or examples) - experiment.dataset.validation_examples
     passes = sum(sum(pair) / 2 for pair in count_passes(experiment).values())
-    images = experiment.epochs * (examples // experiment.batch_size) * experiment.batch_size
+    steps = experiment.dataset.epoch_steps or examples // experiment.batch_size
+    images = experiment.epochs * steps * experiment.batch_size
     return passes * images * forward_flop(experiment.build_model(classes), shape)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.cost import count_passes, table
+from experiments.cost import count_passes, table, training_flop
 from piat_jax.experiment import config
 
 # By hand, with K = 3 attack steps: forwards (attack, what it compares with, training), gradients by images, by weights.
@@ -49,3 +49,10 @@ def test_the_table_has_ranges_and_ratios():
     configs = {name: config.load(f"embedded:{name}") for name in ("pgd_at", "awp")}
     text = table(configs, {"pgd_at": [100.0, 200.0, 90.0], "awp": [80.0, 100.0, 45.0]})
     assert text.splitlines()[-1] == "| `pgd_at+awp` | 11 to 12 | 10 | 1 to 2 | 80 | 0.50 |"
+
+
+def test_epochs_of_fewer_steps_cost_less():
+    whole, quarter = (
+        training_flop(config.load("embedded_512:pgd_at", {"dataset.epoch_steps": steps})) for steps in ("0", "4")
+    )
+    assert whole == 4 * quarter  # 512 images are 16 batches

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import run
 from experiments.engine import report, results
-from experiments.engine.claims import Claim
+from experiments.engine.claims import Claim, border, holm, interval, p_value
 from experiments.engine.items import Block, Item, Row, Setting, run_folder
 from piat_jax.cli import errors
 from piat_jax.core.checks import InputError
@@ -128,8 +128,8 @@ def test_from_nothing_to_a_report_and_again(tmp_path, tiny, commands):
 
     text = (tmp_path / "out" / "report.md").read_text()
     assert (
-        "| PIAT ends more robust | PIAT - PGD-AT, PGD-20 final | 6.00 [3.52, 8.48] | **holds** | tiny | 3 | table1 |"
-        in text
+        "| PIAT ends more robust | PIAT - PGD-AT, PGD-20 final | 6.00 [3.52, 8.48] | **holds** | 0.009 | 0.009 "
+        "| tiny | 3 | table1 |" in text
     )
     assert "| PGD-AT | 70.00 ± 0.00 / 84.28 |" in text.replace("**", "")
     assert "MART: quoted" in text
@@ -165,7 +165,7 @@ def test_what_is_there_so_far(tmp_path, tiny, commands, capsys):
     assert call("piat", "table1", "--collect", *flags) == 0
     assert commands == []
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "| 5.50 [-0.85, 11.85] | **not decided** | tiny | 2 | table1 |" in text
+    assert "| 5.50 [-0.85, 11.85] | **not decided** | 0.058 | 0.058 | tiny | 2 | table1 |" in text
     (row,) = (line for line in text.splitlines() if line.startswith("| PIAT | "))
     assert row.replace("**", "").split(" | ")[1] == "70.00 ± 0.00 (2)"
     (row,) = (line for line in text.splitlines() if line.startswith("| PGD-AT | "))
@@ -234,6 +234,27 @@ def test_a_pictures_caption_is_text(tmp_path):
     page = report.to_html(f"# x\n\n![{report.plain('of <PIAT> [0, 1], *')}](a.png)", tmp_path)
     assert 'src="data:image/png;base64,YWJj">' in page
     assert "<figcaption>of &lt;PIAT&gt; [0, 1], *</figcaption>" in page
+
+
+def test_p_values_are_the_paired_t_tests():
+    from scipy.stats import ttest_1samp
+
+    values = np.random.default_rng(0).normal(0.4, 1.0, 7)
+    for edge in (0.0, -1.0):
+        assert p_value(interval(values), 7, edge) == pytest.approx(ttest_1samp(values, edge).pvalue)
+    assert p_value(interval(np.ones(3)), 3) == 0.0
+    assert p_value(interval(np.zeros(3)), 3) == 1.0
+    assert border("kept") == -1.0
+    assert border("higher") == border("lower") == 0.0
+
+
+def test_holms_correction_bounds_false_rejections():
+    rng = np.random.default_rng(1)
+    draws = rng.uniform(size=(4000, 10))  # no claim of any report is true
+    any_rejected = np.mean([min(holm(row.tolist())) < 0.05 for row in draws])
+    assert any_rejected == pytest.approx(1 - (1 - 0.005) ** 10, abs=0.012)
+    assert np.mean(draws.min(axis=1) < 0.05) > 0.35  # uncorrected
+    assert holm([None, 0.2]) == [None, 0.2]
 
 
 def test_an_empty_report_is_refused(tmp_path):

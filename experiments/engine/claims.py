@@ -1,5 +1,6 @@
 """What a paper says, as the sign of a paired difference over seeds, and whether it holds."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,5 +58,46 @@ def verdict(claim: Claim, difference: Interval) -> str:
     ('holds', 'not decided')
     """
     low, high = (-difference.high, -difference.low) if claim.kind == "lower" else difference[1:]
-    border = -MARGIN if claim.kind == "kept" else 0.0
-    return "holds" if low > border else "does not hold" if high < border else "not decided"
+    edge = border(claim.kind)
+    return "holds" if low > edge else "does not hold" if high < edge else "not decided"
+
+
+def border(kind: str) -> float:
+    """The difference at which a claim turns from false to true: 0, or `-MARGIN` for what is said to be kept."""
+    return -MARGIN if kind == "kept" else 0.0
+
+
+def p_value(difference: Interval, seeds: int, edge: float = 0.0) -> float | None:
+    """The two-sided p of Student's t test that the mean is `edge`, from its 95 % interval; None of one seed.
+
+    >>> round(p_value(interval(np.array([1.0, 2.0, 3.0])), 3), 4), p_value(Interval(1.0, -np.inf, np.inf), 1)
+    (0.0742, None)
+    """
+    from scipy.stats import t
+
+    if seeds < 2 or not np.isfinite(difference.low):
+        return None
+    error = (difference.high - difference.low) / (2 * t.ppf(0.975, seeds - 1))
+    if error == 0:
+        return float(difference.mean == edge)
+    return float(2 * t.sf(abs(difference.mean - edge) / error, seeds - 1))
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p values: below 0.05 in all, the chance of one false rejection or more is below 0.05.
+
+    `max over j <= i of min(1, (m - j) p_(j))` for the i-th smallest of m, counted from 0. None stays None, and is not
+    counted.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
+    """
+    order = sorted((index for index, value in enumerate(values) if value is not None), key=lambda i: values[i] or 0.0)
+    adjusted: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * (values[index] or 0.0)))
+        adjusted[index] = highest
+    return adjusted

@@ -18,7 +18,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
-from experiments.engine.claims import Interval
+from experiments.engine.claims import Interval, border, holm, p_value
 from piat_jax.analysis.tables import attack_name
 from piat_jax.core.checks import InputError
 
@@ -34,8 +34,9 @@ CELLS = (
 )
 VERDICTS = (
     "Difference: the first method minus the second, paired by seed, in points, with its 95 % t interval. Holds, does "
-    "not hold: the interval lies on one side of 0 (of -1 for what is said to be kept); not decided: it does not. No "
-    "correction is made for the number of claims."
+    "not hold: the interval lies on one side of 0 (of -1 for what is said to be kept); not decided: it does not. p: of "
+    "the paired t test. Holm: p corrected for the number of tests in this table; below 0.05 the verdict stands among so "
+    "many."
 )
 
 
@@ -74,14 +75,27 @@ def compose(paper: str, items: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _claims(claims: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    differences = [
+        Interval(claim["mean"], *(np.inf if claim[side] is None else claim[side] for side in ("low", "high")))
+        for _, claim in claims
+    ]
+    tests = [p_value(found, claim["seeds"], border(claim["kind"])) for found, (_, claim) in zip(differences, claims)]
     rows = []
-    for item, claim in claims:
-        low, high = (np.inf if claim[side] is None else claim[side] for side in ("low", "high"))
-        difference = Interval(claim["mean"], low, high).text()
+    for (item, claim), difference, p, corrected in zip(claims, differences, tests, holm(tests)):
         pair = f"{claim['method']} - {claim['other']}, {measure_name(claim['measure'])}"
         verdict, where = f"**{claim['verdict']}**", (claim["setting"], claim["seeds"], item["item"])
-        rows.append([plain(claim["text"]), plain(pair), difference, verdict, *where])
-    return _grid(("Claim", "Measured", "Difference", VERDICT, "Data", "Seeds", "Item"), rows)
+        shown = [probability(value) for value in (p, corrected)]
+        rows.append([plain(claim["text"]), plain(pair), difference.text(), verdict, *shown, *where])
+    return _grid(("Claim", "Measured", "Difference", VERDICT, "p", "Holm", "Data", "Seeds", "Item"), rows)
+
+
+def probability(value: float | None) -> str:
+    """A p value as it is printed; a dash of one seed.
+
+    >>> probability(0.0312), probability(2e-5), probability(None)
+    ('0.031', '<0.001', '\N{EN DASH}')
+    """
+    return "\N{EN DASH}" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _item(item: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from experiments.engine.items import Block, Setting
 
 SMALL_DIFFERS = (
@@ -19,7 +21,20 @@ def embedded(
 ) -> Setting:
     """The embedded data, evaluated every five epochs."""
     fields = {"evaluation.every_epochs": "5", **(overrides or {})}
-    return Setting(name, title, "configs/embedded_512.py", beside, fields, SMALL_DIFFERS, aa_examples=200)
+    return Setting(name, title, "configs/embedded_512.py", beside, fields, SMALL_DIFFERS)
+
+
+def multiplied(factors: Mapping[int, float]) -> dict[str, str]:
+    """The embedded data's learning rate times a factor by epoch, linear between the epochs named, as overrides.
+
+    >>> multiplied({1: 0.5, 50: 0.5, 100: 1.0})
+    {'optimizer.lr_epochs': '1,50,100', 'optimizer.lr_values': '0.1,0.1,0.002'}
+    """
+    rates = np.interp(list(factors), (0, 50, 75, 100), (0.2, 0.2, 0.02, 0.002)) * list(factors.values())
+    return {
+        "optimizer.lr_epochs": ",".join(map(str, factors)),
+        "optimizer.lr_values": ",".join(f"{rate:.4g}" for rate in rates),
+    }
 
 
 def steps(drops: tuple[int, ...], epochs: int, values: tuple[float, ...]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from experiments.engine.claims import Claim
 from experiments.engine.items import Block, Item, Row, Setting
-from experiments.engine.settings import embedded
+from experiments.engine.settings import embedded, multiplied
 
 RESNET18 = tuple(
     Setting(name, f"{title}, ResNet-18", f"configs/{name}_resnet18.py", Block(label, "resnet18"))
@@ -95,6 +95,46 @@ FIXED = tuple(
         {"piat.a": "0", "piat.b": str(b), "piat.c": "0", "piat.d": "1"},
     )
     for b in (0.1, 0.5, 0.9)
+)
+LOWER_RATES = tuple(
+    embedded(
+        Block("CIFAR10", "resnet18"),
+        name=f"embedded_512_rate_{rate}",
+        title=f"512 embedded images of Fashion-MNIST, small ResNet, L-inf 0.1, learning rate {rate} in place of 0.2",
+        overrides=multiplied(dict.fromkeys((0, 50, 75, 100), rate / 0.2)),
+    )
+    for rate in (0.05, 0.02)
+)
+
+
+def lookahead(weight: float, steps: int = 16) -> dict[str, str]:
+    """PIAT with a constant weight after so many steps: lookahead with slow step size `1 - weight`.
+
+    An epoch has 16 steps. Another period is an epoch of as many steps, with the others' rate and evaluations.
+    """
+    fields = {"piat.a": "0", "piat.b": str(weight), "piat.c": "0", "piat.d": "1"}
+    if steps == 16:
+        return fields
+    epochs = 1600 // steps
+    return fields | {
+        "dataset.epoch_steps": str(steps), "epochs": str(epochs), "evaluation.every_epochs": str(epochs // 20)
+    }  # fmt: skip
+
+
+DAMPED = (1, 2, 3, 5, 8, 12, 18, 26, 36, 50, 55, 60, 65, 70, 75, 87, 100)
+PIAT_ROW = Row("PIAT", "piat")
+AVERAGING = (
+    Row("PGD-AT", "pgd_at"),
+    Row("lookahead 0.5", "piat", lookahead(0.5)),
+    Row("lookahead 0.9", "piat", lookahead(0.9)),
+    Row("lookahead 0.5 every 4 steps", "piat", lookahead(0.5, 4)),
+    Row("lookahead 0.5 every 80 steps", "piat", lookahead(0.5, 80)),
+    Row("EMA", "ema"),
+    Row("SWA", "swa"),
+    Row("half the rate", "pgd_at", multiplied(dict.fromkeys((0, 50, 75, 100), 0.5))),
+    Row("a tenth of the rate", "pgd_at", multiplied(dict.fromkeys((0, 50, 75, 100), 0.1))),
+    Row("cosine", "pgd_at", {"optimizer.schedule": "cosine", "optimizer.lr": "0.2"}),
+    Row("rate times 9/(n + 10)", "pgd_at", multiplied({n: 9 / (n + 10) for n in DAMPED})),
 )
 EQ_10 = "\N{GREEK SMALL LETTER LAMDA} = (n + 1)/(n + 10)"
 
@@ -217,7 +257,7 @@ ITEMS = (
         "Fig. 7: the weight of NMSE",
         MU,
         # At this learning rate a seed may fall to chance with these mu, unless gradients are clipped.
-        {"paper": RESNET18[:1], "small": (ON_RESNET18, CLIPPED)},
+        {"paper": RESNET18[:1], "small": (ON_RESNET18, CLIPPED, *LOWER_RATES)},
         attacks=("clean", "pgd20", "cw20"),
         draw="variants",
     ),
@@ -245,5 +285,22 @@ ITEMS = (
             Claim("Eq. 10 ends more robust than a large fixed lambda", EQ_10, FIXED[-1].name, "final:pgd20", "higher"),
         ),
         draw="curves",
+    ),
+    Item(
+        "averaging",
+        "Is it Eq. 10, or any averaging or smaller steps?",
+        (PIAT_ROW, *AVERAGING),
+        {"small": (ON_RESNET18,)},
+        extra=("oscillation", "gap"),
+        claims=tuple(
+            Claim(f"PIAT is more robust than {row.name} ({name})", PIAT_ROW.name, row.name, key, "higher")
+            for row in AVERAGING
+            for name, key in (("PGD-20 best", "best:pgd20"), ("PGD-20 final", "final:pgd20"), ("AA final", "final:aa"))
+        ),
+        draw="curves",
+        notes=(
+            "Not an item of the paper. lookahead: PIAT's write-back with a constant weight. EMA and SWA are evaluated, "
+            "and training does not see them. Rates are multiplied throughout; the last row has PIAT's 1 - lambda.",
+        ),
     ),
 )
