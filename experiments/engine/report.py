@@ -35,8 +35,8 @@ CELLS = (
 VERDICTS = (
     "Difference: the first method minus the second, paired by seed, in points, with its 95 % t interval. Holds, does "
     "not hold: the interval lies on one side of 0 (of -1 for what is said to be kept); not decided: it does not. p: of "
-    "the paired t test. Holm: p corrected for the number of tests in this table; below 0.05 the verdict stands among so "
-    "many."
+    "the paired t test. Holm: p corrected for the number of tests in this table; below 0.05 the verdict stands among "
+    "so many."
 )
 
 
