@@ -1,5 +1,6 @@
 """What a release is checked for (tests/release.py, .github/workflows/release.yml)."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -38,3 +39,16 @@ def test_another_tag_is_refused():
 @pytest.mark.parametrize(("tag", "code"), [(f"v{piat_jax.__version__}", 0), ("v0.0.1", 1)])
 def test_the_exit_code_says_so_too(tag, code):
     assert subprocess.run([sys.executable, ROOT / "tests/release.py", tag], capture_output=True).returncode == code
+
+
+def test_actions_are_pinned_by_hash_with_their_version_beside():
+    """A tag of an action can be moved to other code; a release must not run that."""
+    uses = [
+        line.partition("uses:")[2].strip()
+        for path in sorted((ROOT / ".github/workflows").glob("*.yml"))
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert len(uses) > 10
+    assert [one for one in uses if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", one)] == []
+    assert len({one.partition("@")[0] for one in uses}) == len(set(uses))  # one version of each
