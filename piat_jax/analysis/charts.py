@@ -22,6 +22,7 @@ TITLES = {
     "train_clean_accuracy": "Training accuracy",
     "learning_rate": "Learning rate",
     "images_per_second": "Images per second",
+    "peak_memory_bytes": "Peak memory (bytes)",
 }
 MOST_CLASSES = 20
 """Of a confusion matrix that is drawn."""

@@ -229,11 +229,13 @@ def _cost(groups: Sequence[Group]) -> list[Markup]:
         Column("Training (min)", lambda run: _total(run, "train_seconds", 60), lowest=True),
         Column("Monitoring (min)", lambda run: _total(run, "evaluate_seconds", 60), lowest=True),
         Column("Images/s in training", _rate),
+        Column("Memory (GB)", _memory, lowest=True),
         *(Column(f"{name} (s)", _seconds_of(attack), lowest=True) for attack, name in attack_names(runs).items()),
     ]
     notes = [
-        "Monitoring: the evaluations during training. Images/s: the median epoch's. Seconds of an attack: the "
-        "evaluation of one checkpoint, compilation included."
+        "Monitoring: the evaluations during training. Images/s: the median epoch's. Memory: the most that training "
+        "used, on a GPU or TPU of one device, on a CPU of the process. Seconds of an attack: the evaluation of one "
+        "checkpoint, compilation included."
     ]
     made = make_table(groups, columns, notes)
     made = _without_empty(made)
@@ -269,6 +271,11 @@ def _total(run: RunResults, key: str, unit: float) -> float | None:
 def _rate(run: RunResults) -> float | None:
     values = run.series("images_per_second")[1]
     return float(np.median(values)) if len(values) else None
+
+
+def _memory(run: RunResults) -> float | None:
+    values = run.series("peak_memory_bytes")[1]
+    return float(values.max() / 1e9) if len(values) else None
 
 
 def _reading(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup]:

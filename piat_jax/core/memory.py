@@ -2,8 +2,14 @@
 
 import contextlib
 import os
+import sys
 
 import jax
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 
 def host_memory() -> int | None:
@@ -21,6 +27,27 @@ def device_memory() -> int | None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         return (device.memory_stats() or {}).get("bytes_limit")
     return None
+
+
+def peak_memory() -> int | None:
+    """The most bytes that were in use so far: on a device of this process, the highest of them; on a CPU by the process.
+
+    None where the system does not say.
+    """
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        return _peak_of_process()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
+        return max((peak for peak in peaks if peak is not None), default=None)
+    return None
+
+
+def _peak_of_process() -> int | None:
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def in_units(count: float) -> str:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.core.checks import InputError, SavedAndStopped
+from piat_jax.core.memory import peak_memory
 from piat_jax.core.multihost import any_of_all, is_first, on_first
 from piat_jax.core.sharding import put_state
 from piat_jax.core.types import EpochEnd, Objective, TrainState, Variables
@@ -330,6 +331,7 @@ class Recorder:
             "images_per_second": round(epoch.images_per_second, 2),
             "train_seconds": round(epoch.train_seconds, 4),
             "evaluate_seconds": round(epoch.evaluate_seconds, 4),
+            **({"peak_memory_bytes": peak} if (peak := peak_memory()) else {}),
         }
         self.writer.write(record)
         self.trackers.write(record, epoch.epoch)

@@ -142,19 +142,22 @@ def test_time_is_added_up(run_at):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for number, line in enumerate(lines):
         line |= {"train_seconds": 60.0, "evaluate_seconds": 30.0, "images_per_second": 100.0 * (number + 1)}
+        line |= {"peak_memory_bytes": 10**9 * (number + 1)}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     texts = Parsed(made([folder]).html).texts
     at = texts.index("Training (min)")
-    assert texts[at : at + 7] == [
+    assert texts[at : at + 9] == [
         "Training (min)",
         "Monitoring (min)",
         "Images/s in training",
+        "Memory (GB)",
         "PGD-AT",
         "1",
         "4.00",
         "2.00",
+        "250.00",
     ]
-    assert texts[at + 7] == "250.00"
+    assert texts[at + 9] == "4.00"
 
 
 def test_scores_are_drawn_or_refused(run_at):

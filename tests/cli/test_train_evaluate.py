@@ -91,6 +91,7 @@ def test_what_a_run_leaves(run):
     first, second = metrics(run)
     assert (first["epoch"], second["epoch"], second["step"]) == (1, 2, 4)
     assert first["learning_rate"] == pytest.approx(read_config("configs/embedded.py:piat", {}).optimizer.lr_values[0])
+    assert 2e8 < first["peak_memory_bytes"] <= second["peak_memory_bytes"] < 1e11  # JAX alone takes more than the first
     for name in ("train_loss", "train_adversarial_accuracy", "test_clean", "test_pgd2", "images_per_second"):
         assert np.isfinite(second[name])
     checkpoints = Checkpoints(run / "checkpoints")
@@ -540,7 +541,7 @@ def test_a_signal_saves_within_the_epoch_and_the_resumed_run_ends_as_an_uninterr
     assert f"checkpoint {newest} cannot be read" in told.err
     assert f"in {stopped}, from epoch 2\n" in told.out
     assert metrics(stopped) == [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]
-    timing = ("images_per_second", "train_seconds", "evaluate_seconds")
+    timing = ("images_per_second", "train_seconds", "evaluate_seconds", "peak_memory_bytes")
     for one, other in zip(metrics(run), metrics(stopped), strict=True):
         assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in other.items() if k not in timing}
 

@@ -2,6 +2,7 @@ import os
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from piat_jax.core import memory
@@ -34,3 +35,27 @@ def test_this_machine_has_whole_pages_of_memory(monkeypatch):
     assert there % os.sysconf("SC_PAGE_SIZE") == 0
     monkeypatch.delattr(os, "sysconf")
     assert memory.host_memory() is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "peaks", "expected"),
+    [("gpu", [5, 9, None], 9), ("tpu", [None, None], None), ("cpu", [5, 5], 13)],
+)
+def test_the_highest_peak_of_the_devices_is_told(platform, peaks, expected, monkeypatch):
+    devices = [
+        types.SimpleNamespace(platform=platform, memory_stats=lambda peak=peak: peak and {"peak_bytes_in_use": peak})
+        for peak in peaks
+    ]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    monkeypatch.setattr(memory, "_peak_of_process", lambda: 13)
+    assert memory.peak_memory() == expected
+
+
+def test_a_process_that_took_more_memory_has_a_higher_peak(monkeypatch):
+    before = memory.peak_memory()
+    taken = np.ones(before // 8 + (1 << 25))  # as much again as ever, and 256 MiB more
+    assert memory.peak_memory() - before > 1 << 27
+    del taken
+    assert memory.peak_memory() > before
+    monkeypatch.setattr(memory, "resource", None)
+    assert memory.peak_memory() is None

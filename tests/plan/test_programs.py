@@ -131,9 +131,7 @@ def test_with_encoded_images_they_are_too(sent, lowered, tmp_path, monkeypatch):
     during = programs.evaluation(experiment, sizes, jax.devices(), PLATFORM, "clean", sizes.monitor)
     assert during.keywords.get("sent", False) == sent
     assert list(lowered["_correct_block"]) == [text_of(during.lower())]
-    resident = bytes_on_a_device((planned.arguments, planned.idle))
     assert (planned.beside - bytes_on_a_device(planned.idle) == 8 * (16 * 16 * 3 + 4)) == (not sent)
-    assert resident > 0
 
 
 @pytest.mark.parametrize(
