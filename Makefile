@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test rounding parity accelerators docs wheel lint audit clean
+.PHONY: help train smoke bench test rounding parity accelerators docs look wheel lint audit clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -72,6 +72,10 @@ docs: $(READY)  ## The documentation, in site/: tutorials are executed, warnings
 	JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax PYTHONWARNINGS= NO_MKDOCS_2_WARNING=1 \
 		$(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python docs/check_site.py site
+
+look: docs  ## Open every page of the site in a Chromium, light, dark and on a phone; pictures in site-pictures/.
+	$(BIN)/python -m pip install --quiet playwright
+	$(BIN)/python docs/open_site.py site site-pictures
 
 wheel: $(READY)  ## Build the sdist and its wheel, and try the wheel in an empty environment.
 	$(BIN)/python -m pip install --quiet build

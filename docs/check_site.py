@@ -1,4 +1,4 @@
-"""Whether the links and the pictures of the built site lead somewhere: `python docs/check_site.py site`."""
+"""Check the built site: links and pictures lead somewhere, doctests are code. `python docs/check_site.py site`."""
 
 import sys
 from html.parser import HTMLParser
@@ -13,20 +13,31 @@ class Page(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.anchors: set[str] = set()
+        self.doctest_quoted = False
+        self._quotes = 0
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note links, pictures, scripts and ids."""
         found = dict(attrs)
+        self._quotes += tag == "blockquote"
+        # Markdown takes the >>> of a doctest for a quotation in a quotation in a quotation.
+        self.doctest_quoted |= self._quotes == 3
         self.anchors |= {value for name in ("id", "name") if (value := found.get(name))}
         self.links += [value for name in ("href", "src") if (value := found.get(name))]
 
+    def handle_endtag(self, tag: str) -> None:
+        """Note the end of a quotation."""
+        self._quotes -= tag == "blockquote"
+
 
 def broken(site: Path) -> list[str]:
-    """A line for each link within the site that leads nowhere; 404.html is shown at any address and has none."""
+    """A line for each problem. 404.html is shown at any address, so its links are not checked."""
     pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html")) if path.name != "404.html"}
     lines = []
     for path, page in pages.items():
+        if page.doctest_quoted:
+            lines.append(f"{path.relative_to(site)} shows a doctest as a quotation")
         for link in page.links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:

@@ -23,7 +23,10 @@ def site(tmp_path):
     (tmp_path / "index.html").write_text(
         '<h1 id="top">x</h1><a href="guide/">g</a><a href="#top">t</a><a href="http://x.y/z">o</a>'
     )
-    (tmp_path / "guide/index.html").write_text('<p id="here"></p><img src="../picture.png"><a href="../#top">t</a>')
+    quotes = "<blockquote><blockquote></blockquote></blockquote><blockquote></blockquote>"
+    (tmp_path / "guide/index.html").write_text(
+        f'<p id="here"></p>{quotes}<img src="../picture.png"><a href="../#top">t</a>'
+    )
     (tmp_path / "picture.png").write_bytes(b"")
     return tmp_path
 
@@ -40,6 +43,7 @@ def test_a_whole_site_passes(site):
         ('<img src="gone.png">', "guide/index.html: gone.png is not there"),
         ('<a href="../#gone">', "guide/index.html: ../#gone has no such place"),
         ('<a href="#gone">', "guide/index.html: #gone has no such place"),
+        (3 * "<blockquote>", "guide/index.html shows a doctest as a quotation"),
     ],
 )
 def test_what_leads_nowhere_is_told(site, more, said):
