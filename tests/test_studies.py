@@ -13,7 +13,7 @@ from experiments import run as command
 from experiments.engine.items import Item, Row, Setting
 from experiments.engine.results import Entry, Result
 from experiments.engine.trained import load_final
-from experiments.studies import landscape, perception, radii
+from experiments.studies import collapse, landscape, perception, radii
 from experiments.studies.power import MOST_SEEDS, power, seeds_needed, spreads, to_markdown
 from piat_jax.analysis.runs import RunResults
 from piat_jax.attacks import bind, pgd
@@ -21,6 +21,7 @@ from piat_jax.cli import errors, train
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
+from piat_jax.experiment import config
 
 SETTING = Setting("tiny", "Tiny", "configs/embedded.py")
 TINY = {
@@ -218,3 +219,50 @@ def test_spreads_are_pooled_over_claims(tmp_path):
     assert "| best:aa | 200 | 2 | 1.58 |" in to_markdown([only], 1.0, 2)
     with pytest.raises(InputError, match="has no item with a claim"):
         spreads(tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def trials():
+    """Two seeds at two rates, a step of each."""
+    fields = {"dataset.train_examples": "32", "attack.steps": "1", "objective.mu": "5"}
+    found = []
+    for rate in (0.2, 0.1):
+        experiment = config.load("embedded_512:nmse", {**fields, "optimizer.lr_values": ",".join(4 * [str(rate)])})
+        found += [
+            {"mend": collapse.NO_MEND, "rate": rate, "mu": 5.0, **each}
+            for each in collapse.trials_of(experiment, range(2), epochs=1)
+        ]
+    return found
+
+
+def test_the_first_step_is_the_rate_times_the_gradients_sum(trials):
+    """Without momentum so far; weight decay adds 5e-4 of the weights, which is little."""
+    for each in trials:
+        parts = each["cross_entropy_gradient"], each["nmse_gradient"]
+        assert abs(parts[0] - parts[1]) * 0.99 <= each["update"] / each["rate"] <= sum(parts) * 1.01
+    # The first gradient is of the same weights and batch, whatever the rate.
+    for fast, slow in zip(trials[:2], trials[2:]):
+        assert fast["seed"] == slow["seed"]
+        assert fast["update"] == pytest.approx(2 * slow["update"], rel=1e-4)
+        for field in ("nmse", "logits", "cross_entropy_gradient", "nmse_gradient"):
+            assert fast[field] == pytest.approx(slow[field], rel=1e-5)
+    assert trials[0]["nmse"] != trials[1]["nmse"]
+
+
+def test_logits_that_differ_between_images_are_no_collapse():
+    logits = jax.numpy.array([[0.0, 1.0], [1.0, 0.0]])
+    found = collapse.ending(logits, jax.numpy.array([1, 0]), {"kernel": np.full((1, 4), 2.0), "bias": np.ones(3)})
+    assert found == {"spread": 0.5, "gradient_below": 4.0, "accuracy": 1.0, "collapsed": False}
+
+
+def test_collapses_are_counted_by_rate_and_mu(trials):
+    ended = [
+        {**each, "collapsed": each["rate"] == 0.2, "accuracy": 0.1 if each["rate"] == 0.2 else 0.5, "update": 7.0}
+        for each in trials
+    ]
+    text = collapse.to_markdown(ended)
+    assert "| 0.2 | 2 of 2 (2) |\n| 0.1 | 0 of 2 (0) |" in text
+    assert f"| {collapse.NO_MEND} | 2 of 2 (2) |" in text
+    assert "| norm of the first step | 7 | - |" in text  # at rate 0.2 no other is left
+    (axes,) = collapse.draw(ended).axes
+    assert [len(points.get_offsets()) for points in axes.collections] == [0, 2]
