@@ -455,7 +455,7 @@ def test_progress_goes_down_to_nothing():
         ({"norm": "linff"}, "norm='linff' is unknown; did you mean 'linf'?"),
         ({"version": "standart"}, "version='standart' is unknown; did you mean 'standard'?"),
         ({"attacks": ("apgd_ce",)}, "attack='apgd_ce' is unknown; did you mean 'apgd-ce'?"),
-        ({"attacks": ("square", "square")}, "attacks=square,square names one twice"),
+        ({"attacks": ("square", "square")}, "attacks=square,square names an attack twice"),
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"steps": 5.5}, "steps=5.5 must be a whole number of at least 1"),
         ({"targets": 0}, "targets=0 must be at least 1"),
