@@ -117,7 +117,7 @@ class TestResult:
         same(Robustness.load(tmp_path / "deep" / "folder"), reference(), seconds=True)
         summary = json.loads((tmp_path / "deep" / "folder" / "result.json").read_text())
         assert summary["robust_accuracy"] == reference().accuracy
-        with pytest.raises(InputError, match="holds no result"):
+        with pytest.raises(InputError, match="holds no result.json"):
             Robustness.load(tmp_path)
 
     def test_table(self):
@@ -314,8 +314,8 @@ def stop_after(blocks):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ((Member("a", bind(pgd)), "square"), "attacks mixes members with others"),
-        ((Member("a", bind(pgd)), Member("a", bind(pgd, steps=3))), "attacks has members of the same name a"),
+        ((Member("a", bind(pgd)), "square"), "attacks mixes Members and names"),
+        ((Member("a", bind(pgd)), Member("a", bind(pgd, steps=3))), "attacks has several members named a"),
         ((Member("a", pgd),), "attack of member 'a' is <function pgd"),
     ],
 )
@@ -412,7 +412,7 @@ class TestResume:
         evaluate(folder=tmp_path / "a")
         with pytest.raises(InputError, match="another network; remove it, or give another folder"):  # finished as well
             evaluate(logits_fn=Partial(network, weights(1)), folder=tmp_path / "a")
-        with pytest.raises(InputError, match="holds files that are not of an evaluation"):
+        with pytest.raises(InputError, match="holds files that are not from an evaluation"):
             evaluate(folder=tmp_path)
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="is a file"):
