@@ -125,8 +125,9 @@ def of_behaviour(blocks: Blocks, images: np.ndarray, labels: np.ndarray, logits:
     if saturated := int((exact & (length > 0)).sum()):
         yield Finding(
             "saturated_loss",
-            f"the gradient of the cross-entropy, unlike the margin's, vanishes at {saturated} of {len(right)} correctly "
-            "classified images: the logits are so far apart that it rounds to 0; rely on the DLR attacks there",
+            f"the gradient of the cross-entropy, unlike the margin's, vanishes at {saturated} of {len(right)} "
+            "correctly classified images: the logits are so far apart that it rounds to 0; "
+            "rely on the DLR attacks there",
         )
     moves = np.flatnonzero(length > 0)
     if len(moves):

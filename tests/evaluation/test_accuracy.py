@@ -133,9 +133,7 @@ def test_an_image_outside_the_threat_model_is_no_success(setup, kind):
     np.testing.assert_array_equal(flags, clean)
     (finding,) = findings
     assert finding.name == "invalid_images"
-    assert "7 of 13 images that are not finite, or outside ball or box; they count as failed attacks" in str(
-        finding
-    )
+    assert "7 of 13 images that are not finite, or outside ball or box; they count as failed attacks" in str(finding)
     assert "stray(" in finding.message
 
 

@@ -530,7 +530,7 @@ class TestNetworksAsUsersHaveThem:
             "Net", (), {"__module__": "equinox._module", "__call__": lambda self, x: network(weights(), x[None])[0]}
         )
         with pytest.raises(
-            InputError, match=re.escape("Net of Equinox, which takes one example; give jax.vmap(module)")
+            InputError, match=re.escape("an Equinox Net, which takes one example; give jax.vmap(module)")
         ):
             evaluate(self.quick, logits_fn=one())
         found = evaluate(self.quick, logits_fn=jax.vmap(one()))

@@ -86,7 +86,7 @@ def test_a_class_of_another_kind_is_refused(declare, base):
         class Mine:
             pass
 
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         declare({"method": "trades", "wrapper": "awp"}[declare.__name__])(
             type("Other", (AttackedObjective if base == "AttackedObjective" else Wrapper,), {})
         )

@@ -107,7 +107,9 @@ def test_a_method_that_does_not_craft_has_no_iterates():
         def perturb(self, variables, objective_state, batch, context):
             return AdversarialBatch(batch, batch.images[:, ::-1])
 
-    with pytest.raises(InputError, match=r"GAIRAT needs counts of the attack's iterates; let Flipped\.perturb call self"):
+    with pytest.raises(
+        InputError, match=r"GAIRAT needs counts of the attack's iterates; let Flipped\.perturb call self"
+    ):
         perturb(GAIRAT(make(Flipped)))
 
 

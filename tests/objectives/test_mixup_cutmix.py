@@ -335,7 +335,7 @@ def test_from_the_config_line(method, classes):
         (lambda: Mix(RAT(make(TRADES))), "Mix cannot go around RAT; leave out one of them"),
         (
             lambda: LAS(AWP(Mix(make(PGDAT))), strategy=MODEL),
-            "LAS chooses by images that Mix then changes; leave LAS or Mix out",
+            "LAS chooses by images that Mix then changes; leave out LAS or Mix",
         ),
         (lambda: Mix(make(PGDAT), prob=30.0), "prob=30.0 must be in [0, 1]"),
         (lambda: Mix(make(PGDAT), switch=-1.0), "switch=-1.0 must be"),
