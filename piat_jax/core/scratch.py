@@ -59,6 +59,6 @@ def scratch(what: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
 
 def _too_small(what: str, count: int, folder: str, free: int) -> InputError:
     return InputError(
-        f"{what} take {in_units(count)}, but {folder} has only {in_units(free)} free; give a folder with more room in "
+        f"{what} take {in_units(count)}, but {folder} has {in_units(free)} free; give a folder with more room in "
         "the variable TMPDIR, or use fewer"
     )
