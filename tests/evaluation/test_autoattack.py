@@ -117,7 +117,7 @@ class TestResult:
         same(Robustness.load(tmp_path / "deep" / "folder"), reference(), seconds=True)
         summary = json.loads((tmp_path / "deep" / "folder" / "result.json").read_text())
         assert summary["robust_accuracy"] == reference().accuracy
-        with pytest.raises(InputError, match="holds no result.json"):
+        with pytest.raises(InputError, match=r"holds no result\.json"):
             Robustness.load(tmp_path)
 
     def test_table(self):

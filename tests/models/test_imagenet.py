@@ -119,11 +119,21 @@ def test_gates_of_swin():
 @pytest.mark.parametrize(
     ("name", "options", "side", "message"),
     [
-        ("convnext", {"depths": (1, 1), "widths": (8, 8)}, 32, r"widths=\(8, 8\) must increase, one for each of depths"),
+        ("convnext", {"depths": (1, 1), "widths": (8, 8)}, 32, r"\(8, 8\) must increase, one for each of depths"),
         ("convnext", {"depths": (1,), "widths": (8,), "stem": (4, 6)}, 32, "must end with the width of the first"),
         ("convnext", {"depths": (1, 1), "widths": (8, 12)}, 36, "need sides divisible by 8"),
-        ("convnext", {"depths": (1,), "widths": (8,), "stem": (8,)}, 32, "a stem of 1 convolutions cannot have stride 4; give one of 1, 2"),
-        ("vit", {"depth": 1, "patch_size": 3, "stem_width": 4}, 12, "a stem of 1 convolutions cannot have stride 3; give one of 1, 2"),
+        (
+            "convnext",
+            {"depths": (1,), "widths": (8,), "stem": (8,)},
+            32,
+            "1 convolutions cannot have stride 4; give one of 1, 2",
+        ),
+        (
+            "vit",
+            {"depth": 1, "patch_size": 3, "stem_width": 4},
+            12,
+            "1 convolutions cannot have stride 3; give one of 1, 2",
+        ),
         ("swin", {"depths": (1,), "heads": (2, 2)}, 32, "must have one number for each of depths"),
         ("swin", {"depths": (1,), "heads": (5,)}, 32, "width=96 cannot be divided among heads=5"),
         ("swin", {"patch_size": 3}, 32, "patch_size=3 does not divide images of 32x32"),
