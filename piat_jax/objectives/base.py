@@ -68,7 +68,7 @@ class Terms(NamedTuple):
 
     adversarial: Array  # [B], the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta)
     other: Array | float = 0.0  # [B]
-    metrics: Mapping[str, Array] = {}  # scalars to log beside loss and accuracy
+    metrics: Mapping[str, Array] = {}  # scalars to log in addition to loss and accuracy
 
 
 class _Shared:

@@ -54,7 +54,7 @@ class FreeAT(AttackedObjective):
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Adversarial alone."""
+        """Only adversarial images."""
         return ("adversarial",)
 
     def init(self, variables: Variables, images: Array, *, key: Array) -> Array:

@@ -34,7 +34,7 @@ class NormErrors(NamedTuple):
 class MultiNorm(Wrapper):
     """Multi-norm around any method: its attack runs under several norms p, with radius eps_p and step size step_p.
 
-    `how` says how the adversarial images `x'_p` are used:
+    `how` sets how the adversarial images `x'_p` are used:
 
         max     for each example, the image with the highest cross-entropy (MAX)
         avg     all images: the mean of the method's loss over the norms (AVG)

@@ -32,7 +32,7 @@ class PGDAT(AttackedObjective):
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Adversarial alone."""
+        """Only adversarial images."""
         return ("adversarial",)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:

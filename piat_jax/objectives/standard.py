@@ -24,7 +24,7 @@ class Standard(AttackedObjective):
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Clean alone."""
+        """Only clean images."""
         return ("clean",)
 
     def perturb(
