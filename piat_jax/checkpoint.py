@@ -1,4 +1,4 @@
-"""Saving and loading: the one seam to orbax. Files hold plain nested dicts of arrays and a JSON description."""
+"""Saving and loading of checkpoints, and the only use of orbax: nested dicts of arrays and a JSON description."""
 
 import dataclasses
 import json
@@ -25,32 +25,32 @@ from piat_jax.core.types import Array, PyTree, TrainState, Variables
 NAMES = ("best", "last")
 KEPT = {"best": 1, "last": 2}
 
-# orbax warns at every save that the description, a text, has no parts of arrays to be put together.
+# orbax warns at every save that the description, a text, has no array shards to merge.
 logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
 
 
 class Restored(NamedTuple):
-    """What a run goes on from."""
+    """A restored training state to resume from."""
 
     state: TrainState
     info: dict[str, Any]
-    damaged: tuple[str, ...]  # what could not be read and was passed over, one line each
+    damaged: tuple[str, ...]  # unreadable saves that were skipped, one line each
 
 
 class Checkpoints:
-    """The checkpoints of one run, `best` and `last`: folders of numbered saves, of which the highest counts.
+    """The checkpoints of one run, `best` and `last`: folders of numbered saves, of which the highest is current.
 
-    A save that is cut off leaves its predecessors as they were: it is written beside them, given checksums of all its
-    files and renamed, and only then is the one before removed (of `last` the one before that: should the newest be
-    damaged, a run goes on from its predecessor). What is loaded is first compared with the checksums; saves of earlier
-    versions have none and are taken as they are.
+    An interrupted save does not affect earlier ones: it is written next to them, receives checksums of all its files,
+    and is renamed; only then is the previous save removed. `last` keeps two saves, so that a run can resume from the
+    previous one if the newest is damaged. Loading first compares the files with their checksums; saves of earlier
+    versions have none and are loaded without this check.
 
-    Several processes each call what follows, at the same time and for one folder that they share; orbax has each write
-    and read its own part of the arrays, and the first does what is left.
+    If several processes train together, all call these methods at the same time, for one shared folder. orbax lets each
+    process write and read its part of the arrays, and the first process does the rest.
     """
 
     FOLDER = "checkpoints"
-    """What the folder is called within a run's."""
+    """The folder's name within a run's folder."""
 
     def __init__(self, folder: str | Path):
         self.folder = expanded(folder).absolute()
@@ -59,7 +59,7 @@ class Checkpoints:
 
     @classmethod
     def of_run(cls, folder: Path) -> "Checkpoints":
-        """Those of the run in a folder."""
+        """The checkpoints of the run in a folder."""
         return cls(folder / cls.FOLDER)
 
     def save(
@@ -70,10 +70,10 @@ class Checkpoints:
         evaluated: Variables | None = None,
         beside: Mapping[str, Variables] = {},
     ) -> None:
-        """Save a state as `name`, with a JSON-able description that says at least its `epoch`.
+        """Save a state as `name`, with a JSON-serialisable description that has at least the `epoch`.
 
-        `evaluated` are the weights to evaluate where they are not those of the state: an average. `beside` are further
-        averages, by name.
+        `evaluated` are the weights to evaluate if they differ from the state's, such as an average. `beside` are
+        further averages, by name.
         """
         self._start(name, state, info, evaluated, beside, best=False)
         self.wait()
@@ -87,59 +87,59 @@ class Checkpoints:
         *,
         best: bool = False,
     ) -> None:
-        """Save a state as `last` behind what comes next; `state` may be donated as soon as this returns.
+        """Save a state as `last` in the background; `state` may be donated as soon as this returns.
 
         Args:
-          state: copied on its device first.
+          state: the state; it is first copied on its device.
           info: as for `save`.
           evaluated, beside: as for `save`.
-          best: whether it becomes `best` as well, once it is complete.
+          best: whether to make it `best` too, once it is complete.
 
         Raises:
-          InputError: the save before could not be written.
+          InputError: the previous save could not be written.
         """
-        # orbax would write from these very buffers, and on a CPU a step that is given them waits until it has.
+        # Without a copy orbax writes from these buffers, and on a CPU a step that reuses them waits until it is done.
         evaluated = evaluated if _is_apart(evaluated, state) else None
         state, evaluated, beside = copied((state, evaluated, dict(beside)))
         self._start("last", state, {**info, "best": best}, evaluated, beside, best=best)
 
     def wait(self) -> None:
-        """Wait until what was saved last is complete.
+        """Wait until the latest save is complete.
 
         Raises:
-          InputError: it could not be written; its predecessor is still there.
+          InputError: the save could not be written; the previous one still exists.
         """
         failed = self._failure()
-        if any_of_all(failed is not None):  # only the first gives a save its name: the others look after it has
-            raise failed or InputError(f"{self.folder}: another process cannot save, and says why")
+        if any_of_all(failed is not None):  # only the first process renames a save: the others must not look before
+            raise failed or InputError(f"{self.folder}: another process could not save; see its message")
 
     def check(self) -> None:
-        """Raise InputError if a save has failed meanwhile; does not wait."""
+        """Raise InputError if a background save has failed; does not wait."""
         if self._pending is not None and self._pending.done() and (failed := self._failure()):
             raise failed
 
     def info(self, name: str) -> dict[str, Any]:
-        """The description of the checkpoint called `name`.
+        """The description of the checkpoint `name`.
 
         Raises:
-          InputError: there is no such checkpoint, or it cannot be read.
+          InputError: the checkpoint does not exist or cannot be read.
         """
         return self._info(self._newest(name))
 
     def load_variables(self, name: str, like: Variables) -> Variables:
-        """The weights and statistics to evaluate; `like` is a tree of the same shapes (`jax.eval_shape` of init)."""
+        """The weights and statistics to evaluate; `like` is a tree with the same shapes (`jax.eval_shape` of init)."""
         return self.load_evaluated(name, like)[0]
 
     def load_evaluated(self, name: str, like: Variables, *, average: str = "") -> tuple[Variables, dict[str, Any]]:
-        """What `load_variables` and `info` return, both of one save, whatever a training beside it replaces meanwhile.
+        """The results of `load_variables` and `info`, from the same save even if a running training replaces it.
 
         Args:
           name: "best" or "last".
-          like: a tree of the same shapes.
-          average: the further average of this name; "" is what the method evaluates.
+          like: a tree with the same shapes.
+          average: name of a further average; "" is what the method evaluates.
 
         Raises:
-          InputError: there is no such checkpoint or average, it cannot be read, or it is of another model.
+          InputError: the checkpoint or average does not exist, cannot be read, or is of another model.
         """
         while True:
             path = self._newest(name)
@@ -151,20 +151,20 @@ class Checkpoints:
                 return Variables(**self._read(path, {item: _abstract(like._asdict())})[item]), info
             except _UnreadableError as error:
                 if self._newest(name) == path:
-                    others = [f"{other!r} is there too" for other in NAMES if other != name and other in self]
+                    others = [f"{other!r} exists too" for other in NAMES if other != name and other in self]
                     raise _UnreadableError(f"{error}; {', '.join(others) or 'nothing else was saved'}") from error
 
     def load_state(self, name: str, like: TrainState) -> TrainState:
-        """The whole training state, to go on from."""
+        """The full training state, to resume from."""
         return self._read_state(self._newest(name), like)[0]
 
     def restore(self, like: TrainState) -> Restored | None:
-        """The newest state that can be read, of `last` or else `best`; None where nothing was saved.
+        """The newest readable state, from `last` or else `best`; None if nothing was saved.
 
-        What is damaged is renamed, so that it does not count any more.
+        Damaged saves are renamed and no longer used.
 
         Raises:
-          InputError: something was saved and nothing of it can be read, or it is of another model.
+          InputError: there are saves but none can be read, or they are of another model.
         """
         self.wait()
         damaged: list[str] = []
@@ -178,15 +178,15 @@ class Checkpoints:
                 damaged += self._set_aside_best()
             if info.get("best") and path.parent.name == "last":
                 best = self.info("best")["epoch"] if "best" in self else None
-                if best != info["epoch"]:  # cut off after one and before the other
+                if best != info["epoch"]:  # interrupted before `best` was made
                     on_first(lambda path=path: self._make_best(path))
             return Restored(state, info, tuple(damaged))
         if damaged:
-            raise InputError("\n".join([*damaged, f"{self.folder} holds no checkpoint that can be read"]))
+            raise InputError("\n".join([*damaged, f"{self.folder} holds no readable checkpoint"]))
         return None
 
     def discard(self, name: str) -> None:
-        """Remove a checkpoint, if there is one."""
+        """Remove a checkpoint, if it exists."""
         self.wait()
         on_first(lambda: shutil.rmtree(self.folder / name, ignore_errors=True))
 
@@ -196,7 +196,7 @@ class Checkpoints:
         return f"{error}; set aside as {aside.parent.name}/{aside.name}"
 
     def _set_aside_best(self) -> list[str]:
-        """Set the best checkpoint aside where it is damaged, lest that be found out when it is evaluated."""
+        """Set the best checkpoint aside if it is damaged, so that the damage is found before evaluation."""
         if "best" not in self:
             return []
         path = self._newest("best")
@@ -208,7 +208,7 @@ class Checkpoints:
         return []
 
     def _failure(self) -> InputError | None:
-        """Why the save before could not be written, once it has ended; None where it was."""
+        """Wait for the previous save; returns why it could not be written, or None."""
         pending, self._pending = self._pending, None
         try:
             return pending.result() if pending is not None else None
@@ -232,18 +232,18 @@ class Checkpoints:
         variables, rest = _parts(state)
         apart = _is_apart(evaluated, state)
         shapes = {path: list(shape) for path, shape in leaf_shapes(variables).items()}
-        # As one text: of a dict orbax would make an array for each number.
+        # As one text, because orbax would make an array for each number of a dict.
         described = {**info, "shapes": shapes, "separate": apart, "checksums": True}
         described |= {"further_averages": list(beside)} if beside else {}
         content: dict[str, Any] = {"variables": variables, "training": rest, "info": {"json": json.dumps(described)}}
         content |= {f"evaluated_{average}": kept._asdict() for average, kept in beside.items()}
         if apart and evaluated is not None:
             content["evaluated"] = evaluated._asdict()
-        # A number of its own: nothing is replaced, and no clock decides which is newest.
+        # A new number for each save: nothing is overwritten, and clocks do not decide which save is newest.
         path = self.folder / name / str(of_first(max(self._numbers(name), default=-1) + 1))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for partial in path.parent.glob("*tmp*") if is_first() else ():  # of a process that was killed
+            for partial in path.parent.glob("*tmp*") if is_first() else ():  # left by a killed process
                 shutil.rmtree(partial)
             response = ocp.save_checkpointables_async(str(_partial(path)), content)
         except OSError as error:
@@ -260,12 +260,12 @@ class Checkpoints:
             if best:
                 self._make_best(path)
             self._prune(path.parent.name)
-        except Exception as error:  # orbax and tensorstore raise their own
+        except Exception as error:  # orbax and tensorstore have their own exceptions
             raise _unwritten(path, error) from error
 
     def _make_best(self, path: Path) -> None:
-        """The same files under another name: they never change, so links do."""
-        # Nothing here may wait: it runs in the thread that is waited for.
+        """Hard-link a save's files as `best`; links suffice because the files never change."""
+        # Must not call `wait`: this runs in the thread that `wait` waits for.
         target = self.folder / "best" / str(max(self._numbers("best"), default=-1) + 1)
         shutil.rmtree(_partial(target), ignore_errors=True)
         shutil.copytree(path, _partial(target), copy_function=_link)
@@ -292,7 +292,7 @@ class Checkpoints:
     def _info(self, path: Path) -> dict[str, Any]:
         info = self._read(path, {"info": None})["info"]
         try:
-            info = json.loads(info["json"]) if "json" in info else info  # without: saved by an older version
+            info = json.loads(info["json"]) if "json" in info else info  # older versions saved it without "json"
             if not isinstance(info["shapes"], dict):
                 raise TypeError("shapes")
         except (KeyError, TypeError, ValueError) as error:
@@ -302,16 +302,16 @@ class Checkpoints:
         return info
 
     def _check_whole(self, path: Path, items: Collection[str] | None) -> None:
-        """Raise an error where files differ from their checksums, if there are any; one process reads for all."""
+        """Raise an error if files differ from their checksums, if those exist; the first process reads for all."""
         found = damage(path, items) if is_first() and (path / CHECKSUMS).exists() else ""
         if any_of_all(bool(found)):
-            raise _unreadable(path, found or "the first process says why")
+            raise _unreadable(path, found or "see the message of the first process")
 
     def _read(self, path: Path, wanted: dict[str, PyTree]) -> dict[str, Any]:
         self._check_whole(path, wanted)
         try:
             return ocp.load_checkpointables(str(path), wanted)
-        except Exception as error:  # orbax, tensorstore and json each raise their own
+        except Exception as error:  # orbax, tensorstore and json have their own exceptions
             raise _unreadable(path, _first_line(error)) from error
 
     def _read_state(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -321,7 +321,7 @@ class Checkpoints:
         return dataclasses.replace(like, **loaded["variables"], **loaded["training"]), info
 
     def _check_same_model(self, path: Path, like: Variables) -> dict[str, Any]:
-        """Its description, if it is of a model with these shapes."""
+        """The save's description; raises InputError unless its model has these shapes."""
         info = self._info(path)
         saved = {leaf: tuple(shape) for leaf, shape in info["shapes"].items()}
         wanted = leaf_shapes(like._asdict())
@@ -335,7 +335,7 @@ class Checkpoints:
 
 
 class _UnreadableError(InputError):
-    """A checkpoint that is damaged."""
+    """A damaged checkpoint."""
 
 
 def _unreadable(path: Path, why: str) -> _UnreadableError:
@@ -352,7 +352,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _item(average: str, info: Mapping[str, Any], path: Path) -> str:
-    """The part of a save that holds a further average."""
+    """The item of a save that holds a further average."""
     there = info.get("further_averages", ())
     if average not in there:
         known = f"there is {', '.join(there)}" if there else "there is none"
@@ -365,7 +365,7 @@ def _is_apart(evaluated: Variables | None, state: TrainState) -> bool:
 
 
 def _partial(path: Path) -> Path:
-    """What a save is called until it is whole."""
+    """A save's temporary name until it is complete."""
     return path.with_name(f"{path.name}.tmp")
 
 
@@ -383,13 +383,13 @@ def _link(source: str, target: str) -> None:
 
 def _parts(state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    if not state.further_averages:  # as before there were any
+    if not state.further_averages:  # as in earlier versions
         rest.pop("further_averages")
     return {name: rest.pop(name) for name in Variables._fields}, rest
 
 
 def _abstract(tree: PyTree) -> PyTree:
-    # Where it is not said, on one device, or on one of each process.
+    # Without a sharding, load on one device, or on one device of each process.
     mesh = data_mesh(jax.process_count())
     default = NamedSharding(mesh, PartitionSpec()) if mesh else SingleDeviceSharding(jax.local_devices()[0])
 

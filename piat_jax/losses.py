@@ -1,8 +1,8 @@
 """Losses on logits: `[B, K]` in, one value per example `[B]` out, always float32.
 
-No model and no key. What an attack is given is maximised, what an objective returns is minimised; the caller reduces.
-`labels` are class indices `[B]`; `cross_entropy`, `margin`, `boosted_cross_entropy` and `normalized_mse` also take
-probabilities `[B, K]`, and are then the mean of the loss over labels that are drawn from these.
+They need no model and no key. Attacks maximise their loss, training minimises an objective's; the caller reduces over
+examples. `labels` are class indices `[B]`. `cross_entropy`, `margin`, `boosted_cross_entropy` and `normalized_mse` also
+take probabilities `[B, K]`, and are then the mean loss over labels drawn from these.
 """
 
 import jax
@@ -15,17 +15,17 @@ from piat_jax.core.types import Array
 
 
 def correct(logits: Array, labels: Array) -> Array:
-    """Whether the first highest logit is the label's, `[B]` bool; false where any logit is not finite."""
+    """Whether the first highest logit is the label's, `[B]` bool; false if any logit is not finite."""
     return (jnp.argmax(logits, axis=-1) == labels) & jnp.all(jnp.isfinite(logits), axis=-1)
 
 
 def misclassified(logits: Array, labels: Array) -> Array:
-    """Whether the first highest logit is another class's, `[B]` bool; false where any logit is not finite."""
+    """Whether the first highest logit is another class's, `[B]` bool; false if any logit is not finite."""
     return (jnp.argmax(logits, axis=-1) != labels) & jnp.all(jnp.isfinite(logits), axis=-1)
 
 
 def label_and_best_other(values: Array, labels: Array) -> tuple[Array, Array]:
-    """Of `values[B, K]` the label's and the highest of the other classes', `[B]` float32 each.
+    """The label's value in `values[B, K]` and the highest value of the other classes, `[B]` float32 each.
 
     >>> [x.tolist() for x in label_and_best_other(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0]))]
     [[3.0], [2.0]]
@@ -38,7 +38,7 @@ def label_and_best_other(values: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def best_others(values: Array) -> Array:
-    """For each class of `values[B, K]` the highest of the other classes, `[B, K]`.
+    """For each class of `values[B, K]`, the highest value of the other classes, `[B, K]`.
 
     >>> best_others(jnp.array([[3.0, 1.0, 2.0]])).tolist()
     [[2.0, 3.0, 3.0]]
@@ -48,7 +48,7 @@ def best_others(values: Array) -> Array:
 
 
 def cross_entropy(logits: Array, labels: Array, *, smoothing: Array | float = 0.0, over: str = "others") -> Array:
-    """`-sum_k t_k log softmax(z)_k`, for a class `-log softmax(z)_y`; smoothed as of `core.labels.smoothed`.
+    """`-sum_k t_k log softmax(z)_k`, for a class `-log softmax(z)_y`; smoothed as in `core.labels.smoothed`.
 
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).tolist()
     [1.3862943649291992]
@@ -60,10 +60,10 @@ def cross_entropy(logits: Array, labels: Array, *, smoothing: Array | float = 0.
 
 
 def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:
-    """The CW margin loss `-max(z_y - max_{j != y} z_j + kappa, 0)`: its maximiser is misclassified by kappa.
+    """The CW margin loss `-max(z_y - max_{j != y} z_j + kappa, 0)`: at its maximum, misclassified by a margin of kappa.
 
-    "CW" in adversarial training is PGD on this loss (MAIL, SEAT, RAT code; kappa = 50), not the optimiser of
-    Carlini & Wagner (2017). The other logits are masked by -inf, where the codes subtract 1000.
+    In adversarial training "CW" means PGD on this loss (code of MAIL, SEAT, RAT; kappa = 50), not the optimiser of
+    Carlini & Wagner (2017). The label's logit is masked by -inf in the maximum, while the codes subtract 1000.
 
     >>> margin(jnp.array([[3.0, 1.0, 0.0]]), jnp.array([0]), kappa=0.0).tolist()
     [-2.0]
@@ -77,7 +77,7 @@ def margin(logits: Array, labels: Array, *, kappa: float = 50.0) -> Array:
 
 
 def margin_to_target(logits: Array, targets: Array, *, kappa: float = 50.0) -> Array:
-    """The targeted CW margin loss `-max(max_{j != t} z_j - z_t + kappa, 0)`: its maximiser is `t` by kappa.
+    """The targeted CW margin loss `-max(max_{j != t} z_j - z_t + kappa, 0)`: at its maximum, `t` leads by kappa.
 
     Source: Carlini & Wagner (2017), arXiv:1608.04644, f_6.
 
@@ -91,9 +91,9 @@ def margin_to_target(logits: Array, targets: Array, *, kappa: float = 50.0) -> A
 def dlr(logits: Array, labels: Array) -> Array:
     """The difference of logits ratio `-(z_y - max_{j != y} z_j) / (z_(1) - z_(3) + 1e-12)`, `z_(1) >= z_(2) >= ...`.
 
-    Scaling the logits changes nothing, so a network cannot hide by large logits as it can from the cross-entropy. In
-    [-1, 0] while correct; beyond that 1, with no gradient, where the label is third, and unbounded near a tie of the
-    first three. The gradient flows through the denominator too.
+    It is invariant to the scale of the logits, so large logits do not mask gradients as they do with the cross-entropy.
+    It is in [-1, 0] while the label is correct. Once misclassified it is 1, without a gradient, if the label is third,
+    and unbounded near a tie of the first three. The gradient flows through the denominator too.
 
     Raises:
       InputError: fewer than three classes.
@@ -113,7 +113,7 @@ def targeted_dlr(logits: Array, labels: Array, targets: Array) -> Array:
     """The targeted DLR loss `-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)`; `targets[B]` are classes.
 
     Raises:
-      InputError: fewer than four classes; `targeted_margin` works with any number.
+      InputError: fewer than four classes; use `targeted_margin`, which works with any number.
 
     Source: AutoAttack, Croce & Hein (2020), arXiv:2003.01690, Eq. 7; the constant is the code's.
 
@@ -126,7 +126,7 @@ def targeted_dlr(logits: Array, labels: Array, targets: Array) -> Array:
 
 
 def targeted_margin(logits: Array, labels: Array, targets: Array) -> Array:
-    """`z_t - z_y`, positive where the target `t` beats the label; `targets[B]` are classes.
+    """`z_t - z_y`, positive if the target `t` beats the label; `targets[B]` are classes.
 
     >>> targeted_margin(jnp.array([[3.0, 1.0]]), jnp.array([0]), jnp.array([1])).tolist()
     [-2.0]
@@ -139,11 +139,11 @@ def targeted_margin(logits: Array, labels: Array, targets: Array) -> Array:
 
 def _check_classes(name: str, logits: Array, least: int) -> None:
     if logits.shape[-1] < least:
-        raise InputError(f"{name} needs logits of at least {least} classes, not {logits.shape[-1]}; use a margin loss")
+        raise InputError(f"{name} needs logits of at least {least} classes, not {logits.shape[-1]}; give a margin loss")
 
 
 def probability_margin(logits: Array, labels: Array) -> Array:
-    """`max_{j != y} p_j - p_y`, from -1 (sure of the label) to 1 (sure of another class).
+    """`max_{j != y} p_j - p_y`, from -1 (certain of the label) to 1 (certain of another class).
 
     >>> probability_margin(jnp.zeros((1, 4)), jnp.array([0])).tolist()
     [0.0]
@@ -155,7 +155,7 @@ def probability_margin(logits: Array, labels: Array) -> Array:
 def boosted_cross_entropy(logits: Array, labels: Array) -> Array:
     """BCE: `-log p_y - log(1.0001 - max_{j != y} p_j + 1e-12)` (MART).
 
-    The constants are those of MART's code, so the second term lies between -1e-4 and 9.21; the paper writes 1 and 0.
+    The constants are those of MART's code, so the second term is between -1e-4 and 9.21; the paper has 1 and 0.
 
     >>> round(boosted_cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).item(), 3)
     1.386
@@ -182,7 +182,7 @@ def kl_divergence(logits: Array, other_logits: Array) -> Array:
 
 
 def kl_from_target(target: Array, logits: Array) -> Array:
-    """`KL(t || p) = sum_c t_c (log t_c - log p_c)` with `p = softmax(logits)`; classes with `t_c = 0` count 0.
+    """`KL(t || p) = sum_c t_c (log t_c - log p_c)` with `p = softmax(logits)`; classes with `t_c = 0` add 0.
 
     >>> round(kl_from_target(jnp.array([[1.0, 0.0]]), jnp.zeros((1, 2))).item(), 4)
     0.6931
@@ -195,7 +195,7 @@ def jensen_shannon(logits: Array, other_logits: Array, *, temperature: Array | f
     """`[KL(p || m) + KL(q || m)] / 2` with `p`, `q` softmaxes of `logits / temperature`, `m = (p + q) / 2`.
 
     Symmetric, in [0, log 2]; gradients flow through both arguments. As in Consistency-AT's code, m is at least 1e-8
-    in the logarithm, and nothing makes up for the temperature (no factor `temperature^2`).
+    in the logarithm, and there is no factor `temperature^2`.
 
     >>> round(jensen_shannon(jnp.array([[0.0, 200.0]]), jnp.array([[200.0, 0.0]])).item(), 4)
     0.6931
@@ -211,7 +211,7 @@ def jensen_shannon(logits: Array, other_logits: Array, *, temperature: Array | f
 def squared_distance(logits: Array, other_logits: Array) -> Array:
     """`|z - z'|^2`, summed over classes: adversarial logit pairing (PIAT paper, Eq. 8).
 
-    The public ports take the mean over classes instead, so a weight tuned for one is K times off for the other.
+    Public ports take the mean over classes instead, so their weights differ from ours by a factor of K.
 
     >>> squared_distance(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]])).tolist()
     [5.0]
@@ -221,7 +221,7 @@ def squared_distance(logits: Array, other_logits: Array) -> Array:
 
 
 def cosine_distance(logits: Array, other_logits: Array) -> Array:
-    """`1 - cos(z, z')` in [0, 2], computed as `| z/|z| - z'/|z'| |^2 / 2`, which is 0 where both vectors are.
+    """`1 - cos(z, z')` in [0, 2], computed as `| z/|z| - z'/|z'| |^2 / 2`, which is 0 if both vectors are 0.
 
     >>> cosine_distance(jnp.array([[3.0, 4.0]]), jnp.array([[-6.0, -8.0]])).round(4).tolist()
     [2.0]
@@ -238,11 +238,11 @@ def normalized_mse(logits: Array, adversarial_logits: Array, labels: Array, *, w
       logits: `z`, on the clean images, `[B, K]`.
       adversarial_logits: `z'`, `[B, K]`.
       labels: `y`, `[B]` or `[B, K]`; `p_y` is the clean probability of the true class, the paper's `p_clean`.
-      weight_gradient: whether the weight `1 - p_y` is differentiated. The paper does not say; MART's equal weight is,
-        and that is the default.
+      weight_gradient: whether to differentiate the weight `1 - p_y`. The paper does not say; MART differentiates the
+        same weight, which is the default.
 
     Returns:
-      `[B]` in [0, 4]. It does not change when either logit vector is scaled, so it puts no pull on the norms.
+      `[B]` in [0, 4]. It is invariant to the scale of either logit vector, so it does not affect their norms.
 
     >>> z = jnp.array([[3.0, 4.0]])
     >>> normalized_mse(z, 10 * z, jnp.array([0])).round(6).tolist()
@@ -259,7 +259,7 @@ def normalized_mse(logits: Array, adversarial_logits: Array, labels: Array, *, w
 
 def _check_pair(logits: Array, other_logits: Array) -> None:
     if logits.shape != other_logits.shape:
-        raise InputError(f"logits have shapes {logits.shape} and {other_logits.shape}; give two of the same images")
+        raise InputError(f"logits have shapes {logits.shape} and {other_logits.shape}; give logits of the same images")
 
 
 def _unit(z: Array) -> Array:

@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     with pytest.raises(InputError, match=r"checkpoint .*last/0 cannot be read: .*; nothing else was saved"):
         Checkpoints(tmp_path).load_variables("last", make().variables)
     Checkpoints(tmp_path).save("best", make(), {"epoch": 1})
-    with pytest.raises(InputError, match=r"checkpoint .*last/0 cannot be read: .*; 'best' is there too"):
+    with pytest.raises(InputError, match=r"checkpoint .*last/0 cannot be read: .*; 'best' exists too"):
         Checkpoints(tmp_path).load_variables("last", make().variables)
 
 
@@ -277,7 +277,7 @@ def test_a_run_goes_on_from_the_newest_that_can_be_read_and_says_so(tmp_path):
     restored = Checkpoints(tmp_path).restore(make())  # best
     assert (restored.info["epoch"], len(restored.damaged)) == (1, 2)
     damage(tmp_path / "best")
-    with pytest.raises(InputError, match="holds no checkpoint that can be read"):
+    with pytest.raises(InputError, match="holds no readable checkpoint"):
         Checkpoints(tmp_path).restore(make())
 
 

@@ -166,7 +166,7 @@ class TestDLR:
         np.testing.assert_array_equal(losses.dlr(z, LABELS) < 0, losses.correct(z, LABELS))
 
     def test_few_classes_are_refused(self):
-        with pytest.raises(InputError, match="dlr needs logits of at least 3 classes, not 2; use a margin loss"):
+        with pytest.raises(InputError, match="dlr needs logits of at least 3 classes, not 2; give a margin loss"):
             losses.dlr(jnp.zeros((1, 2)), jnp.array([0]))
         with pytest.raises(InputError, match="targeted_dlr needs logits of at least 4 classes, not 3"):
             losses.targeted_dlr(jnp.zeros((1, 3)), jnp.array([0]), jnp.array([1]))
@@ -294,7 +294,7 @@ def test_labels_are_checked(loss):
 @pytest.mark.parametrize("distance", [losses.kl_divergence, losses.jensen_shannon, losses.squared_distance])
 def test_pairs_of_logits_have_one_shape(distance):
     z = jnp.float32(Z)
-    with pytest.raises(InputError, match="give two of the same images"):
+    with pytest.raises(InputError, match="give logits of the same images"):
         distance(z, z[:1])
 
 

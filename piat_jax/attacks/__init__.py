@@ -1,7 +1,8 @@
 """Attacks: `attack(logits_fn, images, labels, key=...)`, pure functions from pixel space to pixel space.
 
-Those of `ATTACKS` return images; the decorator `attack` adds to them. AutoAttack's members, `apgd`, `fab` and `square`,
-return an `Outcome`. Those of `MINIMUM_NORM` look for the nearest misclassified image and return `Nearest`.
+Attacks in `ATTACKS` return images; the decorator `attack` registers them. AutoAttack's members, `apgd`, `fab` and
+`square`, return an `Outcome`. Attacks in `MINIMUM_NORM` search for the nearest misclassified image and return
+`Nearest`.
 """
 
 from piat_jax.attacks.apgd import apgd

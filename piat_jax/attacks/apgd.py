@@ -1,4 +1,4 @@
-"""Auto-PGD, AutoAttack's white-box attack: steps that shorten by themselves, on cross-entropy or DLR, many targets."""
+"""Auto-PGD, AutoAttack's white-box attack: adaptive step sizes, on cross-entropy, DLR or targeted DLR."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,51 +54,52 @@ def apgd(
     rho: Array | float = 0.75,
     start: str | Array = "random",
 ) -> Outcome:
-    """APGD: `x_{i+1} = P(x_i + .75 (P(x_i + s u) - x_i) + .25 (x_i - x_{i-1}))`, the step `s` halved where it stalls.
+    """APGD: `x_{i+1} = P(x_i + .75 (P(x_i + s u) - x_i) + .25 (x_i - x_{i-1}))`; the step size `s` halves if it stalls.
 
-    `P` projects onto ball and box, `u = sign(g)` under "linf" and `g / |g|_2` under "l2". s starts at 2 eps. At
-    checkpoints, whose distances shrink from .22 to .06 of `steps`, an example halves s and goes back to its highest
-    loss if at most a share `rho` of the steps since the last one gained, or if the highest loss has stood still since
-    then and s was not halved there. For "l1", see `apgd_l1.SparseApgdRule`.
+    `P` projects onto ball and box, `u = sign(g)` under "linf" and `g / |g|_2` under "l2". s starts at 2 eps. The
+    distances between checkpoints shrink from .22 to .06 of `steps`. At a checkpoint, an example halves s and returns to
+    its point of highest loss in two cases: if at most a share `rho` of the steps since the last checkpoint increased
+    the loss, or if the highest loss has not increased since then and s was not halved there. For "l1", see
+    `apgd_l1.SparseApgdRule`.
 
     Args:
-      logits_fn: images to logits `[B, K]`, K at least 2. With `eot` above 1 it is called as `logits_fn(images, keys)`,
-        one typed key per example, and draws from them.
+      logits_fn: images to logits `[B, K]`, K at least 2. With `eot` above 1 it is called as `logits_fn(images, keys)`
+        with one typed key per example, from which it draws.
       images: `[B, H, W, C]` floats in [0, 1].
-      labels: `[B]` integers; or for "ce" `[B, K]` probabilities, of which the other losses see the most probable class.
-      key: typed threefry key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
+      labels: `[B]` integers; for "ce" also `[B, K]` probabilities, of which the other losses use the most probable
+        class.
+      key: typed threefry key; example i draws from `fold_in(key, indices[i])`, independent of the rest of the batch.
       indices: `[B]` each example's index in its data set; default `0..B-1`.
-      active: `[B]` bool, the examples to attack; the others are neither worked for nor waited for. Default all.
+      active: `[B]` bool, the examples to attack; the loop does not wait for the others. Default all.
       eps: radius in pixel units (1 = the whole range; for "l1" the sum of all changes), a scalar or `[B]`.
       norm: "linf", "l2" or "l1".
       steps: iterations of a run, at least 1; at least 3 for "l1", which splits them over its phases.
-      restarts: runs from new starts, per target with `loss="targeted"`; those fooled do not run again.
-      loss: "ce"; "dlr", which is the margin where K = 2; or "targeted", the targeted DLR loss of one target after the
-        other, which is `z_t - z_y` where K <= 3. Any wrong class counts as success, not only the target.
-      targets: with `loss="targeted"` how many, 9 unless given: the highest clean logits but the label's, from the
-        highest down; at most K - 1 of them. Or `[B]` integers, the one class that each example is aimed at. With "ce"
-        or "dlr" `[B]` classes that the examples are to become: the loss of these is minimised, and nothing else counts
-        as success.
-      eot: forwards and backwards a gradient is averaged over, for randomised networks. As in the reference code, the
-        loss and the verdict at a point are those of the last one.
+      restarts: runs from new starts, per target with `loss="targeted"`; fooled examples do not run again.
+      loss: "ce"; "dlr", which is the margin if K = 2; or "targeted", the targeted DLR loss for one target after the
+        other, which is `z_t - z_y` if K <= 3. Any wrong class counts as success, not only the target.
+      targets: with `loss="targeted"` the number of targets, default 9, at most K - 1: the classes with the highest
+        clean logits except the label, in falling order. Or `[B]` integers, one target class per example. With "ce" or
+        "dlr" `[B]` goal classes: the loss for the goal is minimised, and only the goal counts as success.
+      eot: number of forward and backward passes a gradient is averaged over, for randomised networks. As in the
+        reference code, loss and verdict at a point come from the last pass.
       rho: in [0, 1]; not used by "l1".
       start: "random", from eps times `u / max |u|` with u uniform in the cube ("linf"), from the sphere ("l2"), or
-        from normal noise projected onto the ball ("l1"); "none", from the image; or images `[B, H, W, C]`, projected
-        first.
+        from normal noise projected onto the ball ("l1"); "none", from the image; or images `[B, H, W, C]`, which are
+        projected first.
 
     Returns:
       An Outcome, in float32; no gradient flows through it. A run costs `steps + 1` queries ("l1": `steps + 3`), times
-      `eot`; finding the targets one more for all of them.
+      `eot`; finding the targets costs one more query in total.
 
     Raises:
       InputError: an unknown choice, an argument out of range, or two that exclude each other.
 
     Source: Croce & Hein (2020), arXiv:2003.01690; "l1": Croce & Hein (2021), arXiv:2103.01208. Where the reference code
-    differs from the paper, it is followed: checkpoints by floor (57 where the paper has 58), `<=` in the test of
-    `rho`, the second test off at the first checkpoint, and the first comparison of losses with 0. Otherwise than
-    there, the first misclassified point is returned, not the last, and the block stops once all are fooled; the
-    verdicts are the same. Logits that are not finite fool nobody; gradient entries that are NaN
-    count 0, and infinite ones as the largest finite one.
+    differs from the paper, this follows the code: checkpoints by floor (57 where the paper has 58), `<=` in the test of
+    `rho`, no second test at the first checkpoint, and a first comparison of losses with 0. Unlike the code, it returns
+    the first misclassified point, not the last, and a block stops once all examples are fooled; the verdicts are the
+    same. Logits that are not finite never count as success. NaN entries of a gradient count as 0, infinite ones as the
+    largest finite entry.
 
     >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.full((1, 1), 0.4)], axis=1)
     >>> out = apgd(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), key=jax.random.key(0), eps=0.25, steps=5)
@@ -115,7 +116,7 @@ def apgd(
     rule = SparseApgdRule(images, radius) if norm == "l1" else ApgdRule(images, radius, norm, rho)
     table = schedule(rule, steps)
 
-    # Task 0 is for the clean forward, the runs follow.
+    # Task 0 is the clean forward; the runs follow.
     ranked, tasks, queries = hard(labels)[:, None], restarts, jnp.zeros((batch,), jnp.int32)
     goals = None if loss == "targeted" or targets is None else jnp.asarray(targets)
     if loss == "targeted":
@@ -146,7 +147,7 @@ def apgd(
 
 
 class Evaluate:
-    """The one place of an attack where the network runs: loss, gradient and verdict at a point."""
+    """Runs the network for an attack: loss, gradient and verdict at a point."""
 
     def __init__(
         self,
@@ -180,7 +181,7 @@ class Evaluate:
         return losses.dlr(logits, labels)
 
     def success(self, logits: Array) -> Array:
-        """Whether misclassified, or with goals classified as these, `[B]`."""
+        """Whether misclassified or, if goals are given, classified as the goal, `[B]`."""
         if self.goals is None:
             return losses.misclassified(logits, self.labels)
         return losses.correct(logits, self.goals)
@@ -191,12 +192,12 @@ class Evaluate:
         def total(x: Array, *keys: Array) -> tuple[Array, tuple[Array, Array]]:
             logits = checked_logits(self.logits_fn, x, *keys).astype(jnp.float32)
             value = self.value(logits)
-            # The sum, so that nothing shrinks with the batch.
+            # The sum, so that gradients do not shrink with the batch size.
             return jnp.sum(value), (value, self.success(logits))
 
         def once(*keys: Array) -> tuple[Array, Array, Array]:
             gradient, (value, wrong) = jax.grad(total, has_aux=True)(x, *keys)
-            # Where there is no loss, any other point is better, and an entry that is no number must not spread.
+            # A NaN loss counts as the worst, and NaN entries of the gradient must not spread.
             return jnp.where(jnp.isnan(value), -jnp.inf, value), finite_entries(gradient), wrong
 
         if self.eot == 1:
@@ -213,7 +214,7 @@ class Evaluate:
 def run(
     rule: Any, table: ScheduleEntry, evaluate: Evaluate, x: Array, active: Array, outcome: Outcome
 ) -> tuple[HighestLoss, Any, Outcome]:
-    """One run from `x`: the highest loss of its last phase, what the rule remembers, and the new outcome."""
+    """One run from `x`: the highest loss of its last phase, the rule's memory, and the new outcome."""
 
     def unfinished(carry: tuple[Array, Array, HighestLoss, Any, Outcome]) -> Array:
         return (carry[0] < table.first.shape[0]) & jnp.any(active & ~carry[-1].fooled)
@@ -257,7 +258,7 @@ def _check(
     rho: Array | float,
     start: str | Array,
 ) -> str:
-    """The name of the norm, after all checks."""
+    """Check all arguments; returns the canonical name of the norm."""
     check_network(logits_fn)
     check_images("images", images)
     check_key(key)
@@ -271,13 +272,13 @@ def _check(
     if targets is not None:
         check_targets(targets, images.shape[0])
         if loss != "targeted" and jnp.ndim(targets) == 0:
-            raise InputError(f"targets={targets} is for loss='targeted'; with loss={loss!r} give one class an example")
+            raise InputError(f"targets={targets} needs loss='targeted'; with loss={loss!r} give one class per example")
     if isinstance(start, str):
         check_choice("start", start, STARTS)
     elif start.shape != images.shape:
         raise InputError(f"start has shape {start.shape}; give images of shape {images.shape}, 'random' or 'none'")
     if restarts > 1 and eot == 1 and not (isinstance(start, str) and start == "random"):
-        raise InputError(f"restarts={restarts} from one and the same start find the same; give restarts=1")
+        raise InputError(f"restarts={restarts} from the same start give the same result; give restarts=1")
     if eot > 1:
         check_takes_keys(logits_fn, f"eot={eot}")
     return norm

@@ -15,31 +15,31 @@ from piat_jax.core.types import Array
 
 
 class SparseMemory(NamedTuple):
-    """What L1 steps remember, one value per example."""
+    """Memory of the L1 steps, one value per example."""
 
     step: Array  # L1 length of a step
     density: Array  # share of the pixels that a step changes
-    changed: Array  # pixels in which the best point differed from the image, at the last checkpoint
+    changed: Array  # number of pixels in which the best point differed from the image, at the last checkpoint
 
 
 class SparseApgdRule:
-    """The L1 rule, for `apgd`: signs of the largest gradients, and a sparsity that follows the best point's.
+    """The L1 rule of `apgd`: steps along the signs of the largest gradient entries, as sparse as the best point.
 
     1. The run has phases of radius 3 eps, 2 eps and eps with ceil(.3 n), ceil(.3 n) and the remaining iterations. A
-       phase starts from its predecessor's highest-loss point, projected onto its own ball; the first from `N(0, I)`
-       so projected. Only points of the last phase count.
+       phase starts from the previous phase's highest-loss point, the first from `N(0, I)`; starts are projected onto
+       the phase's ball. Only points of the last phase count.
     2. With radius r and `a` pixels changed at its start, a phase begins with steps of length r and density
        `a / (1.5 D)`, D the number of pixels (times channels); .2 where `a` is 0.
-    3. A step adds `step * sign(g_j) / m` to the m pixels whose `|g_j|` is at least the entry number
-       `floor((1 - density) D)`, 0-based, of the sorted `|g|`, then projects. No momentum.
-    4. After every `max(floor(.04 n_phase), 1)` iterations let `b` be the pixels changed at the best point, and the
-       density `b / (1.5 D)`. If `b < .95 a` the step is r again and the run goes on from the best point, else the step
-       is divided by 1.5, down to r / 10. Then `a` is `b`.
+    3. A step adds `step * sign(g_j) / m` to the m pixels whose `|g_j|` is at least entry `floor((1 - density) D)`,
+       0-based, of the sorted `|g|`, then projects. There is no momentum.
+    4. After every `max(floor(.04 n_phase), 1)` iterations, `b` is the number of pixels changed at the best point, and
+       the density becomes `b / (1.5 D)`. If `b < .95 a`, the step is reset to r and the run continues from the best
+       point; else the step is divided by 1.5, down to r / 10. Then `a` becomes `b`.
 
-    By rule 3 a step changes ceil(b / 1.5) pixels, ties and roundings aside, so at least two once two have changed.
+    By rule 3 a step changes ceil(b / 1.5) pixels, apart from ties and rounding, so at least two once two have changed.
 
-    The reference code counts rounding residue of its projection as changed pixels, and at the very start projects a
-    wrong point first, which the phase's own projection repairs. Neither is repeated here.
+    The reference code counts rounding residue of its projection as changed pixels. At the start it first projects a
+    wrong point, which the phase's projection repairs. Neither is done here.
     """
 
     def __init__(self, images: Array, eps: Array):
@@ -52,12 +52,12 @@ class SparseApgdRule:
         return (3.0, early), (2.0, early), (1.0, steps - 2 * early)
 
     def windows(self, steps: int) -> Sequence[tuple[int, int]]:
-        """Iterations done at each checkpoint of a phase, and how many since the one before."""
+        """Iterations done at each checkpoint of a phase, and the number since the previous checkpoint."""
         window = max(int(0.04 * steps), 1)
         return [(done, window) for done in range(window, steps + 1, window)]
 
     def draw(self, keys: Array) -> Array:
-        """A random perturbation for each key, not projected yet."""
+        """A random perturbation for each key, before projection."""
         return jax.vmap(lambda key: flat_draw(jax.random.normal, key, self.images.shape[1:], jnp.float32))(keys)
 
     def inside(self, x: Array, factor: Array | float) -> Array:
@@ -71,7 +71,7 @@ class SparseApgdRule:
     def next(
         self, row: ScheduleEntry, x: Array, gradient: Array, loss: Array, best: HighestLoss, memory: SparseMemory
     ) -> tuple[Array, SparseMemory]:
-        """The next point, and what to remember."""
+        """The next point, and the new memory."""
         radius = row.factor * self.eps
         # At the first row the best point is the point itself.
         now = self._changed(best.x)

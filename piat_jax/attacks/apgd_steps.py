@@ -1,4 +1,4 @@
-"""The rule of Auto-PGD's steps in Linf and L2, and the schedule of a run."""
+"""The step rule of Auto-PGD in Linf and L2, and the schedule of a run."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,18 +14,18 @@ from piat_jax.core.types import Array
 
 
 class ScheduleEntry(NamedTuple):
-    """What is scheduled at one evaluation of a run; in a table, one entry per evaluation."""
+    """The schedule at one evaluation of a run; as a table, one entry per evaluation."""
 
     first: Array  # whether a phase begins at this point
-    last: Array  # whether it ends here
-    window: Array  # iterations since the checkpoint before, where this is one; else 0
-    factor: Array  # the phase's multiple of eps
-    next_factor: Array  # that of the next point
-    counts: Array  # whether a misclassified point counts: its radius is eps
+    last: Array  # whether a phase ends at this point
+    window: Array  # at a checkpoint, iterations since the previous one; else 0
+    factor: Array  # the phase's radius as a multiple of eps
+    next_factor: Array  # the factor at the next point
+    counts: Array  # whether a misclassified point counts, because its radius is eps
 
 
 class HighestLoss(NamedTuple):
-    """The point of the highest loss of each example in a phase."""
+    """Each example's point of highest loss in a phase."""
 
     x: Array
     gradient: Array
@@ -33,18 +33,18 @@ class HighestLoss(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What Linf and L2 steps remember, one value per example."""
+    """Memory of the Linf and L2 steps, one value per example."""
 
-    previous: Array  # [B, H, W, C], the point before
+    previous: Array  # [B, H, W, C], the previous point
     step: Array
-    gains: Array  # evaluations since the last checkpoint whose loss was above the one before
+    gains: Array  # evaluations since the last checkpoint whose loss exceeded the previous one
     last_loss: Array
     check_loss: Array  # the highest loss at the last checkpoint
-    halved: Array  # whether the step was halved there
+    halved: Array  # whether the step was halved at the last checkpoint
 
 
 class ApgdRule:
-    """The rule of APGD in Linf and L2."""
+    """The step rule of APGD in Linf and L2."""
 
     def __init__(self, images: Array, eps: Array, norm: str, rho: Array | float):
         self.images, self.norm, self.rho = images, norm, rho
@@ -58,7 +58,7 @@ class ApgdRule:
         return [(1.0, steps)]
 
     def windows(self, steps: int) -> Sequence[tuple[int, int]]:
-        """Iterations done at each checkpoint, and how many since the one before.
+        """Iterations done at each checkpoint, and the number since the previous checkpoint.
 
         >>> [done for done, _ in ApgdRule(jnp.zeros((1, 1, 1, 1)), jnp.ones(1), "linf", 0.75).windows(100)]
         [22, 41, 57, 70, 80, 87, 93, 99]
@@ -80,8 +80,8 @@ class ApgdRule:
         return self.wide * divide(noise, length(noise, self.norm))
 
     def inside(self, x: Array, factor: Array | float = 1.0) -> Array:
-        """Projected onto the ball first, the box last."""
-        del factor  # of one phase only
+        """Project onto the ball first, then the box."""
+        del factor  # there is only one phase
         if self.norm == "linf":
             return jnp.clip(x, self.low, self.high)
         return jnp.clip(self.images + project(x - self.images, self.ball, "l2"), 0.0, 1.0)
@@ -94,7 +94,7 @@ class ApgdRule:
     def next(
         self, row: ScheduleEntry, x: Array, gradient: Array, loss: Array, best: HighestLoss, memory: Memory
     ) -> tuple[Array, Memory]:
-        """The next point, and what to remember."""
+        """The next point, and the new memory."""
         step = jnp.where(row.first, 2.0 * self.eps, memory.step)
         previous = jnp.where(row.first, x, memory.previous)
         gains = jnp.where(row.first, 0, memory.gains + (loss > memory.last_loss).astype(jnp.int32))
@@ -120,7 +120,7 @@ class ApgdRule:
 
 
 def schedule(rule: Any, steps: int) -> ScheduleEntry:
-    """The table of a run of `steps` iterations: each phase evaluates its start and the point after each iteration."""
+    """The table for a run of `steps` iterations: each phase evaluates its start and the point after each iteration."""
     rows: list[list[float]] = []
     phases = rule.phases(steps)
     for number, (factor, iterations) in enumerate(phases):

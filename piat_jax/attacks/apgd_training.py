@@ -1,4 +1,4 @@
-"""Auto-PGD as a training attack: the point of the highest loss, whatever the network says there."""
+"""Auto-PGD as a training attack: the point of highest loss, whether it is misclassified or not."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from piat_jax.programs.frozen import frozen
 
 @attack(
     "apgd",
-    summary="Auto-PGD's point of the highest loss: steps that shorten where they stall.",
+    summary="Auto-PGD's point of highest loss, with steps that shorten when they stall.",
     paper="Croce and Hein (2020), arXiv:2003.01690",
 )
 def apgd_ascent(
@@ -43,21 +43,23 @@ def apgd_ascent(
     rho: Array | float = 0.75,
     loss: LossFn = losses.cross_entropy,
 ) -> Array:
-    """The steps of `apgd`, all of them, and of all points that with the highest loss.
+    """Run all steps of `apgd` and return the point with the highest loss.
 
-    AutoAttack's member `apgd` stops at the first success, as an evaluation may; training wants the loss.
+    AutoAttack's member `apgd` stops at the first success, which is enough for an evaluation; training needs the highest
+    loss.
 
     Args:
       logits_fn, images, labels, key, indices, eps, norm: as in `apgd`; labels may be probabilities too.
-      steps: at least 1, and 3 for "l1", which splits them over its phases.
+      steps: at least 1; at least 3 for "l1", which splits them over its phases.
       start: random (in the ball), none.
-      rho: share of steps that have to gain, or the step is halved; not used by "l1".
+      rho: share of steps that must increase the loss, else the step size is halved; not used by "l1".
       loss: `(logits, labels) -> [B]`, maximised.
 
     Returns:
-      `[B, H, W, C]` in the dtype of the images; no gradient flows through it. `steps + 1` forwards ("l1": two more).
+      `[B, H, W, C]` in the dtype of the images; no gradient flows through it. Takes `steps + 1` forwards ("l1": two
+      more).
 
-    Source: as `apgd`; with 10 steps in E-AT, Croce & Hein (2022), arXiv:2105.12508, with 2 in Singh et al. (2023),
+    Source: as for `apgd`; with 10 steps in E-AT, Croce & Hein (2022), arXiv:2105.12508, with 2 in Singh et al. (2023),
     arXiv:2303.01870.
 
     >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.full((1, 1), 0.4)], axis=1)
@@ -87,7 +89,7 @@ def apgd_ascent(
 
 
 class _Ascending(Evaluate):
-    """A loss to ascend, and no success that would end it."""
+    """A loss to ascend, with no success that would stop the attack."""
 
     def __init__(self, logits_fn: LogitsFn, labels: Array, loss: LossFn, keys: Array):
         super().__init__(logits_fn, labels, "ce", labels, 1, keys)

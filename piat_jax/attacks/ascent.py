@@ -1,4 +1,4 @@
-"""The engine of the attacks in pgd.py: steps uphill inside ball and box, and which of two points is better."""
+"""The engine of the attacks in pgd.py: gradient ascent inside ball and box, and comparison of points."""
 
 import copy
 import dataclasses
@@ -33,14 +33,14 @@ from piat_jax.programs.loops import fori_loop
 
 Best = tuple[Array, Array, Array]  # images, whether they succeed, loss
 Vary = Callable[[LogitsFn, Array, Array, Array | int], tuple[LogitsFn, Array]]
-"""`(logits_fn, images, x, index) -> (logits_fn, x)`: what a step sees of the model, and the point it starts from."""
+"""`(logits_fn, images, x, index) -> (logits_fn, x)`: the model that a step sees, and the point it starts from."""
 
 
 class Ascent:
-    """One attack's problem; the options after `box` are those of `pgd`.
+    """The problem that one attack solves; the options after `box` are those of `pgd`.
 
-    It works in float32, or in the images' own dtype if that has more bits. The network sees points as they will be
-    handed back: rounded to the dtype of the images.
+    It computes in float32, or in the images' dtype if that has more bits. The network sees points as they will be
+    returned: rounded to the images' dtype.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Ascent:
         self.target, self.labels, self.targets = labels, hard(labels), targets
         self.loss = loss if targets is None else towards(loss)
         self.norm, self.box, self.rule, self.sparsity = norm, box, rule, sparsity
-        # A step longer than the box is wide leads as far; a radius that holds the whole box is no bound.
+        # A step longer than the box is wide goes no farther, and a ball that holds the whole box is no constraint.
         self.eps = projection_radius(eps, shape, norm, box)
         self.step_size = per_example(cap_radius(step_size, shape, norm, box), self.images)
         self.start_eps = cap_radius(eps if start_eps is None else start_eps, shape, norm, box)
@@ -76,27 +76,27 @@ class Ascent:
         self.noisy = not (isinstance(noise, (int, float)) and noise == 0)
 
     def into_box(self, x: Array) -> Array:
-        """Clipped to valid pixels."""
+        """Clip to valid pixels."""
         return x if self.box is None else jnp.clip(x, *self.box)
 
     def into_ball(self, x: Array, eps: Radius) -> Array:
-        """The nearest point of the ball of radius `eps`; under "l1" of what it has in common with the box."""
+        """The nearest point in the ball of radius `eps`; under "l1", in the intersection of ball and box."""
         if self.norm == "l1":
             return self.images + project_l1(x - self.images, eps, self.images)
         return self.images + project(x - self.images, eps, self.norm)
 
     def inside(self, x: Array) -> Array:
-        """Projected onto ball and box, the box last unless the rule says otherwise."""
+        """Project onto ball, then box, unless the L2 rule reverses the order."""
         if self.norm == "l2" and self.rule.box_first:
             return self.into_ball(self.into_box(x), self.eps)
         return self.into_box(self.into_ball(x, self.eps))
 
     def result(self, x: Array) -> Array:
-        """Points in the dtype of the images, rounded towards these: inside ball and box they stay there."""
+        """Points in the images' dtype, rounded towards the images, so that they stay inside ball and box."""
         return round_towards(x, self.images, self.dtype)
 
     def start(self, keys: Array, start: str) -> Array:
-        """Where each example begins."""
+        """Each example's starting point."""
         shape, dtype = self.images.shape[1:], self.images.dtype
         if start == "uniform" and self.norm == "l2" and self.rule.start_in_box:
             low, high = self.box or (0.0, 1.0)
@@ -110,7 +110,7 @@ class Ascent:
         return self.images
 
     def evaluate(self, x: Array) -> tuple[Array, Array]:
-        """Loss, and whether the attack succeeds, of each example; logits that are not finite are no success."""
+        """Each example's loss, and whether the attack succeeds; logits that are not finite do not count as success."""
         logits = checked_logits(self.logits_fn, x)
         if self.targets is None:
             return self.loss(logits, self.target), losses.misclassified(logits, self.labels)
@@ -118,7 +118,7 @@ class Ascent:
         return self.loss(logits, self.targets), losses.correct(logits, self.targets)
 
     def gradient(self, x: Array) -> tuple[Array, Array, Array]:
-        """The gradient of the loss, and what `evaluate` returns."""
+        """The gradient of the loss, and the results of `evaluate`."""
 
         def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
             value, success = self.evaluate(x)
@@ -139,12 +139,12 @@ class Ascent:
         return ascent_direction(uphill, self.norm, self.rule)
 
     def step(self, index: Array | int, x: Array, gradient: Array, keys: Array | None) -> Array:
-        """Step number `index`, 0-based, of the examples whose budget holds it; the others stay."""
+        """Take step `index`, 0-based, for examples whose budget includes it; the others stay."""
         moved = self.move(x, gradient, self._noise(index, keys) if self.noisy else None)
         return moved if self.step_budget is None else select(self.has_step(index), moved, x)
 
     def varied(self, index: Array | int, x: Array) -> tuple["Ascent", Array]:
-        """The problem as step number `index` sees it, and where those examples start from whose budget holds it."""
+        """The problem as step `index` sees it, and the points that the step starts from."""
         if self.vary is None:
             return self, x
         ascent = copy.copy(self)
@@ -152,7 +152,7 @@ class Ascent:
         return ascent, select(self.has_step(index), start, x)
 
     def has_step(self, index: Array | int) -> Array:
-        """`[B]` whether each example takes step number `index`."""
+        """Whether each example takes step `index`, `[B]`."""
         budget = jnp.iinfo(jnp.int32).max if self.step_budget is None else self.step_budget
         return jnp.broadcast_to(index < jnp.asarray(budget), self.labels.shape)
 
@@ -164,7 +164,7 @@ class Ascent:
         return per_example(self.noise, self.images) * jax.vmap(draw)(keys)
 
     def run(self, x: Array, steps: int, keys: Array | None = None) -> Array:
-        """The last iterate; only noise needs `keys`, one an example."""
+        """The last iterate; `keys`, one per example, are only needed for noise."""
 
         def step(index: Array, x: Array) -> Array:
             ascent, x = self.varied(index, x)
@@ -181,21 +181,21 @@ class Ascent:
             gradient, value, success = ascent.gradient(x)
             return self.step(index + 1, x, gradient, keys), better(best, (x, success, value))
 
-        # A start that no step has projected yet may lie outside the ball, so it does not compete.
+        # The start is not projected yet and may lie outside the ball, so it does not compete.
         ascent, x = self.varied(0, x)
         x = self.step(0, x, ascent.gradient(x)[0], keys)
         x, best = fori_loop(0, steps - 1, step, (x, best))
         return self.better(best, x)
 
     def run_watched(self, x: Array, steps: int, keys: Array, patience: Array | int) -> tuple[Array, Array]:
-        """The iterate at which each example ran out of patience, or the last; and how many were no success, `[B]`."""
+        """The iterate at which each example's patience ran out, or the last; and the number without success, `[B]`."""
 
         def step(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             x, left, count = carry
             ascent, start = self.varied(index, x)
             x = start if self.vary is None else select(left >= 0, start, x)
             gradient, _, success = ascent.gradient(x)
-            left = left - success.astype(jnp.int32)  # at -1 the example is emitted and never moves again
+            left = left - success.astype(jnp.int32)  # at -1 the example is done and never moves again
             moves = (left >= 0) & self.has_step(index)
             x = select(moves, self.step(index, x, gradient, keys), x)
             return x, left, count + (moves & ~success).astype(jnp.int32)
@@ -212,20 +212,20 @@ class Ascent:
 
 
 def better(old: Best, new: Best) -> Best:
-    """Per example: a success before none, then by higher loss."""
+    """Per example: success comes first, then the higher loss."""
     take = (new[1] & ~old[1]) | ((new[1] == old[1]) & (new[2] > old[2]))
     return select(take, new[0], old[0]), old[1] | new[1], jnp.where(take, new[2], old[2])
 
 
 TOWARDS = {losses.margin: losses.margin_to_target}
-"""Losses that are cut off on one side, and their form for a target."""
+"""Losses that are clipped on one side, and their form for a target."""
 
 
 def towards(loss: LossFn) -> LossFn:
-    """The loss that a targeted attack maximises: called with targets, it rises as the network decides for them.
+    """The loss that a targeted attack maximises: it rises as the network moves towards the targets.
 
-    That is `-loss(logits, targets)`. The margin loss is flat beyond kappa, on the side that would matter then, so it
-    has a form of its own, `losses.margin_to_target`.
+    It is `-loss(logits, targets)`. The margin loss is flat beyond kappa, on the side that a targeted attack needs, so
+    it has its own form, `losses.margin_to_target`.
     """
     if isinstance(loss, Bound):
         return dataclasses.replace(loss, fn=TOWARDS[loss.fn]) if loss.fn in TOWARDS else _negative(loss)
@@ -237,7 +237,7 @@ def _negative(loss: LossFn) -> LossFn:
 
 
 def round_towards(x: Array, images: Array, dtype: Any) -> Array:
-    """`x` in a dtype, each pixel rounded to the side of its clean one: no farther from it than it was.
+    """`x` in a dtype, each pixel rounded towards the clean pixel, so that the perturbation never grows.
 
     >>> x, clean = jnp.array([0.5338]), jnp.array([0.5])
     >>> float(x.astype(jnp.bfloat16)[0]), float(round_towards(x, clean, jnp.bfloat16)[0])
@@ -251,5 +251,5 @@ def round_towards(x: Array, images: Array, dtype: Any) -> Array:
 
 
 def select(which: Array, x: Array, other: Array) -> Array:
-    """The examples `which[B]` of `x[B, ...]`, the rest from `other`."""
+    """The examples of `x[B, ...]` where `which[B]`, else those of `other`."""
     return jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), x, other)

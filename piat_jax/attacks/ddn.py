@@ -1,4 +1,4 @@
-"""DDN, a minimum-norm attack in L2: direction and length of a perturbation are looked for one apart from the other."""
+"""DDN, a minimum-norm attack in L2, which separates a perturbation's direction from its length."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from piat_jax.programs.loops import fori_loop
 
 @minimum_norm(
     "ddn",
-    summary="A sphere around the image shrinks where it was left misclassified, and grows where not; L2.",
+    summary="Moves on a sphere around the image that shrinks after a misclassified point and grows after others; L2.",
     paper="Rony et al. (2019), arXiv:1811.09600",
 )
 def ddn(
@@ -33,26 +33,27 @@ def ddn(
     gamma: Array | float = 0.05,
     start_eps: Array | float = 1.0,
 ) -> Nearest:
-    """DDN: `d <- d + a g / |g|`, then `x + d <- box(x + eps d / |d|)` with `eps <- eps (1 - gamma)`, or `(1 + gamma)`.
+    """DDN: `d <- d + a g / |g|`, then `x + d <- box(x + eps d / |d|)` with `eps <- eps (1 - gamma)` or `(1 + gamma)`.
 
-    g is the gradient of the cross-entropy. The radius shrinks where the point before the step was misclassified, and
-    grows elsewhere. The step length `a` falls from 1 to .01 along a cosine. The nearest misclassified point counts.
+    g is the gradient of the cross-entropy. The radius shrinks if the point before the step was misclassified, else it
+    grows. The step length `a` falls from 1 to .01 along a cosine. The result is the nearest misclassified point.
 
     Args:
       logits_fn: images to logits `[B, K]`, K at least 2.
       images: `[B, H, W, C]` floats in [0, 1].
       labels: `[B]` integers.
-      key: typed key; only where a gradient is 0 a direction is drawn, of example i from `fold_in(key, indices[i])`.
+      key: typed key; only used to draw a direction if a gradient is 0, for example i from `fold_in(key, indices[i])`.
       indices: `[B]` each example's index in its data set; default `0..B-1`.
       active: `[B]` which examples to attack; default all.
       norm: "l2".
-      steps: at least 1; may be traced, as all other numbers.
-      gamma: how much the radius changes in a step, in (0, 1).
-      start_eps: the first radius, above 0, in pixel units (1 = the whole range). It never is more than the distance of
-        the farthest corner of the box.
+      steps: at least 1; may be traced, like all other numbers.
+      gamma: relative change of the radius per step, in (0, 1).
+      start_eps: the first radius, above 0, in pixel units (1 = the whole range), capped at the distance to the farthest
+        corner of the box.
 
     Returns:
-      `Nearest`, constant. `steps + 1` queries: the last point is looked at too, which the published code leaves out.
+      `Nearest`; no gradient flows through it. Takes `steps + 1` queries, because it evaluates the last point too,
+      unlike the published code.
 
     Raises:
       InputError: another norm, or an argument out of range.
@@ -65,7 +66,7 @@ def ddn(
     True
     """
     if norm_name(norm) != "l2":
-        raise InputError(f"norm={norm!r} is none of ddn's; give 'l2', or take fmn or fab")
+        raise InputError(f"norm={norm!r} is not supported by ddn; give 'l2', or use fmn or fab")
     check_range("gamma", gamma, 0, 1, open_low=True)
     check_at_least("start_eps", start_eps, 0)
     loss = losses.cross_entropy
@@ -83,7 +84,7 @@ def ddn(
         gradient, _, wrong = search.gradient(x)
         found = search.nearer(found, x, wrong)
         flat = length(gradient, "linf") == 0
-        # XLA draws only where some example has no gradient.
+        # The branch makes XLA draw only if some example has no gradient.
         gradient = jax.lax.cond(jnp.any(flat), lambda: select(flat, drawn(index), gradient), lambda: gradient)
         moved = x - search.images + search.anneal(index, 1.0, 0.01) * ascent_direction(gradient, "l2")
         eps = jnp.minimum(eps * jnp.where(wrong, 1.0 - gamma, 1.0 + gamma), farthest)

@@ -1,4 +1,4 @@
-"""AutoAttack's ensembles: which attacks, in which order, with which numbers."""
+"""AutoAttack's ensembles: their attacks, order and settings."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,13 +18,13 @@ MEMBERS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 
 
 class Member(NamedTuple):
-    """One attack of an ensemble. An example is done with it after `runs` runs at each of `targets` classes."""
+    """One attack of an ensemble: it makes `runs` runs per example, for each of `targets` classes."""
 
     name: str
     attack: Bound  # called as attack(logits_fn, images, labels, key=, indices=, eps=, norm=)
-    runs: int = 1  # independent ones, each with randomness of its own
-    targets: int = 0  # classes aimed at, by falling clean logit; 0 is untargeted
-    cost: float = 1.0  # of one run, in forwards: what the time left is guessed from
+    runs: int = 1  # independent runs, each with its own randomness
+    targets: int = 0  # number of target classes, by falling clean logit; 0 is untargeted
+    cost: float = 1.0  # of one run, in forwards, to estimate the remaining time
     white_box: bool = True  # whether it uses gradients
 
 
@@ -39,7 +39,7 @@ def ensemble(
     queries: int = 5000,
     eot: int | None = None,
 ) -> tuple[Member, ...]:
-    """The members of a version of AutoAttack, in the order in which they run.
+    """The members of a version of AutoAttack, in running order.
 
     | version | attacks |
     |---|---|
@@ -49,19 +49,19 @@ def ensemble(
 
     Args:
       version: "standard", "plus" or "rand".
-      attacks: names of members to run instead of the version's, with its numbers.
+      attacks: names of members to run instead of the version's, with the version's settings.
       norm: "linf", "l2" or "l1"; under "l1" APGD-CE has 5 restarts and APGD-T 5 targets in every version.
-      steps: of APGD and FAB.
-      restarts: of APGD and untargeted FAB, in place of the version's.
-      targets: of APGD-T and FAB-T, in place of the version's; at most K - 1 of them are there.
-      queries: of Square.
-      eot: forwards a gradient of APGD is averaged over, in place of the version's.
+      steps: steps of APGD and FAB.
+      restarts: restarts of APGD and untargeted FAB; replaces the version's.
+      targets: targets of APGD-T and FAB-T, at most K - 1; replaces the version's.
+      queries: queries of Square.
+      eot: forwards that a gradient of APGD is averaged over; replaces the version's.
 
     Raises:
       InputError: an unknown name, or a number below 1.
 
-    Source: Croce & Hein (2020), arXiv:2003.01690, and (2021), arXiv:2103.01208; numbers of the published code. There
-    the attacks of a custom choice have 5 restarts; here a choice of attacks changes nothing else.
+    Source: Croce & Hein (2020), arXiv:2003.01690, and (2021), arXiv:2103.01208; settings of the published code. In that
+    code custom choices of attacks have 5 restarts; here choosing attacks changes nothing else.
 
     >>> [member.name for member in ensemble("standard")]
     ['apgd-ce', 'apgd-t', 'fab-t', 'square']
@@ -71,7 +71,7 @@ def ensemble(
         check_choice("attack", name, MEMBERS)
     names = tuple(attacks) or VERSIONS[version]
     if len(set(names)) < len(names):
-        raise InputError(f"attacks={','.join(names)} names one twice; restarts= runs it several times")
+        raise InputError(f"attacks={','.join(names)} names an attack twice; give restarts= to repeat it")
     numbers = {"steps": steps, "restarts": restarts, "targets": targets, "queries": queries, "eot": eot}
     for argument, value in numbers.items():
         check_count(argument, 1 if value is None else value, 1)
@@ -89,7 +89,7 @@ def ensemble(
         if name == "apgd-t":
             return apgd_member(name, "targeted", restarts or 1, targets or (5 if norm == "l1" else 9))
         if name == "fab":
-            # Its restarts differ in where they start, so they are one run.
+            # FAB handles its restarts itself, so they are one run.
             options = {"steps": steps, "restarts": five_if_plus, "targets": None}
             return Member(name, bind(fab, **options), cost=20.0 * steps * five_if_plus)
         if name == "fab-t":

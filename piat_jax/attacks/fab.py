@@ -49,9 +49,9 @@ def fab(
 ) -> Outcome:
     """FAB: `x' <- box((1 - a)(x' + eta d(x')) + a (x + eta d(x)))`, `d` the shortest way to the linearised boundary.
 
-    The boundary is that between the label and a target class, linearised at `x'`; `a = |d(x')| / (|d(x')| + |d(x)|)`,
-    at most `alpha_max`. A misclassified `x'` is kept if none was nearer, and goes back to `x + beta (x' - x)`. An
-    example is done as soon as what is kept lies in the ball.
+    The boundary between the label and a target class is linearised at `x'`; `a = |d(x')| / (|d(x')| + |d(x)|)`, at most
+    `alpha_max`. A misclassified `x'` is stored if it is the nearest so far, and moves back to `x + beta (x' - x)`. An
+    example is done as soon as its stored point lies in the ball.
 
     Args:
       logits_fn: images to logits `[B, K]`, K at least 2.
@@ -62,33 +62,35 @@ def fab(
       active: `[B]` which examples to attack; default all.
       eps: radius in pixel units (1 = the whole range), a scalar or `[B]`, traced.
       norm: "linf", "l2" or "l1".
-      steps: of each run, at least 1; 2 forwards each. May be traced, as all other numbers.
-      restarts: runs for each target, at least 1: the first starts at `x`, the others on the sphere of `eps / 2` around
-        it. All targets have their first run before one has its second.
-      targets: how many classes to aim at, one after the other, in the order of their clean logits: FAB-T. Those there
-        are, where there are fewer. Or `[B]` integers, the one class that each example is aimed at. None is untargeted
-        FAB: every step aims at the class whose linearised boundary is nearest, at K backward passes a step.
-      alpha_max: the most that `x` attracts, in [0, 1].
-      eta: how far beyond the boundary a step goes, at least 1.
-      beta: how much of the way a misclassified point keeps, in [0, 1].
+      steps: steps per run, at least 1, with 2 forwards each. May be traced, like all other numbers.
+      restarts: runs per target, at least 1: the first starts at `x`, the others on the sphere of radius `eps / 2`
+        around it. All targets have their first run before any has its second.
+      targets: the number of classes to aim at, one after the other, by falling clean logit: FAB-T; at most K - 1 are
+        used. Or `[B]` integers, one target class per example. None is untargeted FAB: every step aims at the class
+        whose linearised boundary is nearest, with K backward passes per step.
+      alpha_max: the largest pull of `x`, in [0, 1].
+      eta: how far a step overshoots the boundary, at least 1.
+      beta: the share of its distance that a misclassified point keeps, in [0, 1].
 
     Returns:
-      `Outcome`, float32 and constant. `queries` counts the clean forward and two forwards a step: the K backward
-      passes of the untargeted attack share one. What is misclassified as it is has fooled the network at distance 0.
+      `Outcome`, in float32; no gradient flows through it. `queries` counts the clean forward and two forwards per step:
+      the K backward passes of the untargeted attack share one. A misclassified clean image counts as fooled at
+      distance 0.
 
     Raises:
       InputError: an unknown norm, or an argument out of range.
 
-    Source: Croce & Hein (2020), arXiv:1907.02044; targets and constants: AutoAttack, arXiv:2003.01690. The paper ends
-    with a search along the line to `x`, which AutoAttack leaves out, and so do we. Its code takes all the steps and
-    looks at the distance then; stopping once it is in the ball gives the same flags. Non-finite logits fool nobody.
+    Source: Croce & Hein (2020), arXiv:1907.02044; targets and constants: AutoAttack, arXiv:2003.01690. Like AutoAttack,
+    this leaves out the paper's final search along the line to `x`. AutoAttack's code takes all steps and then checks
+    the distance; stopping once the point is in the ball gives the same flags. Logits that are not finite never count as
+    success.
 
     >>> logits_fn = lambda x: jnp.stack([x.sum((1, 2, 3)) - 1.5, jnp.zeros(len(x))], axis=1)
     >>> x, key = jnp.full((1, 1, 4, 1), 0.5), jax.random.key(0)
     >>> [fab(logits_fn, x, jnp.array([0]), key=key, eps=eps, steps=9).fooled.item() for eps in (0.12, 0.14)]
     [False, True]
     """
-    # What was not found is at distance inf, which no radius reaches.
+    # If no point was found, the distance is inf, which no radius may reach.
     radius = jnp.minimum(jnp.asarray(eps, jnp.float32), jnp.finfo(jnp.float32).max)
     nearest, distances, queries = fab_distances(
         logits_fn,
@@ -115,7 +117,7 @@ def fab(
 @minimum_norm(
     "fab-norm",
     title="FAB",
-    summary="Steps to the nearest linearised boundary, drawn back to the image.",
+    summary="Steps to the nearest linearised boundary, pulled back towards the image.",
     paper="Croce and Hein (2020), arXiv:1907.02044",
 )
 def fab_distances(
@@ -136,10 +138,10 @@ def fab_distances(
     beta: Array | float = 0.9,
     enough: Array | float | None = None,
 ) -> Nearest:
-    """The nearest misclassified images that FAB finds, and how far away they are.
+    """The nearest misclassified images that FAB finds, and their distances.
 
-    Args as in `fab`, but for two: `eps` sets the random starts only, and an example is done when something was found
-    at a distance of `enough` (a scalar or `[B]`), or never: as published, the attack takes all its steps.
+    Args as in `fab`, except two: `eps` only sets the random starts, and an example is done once a point is found within
+    distance `enough` (a scalar or `[B]`). Without `enough` the attack takes all its steps, as published.
 
     >>> logits_fn = lambda x: jnp.stack([x.sum((1, 2, 3)) - 1.5, jnp.zeros(len(x))], axis=1)
     >>> x = jnp.full((1, 1, 4, 1), 0.5)
@@ -183,14 +185,14 @@ def fab_distances(
         restart, rank = run // ranks, run % ranks
         point = jax.lax.cond(step == 0, lambda: _start(x, keys, restart, rank, restarts, eps, norm), lambda: point)
 
-        # Two calls of the network: a point that is judged and found misclassified is not where the next step starts.
+        # Two calls of the network per step: the next step does not start at a point that was judged misclassified.
         logits, pullback = jax.vjp(forward, point)
         if targets is None:
             gap, normal = _nearest_boundary(logits, pullback, labels, norm)
         else:
             gap, normal = _boundary(logits, pullback, labels, jnp.take(ranked, rank, axis=1))
         working = active & (distance > enough)
-        gap = jnp.where(working, gap, 0.0)  # so that nobody waits for the projection of what is done
+        gap = jnp.where(working, gap, 0.0)  # so that the projection does not iterate for finished examples
         gaps = jnp.concatenate([gap, gap - jnp.sum(normal * (x - point), axis=1)])
         both = step_to_hyperplane(jnp.concatenate([point, x]), jnp.concatenate([normal, normal]), gaps, norm)
         lengths = jnp.maximum(length(both, norm), 1e-8)
@@ -216,7 +218,7 @@ Pullback = Callable[[Array], tuple[Array]]
 
 
 def _boundary(logits: Array, pullback: Pullback, labels: Array, target: Array) -> tuple[Array, Array]:
-    """How much `z_target - z_label` must rise to 0, `[B]`, and its gradient, `[B, D]`."""
+    """The amount by which `z_target - z_label` must rise to reach 0, `[B]`, and its gradient, `[B, D]`."""
     classes, dtype = logits.shape[1], logits.dtype
     (normal,) = pullback(jax.nn.one_hot(target, classes, dtype=dtype) - jax.nn.one_hot(labels, classes, dtype=dtype))
     of_label, of_target = (jnp.take_along_axis(logits, c[:, None], axis=1)[:, 0] for c in (labels, target))
@@ -224,9 +226,9 @@ def _boundary(logits: Array, pullback: Pullback, labels: Array, target: Array) -
 
 
 def _nearest_boundary(logits: Array, pullback: Pullback, labels: Array, norm: str) -> tuple[Array, Array]:
-    """`_boundary` of the class whose linearised boundary is nearest; one gradient at a time is held.
+    """`_boundary` for the class whose linearised boundary is nearest, with one gradient in memory at a time.
 
-    All K at once, by vmap, take the same time inside the loop over steps and K times the memory.
+    Computing all K with vmap takes the same time inside the loop over steps, and K times the memory.
     """
 
     def compare(k: Array, best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -247,7 +249,7 @@ def _nearest_boundary(logits: Array, pullback: Pullback, labels: Array, norm: st
 def _start(
     x: Array, keys: Array, restart: Array, rank: Array | int, restarts: Count, eps: Array | float, norm: str
 ) -> Array:
-    """Where a run begins: `x`, or for restarts after the first a point of the sphere of `eps / 2`, clipped."""
+    """The start of a run: `x`, or for later restarts a point on the sphere of radius `eps / 2`, clipped."""
     if isinstance(restarts, int) and restarts == 1:
         return x
 

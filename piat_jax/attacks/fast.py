@@ -1,4 +1,4 @@
-"""Attacks of one step for fast adversarial training."""
+"""One-step attacks for fast adversarial training."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from piat_jax.core.types import Array, LogitsFn, LossFn
 
 @attack(
     "n_fgsm",
-    summary="One step from strong noise, held to the box alone: a training attack, which leaves the ball.",
+    summary="One step from strong noise, clipped to the box only: a training attack that may leave the ball.",
     paper="de Jorge et al. (2022), arXiv:2202.01181",
 )
 def n_fgsm(
@@ -42,14 +42,14 @@ def n_fgsm(
 ) -> Array:
     """N-FGSM: `x' = box(x + n + step_scale eps sign(grad loss(x + n)))`, n uniform in `noise_scale` times [-eps, eps].
 
-    Nothing projects onto the ball of eps, so x' is up to `(noise_scale + step_scale) eps` away: it is to train with. An
-    evaluation counts what lies outside the ball as no success.
+    x' is not projected onto the ball of eps and may be `(noise_scale + step_scale) eps` away, so this attack is for
+    training. An evaluation does not count points outside the ball as success.
 
     Args:
       logits_fn, images, labels, key, indices, targets, eps, loss, box: as in `pgd`.
-      noise_scale: radius of the noise in eps; 2 in the paper.
-      step_scale: the step in eps; 1 in the paper.
-      norm: "linf" alone.
+      noise_scale: radius of the noise in units of eps; 2 in the paper.
+      step_scale: step size in units of eps; 1 in the paper.
+      norm: only "linf".
 
     Source: de Jorge et al. (2022), arXiv:2202.01181.
 

@@ -1,4 +1,4 @@
-"""FMN, a minimum-norm attack in L-inf, L2 and L1: the radius of a ball follows what is found in it."""
+"""FMN, a minimum-norm attack in L-inf, L2 and L1, which adapts the radius of a ball."""
 
 import jax.numpy as jnp
 
@@ -15,7 +15,7 @@ from piat_jax.programs.loops import fori_loop
 
 @minimum_norm(
     "fmn",
-    summary="A ball around the image shrinks where a point of it is misclassified, and grows where none is.",
+    summary="Moves in a ball around the image that shrinks after a misclassified point and grows after others.",
     paper="Pintor et al. (2021), arXiv:2102.12827",
 )
 def fmn(
@@ -35,36 +35,37 @@ def fmn(
 ) -> Nearest:
     """FMN: `d <- box(ball(d + a g / |g|_2, eps))`, g the gradient of `max_{j != y} z_j - z_y`; no randomness.
 
-    The radius is `min(eps (1 - c), |best|)` where the point before the step is misclassified, and else `eps (1 + c)`.
-    Until one is found it is at least `|d| + |margin| / |g|_dual`, where the linearised boundary is. `a` and c fall
-    along a cosine, from `alpha` to `alpha_last` and from `gamma` to `gamma_last`. The nearest misclassified point
-    counts.
+    The radius becomes `min(eps (1 - c), |best|)` if the point before the step is misclassified, else `eps (1 + c)`.
+    Until a misclassified point is found, it is at least `|d| + |margin| / |g|_dual`, the distance to the linearised
+    boundary. `a` and c fall along a cosine, from `alpha` to `alpha_last` and from `gamma` to `gamma_last`. The result
+    is the nearest misclassified point.
 
     Args:
       logits_fn: images to logits `[B, K]`, K at least 2.
       images: `[B, H, W, C]` floats in [0, 1].
       labels: `[B]` integers.
-      key: plays no part.
-      indices: plays no part.
+      key: checked, but not used.
+      indices: not used.
       active: `[B]` which examples to attack; default all.
       norm: "linf", "l2" or "l1".
-      steps: at least 1; may be traced, as all other numbers.
-      alpha: the first step's L2 length, above 0, in pixel units (1 = the whole range).
-      alpha_last: that of the last; by default a hundredth of the first.
-      gamma: how much the radius changes in the first step, in (0, 1).
-      gamma_last: and in the last, in [0, 1).
+      steps: at least 1; may be traced, like all other numbers.
+      alpha: L2 length of the first step, above 0, in pixel units (1 = the whole range).
+      alpha_last: L2 length of the last step; default a hundredth of the first.
+      gamma: relative change of the radius in the first step, in (0, 1).
+      gamma_last: relative change of the radius in the last step, in [0, 1).
 
     Returns:
-      `Nearest`, constant. `steps + 1` queries: the last point is looked at too, which the published codes leave out.
+      `Nearest`; no gradient flows through it. Takes `steps + 1` queries, because it evaluates the last point too,
+      unlike the published codes.
 
     Raises:
       InputError: an unknown norm, or an argument out of range.
 
     Source: Pintor et al. (2021), arXiv:2102.12827, Algorithm 1, without its L0 form and its start at another class's
-    image. There the radius reaches to the linearised boundary and no farther until something is found. Nothing is,
-    then, where the network is linear, for equal logits are no success, or where the box is in the way; so here it grows
-    all the same. Under "l1" the step is projected onto ball and box at once; the published codes clip a projection onto
-    the ball alone.
+    image. In the paper the radius reaches only to the linearised boundary until a point is found. Then nothing is found
+    if the network is linear, since equal logits are not a success, or if the box is in the way; so here the radius also
+    grows. Under "l1" the step is projected onto the intersection of ball and box; the published codes project onto the
+    ball and then clip.
 
     >>> import jax
     >>> logits_fn = lambda x: jnp.stack([x.sum((1, 2, 3)) - 1.5, jnp.zeros(len(x))], axis=1)

@@ -1,4 +1,4 @@
-"""The shortest way from a point of the box onto a hyperplane without leaving the box: what FAB steps along."""
+"""FAB's steps: the shortest way from a point in the box to a hyperplane without leaving the box."""
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +16,23 @@ def step_to_hyperplane(points: Array, normals: Array, gaps: Array, order: str) -
     Args:
       points: `t`, `[N, D]` float32 in [0, 1].
       normals: `w`, `[N, D]` of any scale; a coordinate with `w = 0` never moves.
-      gaps: `[N]`, how much `<w, .>` must rise: `b - <w, t>` for the hyperplane `<w, v> = b`.
+      gaps: `[N]`, the amount by which `<w, .>` must rise: `b - <w, t>` for the hyperplane `<w, v> = b`.
       order: the norm, "linf", "l2" or "l1".
 
     Returns:
-      `d`, `[N, D]`. Where the box holds no point of the hyperplane, the way to the corner nearest to it.
+      `d`, `[N, D]`. If the hyperplane does not meet the box, the way to the corner nearest to it.
 
     Raises:
       InputError: an unknown `order`.
 
-    Under "linf" and "l2" every coordinate moves by `min(lam |w|^p, room)`, p = 0 or 1, where `room` is its way to the
-    side of the box. `<w, d>` is concave, increasing and piecewise linear in `lam`, so Newton's iteration climbs to the
-    solution from below and lands on it, in 6 to 10 rounds on images. Under "l1" the coordinates of largest `|w|` move
-    as far as they can, one after the other.
+    Under "linf" and "l2" every coordinate moves by `min(lam |w|^p, room)`, p = 0 or 1, where `room` is its distance to
+    the side of the box. `<w, d>` is concave, increasing and piecewise linear in `lam`, so Newton's iteration rises to
+    the solution from below and reaches it exactly, in 6 to 10 rounds on images. Under "l1" the coordinates with the
+    largest `|w|` move as far as they can, one after the other.
 
-    Source: Croce & Hein (2020), arXiv:1907.02044, Section 3.1. The reference code sorts the coordinates and searches by
-    bisection; Newton needs no sort and no more than three arrays of `[N, D]`. It is given `b`; the gap keeps the digits
-    that `<w, t> - b` loses.
+    Source: Croce & Hein (2020), arXiv:1907.02044, Section 3.1. The reference code sorts the coordinates and bisects;
+    Newton's iteration needs no sort and at most three arrays of `[N, D]`. The reference takes `b`; the gap keeps the
+    digits that `<w, t> - b` loses.
 
     >>> t, w = jnp.array([[0.125, 0.5]]), jnp.array([[1.0, -2.0]])
     >>> step_to_hyperplane(t, w, jnp.array([-0.1875]), "linf").tolist()
@@ -48,7 +48,7 @@ def step_to_hyperplane(points: Array, normals: Array, gaps: Array, order: str) -
     room = jnp.where(direction > 0, 1.0 - points, jnp.where(direction < 0, points, 0.0))
     reach = weights * room
     feasible = needed < jnp.sum(reach, axis=1)
-    needed = jnp.where(feasible, needed, 0.0)  # nothing to iterate for
+    needed = jnp.where(feasible, needed, 0.0)  # infeasible rows need no iteration
     if order == "linf":
         moved = jnp.minimum(_level(weights, room, reach, needed)[:, None], room)
     elif order == "l2":
@@ -69,16 +69,16 @@ def _level(rates: Array, limits: Array, reach: Array, needed: Array) -> Array:
         rest = needed - jnp.sum(jnp.where(free, 0.0, reach), axis=1)
         higher = rest / jnp.where(slope > 0, slope, jnp.inf)
         rising = higher > level
-        # A row that has arrived stays as it is to the last bit, however long the others take.
+        # A finished row does not change in a single bit while others iterate.
         return jnp.where(rising, higher, level), rising
 
-    # Each rise uses up at least one more coordinate, so this ends.
+    # Each rise exhausts at least one more coordinate, so the loop terminates.
     start = (jnp.zeros_like(needed), jnp.full(needed.shape, True))
     return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), climb, start)[0]
 
 
 def _fill(weights: Array, room: Array, reach: Array, needed: Array) -> Array:
-    """How far each coordinate moves where those of largest weight move first, by all their room."""
+    """How far each coordinate moves if the largest weights move first, each by all its room."""
     order = jnp.argsort(-weights, axis=1)
     back = jnp.argsort(order, axis=1)
     share = jnp.take_along_axis(reach, order, axis=1)

@@ -1,4 +1,4 @@
-"""One ascent under several norms: at each step the best of their steps (multi steepest descent)."""
+"""Gradient ascent that takes, at each step, the best step of several norms (multi steepest descent)."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from piat_jax.programs.loops import fori_loop
 
 @attack(
     "msd",
-    summary="At each step the best of the L-inf, L2 and L1 steps, each within its own ball.",
+    summary="Takes at each step the best of the L-inf, L2 and L1 steps, each within its own ball.",
     paper="Maini et al. (2020), arXiv:1909.04068",
 )
 def msd(
@@ -37,21 +37,22 @@ def msd(
 ) -> Array:
     """MSD: `x <- argmax_p loss(P_p(x + step_size_p u_p))` over p of L-inf, L2 and L1, for each example, `steps` times.
 
-    `u_p` is the steepest ascent direction under p and `P_p` projects onto its ball and the box. It starts at the image,
-    and draws nothing. Every step costs a gradient and three forwards. Candidates whose loss is not finite lose.
+    `u_p` is the steepest ascent direction under p and `P_p` projects onto its ball and the box. The attack starts at
+    the image and uses no randomness. Every step costs a gradient and three forwards. Candidates with a NaN loss are
+    never chosen.
 
     Args:
       logits_fn, images, labels, key, indices, loss, sparsity: as in `pgd`.
-      eps, step_size: of L-inf.
-      eps_l2, step_size_l2: of L2.
-      eps_l1, step_size_l1: of L1, sums of all changes.
-      steps: of each example.
-      norm: "linf", whose radius `eps` is; the others come along.
+      eps, step_size: radius and step size in L-inf.
+      eps_l2, step_size_l2: in L2.
+      eps_l1, step_size_l1: in L1, as sums of all changes.
+      steps: number of steps.
+      norm: only "linf", the norm of `eps`; the other norms are always included.
 
     Returns:
       `[B, H, W, C]` in the dtype of the images, inside one of the balls and the box.
 
-    Source: Maini et al. (2020), arXiv:1909.04068. Its code takes 50 steps, and draws each L1 step's sparsity at random.
+    Source: Maini et al. (2020), arXiv:1909.04068. Its code takes 50 steps and draws the sparsity of each L1 step.
 
     >>> logits_fn = lambda x: jnp.concatenate([x.reshape(1, 1), jnp.zeros((1, 1))], axis=1)
     >>> x = jnp.full((1, 1, 1, 1), 0.75)

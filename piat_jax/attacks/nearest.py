@@ -1,4 +1,4 @@
-"""What the attacks that look for the nearest misclassified image have in common."""
+"""Shared code of the minimum-norm attacks, which search for the nearest misclassified image."""
 
 from typing import Any, NamedTuple
 
@@ -25,15 +25,16 @@ Count = Array | int
 class Nearest(NamedTuple):
     """The nearest misclassified images that an attack has found."""
 
-    images: Array  # [B, H, W, C] float32; the clean one where none was found
-    distances: Array  # [B] float32, in the norm of the attack; inf where none was found
-    queries: Array  # [B] int32, forwards spent on it
+    images: Array  # [B, H, W, C] float32; the clean image if none was found
+    distances: Array  # [B] float32, in the attack's norm; inf if none was found
+    queries: Array  # [B] int32, forwards spent on each example
 
 
 class Search:
-    """The examples of an attack, its network, and the nearest misclassified point so far; all in float32.
+    """A minimum-norm attack's examples and network, and its search for the nearest misclassified point, in float32.
 
-    What is misclassified as it is has its nearest point at distance 0. Logits that are not finite fool nobody.
+    A misclassified clean image is its own nearest point, at distance 0. Logits that are not finite never count as
+    misclassified.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Search:
         self.active = jnp.full(labels.shape, True) if active is None else active
 
     def first(self) -> Nearest:
-        """Before anything was found."""
+        """The state before any point was evaluated."""
         none = jnp.full(self.labels.shape, jnp.inf, jnp.float32)
         return Nearest(self.images, none, jnp.zeros(self.labels.shape, jnp.int32))
 
@@ -73,7 +74,7 @@ class Search:
         return finite_entries(gradient), value, wrong
 
     def nearer(self, found: Nearest, x: Array, wrong: Array) -> Nearest:
-        """What is found after a point was looked at."""
+        """Update the nearest points with an evaluated point."""
         away = length(x - self.images, self.norm)
         better = self.active & wrong & (away < found.distances)
         return Nearest(
@@ -83,11 +84,11 @@ class Search:
         )
 
     def last(self, found: Nearest, x: Array) -> Nearest:
-        """What is found after the last point, where no gradient is needed."""
+        """Update the nearest points with the last point, which needs no gradient."""
         return jax.lax.stop_gradient(self.nearer(found, x, self._evaluate(x)[1]))
 
     def farthest(self) -> Array:
-        """How far the farthest corner of the box is, `[B]`: no radius need be larger."""
+        """The distance to the farthest corner of the box, `[B]`, an upper bound on useful radii."""
         return length(jnp.maximum(self.images, 1.0 - self.images), self.norm)
 
     def anneal(self, index: Array, high: Any, low: Any) -> Array:

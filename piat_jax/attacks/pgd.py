@@ -1,8 +1,8 @@
 """Projected gradient ascent and its relatives: FGSM, PGD, MI-FGSM and the margin-loss attack the field calls CW.
 
-Each is a pure function of `(logits_fn, images, labels)` and a key, in pixel space; `bind` (core/bound.py) fixes its
-hyper-parameters. Jit the function that calls it. `eps` and `step_size` may be traced, scalars or one value per
-example, so a sweep over them compiles once.
+Each attack is a pure function of `(logits_fn, images, labels)` and a key, in pixel space; `bind` (core/bound.py) fixes
+its hyper-parameters. Jit the function that calls the attack. `eps` and `step_size` may be traced, scalars or one value
+per example, so a sweep over them compiles once.
 """
 
 from typing import Any, NamedTuple
@@ -38,16 +38,16 @@ KEEPS = ("last", "best")
 
 
 class Counted(NamedTuple):
-    """What `pgd_counted` returns."""
+    """The result of `pgd_counted`."""
 
-    images: Array  # [B, H, W, C], those of `pgd`
-    correct: Array  # [B] int32, how many of the iterates that steps were taken from were no success
-    iterates: Array  # [B] int32, of how many
+    images: Array  # [B, H, W, C], as `pgd` returns them
+    correct: Array  # [B] int32, the number of iterates, before a step, that were not a success
+    iterates: Array  # [B] int32, the total number of these iterates
 
 
 @attack(
     "fgsm",
-    summary="One step of the whole radius along the sign of the gradient.",
+    summary="One step of the full radius along the sign of the gradient.",
     paper="Goodfellow et al. (2015), arXiv:1412.6572",
 )
 def fgsm(
@@ -63,7 +63,7 @@ def fgsm(
     loss: LossFn = losses.cross_entropy,
     box: Box = (0.0, 1.0),
 ) -> Array:
-    """FGSM: `x + eps * sign(grad loss)`, one whole step from `x` itself; arguments as in `pgd`, no randomness.
+    """FGSM: `x + eps * sign(grad loss)`, one full step from `x`; arguments as in `pgd`, no randomness.
 
     Source: Goodfellow et al. (2015), arXiv:1412.6572; PIAT paper, Eq. 1.
 
@@ -71,7 +71,7 @@ def fgsm(
     >>> fgsm(logits_fn, jnp.full((1, 1, 1, 1), 0.5), jnp.array([0]), eps=0.25).ravel().tolist()
     [0.25]
     """
-    del key, indices  # an attack like any other, but it draws nothing
+    del key, indices  # part of every attack's signature, but FGSM draws nothing
     norm = _check(logits_fn, images, eps, eps, 1, norm, "none", 1, "last", box)
     ascent = Ascent(logits_fn, images, labels, eps, eps, norm, loss, box, targets=targets)
     return ascent.result(jax.lax.stop_gradient(ascent.run(ascent.images, 1)))
@@ -110,54 +110,55 @@ def pgd(
 ) -> Array:
     """PGD: `x <- box(ball(x + step_size * u))`, `u` the steepest ascent direction of the loss, `steps` times.
 
-    `u = sign(g)` under "linf" and `g / |g|_2` under "l2"; the ball is projected onto first, the box last. Under "l1" u
-    has the signs of the largest entries alone (SLIDE), and the projection is onto ball and box at once.
+    `u = sign(g)` under "linf" and `g / |g|_2` under "l2", with projection onto the ball first, then the box. Under "l1"
+    u has the signs of the largest entries only (SLIDE), and the projection is onto the intersection of ball and box.
 
     Args:
       logits_fn: images to logits `[B, K]`; closes over weights, normalisation and BatchNorm mode.
-      images: `[B, H, W, C]` floats in the box. The attack computes in float32, or in float64 where they are that.
-      labels: `[B]` integers, or `[B, K]` probabilities for losses that take these; what `loss` takes as its second
-        argument. Success is to be classified as another class than the (most probable) label.
-      key: typed key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
+      images: `[B, H, W, C]` floats in the box. The attack computes in float32, or in float64 for float64 images.
+      labels: `[B]` integers, or `[B, K]` probabilities for losses that take these; the second argument of `loss`.
+        Success means a class other than the (most probable) label.
+      key: typed key; example i draws from `fold_in(key, indices[i])`, independent of the rest of the batch.
       indices: `[B]` each example's index in its data set; default `0..B-1`.
-      targets: `[B]` classes that the examples are to become. Success is then to be classified as the target, for
-        `keep`, `restarts` and `patience` too, and `-loss(logits, targets)` is maximised (of
-        `losses.margin`, `losses.margin_to_target`); `labels` play no part. Default: to be misclassified.
-      eps: radius in the unit of the pixels (8/255 where they are in [0, 1]), a scalar or `[B]`. A ball that holds the
-        whole box is no bound.
+      targets: `[B]` target classes. Success then means the target class, for `keep`, `restarts` and `patience` too. The
+        attack maximises `-loss(logits, targets)`, or `losses.margin_to_target` for `losses.margin`, and does not use
+        `labels`. Default: untargeted.
+      eps: radius in the pixels' unit (8/255 for pixels in [0, 1]), a scalar or `[B]`. A ball that holds the whole box
+        is no constraint.
       step_size: in the same unit, a scalar or `[B]`.
       steps: gradient steps, at least 1.
       norm: "linf", "l2", or "l1", whose radius is the sum of all changes and which needs the box (0, 1).
       start: "uniform" in the ball, then clipped to the box (Madry et al.); "normal", `x + 0.001 N(0, 1)`, neither
-        scaled by eps nor clipped (TRADES, MART: the KL has no gradient at `x` itself); "none", `x` (the PIAT paper's
+        scaled by eps nor clipped (TRADES, MART: the KL has no gradient at `x`); "none", `x` (the PIAT paper's
         Algorithm 1 as printed).
-      restarts: independent runs; the best counts, by the rule of `keep="best"`.
-      keep: the "last" iterate, or the "best" one: a success before none, then by higher loss. "best" costs one more
-        forward a run.
+      restarts: independent runs, of which the best is returned, by the rule of `keep="best"`.
+      keep: "last" returns the last iterate, "best" the best one: success comes first, then the higher loss. "best"
+        costs one more forward per run.
       loss: `(logits, labels) -> [B]`, maximised.
       box: bounds of valid pixels, or None.
-      start_eps: radius of the "uniform" start where it is not `eps` (LAS-AT, ECAS-AWP); the first step projects onto
+      start_eps: radius of the "uniform" start if it differs from `eps` (LAS-AT, ECAS-AWP); the first step projects onto
         the ball of `eps`. The other starts have no radius.
-      step_budget: how many steps each example takes, 1 to `steps`, `[B]` or a scalar; then it stays put (LAS-AT).
+      step_budget: how many steps each example takes, 1 to `steps`, `[B]` or a scalar (LAS-AT).
       noise: omega, a scalar or `[B]`: each step adds `omega N(0, 1)` before projecting (FAT). With the plain number 0
         nothing is drawn.
-      patience: FAT's early stop, tau, a scalar or `[B]`: a misclassified iterate is the result where tau is used up;
-        else it takes one off tau and steps on, as correct ones do at no cost. Here the start is projected onto ball and
-        box, for it may be the result. With `steps` or more nothing stops early. Needs `restarts=1`, `keep="last"`.
-      count_correct: what `pgd_counted` does, as this returns it as well for one release more.
-      vary: `(logits_fn, images, x, index) -> (logits_fn, x)`, called at the beginning of each step of number `index`,
-        0-based: the model that the step's gradient is taken of, and the point it is taken at and the step starts from,
-        which must be in the ball (A&P). Examples that take no step stay where they are.
-      l2_rule: how L2 steps are taken, one of `L2_RULES` (core/norms.py). "exact" is `g / |g|`, the ball before the box,
+      patience: FAT's early stop, tau, a scalar or `[B]`. Each misclassified iterate uses up one of tau and steps on; if
+        tau is used up, the iterate is the result. Correct iterates step on at no cost. The start is projected onto ball
+        and box, because it may be the result. With `steps` or more nothing stops early. Needs `restarts=1`,
+        `keep="last"`.
+      count_correct: deprecated, works for one more release: returns the result of `pgd_counted`.
+      vary: `(logits_fn, images, x, index) -> (logits_fn, x)`, called before step `index`, 0-based. It returns the model
+        for the step's gradient, and the point at which the gradient is computed and the step starts, which must be in
+        the ball (A&P). Examples that take no step do not move.
+      l2_rule: how to take L2 steps, one of `L2_RULES` (core/norms.py). "exact" is `g / |g|`, the ball before the box,
         and a start of uniform length in the ball. "trades" and "awp" add 1e-8 and 1e-10 to `|g|`. "advertorch" takes
-        `|g|` as at least 1e-6, the box before the ball, and its uniform start is a uniform image of the box, projected
-        onto the ball. Each training method's default is its code's. It changes nothing under "linf".
+        `|g|` as at least 1e-6 and the box before the ball; its uniform start is a uniform image in the box, projected
+        onto the ball. Each training method defaults to its code's rule. No effect under "linf".
       sparsity: share of the pixels (times channels) that an L1 step changes, in (0, 1]: SLIDE's, 0.01 in its code.
 
     Returns:
       `[B, H, W, C]` in the dtype of the images, inside ball and box; no gradient flows through it.
 
-    Entries of the gradient that are NaN count 0, and logits that are not finite are no success.
+    NaN entries of a gradient count as 0. Logits that are not finite do not count as success.
 
     Raises:
       InputError: an unknown choice, an argument out of range, or two that exclude each other.
@@ -189,7 +190,7 @@ def pgd(
         return ascent.result(jax.lax.stop_gradient(ascent.run(ascent.start(keys, start), steps, keys)))
 
     def restart(run: Any, best: Best) -> Best:
-        # The first run is the one of `restarts=1`, so that more of them are never worse.
+        # The first run equals that of `restarts=1`, so that more restarts are never worse.
         own = jnp.where(run == 0, keys, fold_in(keys, run))
         x = ascent.start(own, start)
         if keep == "best":
@@ -224,10 +225,9 @@ def pgd_counted(
     l2_rule: str = "exact",
     sparsity: Array | float = 0.01,
 ) -> Counted:
-    """`pgd`'s images, and how many of the iterates that steps were taken from were classified correctly.
+    """`pgd`'s images, and the number of iterates, before a step, that were classified correctly.
 
-    Args as in `pgd`, of which this is one run to its end. Source: GAIRAT, Zhang et al. (2021), arXiv:2010.01736, whose
-    kappa this counts.
+    Args as in `pgd`, without restarts. Source: GAIRAT, Zhang et al. (2021), arXiv:2010.01736, whose kappa this counts.
 
     >>> logits_fn = lambda x: jnp.stack([x.reshape(-1), jnp.full(x.shape[0], 0.5)], axis=1)
     >>> x = jnp.array([0.875, 0.5625]).reshape(2, 1, 1, 1)
@@ -252,21 +252,21 @@ def pgd_counted(
 
 
 def counting(of: Attack) -> Bound:
-    """`pgd_counted` with what is bound to an attack that is `pgd`.
+    """`pgd_counted` with the options of a bound `pgd`.
 
     Raises:
-      InputError: it is another attack, or one of several runs.
+      InputError: the attack is not `pgd`, or has several runs.
 
     >>> counting(bind(pgd, eps=0.1, restarts=1))
     pgd_counted(eps=0.1)
     """
     if not isinstance(of, Bound) or of.fn is not pgd:
         name = of.fn.__name__ if isinstance(of, Bound) else type(of).__name__
-        raise InputError(f"attack {name} counts no iterates; give bind(pgd, ...)")
+        raise InputError(f"attack {name} does not count iterates; give bind(pgd, ...)")
     bound = {**dict(of.static), **of.traced}
     runs = {"restarts": bound.pop("restarts", 1), "keep": bound.pop("keep", "last")}
     if runs != {"restarts": 1, "keep": "last"}:
-        raise InputError(f"iterates are counted of one run to its end, and attack has {runs}; leave these out")
+        raise InputError(f"iterates are counted for one run to its end, but attack has {runs}; leave these out")
     return bind(pgd_counted, **bound)
 
 
@@ -291,7 +291,7 @@ def mi_fgsm(
     loss: LossFn = losses.cross_entropy,
     box: Box = (0.0, 1.0),
 ) -> Array:
-    """MI-FGSM: `m <- decay * m + g / |g|_1`, then a step of PGD along `m`; from `x` itself, no randomness.
+    """MI-FGSM: `m <- decay * m + g / |g|_1`, then a step of PGD along `m`; starts at `x`, no randomness.
 
     Args as in `pgd`; `decay` is the paper's mu and `step_size` defaults to `eps / steps`.
 
@@ -320,12 +320,12 @@ def mi_fgsm(
 cw = attack(
     "cw",
     summary="PGD on the margin between the label's logit and the highest other one.",
-    paper="Carlini and Wagner (2017), arXiv:1608.04644, whose loss alone it has",
+    paper="Carlini and Wagner (2017), arXiv:1608.04644, the loss only",
 )(bind(pgd, loss=bind(losses.margin, kappa=50.0), steps=20))
 """CW as adversarial training evaluates it: 20 steps of `pgd` on `-max(z_y - max_{j != y} z_j + kappa, 0)`, kappa = 50.
 
-Takes every option of `pgd`. It is not the optimiser of Carlini & Wagner (2017): MAIL, RAT and SEAT call this CW, and so
-does the PIAT paper's lineage.
+Takes every option of `pgd`. It is not the optimiser of Carlini & Wagner (2017). MAIL, RAT, SEAT and the methods that
+PIAT derives from call this attack CW.
 """
 
 
@@ -353,7 +353,7 @@ def _prepared(
     l2_rule: str,
     **options: Any,
 ) -> tuple[Ascent, Array]:
-    """PGD's problem and a key for each example, after all checks but those of what only one of its forms takes."""
+    """Check the shared arguments; returns PGD's problem and a key for each example."""
     norm = _check(logits_fn, images, eps, step_size, steps, norm, start, restarts, keep, box)
     check_key(key)
     check_radius("start_eps", eps if start_eps is None else start_eps, norm, box)
@@ -379,13 +379,13 @@ def _check(
     keep: str,
     box: Box,
 ) -> str:
-    """The name of the norm, after all checks."""
+    """Check all arguments; returns the canonical name of the norm."""
     check_network(logits_fn)
     check_box(box)
     check_images("images", images, box)
     order = norm_name(order)
     if order == "l1" and box != (0.0, 1.0):
-        raise InputError(f"norm='l1' projects onto ball and box at once, and knows box=(0, 1) alone, not {box}")
+        raise InputError(f"box={box} is not supported with norm='l1'; give box=(0, 1)")
     check_choice("start", start, STARTS)
     check_choice("keep", keep, KEEPS)
     check_radius("eps", eps, order, box)

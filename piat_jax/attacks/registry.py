@@ -1,4 +1,4 @@
-"""The attacks by name, as evaluations ask for them: "pgd20" is `pgd` with 20 steps."""
+"""The attacks by name, as evaluations use them: "pgd20" is `pgd` with 20 steps."""
 
 import inspect
 from collections.abc import Callable
@@ -15,13 +15,13 @@ ATTACKS: Registry[Callable[..., Array]] = Registry("attack")
 attack = ATTACKS.register
 
 TO_TRAIN_WITH = ("n_fgsm", "msd")
-"""Attacks whose images may be outside of the ball of `eps`: no accuracy under them would be one within it."""
+"""Attacks whose images may leave the ball of `eps`, so an accuracy under them is not an accuracy within it."""
 NO_FIELDS = ("eps", "norm", "box", "noise", "count_correct")
-"""Options that all attacks have as fields of their group, and such as methods or callers set."""
+"""Options without a config field per attack: the group's shared fields, and options that methods or callers set."""
 
 
 def takes(name: str) -> set[str]:
-    """The options that an attack takes, beside `key` and `indices`, which are the data's.
+    """The options that an attack takes, except `key` and `indices`, which belong to the data.
 
     Raises:
       InputError: no attack has this name.
@@ -36,7 +36,7 @@ def takes(name: str) -> set[str]:
 
 
 def attack_fields(name: str) -> dict[str, Any]:
-    """The options of a training attack that a config can say, beside `eps` and `norm`, with their defaults.
+    """A training attack's options that a config can set, except `eps` and `norm`, with their defaults.
 
     >>> attack_fields("pgd")["steps"], attack_fields("cw")["steps"], attack_fields("fgsm")
     (10, 20, {})
@@ -49,6 +49,6 @@ def attack_fields(name: str) -> dict[str, Any]:
 
 
 MINIMUM_NORM: Registry[Callable[..., Any]] = Registry("minimum-norm attack")
-"""Functions `(logits_fn, images, labels, *, key, indices, active, norm, steps, ...) -> Nearest`: no radius is given."""
+"""Functions `(logits_fn, images, labels, *, key, indices, active, norm, steps, ...) -> Nearest`, without a radius."""
 
 minimum_norm = MINIMUM_NORM.register

@@ -1,4 +1,4 @@
-"""The Square Attack: random search with windows, on scores alone; the black-box member of AutoAttack."""
+"""The Square Attack, AutoAttack's black-box member: random search with windows, using only the scores."""
 
 from typing import NamedTuple
 
@@ -48,27 +48,27 @@ def square(
     rescale_schedule: bool = False,
     restarts: int = 1,
 ) -> Outcome:
-    """Square: a random window of x is changed, and kept if `z_y - max_{j != y} z_j` falls, `queries` times.
+    """Square: changes a random window of x and keeps the change if `z_y - max_{j != y} z_j` falls, `queries` times.
 
-    The window has `p` of the pixels: `p_init` for 11 iterations, and half from iterations 11, 51, 201, 501, 1001,
-    2001, 4001, 6001 and 8001 on. Under "linf" x starts in vertical stripes at the edge of the ball and each channel of
-    a window goes to one edge; under "l2" and "l1" x starts tiled by bumps, and the perturbation of one window moves
-    into a bump in another. No gradient is asked for.
+    The window covers a share `p` of the pixels: `p_init` for 11 iterations, and halved at iterations 11, 51, 201, 501,
+    1001, 2001, 4001, 6001 and 8001. Under "linf", x starts with vertical stripes at the edge of the ball, and each
+    channel of a window moves to one edge. Under "l2" and "l1", x starts as a tiling of bumps, and a change moves the
+    perturbation of one window into a bump in another. No gradients are used.
 
     Args:
       logits_fn: images to logits `[B, K]`; closes over weights, normalisation and BatchNorm mode.
       images: `[B, H, W, C]` floats in [0, 1], H and W may differ; the search itself is in float32.
       labels: `[B]` integers.
-      key: typed threefry key; example i draws from `fold_in(key, indices[i])`, so the batch it is in plays no part.
+      key: typed threefry key; example i draws from `fold_in(key, indices[i])`, independent of the rest of the batch.
       indices: `[B]` each example's index in its data set; default `0..B-1`.
       active: `[B]` bool, which examples to attack; default all. The loop ends when all of these are fooled.
       eps: radius in pixel units (1 = the whole range), a scalar or `[B]`, may be traced.
       norm: "linf", "l2" or "l1".
-      queries: windows tried in each restart, at least 0; may be traced. One more forward judges the start.
+      queries: windows to try in each restart, at least 0; may be traced. One more forward judges the start.
       p_init: share of the pixels in the first windows, in (0, 1]; may be traced.
-      rescale_schedule: whether the iterations above are of 10000 and shrink or stretch with `queries`; AutoAttack does
-        not do it, whatever its `queries`.
-      restarts: independent runs, of the examples not yet fooled.
+      rescale_schedule: whether to scale the iterations above, which are for 10000 queries, to `queries`; AutoAttack
+        never does.
+      restarts: independent runs, for the examples not yet fooled.
 
     Returns:
       Outcome; an example that never falls costs `restarts * (queries + 1)` forwards.
@@ -77,14 +77,15 @@ def square(
       InputError: an unknown choice or an argument out of range.
 
     Source: Andriushchenko et al. (2020), arXiv:1912.00049, with the settings of AutoAttack, Croce & Hein (2020),
-    arXiv:2003.01690. As in AutoAttack's code, and unlike the paper: windows never start at the last row or column they
-    could, and a margin of at most 0 is always accepted. Unlike that code: it draws windows, orientations and channel
-    signs once for the whole batch, but here each example draws its own, which has the same law for each and makes
-    results independent of batching; an example at margin 0 that argmax still gives its label is worked on; logits that
-    are not finite never count as a success; where H > W the tiles of the start are a fifth of W, and tiles at the
-    border are cut. "l1" is a reconstruction from the idea of Croce & Hein (2021), arXiv:2103.01208, not checked against
-    their code: sizes, tiles, start and moves are those of "l2", with sums of absolute values for Euclidean norms, and
-    each candidate is projected onto the intersection of ball and box instead of scaled to eps and clipped.
+    arXiv:2003.01690. As in AutoAttack's code, and unlike the paper, windows never start at the last possible row or
+    column, and a margin of at most 0 is always accepted. Unlike that code, each example draws its own windows,
+    orientations and channel signs, while the code draws them once per batch: the distribution per example is the same,
+    and results do not depend on batching. Also unlike that code: an example at margin 0 is attacked further while
+    argmax still gives its label; logits that are not finite never count as success; if H > W, the tiles of the start
+    are a fifth of W, and tiles at the border are cut. "l1" is a reconstruction from the idea of Croce & Hein (2021),
+    arXiv:2103.01208, not checked against their code. Sizes, tiles, start and moves are those of "l2" with sums of
+    absolute values in place of Euclidean norms, and candidates are projected onto the intersection of ball and box
+    instead of being scaled to eps and clipped.
 
     >>> logits_fn = lambda x: jnp.stack([x.mean((1, 2, 3)), jnp.full(len(x), 0.45)], axis=1)
     >>> x = jnp.full((1, 4, 4, 1), 0.5)
@@ -158,7 +159,7 @@ def square(
 
 
 def _judge(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """The margin of the label over the best other class, inf where a logit is not finite, and whether misclassified."""
+    """The label's margin over the best other class, inf if a logit is not finite, and whether misclassified."""
     of_label, best_other = losses.label_and_best_other(logits, labels)
     finite = jnp.all(jnp.isfinite(logits), axis=-1)
     return jnp.where(finite, of_label - best_other, jnp.inf), losses.misclassified(logits, labels)

@@ -1,7 +1,7 @@
-"""What the Square Attack tries next: the share of pixels to change, the windows and what is written into them.
+"""Proposals of the Square Attack: the share of pixels to change, the windows, and their new contents.
 
-Everything is batch-native, and the window side is traced, so one compilation serves the whole schedule. Draws arrive as
-uniform numbers `[B, n]`, one row an example.
+All functions work on batches, and the window side is traced, so the whole schedule compiles once. Draws are uniform
+numbers `[B, n]`, one row per example.
 """
 
 import math
@@ -13,14 +13,14 @@ import numpy as np
 from piat_jax.core.norms import project_l1
 from piat_jax.core.types import Array
 
-# The iterations, 0-based, from which on the share of pixels is halved once more.
+# The iterations, 0-based, at which the share of pixels is halved.
 HALVED_AT = (11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
 
 
 def pixel_share(
     iteration: Array | int, queries: Array | int, p_init: Array | float, rescale_schedule: bool = False
 ) -> Array:
-    """The share of the pixels a window covers at this iteration: `p_init / 2^k`, k the halvings until then.
+    """The share of the pixels that a window covers at this iteration: `p_init / 2^k`, k the halvings so far.
 
     >>> float(pixel_share(60, 5000, 0.8)), float(pixel_share(60, 500, 0.8, rescale_schedule=True))
     (0.20000000298023224, 0.02500000037252903)
@@ -35,7 +35,7 @@ def pixel_share(
 
 
 def window_side(share: Array, shape: tuple[int, ...], norm: str) -> Array:
-    """The side of a window of this share of an image `[H, W, C]`, int32; odd and at least 3 but under "linf".
+    """The side of a window with this share of an image `[H, W, C]`, int32; except under "linf" odd and at least 3.
 
     >>> [int(window_side(jnp.float32(0.4), (32, 32, 3), norm)) for norm in ("linf", "l2")]
     [20, 21]
@@ -49,18 +49,18 @@ def window_side(share: Array, shape: tuple[int, ...], norm: str) -> Array:
 
 
 def length(x: Array, norm: str, axes: tuple[int, ...]) -> Array:
-    """The "l1" or "l2" norm over `axes`, which are kept with length 1."""
+    """The "l1" or "l2" norm over `axes`, keeping them with length 1."""
     if norm == "l1":
         return jnp.sum(jnp.abs(x), axes, keepdims=True)
     return jnp.sqrt(jnp.sum(x * x, axes, keepdims=True))
 
 
 def tile(side: Array | int, room: int, norm: str) -> Array:
-    """eta(side), the bump that the paper's l2 attack writes into a window, in the corner of zeros `[room, room]`.
+    """eta(side), the bump that the paper's l2 attack writes into a window, in a corner of zeros `[room, room]`.
 
-    Its upper `side // 2` rows hold a positive pyramid, the others a negative one: a pixel at Chebyshev distance d of
-    the pyramid's centre has mass `sum_{k = d .. side // 2} 1 / (k + 1)^2`. The halves have equal norm, and the whole
-    has norm 1.
+    Its upper `side // 2` rows hold a positive pyramid, the others a negative one. A pixel at Chebyshev distance d from
+    the pyramid's centre has mass `sum_{k = d .. side // 2} 1 / (k + 1)^2`. The halves have equal norm, and the bump has
+    norm 1.
     """
     tails = jnp.asarray(np.pi**2 / 6 - np.cumsum([0.0, *1 / np.arange(1.0, room + 2) ** 2]), jnp.float32)
     row, column = jnp.arange(room)[:, None], jnp.arange(room)[None]
@@ -90,18 +90,18 @@ def tiling_side(shape: tuple[int, ...]) -> int:
 
 
 def tiling_draws(shape: tuple[int, ...]) -> int:
-    """How many draws `tiling` takes."""
+    """The number of draws that `tiling` needs."""
     side = tiling_side(shape)
     return (shape[0] // side) * (shape[1] // side) * (shape[2] + 1)
 
 
 def tiling(draws: Array, shape: tuple[int, ...], norm: str) -> Array:
-    """The "l2" and "l1" start: the image tiled by bumps of random orientation, of random sign in each channel."""
+    """The "l2" and "l1" start: a tiling by bumps with random orientation, and a random sign in each channel."""
     height, width, channels = shape
     side = tiling_side(shape)
     offset = max(min(height, width) - 5 * side, 0) // 2
     rows, columns = height // side, width // side
-    # One more row and column of zeros stands for all pixels that no tile covers.
+    # An extra row and column of zeros stands for all pixels that no tile covers.
     draws = draws.reshape(-1, rows, columns, channels + 1)
     signs = jnp.pad(_sign(draws[..., 1:]), ((0, 0), (0, 1), (0, 1), (0, 0)))
     turned = jnp.pad(draws[..., :1] < 0.5, ((0, 0), (0, 1), (0, 1), (0, 0)))
@@ -115,13 +115,13 @@ def tiling(draws: Array, shape: tuple[int, ...], norm: str) -> Array:
 
 
 def move_mass(draws: Array, delta: Array, eps: Array, side: Array, norm: str) -> Array:
-    """The "l2" and "l1" change: the perturbation of a second window, and what eps leaves, go into a bump in the first.
+    """The "l2" and "l1" change: moves a second window's perturbation, and unused eps, into a bump in the first window.
 
     Args:
       draws: `[B, 5 + C]`: the two corners, the orientation of the bump and its sign in each channel.
       delta: the perturbation, `[B, H, W, C]`.
-      eps: `[B, 1, 1, 1]`.
-      side: of both windows.
+      eps: the radius, `[B, 1, 1, 1]`.
+      side: side of both windows.
       norm: "l2" or "l1".
     """
     shape = delta.shape[1:]
@@ -131,7 +131,7 @@ def move_mass(draws: Array, delta: Array, eps: Array, side: Array, norm: str) ->
     second = _window(*_corner(draws[:, 2], draws[:, 3], side, shape), side, shape)
     room = min(height, width)
     bump = tile(side, room, norm)
-    # A slice of the padded bump is the bump moved to where the window is.
+    # A slice of the padded bump is the bump at the position of the window.
     bumps = jnp.pad(jnp.stack([bump, bump.T]), ((0, 0), (height, height - room), (width, width - room)))
     place = jax.vmap(lambda turn, i, j: jax.lax.dynamic_slice(bumps, (turn, i, j), (1, height, width))[0])
     moved = place((draws[:, 4] < 0.5).astype(jnp.int32), height - top, width - left)[..., None]
@@ -146,7 +146,7 @@ def move_mass(draws: Array, delta: Array, eps: Array, side: Array, norm: str) ->
         budget = jnp.sqrt(jnp.maximum(eps**2 - whole**2, 0.0) / channels + union**2)
     new = moved * _sign(draws[:, None, None, 5:]) + inside / (own + 1e-12)
     new = new * budget / (length(new, norm, (1, 2)) + 1e-12)
-    # On overlap the first window wins.
+    # Where the windows overlap, the first one wins.
     return jnp.where(first, new, jnp.where(second, 0.0, delta))
 
 
@@ -160,14 +160,14 @@ def into_ball_and_box(images: Array, delta: Array, eps: Array, norm: str) -> Arr
 
 
 def draws_for(shape: tuple[int, ...], norm: str) -> tuple[int, int]:
-    """How many uniform numbers a start takes, and how many a change."""
+    """The numbers of uniform draws for a start and for a change."""
     if norm == "linf":
         return math.prod(shape[1:]), 2 + shape[2]
     return tiling_draws(shape), 5 + shape[2]
 
 
 def _corner(row: Array, column: Array, side: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    # As in the reference code the last place, H - side, is never drawn, unless it is the only one.
+    # As in the reference code, the last position, H - side, is never drawn unless it is the only one.
     room = (jnp.asarray(size - side).astype(row.dtype) for size in shape[:2])
     top, left = (draw * size for draw, size in zip((row, column), room))
     return jnp.floor(top).astype(jnp.int32), jnp.floor(left).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""PGD that aims at classes: at one after the other, or at the least likely one."""
+"""Targeted PGD: one target class after the other, or the least likely class."""
 
 import copy
 from typing import Any
@@ -31,7 +31,7 @@ from piat_jax.programs.loops import fori_loop
 @attack(
     "mt",
     title="MT",
-    summary="PGD on the difference to one other class's logit after the other; the best image of all runs counts.",
+    summary="PGD on the logit difference to each other class in turn; keeps the best image of all runs.",
     paper="Gowal et al. (2019), arXiv:1910.09338",
 )
 def multi_targeted(
@@ -51,16 +51,16 @@ def multi_targeted(
     box: Box = (0.0, 1.0),
     l2_rule: str = "exact",
 ) -> Array:
-    """MultiTargeted: PGD on `z_t - z_y` for one class t after the other, of which the best image counts.
+    """MultiTargeted: PGD on `z_t - z_y` for one class t after the other; returns the best image of all runs.
 
-    Any wrong class is a success, not only the one aimed at. Of the last iterates of all runs a success counts before
-    none, then the higher `max_{j != y} z_j - z_y`.
+    Any wrong class is a success, not only the target. Among the last iterates of all runs, success comes first, then
+    the higher `max_{j != y} z_j - z_y`.
 
     Args:
-      logits_fn, images, labels, key, indices, eps, step_size, steps, norm, start, box, l2_rule: as of `pgd`.
-      targets: how many classes, at least 1: those with the highest clean logits, from the highest down. None is all
-        others; those there are, where there are fewer.
-      restarts: runs for each class, at least 1, each from a start of its own.
+      logits_fn, images, labels, key, indices, eps, step_size, steps, norm, start, box, l2_rule: as in `pgd`.
+      targets: the number of target classes, at least 1, by falling clean logit; at most K - 1 are used. None is all
+        other classes.
+      restarts: runs per class, at least 1, each from its own start.
 
     Returns:
       `[B, H, W, C]` in the dtype of the images, inside ball and box; no gradient flows through it.
@@ -106,7 +106,7 @@ def multi_targeted(
 @attack(
     "pgd_ll",
     title="PGD-LL",
-    summary="PGD that aims at the class with the lowest clean logit.",
+    summary="PGD targeted at the class with the lowest clean logit.",
     paper="Kurakin et al. (2017), arXiv:1607.02533",
 )
 def pgd_least_likely(
@@ -127,10 +127,9 @@ def pgd_least_likely(
     box: Box = (0.0, 1.0),
     l2_rule: str = "exact",
 ) -> Array:
-    """PGD with `targets` the least likely classes, `argmin_{j != y} z_j(x)`; all arguments and results are `pgd`'s.
+    """PGD targeted at the least likely class, `argmin_{j != y} z_j(x)`; arguments and results as in `pgd`.
 
-    It makes images that are to become that class, the hardest to become; an accuracy under it counts every wrong class
-    as the attack's success.
+    The attack aims at the hardest target class; an accuracy under it counts every wrong class as success.
 
     Source: Kurakin et al. (2017), arXiv:1607.02533, the iterative least-likely class method.
 

@@ -1,4 +1,4 @@
-"""The classes that targeted attacks aim at."""
+"""Target classes of targeted attacks."""
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +9,18 @@ from piat_jax.core.types import Array
 
 
 def ranked_others(logits: Array, labels: Array) -> Array:
-    """`[B, K - 1]` all classes but the label's, from the highest logit down; of equal logits the first class leads.
+    """All classes except the label by falling logit, `[B, K - 1]`; ties go to the first class.
 
     >>> ranked_others(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([2])).tolist()
     [[0, 1]]
     """
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    # The label comes last whatever its logit, so that no rank aims at it.
+    # The label comes last whatever its logit, and is cut off.
     return jnp.argsort(jnp.where(is_label, jnp.inf, -logits.astype(jnp.float32)), axis=1, stable=True)[:, :-1]
 
 
 def check_targets(targets: Array | int, batch: int) -> None:
-    """Raise InputError unless `targets` is a number of at least 1, or a class for each of `batch` examples."""
+    """Raise InputError unless `targets` is a number of at least 1, or one class for each of `batch` examples."""
     if jnp.ndim(targets) == 0:
         check_count("targets", targets, 1)
     elif jnp.shape(targets) != (batch,):

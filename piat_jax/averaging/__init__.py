@@ -1,4 +1,4 @@
-"""Averages of weights over training: PIAT's interpolation, as a hook and for optax, and averages beside the weights."""
+"""Weight averaging over training: PIAT's interpolation, as a hook and for optax, and EMA, SEAT, SWA and FAWA."""
 
 from piat_jax.averaging.averages import AVERAGES, average, average_fields
 from piat_jax.averaging.batch_stats import recompute_batch_stats

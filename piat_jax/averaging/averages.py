@@ -1,4 +1,4 @@
-"""The averages by name: functions that build one for a run, whose keyword arguments are its fields in a config."""
+"""The averages by name: functions that build an average for a run; their keyword arguments are config fields."""
 
 import inspect
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from piat_jax.core.checks import InputError, check_range
 from piat_jax.core.registry import Registry
 
 AVERAGES: Registry[Callable[..., Average]] = Registry("average")
-"""Functions `(*, epochs, ...) -> Average`, of the run's length and of fields that all have defaults."""
+"""Functions `(*, epochs, ...) -> Average`; all arguments except `epochs`, the run's length, have defaults."""
 
 average = AVERAGES.register
 
 
 @average(
     "ema",
-    summary="Exponential average of the weights, each step; warmed up as SEAT's unless average.warmup=False.",
+    summary="Exponential average of the weights, each step, with SEAT's warm-up unless average.warmup=False.",
     paper="Polyak and Juditsky (1992)",
 )
 def ema(
@@ -27,14 +27,14 @@ def ema(
     warmup: bool = True,
     batch_stats: str = "interpolate",
 ) -> Average:
-    """EMA: `average <- decay average + (1 - decay) w` after each step, warmed up as SEAT's unless told not to.
+    """EMA: `average <- decay average + (1 - decay) w` after each step, by default with SEAT's warm-up.
 
     Args:
-      epochs: of the run.
+      epochs: number of epochs of the run.
       decay: in [0, 1].
       start: share of the run before the first averaged state, in [0, 1].
-      warmup: whether the decay is `min(decay, (n + 1) / (n + 10))` after n states, else it is constant.
-      batch_stats: BatchNorm's statistics: interpolate, copy (those of the current weights), recompute.
+      warmup: whether the decay is `min(decay, (n + 1) / (n + 10))` after n states; else it is constant.
+      batch_stats: BatchNorm's running statistics: interpolate, copy (from the current weights), recompute.
 
     >>> ema(epochs=120, warmup=False).weight
     0.999
@@ -63,11 +63,11 @@ def seat(*, epochs: int, decay: float = 0.999, start: float = 0.0) -> Average:
 
 @average(
     "swa",
-    summary="Equal average of the weights of late epochs.",
+    summary="Equal average of the weights over late epochs.",
     paper="Izmailov et al. (2018), arXiv:1803.05407",
 )
 def swa(*, epochs: int, start: float = 55 / 200) -> Average:
-    """SWA: the mean of the weights of the epochs from `start` on; BatchNorm's statistics are estimated anew.
+    """SWA: the mean of the weights over the epochs from `start` on; BatchNorm's running statistics are re-estimated.
 
     Args:
       epochs, start: as for `ema`.
@@ -80,15 +80,15 @@ def swa(*, epochs: int, start: float = 55 / 200) -> Average:
 
 @average(
     "fawa",
-    summary="Average over epochs in which the worst class is robust enough on validation data.",
+    summary="Average over the epochs whose worst class is robust enough on validation data.",
     paper="Wei et al. (2023), arXiv:2303.14460",
 )
 def fawa(*, epochs: int, decay: float = 0.88, start: float = 0.0, threshold: float = 0.2) -> FAWA:
-    """FAWA: `average <- decay average + (1 - decay) w` after the epochs that a gate lets through (`FAWA`, `Gated`).
+    """FAWA: `average <- decay average + (1 - decay) w` after the epochs that a gate accepts (`FAWA`, `Gated`).
 
     Args:
       epochs, decay, start: as for `ema`.
-      threshold: what the worst class has to reach, an accuracy in [0, 1].
+      threshold: the accuracy in [0, 1] that the worst class must reach.
 
     >>> fawa(epochs=200).threshold
     0.2
@@ -98,10 +98,10 @@ def fawa(*, epochs: int, decay: float = 0.88, start: float = 0.0, threshold: flo
 
 
 def average_fields(name: str) -> dict[str, Any]:
-    """The fields of an average and their defaults: what its function takes beside `epochs`.
+    """The fields of an average and their defaults: all arguments of its function except `epochs`.
 
     Raises:
-      InputError: one of them has no default.
+      InputError: a field has no default.
 
     >>> average_fields("ema")
     {'decay': 0.999, 'start': 0.0, 'warmup': True, 'batch_stats': 'interpolate'}
@@ -110,5 +110,5 @@ def average_fields(name: str) -> dict[str, Any]:
     fields = {parameter.name: parameter.default for parameter in parameters if parameter.name != "epochs"}
     for field, default in fields.items():
         if default is inspect.Parameter.empty:
-            raise InputError(f"average {name!r} has no default for {field!r}; give it one, for configs to begin with")
+            raise InputError(f"average {name!r} has no default for {field!r}; give it one, since configs start from it")
     return fields

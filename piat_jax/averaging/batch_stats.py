@@ -1,4 +1,4 @@
-"""BatchNorm statistics of given weights, estimated anew: averaged weights never saw the data."""
+"""Re-estimation of BatchNorm's running statistics, because averaged weights never saw the data."""
 
 from collections.abc import Mapping
 
@@ -14,22 +14,22 @@ from piat_jax.core.types import Array, Model, PyTree, Variables
 def recompute_batch_stats(
     model: Model, variables: Variables, images: Array, *, momentum: float = 0.9, key: Array | None = None
 ) -> Variables:
-    """The running statistics of fixed weights, as the mean over batches of each batch's mean and variance.
+    """Running statistics for fixed weights: the mean over batches of each batch's mean and variance.
 
     A forward in training mode gives `running' = momentum * running + (1 - momentum) * batch`; started at zero and
-    divided by `1 - momentum`, that is the statistic of the batch. Needed after averaging weights whenever the
-    statistics were not averaged with them, and with SWA's weights always.
+    divided by `1 - momentum`, this is the batch's statistic. Use it after averaging weights if the statistics were not
+    averaged too, and always for SWA.
 
     Args:
-      model: its state holds the running statistics under "batch_stats" (Flax's name). Other state is not touched.
+      model: its state holds the running statistics under "batch_stats" (Flax's name). Other state is not changed.
       variables: the weights, and a state of which only the structure matters.
-      images: `[N, B, H, W, C]`, N batches as the network was trained on, floats in [0, 1] or uint8: adversarial ones
-        for adversarial training, if it is to be evaluated as it was trained.
-      momentum: the model's own, 0.9 for those of this library; another value scales all statistics wrongly.
+      images: `[N, B, H, W, C]`, N batches like those of training, floats in [0, 1] or uint8. After adversarial
+        training, give adversarial images to keep the statistics of training.
+      momentum: the model's BatchNorm momentum, 0.9 in this library; another value scales all statistics wrongly.
       key: for models that draw at random in training mode.
 
     Returns:
-      The same weights with the new statistics. Without any state (no BatchNorm) the variables as they are.
+      The same weights with the new statistics. Without any state (no BatchNorm), the unchanged variables.
 
     Raises:
       InputError: images that are not N >= 1 batches of floats or uint8, a momentum outside [0, 1), or a state without
@@ -38,7 +38,7 @@ def recompute_batch_stats(
     References:
       Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (SWA), 2018, Section 3.2.
 
-    >>> class Mean:  # all of a BatchNorm that matters here
+    >>> class Mean:  # the part of BatchNorm that matters here
     ...     def apply(self, params, model_state, images, *, train, key=None):
     ...         running = model_state["batch_stats"]["mean"]
     ...         return images, {"batch_stats": {"mean": 0.9 * running + 0.1 * images.mean()}}
@@ -69,7 +69,7 @@ def recompute_batch_stats(
         batch_key = None if key is None else jax.random.fold_in(key, n)
         _, updated = model.apply(params, {**state, "batch_stats": zeros}, batch, train=True, key=batch_key)
         stats = jax.tree.map(lambda s: s / (1 - momentum), updated["batch_stats"])
-        # The mean of n + 1 values is n / (n + 1) of the mean of the first n, and the rest of the new one.
+        # The mean of n + 1 values is n / (n + 1) times the mean of the first n, plus 1 / (n + 1) times the new value.
         return interpolate(mean, stats, n / (n + 1)), None
 
     mean, _ = jax.lax.scan(add_batch, zeros, (jnp.arange(images.shape[0]), images))

@@ -1,8 +1,8 @@
 """Parameter interpolation: the weight schedule, the function on trees, and the optax transformation.
 
-`theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`: after round n the fast weights `theta_n` are drawn back to
-the last interpolated ones, and round n + 1 starts from the result (PIAT paper, Eq. 9 and Algorithm 1). Lookahead
-(Zhang et al., 2019) is the same with a constant weight; PIAT's round is an epoch, and its weight grows.
+`theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`: after round n the fast weights `theta_n` are pulled back
+towards the last interpolated weights, and round n + 1 starts from the result (PIAT paper, Eq. 9 and Algorithm 1).
+Lookahead (Zhang et al., 2019) does the same with a constant weight. PIAT's round is an epoch, and its weight grows.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from piat_jax.core.types import Array, PyTree
 class RationalWeight:
     """PIAT's schedule `lambda_n = (a n + b) / (c n + d)` (Eq. 10): from b/d at n = 0 towards a/c.
 
-    With the paper's constants `(n + 1) / (n + 10)`: early rounds keep little of the past, late ones nearly all of it.
+    With the paper's constants, `(n + 1) / (n + 10)`, early rounds keep little of the past, late rounds nearly all.
 
     Attributes:
       a, b, c, d: constants with `c >= a >= 0` and `d >= b >= 0`, `d > 0`, so that the weight lies in [0, 1].
@@ -52,13 +52,13 @@ class RationalWeight:
             )
 
     def __call__(self, n: jax.typing.ArrayLike) -> Array:
-        """`lambda_n` as a float (of 64 bits under x64), for a number or an array of them, traced or not."""
+        """`lambda_n` as a float (64 bits under x64), for a number or an array of numbers, traced or not."""
         n = jnp.asarray(n, float)
         return (self.a * n + self.b) / (self.c * n + self.d)
 
 
 Weight = jax.typing.ArrayLike | Callable[[Any], jax.typing.ArrayLike]
-"""The weight of the past: a constant in [0, 1], or a schedule of the round's number n."""
+"""The weight of the past: a constant in [0, 1], or a schedule of the round number n."""
 
 PAPER_WEIGHT = RationalWeight()
 
@@ -76,8 +76,8 @@ def weight_at(weight: Weight, n: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
 def interpolate(previous: PyTree, current: PyTree, weight: jax.typing.ArrayLike) -> PyTree:
     """`weight * previous + (1 - weight) * current`, leaf by leaf.
 
-    Weight 0 gives exactly `current`, weight 1 exactly `previous`, whatever the other holds, and equal trees come back
-    bit for bit.
+    Weight 0 gives exactly `current` and weight 1 exactly `previous`, whatever the other tree contains. Equal trees give
+    bit-identical results.
 
     Args:
       previous: a pytree of arrays.
@@ -85,8 +85,8 @@ def interpolate(previous: PyTree, current: PyTree, weight: jax.typing.ArrayLike)
       weight: a scalar in [0, 1].
 
     Returns:
-      A tree with the dtypes of `current`, computed in float32 or wider, the weight as well. Leaves that are not
-      floating point (counters, flags, keys) are those of `current`.
+      A tree with the dtypes of `current`, computed in float32 or wider. Leaves that are not floating point (counters,
+      flags, keys) come from `current`.
 
     Raises:
       InputError: the trees differ.
@@ -106,7 +106,7 @@ def interpolate(previous: PyTree, current: PyTree, weight: jax.typing.ArrayLike)
         wide = jnp.promote_types(now.dtype, jnp.float32)
         p, c = before.astype(wide), now.astype(wide)
         w = jnp.asarray(weight, jnp.finfo(wide).dtype)
-        # A difference of equals is exactly 0. At the ends selection, not arithmetic: 0 * inf is nan.
+        # The difference of equal values is exactly 0. Weights 0 and 1 select, because 0 * inf is nan.
         mixed = c - w * (c - p)
         return jnp.where(w == 0, c, jnp.where(w == 1, p, mixed)).astype(now.dtype)
 
@@ -117,7 +117,7 @@ _Shapes = dict[str, tuple[int, ...]]
 
 
 def _check_same(name: str, tree: PyTree, other_name: str, other: PyTree) -> None:
-    """Raise InputError unless the trees agree in structure and shapes; the message names a leaf."""
+    """Raise InputError unless the trees agree in structure and shapes; the message names a differing leaf."""
     _check_shapes(name, _shapes(tree), other_name, _shapes(other))
     if jax.tree.structure(tree) != jax.tree.structure(other):
         raise InputError(f"{name} and {other_name} are different trees: their containers differ in type")
@@ -141,7 +141,7 @@ def _shapes(tree: PyTree) -> _Shapes:
 class InterpolateParamsState(NamedTuple):
     """State of `interpolate_params`."""
 
-    # int32, updates seen. The name that optax's states and checkpoints have; it hides tuple.count, as theirs does.
+    # int32, updates seen. The name follows optax's states and checkpoints; like theirs, it hides tuple.count.
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
     syncs: Array  # int32, interpolations done
     anchor: optax.Params  # theta', the weights after the last interpolation; the initial ones before the first
@@ -153,41 +153,40 @@ def interpolate_params(
 ) -> optax.GradientTransformationExtraArgs:
     """Interpolate the parameters with their last interpolated value, every `period` updates or on demand.
 
-    `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) (theta + updates)`, written back into the parameters: on such an
-    update the transformation returns `theta'_n - theta`, on all others it returns what it was given. It must be the
-    LAST of an `optax.chain`, as it needs the final updates; `interpolated` puts it there.
+    `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) (theta + updates)` replaces the parameters: on an interpolating
+    update the transformation returns `theta'_n - theta`, on all others the updates it was given. It must be the LAST of
+    an `optax.chain`, because it needs the final updates; `interpolated` puts it there.
 
-    With `period` the n-th interpolation falls on update n * period. With `interpolate=True` (a bool, traced or not)
-    among the extra arguments of `update` it happens on that very update, whatever the count; where the last batch of
-    an epoch is dropped or steps are skipped, that is the safer trigger. With neither, the parameters are left alone.
+    With `period`, the n-th interpolation happens on update n * period. To interpolate on a given update, whatever the
+    count, pass `interpolate=True` (a bool, traced or not) as an extra argument of `update`; this is the safer trigger
+    if the last batch of an epoch is dropped or steps are skipped. Without either, parameters do not change.
 
-    It cannot see BatchNorm statistics, which are no parameters. A network that has them is evaluated with the
-    statistics of its fast weights unless you treat them too: interpolate them alike, as the epoch hook
-    `piat_jax.averaging.PIAT` does, or re-estimate them with `piat_jax.averaging.recompute_batch_stats`.
+    The transformation cannot see BatchNorm's running statistics, because they are not parameters. Without treatment
+    they remain those of the fast weights. Interpolate them too, as the epoch hook `piat_jax.averaging.PIAT` does, or
+    re-estimate them with `piat_jax.averaging.recompute_batch_stats`.
 
     Args:
-      period: updates from one interpolation to the next (the steps of an epoch, for PIAT); None for the extra
-        argument only.
-      weight: `lambda`, what remains of the past: a constant in [0, 1], or a schedule n -> lambda_n; None is PIAT's,
+      period: updates between two interpolations (for PIAT, the steps of an epoch); None for the extra argument only.
+      weight: `lambda`, the weight of the past: a constant in [0, 1], or a schedule n -> lambda_n; None is PIAT's,
         `RationalWeight()`. With a constant this is `optax.lookahead` with `slow_step_size = 1 - weight`.
-      first_epoch: n of the first interpolation, whose period is PIAT's epoch: 1 as in Algorithm 1, 0 to start at the
+      first_epoch: n of the first interpolation (a period is PIAT's epoch): 1 as in Algorithm 1, 0 to start at the
         schedule's b/d.
 
     Returns:
       A transformation whose state keeps one copy of the parameters. Updates keep their dtype, or take the parameters'
-      where that is wider.
+      dtype if it is wider.
 
     Raises:
-      InputError: `period` is below 1 or no whole number, a constant `weight` outside [0, 1], `first_epoch` negative; in
-        `update`, no parameters were given.
+      InputError: `period` is below 1 or not a whole number, a constant `weight` outside [0, 1], `first_epoch` negative;
+        in `update`, no parameters were given.
 
-    Inside `optax.MultiSteps` the period counts optimizer steps, and `interpolate=True` acts only on the micro-step
-    that completes one. Under `optax.inject_hyperparams` a constant weight may be injected; name a schedule of your own
-    in `static_args=("weight",)`, or optax evaluates it at its own step count. Put `optax.apply_if_finite` inside:
-    `interpolated(optax.apply_if_finite(optimizer, 5))`. Around this one it undoes all of a bad step: the interpolation
-    that was asked for with `interpolate=True` is lost, and the step does not count for `period`.
+    Inside `optax.MultiSteps` the period counts optimizer steps, and `interpolate=True` acts only on the micro-step that
+    completes a step. Under `optax.inject_hyperparams` a constant weight may be injected; name your own schedule in
+    `static_args=("weight",)`, or optax evaluates it at its own step count. Put `optax.apply_if_finite` inside:
+    `interpolated(optax.apply_if_finite(optimizer, 5))`. Outside, it undoes everything in a bad step: an interpolation
+    requested with `interpolate=True` is lost, and the step does not count for `period`.
 
-    Example: SGD of step 1 on the gradient 1, so x goes 4, 3, then (4 + 2) / 2 = 3 where plain SGD is at 2.
+    Example: SGD with step size 1 on the gradient 1: x goes 4, 3, then (4 + 2) / 2 = 3, where plain SGD is at 2.
 
     >>> optimizer = optax.chain(optax.sgd(1.0), interpolate_params(period=2, weight=0.5))
     >>> x = jnp.array(4.0)
@@ -210,12 +209,12 @@ def interpolate_params(
     if period is not None:
         check_count("period", period, 1)
     check_count("first_epoch", first_epoch, 0)
-    # No schedule as a default argument: optax.inject_hyperparams would take it for one of its own.
+    # The default argument is not a schedule, because optax.inject_hyperparams would treat it as its own.
     schedule = PAPER_WEIGHT if weight is None else weight
     check_weight(schedule)
 
     def init(params: optax.Params) -> InterpolateParamsState:
-        # Copies, so that parameters and state can be donated together; of fixed dtype, so that no step retraces.
+        # Copies, so that parameters and state can be donated together; with fixed dtypes, so that no step retraces.
         anchor = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True), params)
         return InterpolateParamsState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), anchor)
 
@@ -239,7 +238,7 @@ def interpolate_params(
             return jnp.where(sync, jnp.asarray(to, dtype) - jnp.asarray(start, dtype), given).astype(dtype)
 
         new_updates = jax.tree.map(step, target, params, updates)
-        # The anchor is what the caller's apply_updates will write, not the target it may miss by a rounding.
+        # The anchor is the result of the caller's apply_updates, which may differ from the target by rounding.
         written = optax.apply_updates(params, new_updates)
         anchor = jax.tree.map(lambda new, old: jnp.where(sync, new, old), written, state.anchor)
         syncs = jnp.where(sync, optax.safe_increment(state.syncs), state.syncs)
@@ -256,10 +255,10 @@ def interpolated(
     weight: Weight | None = None,
     first_epoch: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimizer followed by `interpolate_params`, so that the order cannot be wrong.
+    """An optimizer followed by `interpolate_params`, which guarantees the right order.
 
     Args:
-      inner: the whole optimizer; nothing may change the updates after it.
+      inner: the full optimizer; nothing may change the updates after it.
       period, weight, first_epoch: see `interpolate_params`.
 
     Raises:
@@ -269,10 +268,10 @@ def interpolated(
     """
     if isinstance(inner, optax.MultiSteps):
         raise InputError(
-            "inner is an optax.MultiSteps, which is no transformation; give inner.gradient_transformation()"
+            "inner is an optax.MultiSteps, which is not a transformation; give inner.gradient_transformation()"
         )
     if not isinstance(inner, optax.GradientTransformation):
-        raise InputError(f"inner={inner!r} is no optimizer; give one of optax, such as optax.sgd(0.1)")
+        raise InputError(f"inner={inner!r} is not an optimizer; give an optax optimizer, such as optax.sgd(0.1)")
     return optax.chain(inner, interpolate_params(period, weight=weight, first_epoch=first_epoch))
 
 
@@ -280,16 +279,16 @@ def eval_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params
     """The weights to evaluate: those after the last interpolation, found anywhere in an optimizer's state.
 
     Args:
-      opt_state: the state of an optimizer that holds `interpolate_params` once, in whatever chain or wrapper.
-      params: the current parameters, in whatever containers (for an `nnx.Optimizer` those of `nnx.state(model,
-        nnx.Param)`, or a plain dict of it); what `optax.masked` hid from the interpolation is taken from here.
+      opt_state: the state of an optimizer that holds `interpolate_params` once, in any chain or wrapper.
+      params: the current parameters, in any containers (for an `nnx.Optimizer` those of `nnx.state(model, nnx.Param)`,
+        or a plain dict of it); parameters that `optax.masked` hid from the interpolation are taken from here.
 
     Returns:
-      `theta'_n`, in the containers of `params`; before the first interpolation the initial weights. These are the
-      arrays of the state, no copies.
+      `theta'_n`, in the containers of `params`; before the first interpolation, the initial weights. These are the
+      arrays of the state, not copies.
 
     Raises:
-      InputError: the state holds no `interpolate_params`, or several, or belongs to other parameters.
+      InputError: the state holds no `interpolate_params` or several, or belongs to other parameters.
 
     >>> optimizer = interpolated(optax.sgd(1.0), period=100)
     >>> state = optimizer.init(jnp.array(4.0))
@@ -311,8 +310,8 @@ def eval_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params
     if not found:
         raise InputError("opt_state holds no interpolate_params; add it last in the optax.chain")
     if len(found) > 1:
-        raise InputError(f"opt_state holds {len(found)} interpolate_params; give the part of it that holds the one")
-    # By their names: a library may keep the anchor in containers of its own (nnx.Optimizer).
+        raise InputError(f"opt_state holds {len(found)} interpolate_params; give the part that holds only one")
+    # Compared by name: a library may keep the anchor in its own containers (nnx.Optimizer).
     kept, given = _named(found[0].anchor, is_leaf=is_masked), _named(params)
     masked = tuple(name for name, leaf in kept.items() if is_masked(leaf))
     kept |= {name: leaf for name, leaf in given.items() if name.startswith(masked)}
@@ -323,11 +322,11 @@ def eval_params(opt_state: optax.OptState, params: optax.Params) -> optax.Params
 
 
 def _named(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """Each leaf under the names on its way, whatever kinds of containers these are of."""
+    """Each leaf by its path of names, for any types of containers."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf):
         parts = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path]
-        if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # of a variable that holds one array
+        if path and path[-1] == jax.tree_util.GetAttrKey("value"):  # from a variable that holds one array
             parts.pop()
         named["".join(f"[{part!r}]" for part in parts)] = leaf
     return named

@@ -1,4 +1,4 @@
-"""PIAT as the trainer's epoch-end hook: weights and BatchNorm statistics are interpolated together."""
+"""PIAT as the trainer's epoch-end hook, which interpolates weights and BatchNorm's running statistics together."""
 
 import dataclasses
 from typing import Any
@@ -17,35 +17,35 @@ BATCH_STATS = ("interpolate", "keep", "recompute")
 MOMENTUM = ("keep", "reset")
 
 INTERPOLATIONS: Registry[type[Any]] = Registry("interpolation")
-"""What training goes on from after each epoch, in place of its own weights: PIAT alone."""
+"""Methods that replace the weights from which training continues after each epoch: only PIAT."""
 
 
 @INTERPOLATIONS.register(
     "piat",
-    summary="Interpolates the weights at each epoch's end and goes on from there.",
+    summary="Interpolates the weights at the end of each epoch and continues training from the result.",
     paper="the PIAT paper, Eq. 9-10",
 )
 @dataclasses.dataclass(frozen=True)
 class PIAT:
     """Interpolate the weights at the end of each epoch and continue from the result; an `EpochEnd`.
 
-    `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`, with `theta'_0` the initial weights: the previous
-    *interpolated* weights, not those the previous epoch ended with. `init` puts them into the state before the first
-    epoch. What is evaluated and returned is `theta'_n`, so run the hook before evaluating.
+    `theta'_n = lambda_n theta'_{n-1} + (1 - lambda_n) theta_n`, with `theta'_0` the initial weights. theta'_{n-1} are
+    the previous *interpolated* weights, not those at the end of the previous epoch. `init` puts them into the state
+    before the first epoch. Evaluate and return `theta'_n`: run the hook before evaluating.
 
     Attributes:
       weight: `lambda`: a schedule n -> lambda_n, or a constant float. Equal hooks share one compilation if their
-        weights compare equal; functions written on the spot do not.
+        weights compare equal, which lambdas and local functions do not.
       first_epoch: n of the first epoch: 1 as in Algorithm 1, 0 as in the public codes nearest to the paper.
-      batch_stats: the running statistics, on which the paper is silent. "interpolate" treats them as the weights;
-        "keep" leaves those of the fast weights; "recompute" leaves them as well, and whoever holds the data follows
-        with `recompute_batch_stats` before the weights are used in evaluation mode.
-      momentum: of the optimizer, across the jump: "keep", or "reset" to zero. A reset touches momentum traces and
-        Adam's first moments only; second moments and step counts, and so the learning rate, go on.
+      batch_stats: BatchNorm's running statistics, which the paper does not mention. "interpolate" treats them like the
+        weights; "keep" keeps those of the fast weights; "recompute" keeps them too, but the caller must then run
+        `recompute_batch_stats` before using the weights in evaluation mode.
+      momentum: the optimizer's momentum across the jump: "keep", or "reset" to zero. A reset affects only momentum
+        traces and Adam's first moments; second moments and step counts, and so the learning rate, continue.
 
     Raises:
       InputError: an unknown choice or a value out of range; called on a state without an anchor, or with
-        momentum="reset" and an optimizer that has none.
+        momentum="reset" and an optimizer without momentum.
 
     >>> from piat_jax.core.types import TrainState
     >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
@@ -67,16 +67,16 @@ class PIAT:
         check_choice("momentum", self.momentum, MOMENTUM)
 
     def init(self, state: TrainState) -> TrainState:
-        """The state with its weights and statistics as the anchor, to be called once, before the first epoch."""
+        """The state with its weights and statistics as the anchor; call it once, before the first epoch."""
         return dataclasses.replace(state, anchor=copied(state.variables))
 
     def start(self, state: TrainState) -> TrainState:
-        """`init`, under the name that it had."""
+        """Deprecated name of `init`."""
         warn("PIAT.start", "PIAT.init")
         return self.init(state)
 
     def __call__(self, state: TrainState, epoch: Array | int) -> TrainState:
-        """The state at the end of `epoch` (1-based, traced or not) -> the state that the next one starts from."""
+        """The state at the end of `epoch` (1-based, traced or not) -> the state that the next epoch starts from."""
         if state.anchor is None:
             raise InputError("state.anchor is None; call PIAT.init(state) once, before the first epoch")
         weight = weight_at(self.weight, epoch - 1 + self.first_epoch)
@@ -102,12 +102,12 @@ def without_momentum(opt_state: PyTree) -> PyTree:
 
 
 def _is_momentum(path: tuple) -> bool:
-    # Attributes of the states' named tuples; a parameter of such a name is a dictionary key.
+    # Only attributes of the states' named tuples; a parameter with such a name is a dictionary key.
     return any(isinstance(key, jax.tree_util.GetAttrKey) and key.name in ("trace", "mu") for key in path)
 
 
 def reset_momentum(opt_state: PyTree) -> PyTree:
-    """`without_momentum`, or InputError where the optimizer has none."""
+    """`without_momentum`; raises InputError if the optimizer has no momentum."""
     if not any(_is_momentum(path) for path, _ in jax.tree_util.tree_leaves_with_path(opt_state)):
         raise InputError('momentum="reset" finds no momentum in the optimizer\'s state; use momentum="keep"')
     return without_momentum(opt_state)

@@ -1,4 +1,4 @@
-"""Averages kept beside the weights, from which training never goes on: EMA, SEAT, SWA and FAWA are one rule."""
+"""Weight averages for evaluation only, which training never continues from: EMA, SEAT, SWA and FAWA as one rule."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,12 +24,12 @@ EVERY = ("step", "epoch")
 BATCH_STATS = ("interpolate", "copy", "recompute")
 
 EQUAL_WEIGHT = RationalWeight(a=1.0, b=0.0, c=1.0, d=1.0)
-"""`n / (n + 1)` after n states: every state counts alike, so the average is their arithmetic mean (SWA)."""
+"""`n / (n + 1)` after n states: all states have equal weight, so the average is their arithmetic mean (SWA)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WarmupDecay:
-    """`min(limit, (n + 1) / (n + 10))`: PIAT's schedule up to a limit, as SEAT's moving average has it.
+    """`min(limit, (n + 1) / (n + 10))`: PIAT's schedule up to a limit, as in SEAT's moving average.
 
     Attributes:
       limit: 0.999 in SEAT.
@@ -56,33 +56,34 @@ class WarmupDecay:
 class Average:
     """`average <- w_n average + (1 - w_n) current` after each step or epoch, in the training state.
 
-    The first averaged state is copied, and n counts the states averaged before this one. `init` makes room in
-    the state before training. As the compiled loop's `step_end` use `after_step`; the object itself is an `EpochEnd`,
-    to be run after PIAT's, so that it averages `theta'_n`. Whichever `every` does not name changes nothing.
+    The first averaged state is copied; n counts the states averaged before the current one. `init` makes room in the
+    state before training. Use `after_step` as the compiled loop's `step_end`. The object itself is an `EpochEnd`; run
+    it after PIAT, so that it averages `theta'_n`. The hook that `every` does not select changes nothing.
 
     - EMA, SEAT: `Average(WarmupDecay(0.999), every="step")`
-    - EMA without warm-up: `Average(0.999, every="step")`, which after n states is `0.999^(n - 1)` the first of them
+    - EMA without warm-up: `Average(0.999, every="step")`; after n states the first has weight `0.999^(n - 1)`
     - SWA: `Average(EQUAL_WEIGHT, start=55 / 200, epochs=200, batch_stats="recompute")`
     - FAWA: `Gated(FAWA(0.88), accept)`, with a validation score in `accept`
 
     Attributes:
-      weight: `w`, what remains of the average: a constant in [0, 1], or a schedule n -> w_n. Equal averages share one
+      weight: `w`, the weight of the past: a constant in [0, 1], or a schedule n -> w_n. Equal averages share one
         compilation if their weights compare equal.
-      every: what is averaged, the state after each "step" or after each "epoch".
-      start: share of the run's epochs before the first averaged state: 55/200 in KD+SWA, whose first is that of
-        epoch 55 (0-based). 0 averages from the beginning.
-      epochs: how many the run has; needed where `start` is above 0.
-      name: where it is kept: "" in `TrainState.average`, else under this name in `TrainState.further_averages`.
-      batch_stats: "interpolate" averages the running statistics as the weights (EMA, SEAT, FAWA). "copy" takes those of
-        the current weights (DeepMind's codes). "recompute" takes them as well, and whoever holds the data follows with
-        `recompute_batch_stats` before the average is evaluated (SWA: on clean training images).
+      every: whether to average the state after each "step" or each "epoch".
+      start: share of the run's epochs before the first averaged state: 55/200 in KD+SWA, whose first averaged state is
+        that of epoch 55 (0-based). 0 averages from the beginning.
+      epochs: number of epochs of the run; needed if `start` is above 0.
+      name: where to keep the average: "" in `TrainState.average`, else under this name in
+        `TrainState.further_averages`.
+      batch_stats: "interpolate" averages the running statistics like the weights (EMA, SEAT, FAWA). "copy" copies those
+        of the current weights (DeepMind's codes). "recompute" copies them too, but the caller must then run
+        `recompute_batch_stats` before evaluating the average (SWA: on clean training images).
 
     Raises:
       InputError: an unknown choice or a value out of range; called on a state without room for an average.
 
-    Source: Wang & Wang (2022), arXiv:2203.09678 (SEAT; its code's average starts from the random weights, which keep a
-    tenth after one step and next to nothing soon after; here from the weights after the first step). Izmailov et al.
-    (2018), arXiv:1803.05407 (SWA). Wei et al. (2023), arXiv:2303.14460 (FAWA).
+    Source: Wang & Wang (2022), arXiv:2203.09678 (SEAT; its code's average starts from the random weights, which have
+    weight 0.1 after one step and almost none soon after; here the average starts from the weights after the first
+    step). Izmailov et al. (2018), arXiv:1803.05407 (SWA). Wei et al. (2023), arXiv:2303.14460 (FAWA).
 
     >>> fields = dict(step=0, epoch=0, model_state={}, opt_state=(), objective_state=())
     >>> mean = Average(EQUAL_WEIGHT)
@@ -108,29 +109,29 @@ class Average:
         if self.epochs is not None:
             check_count("epochs", self.epochs, 1)
         elif self.start > 0:
-            raise InputError(f"start={self.start} is a share of the run; give its epochs as well")
+            raise InputError(f"start={self.start} is a share of the run; give epochs as well")
 
     def init(self, state: TrainState) -> TrainState:
-        """The state with room for an average of which nothing counts yet; to be called once, before training."""
+        """The state with room for an average; call it once, before training."""
         return with_average(state, self.name, WeightAverage(copied(state.variables), jnp.zeros((), jnp.int32)))
 
     def start_average(self, state: TrainState) -> TrainState:
-        """`init`, under the name that it had."""
+        """Deprecated name of `init`."""
         warn("Average.start_average", "Average.init")
         return self.init(state)
 
     @property
     def period(self) -> str:
-        """`every`, under the name that it had."""
+        """Deprecated name of `every`."""
         warn("Average.period", "Average.every")
         return self.every
 
     def after_step(self, state: TrainState) -> TrainState:
-        """The state after an optimizer step of epoch `state.epoch` (0-based); pure, for the compiled loop."""
+        """Update the average after an optimizer step of epoch `state.epoch` (0-based); pure, for the compiled loop."""
         return self._update(state, state.epoch) if self.every == "step" else state
 
     def __call__(self, state: TrainState, epoch: Array | int) -> TrainState:
-        """The state at the end of `epoch` (1-based, traced or not)."""
+        """Update the average at the end of `epoch` (1-based, traced or not)."""
         return self._update(state, epoch - 1) if self.every == "epoch" else state
 
     def _update(self, state: TrainState, epoch: Array | int) -> TrainState:
@@ -151,14 +152,14 @@ class Average:
 
 @dataclasses.dataclass(frozen=True)
 class FAWA(Average):
-    """FAWA's "fairness aware" average, of the epochs whose worst class is robust enough; its hook goes into `Gated`.
+    """FAWA's "fairness aware" average over epochs whose worst class is robust enough; wrap its hook in `Gated`.
 
     Attributes:
-      threshold: the accuracy in [0, 1] that the worst class (`evaluation.worst_class`) of the validation examples
-        must reach under PGD-10: 0.2, as the README of its code runs it (0.24 by default).
+      threshold: the accuracy in [0, 1] that the worst class (`evaluation.worst_class`) of the validation examples must
+        reach under PGD-10: 0.2, as in the README of its code (the code's default is 0.24).
 
-    Source: Wei et al. (2023), arXiv:2303.14460, and its code; the weight of the past is 0.88 there. Its average is a
-    random network until the first accepted epoch; `averaged` gives the current weights.
+    Source: Wei et al. (2023), arXiv:2303.14460, and its code, where the weight of the past is 0.88. Its average is a
+    random network until the first accepted epoch; here `averaged` returns the current weights until then.
     """
 
     threshold: float = 0.2
@@ -170,13 +171,13 @@ class FAWA(Average):
 
 @dataclasses.dataclass(frozen=True)
 class Gated:
-    """An epoch-end hook that runs only after the epochs a score accepts, as FAWA does.
+    """An epoch-end hook that runs only after epochs that a score accepts, as in FAWA.
 
-    Not compiled: `accept` looks at data.
+    It is not compiled, because `accept` reads data.
 
     Attributes:
       hook: an `Average`, or its compiled form.
-      accept: whether the state, as the hooks before left it, is to be averaged.
+      accept: decides whether to average the state, as the previous hooks left it.
     """
 
     hook: EpochEnd
@@ -188,14 +189,14 @@ class Gated:
 
 
 def share_of_first(weight: Weight, states: int) -> float:
-    """What share of an average of so many states is the first of them: `w_1 w_2 ... w_(states - 1)`.
+    """The weight of the first state in an average of `states` states: `w_1 w_2 ... w_(states - 1)`.
 
-    Where it is large, the average is hardly one: after few steps a constant 0.999 is still the network that training
-    began with. The weight has to be traceable, as everywhere.
+    If it is large, the average is close to the first state: after few steps with a constant 0.999, it is still the
+    network that training began with. The weight must be traceable.
 
     Args:
       weight: `w`, as in `Average`.
-      states: how many were averaged, at least 1.
+      states: number of averaged states, at least 1.
 
     Raises:
       InputError: a weight outside [0, 1], or no state.
@@ -210,24 +211,24 @@ def share_of_first(weight: Weight, states: int) -> float:
 
 
 def averaged(state: TrainState, name: str = "") -> Variables:
-    """What to evaluate as the average; before the first averaged state, the current weights.
+    """The averaged weights to evaluate; before the first averaged state, the current weights.
 
     Args:
-      state: it is kept there.
-      name: of which average; "" is `TrainState.average`.
+      state: a training state with an average.
+      name: name of the average; "" is `TrainState.average`.
 
     Raises:
-      InputError: the state has no room for it.
+      InputError: the state has no room for this average.
     """
     kept = average_of(state, name)
     return jax.tree.map(lambda mean, now: jnp.where(kept.count > 0, mean, now), kept.variables, state.variables)
 
 
 def average_of(state: TrainState, name: str) -> WeightAverage:
-    """The average of this name; "" is `TrainState.average`.
+    """The average with this name; "" is `TrainState.average`.
 
     Raises:
-      InputError: the state has no room for it.
+      InputError: the state has no room for this average.
     """
     kept = state.further_averages.get(name) if name else state.average
     if kept is None:
@@ -237,7 +238,7 @@ def average_of(state: TrainState, name: str) -> WeightAverage:
 
 
 def with_average(state: TrainState, name: str, average: WeightAverage) -> TrainState:
-    """The state with this in place of the average of that name."""
+    """The state with its average `name` replaced."""
     if not name:
         return dataclasses.replace(state, average=average)
     return dataclasses.replace(state, further_averages={**state.further_averages, name: average})

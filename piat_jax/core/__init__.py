@@ -1,1 +1,1 @@
-"""Contracts and small tools that every other package may use; imports nothing of the library itself."""
+"""Contracts and small tools that every other package may use; imports nothing else from the library."""

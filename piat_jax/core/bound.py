@@ -1,4 +1,4 @@
-"""Bind hyper-parameters to a pure function without losing its identity to the compiler."""
+"""Bind hyper-parameters to a pure function so that equal bindings share one compilation."""
 
 import dataclasses
 import inspect
@@ -12,11 +12,11 @@ from piat_jax.core.checks import InputError, did_you_mean
 
 
 def fields_of(fn: Callable[..., Any], *, without: Sequence[str] = ()) -> dict[str, Any]:
-    """What a function takes that a config can say, with the defaults: numbers, texts, truth values, and tuples of them.
+    """A function's arguments that a config can set, with defaults: numbers, strings, booleans, and tuples of these.
 
     Args:
-      fn: any function; parameters with other defaults, or none, are left out.
-      without: names that are left out as well.
+      fn: any function; parameters with other defaults, or without a default, are left out.
+      without: further names to leave out.
 
     >>> def blur(images, *, width: float = 1.0, steps: int = 3, kernel=None): ...
     >>> fields_of(blur, without=("steps",))
@@ -35,8 +35,8 @@ def fields_of(fn: Callable[..., Any], *, without: Sequence[str] = ()) -> dict[st
 class Bound:
     """A function with some keyword arguments fixed; made by `bind`.
 
-    Two equal ones share one compilation (two equal functools.partial do not), and it is a pytree whose leaves are the
-    bound numbers: passed as an argument to a jitted function, a sweep over `eps` compiles once.
+    Equal bindings share one compilation (equal functools.partial objects do not). A binding is a pytree whose leaves
+    are the bound numbers: if it is passed as an argument to a jitted function, a sweep over `eps` compiles once.
     """
 
     fn: Callable[..., Any] = dataclasses.field(metadata={"static": True})
@@ -44,12 +44,12 @@ class Bound:
     static: tuple[tuple[str, Any], ...] = dataclasses.field(metadata={"static": True})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function; what is given here wins over what was bound."""
+        """Call the function; arguments given here override bound ones."""
         return self.fn(*args, **{**dict(self.static), **self.traced, **kwargs})
 
     @property
     def options(self) -> dict[str, Any]:
-        """All keyword arguments of the function that have a value: what was bound, and the defaults of the rest."""
+        """All keyword arguments with a value: the bound ones, and defaults for the rest."""
         parameters = inspect.signature(self.fn).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         return {**defaults, **dict(self.static), **self.traced}
@@ -61,15 +61,15 @@ class Bound:
 
 
 def bind(fn: Callable[..., Any], **hyper_parameters: Any) -> Bound:
-    """Fix keyword arguments of `fn`: floats, arrays and other bound functions are traced, all else is static.
+    """Fix keyword arguments of `fn`: floats, arrays and other bound functions are traced, all others are static.
 
     Args:
-      fn: a function defined at module level, so that equal bindings are equal, or a bound one to bind further.
+      fn: a function defined at module level, so that equal bindings are equal, or a bound function to bind further.
       **hyper_parameters: keyword arguments of `fn`. Integers, strings, booleans and functions are part of the
         compiled program; floats and arrays may change without recompiling.
 
     Raises:
-      InputError: `fn` takes no such argument.
+      InputError: `fn` does not take an argument with this name.
 
     >>> from piat_jax.attacks import pgd
     >>> bind(pgd, eps=0.1, steps=3)

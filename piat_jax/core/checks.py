@@ -1,4 +1,4 @@
-"""Argument checks: one voice, and every message names the argument, the value and the fix."""
+"""Argument checks with uniform messages, each of which names the argument, its value and the fix."""
 
 import difflib
 import inspect
@@ -10,18 +10,18 @@ import numpy as np
 
 
 class SavedAndStopped(Exception):
-    """Work was asked to stop and saved what it had done."""
+    """Work was asked to stop and has saved its progress."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message says what, and what to give instead.
+    """An input that cannot be used; the message names the input and what to give instead.
 
-    The commands print it as one line and exit with code 2; from Python it is an ordinary ValueError.
+    Commands print the message as one line and exit with code 2; in Python it is an ordinary ValueError.
     """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known name, else the whole list.
+    """`; did you mean 'x'?` for the nearest known name, else a list of all names.
 
     >>> did_you_mean("trade", ["trades", "mart"])
     "; did you mean 'trades'?"
@@ -51,7 +51,7 @@ def check_choice(argument: str, value: object, choices: Iterable[object]) -> Non
 def check_range(argument: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
     """Raise InputError unless every element of a concrete `value` lies in [low, high], or (low, high].
 
-    Traced values pass: they have no value yet. NaN never passes.
+    Traced values pass, because they have no value yet. NaN never passes.
 
     >>> check_range("eps", 8, 0, 1, open_low=True)
     Traceback (most recent call last):
@@ -93,7 +93,7 @@ def check_at_least(argument: str, value: object, low: float) -> None:
 
 
 def check_count(argument: str, value: object, low: int) -> None:
-    """Raise InputError unless `value` is a whole number, and if concrete of at least `low`.
+    """Raise InputError unless `value` is a whole number and, if concrete, at least `low`.
 
     >>> check_count("steps", 2.5, 1)
     Traceback (most recent call last):
@@ -107,7 +107,7 @@ def check_count(argument: str, value: object, low: int) -> None:
 
 
 def check_seed(argument: str, value: object) -> None:
-    """Raise InputError unless `value` is a whole number of 32 bits: of others, JAX takes the lowest 32.
+    """Raise InputError unless `value` is a whole number of 32 bits; of others JAX uses only the lowest 32 bits.
 
     >>> check_seed("seed", 2**32)
     Traceback (most recent call last):
@@ -119,10 +119,10 @@ def check_seed(argument: str, value: object) -> None:
 
 
 def check_radius(argument: str, value: object, norm: str, box: tuple[float, float] | None = (0.0, 1.0)) -> None:
-    """Raise InputError unless a concrete `value` is a radius in the unit of the pixels.
+    """Raise InputError unless a concrete `value` is a radius in the pixels' unit.
 
-    Under "linf" it is at most the width of the box. Elsewhere it may be anything from 0 on: no ball is larger than the
-    box. Without a box it is at most 1e15, whose square is still a float32.
+    Under "linf" a radius is at most the width of the box. In other norms any number from 0 on is allowed, because the
+    box limits the ball. Without a box a radius is at most 1e15, whose square still fits float32.
 
     >>> check_radius("eps", 8, "linf")
     Traceback (most recent call last):
@@ -138,7 +138,7 @@ def check_radius(argument: str, value: object, norm: str, box: tuple[float, floa
 
 
 def check_box(box: object) -> None:
-    """Raise InputError unless `box` is None or two numbers, the lower one first.
+    """Raise InputError unless `box` is None or two numbers, the lower first.
 
     >>> check_box((1.0, 0.0))
     Traceback (most recent call last):
@@ -157,7 +157,7 @@ def _check_number(argument: str, value: object) -> None:
 
 
 def _is_concrete(value: object) -> TypeGuard[float]:
-    """Whether `value` is a number or an array of numbers that is there to look at; a traced one is not."""
+    """Whether `value` is a number or an array with known values, not a traced one."""
     import jax  # not at the top: commands read their flags before JAX is loaded
 
     if isinstance(value, jax.Array):
@@ -170,7 +170,7 @@ def _is_concrete(value: object) -> TypeGuard[float]:
 
 
 def check_network(logits_fn: object) -> None:
-    """Raise InputError unless `logits_fn` can be called, and is no module of PyTorch, which JAX cannot trace.
+    """Raise InputError unless `logits_fn` is callable and not a PyTorch module, which JAX cannot trace.
 
     >>> check_network("resnet18")
     Traceback (most recent call last):
@@ -178,7 +178,7 @@ def check_network(logits_fn: object) -> None:
     """
     if _is_of("torch", logits_fn):
         raise InputError(
-            f"logits_fn is a {type(logits_fn).__name__} of PyTorch, which JAX cannot differentiate; "
+            f"logits_fn is a PyTorch {type(logits_fn).__name__}, which JAX cannot differentiate; "
             "give piat_jax.interop.torch_logits_fn(module.eval())"
         )
     if not callable(logits_fn):
@@ -186,7 +186,7 @@ def check_network(logits_fn: object) -> None:
 
 
 def check_images(argument: str, images: object, box: tuple[float, float] | None = (0.0, 1.0)) -> None:
-    """Raise InputError unless `images` has four axes and is of floating point, with concrete pixels in `box`.
+    """Raise InputError unless `images` has four axes and a floating-point dtype, with concrete pixels in `box`.
 
     >>> check_images("images", np.full((1, 2, 2, 3), 128.0))
     Traceback (most recent call last):
@@ -202,13 +202,13 @@ def check_images(argument: str, images: object, box: tuple[float, float] | None 
 
 
 def check_pixels(argument: str, images: object, low: float = 0.0, high: float = 1.0) -> None:
-    """Raise InputError unless all of some concrete images lies in [low, high].
+    """Raise InputError unless all pixels of concrete images lie in [low, high].
 
     >>> check_pixels("images", np.float32([0.0, 1.0000001]))
     Traceback (most recent call last):
     piat_jax.core.checks.InputError: images range from 0 to 1.00000012; rounding left [0, 1]: give images.clip(0, 1)
     """
-    pixels = np.asarray(images)  # of an array that a jitted function closes over, jnp's minimum is traced
+    pixels = np.asarray(images)  # jnp.min would be traced for an array that a jitted function closes over
     least, most = float(pixels.min()), float(pixels.max())
     if low <= least <= most <= high:
         return
@@ -221,7 +221,7 @@ def check_pixels(argument: str, images: object, low: float = 0.0, high: float = 
 
 
 def check_logits(logits: Any, rows: int) -> None:
-    """Raise InputError unless what a network returned are logits `[rows, K]`, K at least 2.
+    """Raise InputError unless a network's output is logits `[rows, K]`, K at least 2.
 
     >>> check_logits((np.zeros((4, 10)), {}), 4)
     Traceback (most recent call last):
@@ -241,10 +241,11 @@ def check_logits(logits: Any, rows: int) -> None:
 
 
 def checked_logits(logits_fn: Any, images: Any, *keys: Any) -> Any:
-    """`logits_fn(images, *keys)`, with an error of our own where what came back, or never did, has a known cause.
+    """`logits_fn(images, *keys)`, with clear errors for common mistakes.
 
     Raises:
-      InputError: no logits `[B, K]`, a network that computes with NumPy, or an Equinox module, called on a batch.
+      InputError: the output is not logits `[B, K]`, the network computes with NumPy, or it is an Equinox module called
+        on a batch.
     """
     import jax
 
@@ -256,8 +257,8 @@ def checked_logits(logits_fn: Any, images: Any, *keys: Any) -> Any:
         if not _is_of("equinox", logits_fn):
             raise
         raise InputError(
-            f"logits_fn is a {type(logits_fn).__name__} of Equinox, which takes one example; give jax.vmap(module), "
-            "and eqx.nn.inference_mode(module) where it has BatchNorm or Dropout"
+            f"logits_fn is an Equinox {type(logits_fn).__name__}, which takes one example; give jax.vmap(module), "
+            "and eqx.nn.inference_mode(module) if it has BatchNorm or Dropout"
         ) from error
     check_logits(logits, images.shape[0])
     return logits
@@ -268,7 +269,7 @@ def _is_of(package: str, value: object) -> bool:
 
 
 def check_takes_keys(logits_fn: Any, why: str) -> None:
-    """Raise InputError if a network of one argument would be called as `logits_fn(images, keys)`.
+    """Raise InputError if `logits_fn` cannot be called as `logits_fn(images, keys)`.
 
     >>> check_takes_keys(lambda images: images, "eot=20")
     Traceback (most recent call last):
@@ -276,7 +277,7 @@ def check_takes_keys(logits_fn: Any, why: str) -> None:
     """
     try:
         signature = inspect.signature(logits_fn)
-    except (TypeError, ValueError):  # of a callable that does not tell
+    except (TypeError, ValueError):  # a callable without a readable signature
         return
     try:
         signature.bind(None, None)
@@ -306,7 +307,7 @@ def check_labels(argument: str, labels: object, logits: object) -> None:
 
 
 def check_classes(argument: str, labels: object, classes: int) -> None:
-    """Raise InputError unless all of some concrete labels are in [0, classes)."""
+    """Raise InputError unless all concrete labels are in [0, classes)."""
     given = np.asarray(labels)
     low, high = int(given.min()), int(given.max())
     if low < 0 or high >= classes:
@@ -317,20 +318,20 @@ def check_classes(argument: str, labels: object, classes: int) -> None:
 
 
 def check_key(key: object) -> None:
-    """Raise InputError unless `key` is a typed key of jax.random.
+    """Raise InputError unless `key` is a typed jax.random key.
 
     >>> check_key(0)
     Traceback (most recent call last):
-    piat_jax.core.checks.InputError: key=0 is no key; give jax.random.key(0)
+    piat_jax.core.checks.InputError: key=0 is not a key; give jax.random.key(0)
     """
     import jax
 
     if not isinstance(key, jax.Array) or not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise InputError(f"key={key!r} is no key; give jax.random.key({key if isinstance(key, int) else 0})")
+        raise InputError(f"key={key!r} is not a key; give jax.random.key({key if isinstance(key, int) else 0})")
 
 
 def check_patches(images: object, patch_size: int) -> None:
-    """Raise InputError unless square patches of so many pixels a side cover `images[B, H, W, C]` exactly."""
+    """Raise InputError unless square patches with sides of `patch_size` pixels cover `images[B, H, W, C]` exactly."""
     height, width = images.shape[1:3]  # type: ignore[attr-defined]
     if height % patch_size or width % patch_size:
         raise InputError(f"patch_size={patch_size} does not divide images of {height}x{width} pixels")

@@ -1,4 +1,4 @@
-"""Checksums of files, so that what a disk or a copy has damaged is noticed before it is used."""
+"""Checksums of files, which detect damage from disks and copies before a file is used."""
 
 import json
 import zlib
@@ -12,7 +12,7 @@ BLOCK = 1 << 22
 
 
 def crc32(path: Path) -> int:
-    """The CRC-32 of a file's content: it differs after any flipped bit, at 2.5 GB/s on the machine it was chosen on."""
+    """The CRC-32 of a file's content, which detects any flipped bit; 2.5 GB/s on the machine used for development."""
     total = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -21,15 +21,15 @@ def crc32(path: Path) -> int:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write a checksum of every file below `folder` into a file of its own there."""
+    """Write the checksums of all files below `folder` to a JSON file in it."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
     write_json(folder / CHECKSUMS, {path.relative_to(folder).as_posix(): crc32(path) for path in paths})
 
 
 def damage(folder: Path, parts: Collection[str] | None) -> str:
-    """What is not as it was when `write_checksums` ran, or ""; only in the folders `parts` and in `folder` itself.
+    """The first damage since `write_checksums` ran, or ""; checks `folder` itself and its subfolders `parts`.
 
-    Without `parts`, in all of them.
+    If `parts` is None, it checks all subfolders.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())

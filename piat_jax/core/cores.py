@@ -1,4 +1,4 @@
-"""The cores of a CPU, and how work is laid over them."""
+"""The cores of a CPU, and their use as devices."""
 
 import contextlib
 import os
@@ -7,15 +7,15 @@ import jax
 
 
 def count_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_one_device_a_core() -> None:
-    """Make every core a device of its own, unless the number was set or JAX has begun already; no effect on a GPU.
+    """Make every CPU core a device, unless the number of devices was set or JAX has started; no effect on a GPU.
 
-    XLA gains next to nothing from a second thread in a small convolution, so AutoAttack, whose rows do not need each
-    other, takes two thirds of the time on two devices of a core each (experiments/results/autoattack).
+    A second thread hardly speeds up a small convolution in XLA. AutoAttack, whose rows are independent, takes two
+    thirds of the time on two single-core devices (experiments/results/autoattack).
     """
     if jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
         return

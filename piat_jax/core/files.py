@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever happens meanwhile."""
+"""Atomic file writes: a file is written completely or not at all."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from piat_jax.core.checks import InputError
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` and `~name` at its beginning replaced by a home directory.
+    """The path with a leading `~` or `~name` replaced by the home directory.
 
     Raises:
-      InputError: there is no such user.
+      InputError: the user does not exist.
 
     >>> expanded("runs/x").as_posix(), expanded("~/runs") == Path.home() / "runs"
     ('runs/x', True)
@@ -30,7 +30,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def command(name: str, **flags: object) -> str:
-    """A command to be shown, quoted so that a shell takes it as it is meant.
+    """A command to show to the user, quoted for a shell.
 
     >>> command("piat-evaluate", workdir="my runs/x")
     "piat-evaluate '--workdir=my runs/x'"
@@ -39,21 +39,21 @@ def command(name: str, **flags: object) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     text = json.dumps(content, indent=2) + "\n"
     write_file(path, lambda file: file.write(text.encode()))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz whole or not at all."""
+    """Write an .npz file atomically."""
     write_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def write_file(path: str | os.PathLike[str], fill: Callable[[BinaryIO], Any]) -> None:
-    """Write what `fill` puts into the file it is given, whole or not at all.
+    """Write a file atomically; `fill` receives the open file and writes its content.
 
     Raises:
-      InputError: it cannot be written, as on a full disk; what was there before still is.
+      InputError: the file cannot be written, for example on a full disk; the previous file is kept.
     """
     path = expanded(path)
     partial = path.with_name(path.name + ".partial")
@@ -68,5 +68,5 @@ def write_file(path: str | os.PathLike[str], fill: Callable[[BinaryIO], Any]) ->
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
-    """What is said of a file or folder that cannot be written."""
+    """The error for a file or folder that cannot be written."""
     return InputError(f"{path} cannot be written: {error.strerror or error}; what was there before is kept")

@@ -1,4 +1,4 @@
-"""The way from a model to what an attack sees."""
+"""From a model to the `logits_fn` that attacks see, and facts about its forward."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,26 +12,25 @@ from piat_jax.core.checks import InputError, check_network
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array, LogitsFn, Model, Variables
 
-# A collection a caller may add to the model state of a network with attention: `{"keep": bool[attention_blocks]}`. A
-# block whose gate is closed passes no gradient through its attention branch; what it computes is the same.
+# A collection that a caller may add to the model state of a network with attention: `{"keep": bool[attention_blocks]}`.
+# A block with a closed gate passes no gradient through its attention branch; its output does not change.
 ATTENTION_GATES = "attention_gates"
 
 
 def make_logits_fn(model: Model, variables: Variables, *, train: bool = False) -> LogitsFn:
-    """A function of images alone; with `train` BatchNorm uses batch statistics, and their update is discarded.
+    """The model as a function of images; with `train`, BatchNorm uses batch statistics, and their update is discarded.
 
-    Nothing is drawn at random, so what an attack sees stays the same network from step to step.
-
-    It is a pytree of the weights: as an argument of a jitted function, other weights do not compile anew.
+    It draws no random numbers, so an attack sees the same network in every step. It is a pytree of the weights: as an
+    argument of a jitted function, other weights do not recompile.
     """
     return _Forward(model, variables, train)
 
 
 def as_argument(logits_fn: Any) -> Any:
-    """The function as an argument of a jitted one: a pytree of arrays as it is, any other as a constant in one.
+    """The function as an argument for a jitted function: a pytree of arrays unchanged, any other as a constant.
 
     Raises:
-      InputError: it cannot be called.
+      InputError: `logits_fn` is not callable.
     """
     check_network(logits_fn)
     whole = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(logits_fn))
@@ -39,13 +38,13 @@ def as_argument(logits_fn: Any) -> Any:
 
 
 def forward_keys(model: Model, key: Array, indices: Array, name: str) -> Array | None:
-    """The key of each image for a forward in training mode, `[B]`; None where the network draws nothing.
+    """The key of each image for a forward in training mode, `[B]`; None if the network draws no random numbers.
 
     Args:
       model: the network; `draws` says whether it draws.
-      key: the step's.
-      indices: `[B]`, the examples' own: neither the batch nor the devices it is on play a part.
-      name: of the forward, such as "adversarial"; forwards of one name draw alike.
+      key: the step's key.
+      indices: `[B]`, the examples' indices, so that keys do not depend on the batch or on devices.
+      name: name of the forward, such as "adversarial"; forwards with the same name draw the same numbers.
     """
     if not getattr(model, "draws", False):
         return None
@@ -53,11 +52,11 @@ def forward_keys(model: Model, key: Array, indices: Array, name: str) -> Array |
 
 
 def num_classes(model: Model, variables: Variables, images: Array | jax.ShapeDtypeStruct) -> int:
-    """How many classes the model's logits have; nothing is computed.
+    """The number of classes in the model's logits, from shapes only.
 
     Args:
       model: the model.
-      variables: any of its weights, or their shapes.
+      variables: weights of the model, or their shapes.
       images: `[B, H, W, C]`, or their shape.
     """
 
@@ -80,15 +79,15 @@ def forward_flop(model: Model, image_shape: Sequence[int]) -> float:
     def forward(variables: Variables, image: Array) -> Array:
         return model.apply(*variables, image, train=False)[0]
 
-    with jax.default_matmul_precision("highest"):  # else Winograd's are counted, of which there are fewer
+    with jax.default_matmul_precision("highest"):  # else the fewer operations of Winograd would be counted
         cost: Any = jax.jit(forward).lower(variables, image).cost_analysis()
     return float(cost["flops"])
 
 
 def with_attention_gates(logits_fn: LogitsFn, keep: Array) -> LogitsFn:
-    """The forward of `make_logits_fn` with these gates, `[attention_blocks]`: equal logits, less of their gradient."""
+    """A forward from `make_logits_fn` with gates `[attention_blocks]`: same logits, but no gradient at closed gates."""
     if not isinstance(logits_fn, _Forward):
-        raise InputError("gates belong to the forward of a model; give what make_logits_fn returns")
+        raise InputError("gates need the forward of a model; give the result of make_logits_fn")
     params, model_state = logits_fn.variables
     variables = Variables(params, {**model_state, ATTENTION_GATES: {"keep": keep}})
     return dataclasses.replace(logits_fn, variables=variables)

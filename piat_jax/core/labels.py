@@ -1,4 +1,4 @@
-"""Labels as class indices `[B]` or as probabilities `[B, K]` of the classes; every loss takes either."""
+"""Labels as class indices `[B]` or as class probabilities `[B, K]`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ from piat_jax.core.checks import InputError, check_choice, check_labels, check_r
 from piat_jax.core.types import Array
 
 OVER = ("others", "all")
-"""The classes that label smoothing spreads over: the K - 1 that are not the label, or all K."""
+"""The classes that label smoothing spreads over: the K - 1 other classes, or all K."""
 
 
 def hard(labels: Array) -> Array:
-    """The class of each example, `[B]`: of probabilities the most probable one, the first of equals.
+    """The class of each example, `[B]`: for probabilities the most probable class; ties go to the first.
 
     >>> hard(jnp.array([[0.2, 0.8], [1.0, 0.0]])).tolist(), hard(jnp.array([1, 0])).tolist()
     ([1, 0], [1, 0])
@@ -20,7 +20,7 @@ def hard(labels: Array) -> Array:
 
 
 def probabilities(labels: Array, classes: int) -> Array:
-    """`[B, K]` float32: probabilities as they are, class indices as one-hot vectors.
+    """Labels as probabilities `[B, K]`: probabilities unchanged, class indices as float32 one-hot vectors.
 
     >>> probabilities(jnp.array([1]), 2).tolist()
     [[0.0, 1.0]]
@@ -29,10 +29,10 @@ def probabilities(labels: Array, classes: int) -> Array:
 
 
 def smoothed(labels: Array, classes: int, smoothing: Array | float, over: str = "others") -> Array:
-    """The target t with a share s of it spread over classes, `[B, K]`.
+    """Label smoothing: the target t with a share s spread over classes, `[B, K]`.
 
-    `(1 - s) t + s (1 - t) / (K - 1)` over the others, `(1 - s) t + s / K` over all. So a label keeps 1 - s, or
-    1 - s + s / K as in PyTorch's `CrossEntropyLoss(label_smoothing=s)`.
+    `(1 - s) t + s (1 - t) / (K - 1)` for "others", `(1 - s) t + s / K` for "all". A label keeps 1 - s with "others",
+    and 1 - s + s / K with "all", as in PyTorch's `CrossEntropyLoss(label_smoothing=s)`.
 
     Args:
       labels: `[B]` integers, or `[B, K]` probabilities.
@@ -54,13 +54,13 @@ def smoothed(labels: Array, classes: int, smoothing: Array | float, over: str = 
 
 
 def of_label(values: Array, labels: Array) -> Array:
-    """The label's of `values[B, K]`, or their mean under the label's probabilities: `sum_k t_k values_k`, `[B]`.
+    """The label's entry of `values[B, K]`, or the mean under the label's probabilities: `sum_k t_k values_k`, `[B]`.
 
     >>> of_label(jnp.array([[1.0, 3.0]]), jnp.array([1])), of_label(jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 0.5]]))
     (Array([3.], dtype=float32), Array([2.], dtype=float32))
     """
     if labels.ndim > 1:
-        # A probability of 0 counts nothing, also where its value is infinite.
+        # A probability of 0 adds 0, even if its value is infinite.
         return jnp.sum(jnp.where(labels > 0, labels * values, 0.0), axis=-1)
     return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
 

@@ -1,4 +1,4 @@
-"""How much memory there is, of this machine and of a device."""
+"""Memory sizes of this machine and of a device."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ except ImportError:  # on Windows
 
 
 def host_memory() -> int | None:
-    """Bytes of this machine's memory; None where the system does not say."""
+    """Bytes of this machine's memory; None if the system does not report it."""
     with contextlib.suppress(AttributeError, OSError, ValueError):  # as on Windows
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
 
 
 def device_memory() -> int | None:
-    """Bytes that arrays may take on a device of this process, on a CPU this machine's; None where neither says."""
+    """Bytes available to arrays on a device of this process, for a CPU the machine's memory; None if not reported."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return host_memory()
@@ -51,7 +51,7 @@ def _peak_of_process() -> int | None:
 
 
 def in_units(count: float) -> str:
-    """Bytes in the largest unit that leaves at least one.
+    """Bytes as text in the largest unit that gives at least 1.
 
     >>> in_units(153_600_000_000), in_units(3072)
     ('153.6 GB', '3.1 kB')

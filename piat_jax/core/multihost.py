@@ -1,7 +1,7 @@
-"""Processes that work together, each with devices of its own and all with the same files; alone, nothing waits here.
+"""Cooperating processes, each with its own devices and all with the same files; a single process never waits here.
 
-They run the same program and ask for the same compiled functions in the same order. Whatever happens in one of them
-only (a signal, a file that is written) goes through this module, so that all go on alike.
+The processes run the same program and call the same compiled functions in the same order. Events in only one process
+(a signal, writing a file) go through this module, so that all processes continue alike.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from piat_jax.core.checks import InputError
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files and speaks."""
+    """Whether this process writes files and prints."""
     return jax.process_index() == 0
 
 
 def any_of_all(flag: bool) -> bool:
-    """Whether `flag` holds in any of the processes; all have to ask.
+    """Whether `flag` holds in any process; all processes must call this.
 
     >>> any_of_all(True), any_of_all(False)
     (True, False)
@@ -28,7 +28,7 @@ def any_of_all(flag: bool) -> bool:
 
 
 def of_first(number: int) -> int:
-    """The first process's number, in all; all have to ask.
+    """The first process's number, in all processes; all processes must call this.
 
     >>> of_first(3)
     3
@@ -37,7 +37,7 @@ def of_first(number: int) -> int:
 
 
 def on_first(step: Callable[[], object]) -> None:
-    """Run `step` in the first process alone, after all have come to it; they go on when it is done.
+    """Run `step` only in the first process, once all processes have called this; the others wait until it is done.
 
     Raises:
       InputError: in every process, if `step` raised it in the first.
@@ -53,4 +53,4 @@ def on_first(step: Callable[[], object]) -> None:
         except InputError as error:
             failed = error
     if any_of_all(failed is not None):
-        raise failed or InputError("the first process cannot go on, and says why")
+        raise failed or InputError("the first process has stopped with an error; see its message")

@@ -1,14 +1,14 @@
-"""Fields in groups: nested dicts, as configs and their files have them."""
+"""Fields in groups: the nested dicts of configs and their files."""
 
 from collections.abc import Mapping
 from typing import Any
 
 IN_PIXELS = ("eps", "step_size")
-"""How the names of fields end that are in the unit of pixels, which people write as 8/255."""
+"""Endings of field names in pixel units, which are usually written as 8/255."""
 
 
 def leaves(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every field of nested dicts as {"group.name": value}, in their order.
+    """All fields of nested dicts as {"group.name": value}, in order.
 
     >>> leaves({"seed": 0, "attack": {"eps": 0.1, "steps": 10}})
     {'seed': 0, 'attack.eps': 0.1, 'attack.steps': 10}
@@ -20,7 +20,7 @@ def leaves(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def in_255ths(path: str, value: Any) -> str:
-    """A field's value as "8/255" where it is in pixels and such a fraction; "" elsewhere.
+    """A field's value as "8/255" if it is in pixel units and a multiple of 1/255, else "".
 
     >>> in_255ths("attack.eps", 8 / 255), in_255ths("attack.eps", 0.1), in_255ths("optimizer.momentum", 0.2)
     ('8/255', '', '')

@@ -1,4 +1,4 @@
-"""Threat models: per-example norms, projections, steepest-ascent directions and random points of a ball."""
+"""Threat models: per-example norms, projections, steepest-ascent directions and random points in a ball."""
 
 import math
 from collections.abc import Iterable
@@ -14,38 +14,40 @@ from piat_jax.core.types import Array
 Radius = Array | float
 Box = tuple[float, float] | None
 
-# Balls whose projection does not depend on the box; that of L1 does (`project_l1`).
+# Norms whose projection onto the ball does not depend on the box; for L1 it does (`project_l1`).
 NORMS = ("linf", "l2")
 ALL_NORMS = (*NORMS, "l1")
-# Halvings of an interval no longer than the largest entry: what is left is below float32's own resolution.
+# Halvings of an interval no longer than the largest entry; the rest is below float32's resolution.
 BISECTIONS = 32
 
 
 class L2Rule(NamedTuple):
-    """How a training code takes an L2 step: `|g|` as `max(|g| + offset, floor)`, the order of projections, the start.
+    """How a training code takes L2 steps: `|g|` as `max(|g| + offset, floor)`, the order of projections, the start.
 
-    The gradient is that of the loss summed over the batch.
+    g is the gradient of the loss summed over the batch.
     """
 
     offset: float = 0.0
     floor: float = 0.0
     box_first: bool = False  # box, then ball; else ball, then box
-    start_in_box: bool = False  # "uniform" is a uniform image of the box projected onto the ball; else in the ball
+    start_in_box: bool = (
+        False  # "uniform" is a uniform image in the box, projected onto the ball; else drawn in the ball
+    )
 
 
 L2_RULES = {
-    "exact": L2Rule(),  # robust_overfitting, but for its offset, and the evaluations of all papers
-    "trades": L2Rule(offset=1e-8),  # TRADES and MART as RPAT's code has them
+    "exact": L2Rule(),  # robust_overfitting, except for its offset, and the evaluations of all papers
+    "trades": L2Rule(offset=1e-8),  # TRADES and MART in RPAT's code
     "awp": L2Rule(offset=1e-10),  # AWP and ReBAT
     "advertorch": L2Rule(floor=1e-6, box_first=True, start_in_box=True),  # PGD-AT, Consistency and KD
 }
 
 
 def norm_name(norm: str, known: Iterable[str] = ALL_NORMS) -> str:
-    """The name of a norm as it is used here; RobustBench's spellings mean the same.
+    """The canonical name of a norm; RobustBench's spellings are accepted.
 
     Raises:
-      InputError: it is none of `known`.
+      InputError: the name is not in `known`.
 
     >>> norm_name("Linf"), norm_name("L2"), norm_name("l1")
     ('linf', 'l2', 'l1')
@@ -56,12 +58,12 @@ def norm_name(norm: str, known: Iterable[str] = ALL_NORMS) -> str:
 
 
 def diameter(shape: tuple[int, ...], order: str, box: Box = (0.0, 1.0)) -> float:
-    """The distance of two opposite corners of the box: no point of the box is farther from another.
+    """The distance between two opposite corners of the box, the largest distance between two of its points.
 
     Args:
-      shape: of one image, `(H, W, C)`.
+      shape: `(H, W, C)` of one image.
       order: the norm.
-      box: bounds of valid pixels; without one nothing is bounded.
+      box: bounds of valid pixels; None gives infinity.
 
     >>> [diameter((2, 2, 1), order) for order in ALL_NORMS]
     [1.0, 2.0, 4.0]
@@ -74,7 +76,7 @@ def diameter(shape: tuple[int, ...], order: str, box: Box = (0.0, 1.0)) -> float
 
 
 def cap_radius(radius: Radius, shape: tuple[int, ...], order: str, box: Box = (0.0, 1.0)) -> Radius:
-    """The radius, or the diameter of the box where that is less: squares of a radius of 1e20 overflow.
+    """The radius, capped at the diameter of the box, because squares of a radius of 1e20 would overflow.
 
     >>> cap_radius(1e30, (2, 2, 1), "l2")
     2.0
@@ -84,9 +86,9 @@ def cap_radius(radius: Radius, shape: tuple[int, ...], order: str, box: Box = (0
 
 
 def projection_radius(radius: Radius, shape: tuple[int, ...], order: str, box: Box = (0.0, 1.0)) -> Radius:
-    """The radius, or infinity where the ball holds the whole box: projecting onto it must then change nothing.
+    """The radius, or infinity if the ball holds the whole box, so that projecting onto the ball changes nothing.
 
-    A projection onto the ball and then the box would draw points of the box away from its corners.
+    With a finite radius, projecting onto the ball and then the box would pull points away from the box's corners.
 
     >>> projection_radius(1.0, (2, 2, 1), "l2"), projection_radius(2.0, (2, 2, 1), "l2")
     (1.0, inf)
@@ -98,10 +100,10 @@ def projection_radius(radius: Radius, shape: tuple[int, ...], order: str, box: B
 
 
 def finite_entries(gradient: Array) -> Array:
-    """A gradient whose entries all are finite: NaN counts 0, infinity as the largest finite entry of its example.
+    """A gradient with finite entries: NaN becomes 0, infinity the largest finite entry of its example, with its sign.
 
-    So one pixel without a derivative spoils neither the sign of the others nor the norm of all; an infinite slope
-    keeps its sign. Where no finite entry differs from 0, infinity counts 1.
+    So one pixel without a derivative affects neither the sign of the others nor the norm. If all finite entries are 0,
+    infinity becomes 1.
 
     Args:
       gradient: `[B, ...]`.
@@ -116,7 +118,7 @@ def finite_entries(gradient: Array) -> Array:
 
 
 def per_example(value: Radius, like: Array) -> Array:
-    """A scalar or one value per example, shaped to broadcast against `like[B, ...]`, in its dtype."""
+    """A scalar or one value per example, shaped to broadcast against `like[B, ...]` and in its dtype."""
     value = jnp.asarray(value, like.dtype)
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
 
@@ -137,7 +139,7 @@ def norm(x: Array, order: str) -> Array:
 
 
 def project(delta: Array, eps: Radius, order: str) -> Array:
-    """The nearest point of the ball of radius `eps` (scalar or `[B]`) to each perturbation `delta[B, ...]`.
+    """Project each perturbation `delta[B, ...]` onto the ball of radius `eps` (scalar or `[B]`).
 
     >>> project(jnp.array([[3.0, -4.0]]), 1.0, "l2").round(3).tolist()
     [[0.6000000238418579, -0.800000011920929]]
@@ -153,10 +155,10 @@ def project(delta: Array, eps: Radius, order: str) -> Array:
 def project_l1(delta: Array, eps: Radius, images: Array) -> Array:
     """The nearest (in L2) `z[B, ...]` to `delta` with `sum |z| <= eps` and `images + z` in [0, 1].
 
-    `z_j = sign(delta_j) min(max(|delta_j| - lambda, 0), room_j)`, where `room_j` is how far pixel j may go that way and
-    `lambda >= 0` is 0 inside the ball, else what makes the sum `eps`. Clipping a projection onto the ball alone would
-    leave radius unused. Lambda is bisected, not sorted for, and its upper end is taken, so the sum never exceeds `eps`
-    but by rounding.
+    `z_j = sign(delta_j) min(max(|delta_j| - lambda, 0), room_j)`, where `room_j` is how far pixel j may move in that
+    direction. `lambda >= 0` is 0 inside the ball, else chosen so that the sum is `eps`. Projecting onto the ball and
+    then clipping would leave part of the radius unused. Lambda is found by bisection, not by sorting, and its upper
+    bound is used, so the sum exceeds `eps` at most by rounding.
 
     Args:
       delta: perturbations `[B, ...]`.
@@ -192,12 +194,12 @@ def project_l1(delta: Array, eps: Radius, images: Array) -> Array:
 def ascent_direction(gradient: Array, order: str, rule: L2Rule = L2_RULES["exact"]) -> Array:
     """The unit step that increases a linear function most: `sign(g)` for "linf", `g / |g|` for "l2".
 
-    A zero gradient gives a zero step, and so does an entry that is NaN.
+    A zero gradient gives a zero step, as does a NaN entry.
 
     Args:
       gradient: `[B, ...]`.
       order: "linf" or "l2".
-      rule: how a code divides by `|g|` in L2; exactly unless given.
+      rule: how to divide by `|g|` in L2; default exactly.
     """
     order = norm_name(order, NORMS)
     if order == "linf":
@@ -206,21 +208,21 @@ def ascent_direction(gradient: Array, order: str, rule: L2Rule = L2_RULES["exact
     gradient = finite_entries(gradient)
     if rule.offset or rule.floor:
         return gradient / per_example(jnp.maximum(norm(gradient, "l2") + rule.offset, rule.floor), gradient)
-    # Its largest entry is taken out first: saturated networks have tiny gradients, whose squares underflow.
+    # Divide by the largest entry first: saturated networks have tiny gradients, whose squares underflow.
     gradient = divide(gradient, norm(gradient, "linf"))
     return divide(gradient, norm(gradient, "l2"))
 
 
 def sparse_direction(gradient: Array, x: Array, share: Array | float) -> Array:
-    """SLIDE's step under "l1": the signs of the largest entries of the gradient, over how many these are.
+    """SLIDE's step under "l1": the signs of the gradient's largest entries, divided by their number.
 
-    `u_j = sign(g_j) / m` for the m entries whose `|g_j|` is at least the `1 - share` quantile of those that can move;
-    entries at 0 or 1 that the gradient pushes outwards cannot, and are left out.
+    `u_j = sign(g_j) / m` for the m entries whose `|g_j|` is at least the `1 - share` quantile. Entries at 0 or 1 that
+    the gradient pushes outwards cannot move and count as 0.
 
     Args:
       gradient: `[B, ...]`.
-      x: where it was taken, `[B, ...]` in [0, 1].
-      share: of the entries, in (0, 1]; at least one moves.
+      x: the point of the gradient, `[B, ...]` in [0, 1].
+      share: share of the entries, in (0, 1]; at least one moves.
 
     Source: Tramer & Boneh (2019), arXiv:1904.13000.
 
@@ -240,16 +242,16 @@ def sparse_direction(gradient: Array, x: Array, share: Array | float) -> Array:
 
 
 def divide(x: Array, length: Array) -> Array:
-    """Each example of `x[B, ...]` divided by its `length[B]`; left as it is where that is 0."""
+    """Each example of `x[B, ...]` divided by its `length[B]`; unchanged if the length is 0."""
     return x / per_example(jnp.where(length > 0, length, 1.0), x)
 
 
 def random_in_ball(keys: Array, eps: Radius, shape: tuple[int, ...], order: str, dtype: jnp.dtype) -> Array:
     """A random perturbation `[B, *shape]` for each of `keys[B]`.
 
-    "linf" draws uniformly in the cube. "l2" draws a direction uniformly and a radius from U(0, eps), as the published
-    adversarial-training codes do; that is denser at the centre than the uniform law of the ball. "l1" likewise, with
-    the direction of Laplace noise.
+    "linf" draws uniformly in the cube. "l2" draws a uniform direction and a radius from U(0, eps), as published
+    adversarial-training codes do; this is denser at the centre than the uniform distribution in the ball. "l1" does the
+    same with the direction of Laplace noise.
     """
     order = norm_name(order)
     if order == "linf":

@@ -1,4 +1,4 @@
-"""What names stand for: tables that a decorator fills where each thing is defined."""
+"""Registries: tables from names to entries, which a decorator fills where each entry is defined."""
 
 import re
 from collections.abc import Callable, Iterator, MutableMapping
@@ -11,25 +11,25 @@ Entry = TypeVar("Entry")
 
 
 class About(NamedTuple):
-    """What a list says of something that has a name."""
+    """Descriptive text of a registered entry, for lists."""
 
     name: str
-    title: str  # what papers call it
+    title: str  # the name in papers
     summary: str  # one sentence
     paper: str  # such as "Zhang et al. (2019), arXiv:1901.08573"
 
 
 class Registry(MutableMapping[str, T], Generic[T]):
-    """Names and what they stand for, in the order of registration; `register` is the decorator that adds to it.
+    """A mapping from names to entries, in the order of registration; add entries with the decorator `register`.
 
-    Plain assignment, `registry["mine"] = Mine`, adds something without text. A name that stands for something is not
-    given away: only what is defined at the same place may replace it, as when a config file is executed twice.
+    Plain assignment, `registry["mine"] = Mine`, adds an entry without text. An entry can only be replaced by one that
+    is defined in the same place, as when a config file is executed twice.
 
     Args:
-      kind: what the entries are, for error messages.
+      kind: the kind of entries, for error messages.
 
     Raises:
-      InputError: a name that is taken, or that could not be written in a config.
+      InputError: a name that is taken, or that cannot be written in a config.
 
     >>> shapes = Registry("shape")
     >>> @shapes.register("unit_square", summary="As wide as high.")
@@ -39,7 +39,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
     (['unit_square'], 1.0, 'UNIT-SQUARE')
     >>> shapes["unit_square"] = max
     Traceback (most recent call last):
-    piat_jax.core.checks.InputError: shape 'unit_square' is there already; choose another name, or remove it first
+    piat_jax.core.checks.InputError: shape 'unit_square' already exists; give another name, or remove it first
     """
 
     def __init__(self, kind: str):
@@ -48,13 +48,13 @@ class Registry(MutableMapping[str, T], Generic[T]):
         self._texts: dict[str, About] = {}
 
     def register(self, name: str, *, title: str = "", summary: str = "", paper: str = "") -> Callable[[Entry], Entry]:
-        """A decorator that adds what it decorates, and returns it as it is.
+        """A decorator that registers an entry and returns it unchanged.
 
         Args:
           name: letters, digits, _ and -.
-          title: what papers call it; the name in capitals where it is left out.
+          title: the name in papers; default the name in capitals.
           summary: one sentence.
-          paper: authors, year and where it is found.
+          paper: authors, year and reference.
 
         Raises:
           InputError: see the class.
@@ -68,19 +68,21 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return add
 
     def about(self, name: str) -> About:
-        """Title, sentence and paper of an entry; the last two are "" where none were given.
+        """Title, summary and paper of an entry; the last two are "" if not given.
 
         Raises:
-          InputError: nothing has this name.
+          InputError: no entry has this name.
         """
         check_choice(self.kind, name, self)
         return self._texts.get(name, About(name, default_title(name), "", ""))
 
     def __setitem__(self, name: str, entry: T) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-            raise InputError(f"{self.kind} {name!r} is no name; use letters, digits, _ and -, such as 'my_{self.kind}'")
+            raise InputError(
+                f"{self.kind} {name!r} is not a name; give letters, digits, _ and -, such as 'my_{self.kind}'"
+            )
         if name in self._entries and _origin(self._entries[name]) != _origin(entry):
-            raise InputError(f"{self.kind} {name!r} is there already; choose another name, or remove it first")
+            raise InputError(f"{self.kind} {name!r} already exists; give another name, or remove it first")
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:
@@ -101,12 +103,12 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
 
 def default_title(name: str) -> str:
-    """A name as papers mostly write it: "pgd_at" is PGD-AT."""
+    """A name in the usual spelling of papers: "pgd_at" is PGD-AT."""
     return name.upper().replace("_", "-")
 
 
 def _origin(entry: Any) -> Any:
-    """Where a class or function is defined; of a tuple each part's; anything else is itself."""
+    """Where a class or function is defined; for a tuple, of each part; any other entry itself."""
     if isinstance(entry, tuple):
         return tuple(map(_origin, entry))
     place = (getattr(entry, "__module__", None), getattr(entry, "__qualname__", None))

@@ -1,4 +1,4 @@
-"""Names of an earlier release: they go on working for one more, with a warning."""
+"""Deprecated names: they work for one more release, with a warning."""
 
 import functools
 import inspect
@@ -13,17 +13,17 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` that answers old names with what stands under the new ones.
+    """A module's `__getattr__` that resolves old names to new ones.
 
     Args:
       module: the module's `__name__`.
-      names: old name to new name, both in that module.
+      names: old names to new names, both in that module.
 
     >>> import warnings
     >>> with warnings.catch_warnings(record=True, action="always") as told:
     ...     found = renamed("math", {"root": "sqrt"})("root")
     >>> found(9.0), str(told[0].message)
-    (3.0, 'math.root is called math.sqrt now; the old name goes with the next release')
+    (3.0, 'math.root is called math.sqrt now; the next release removes the old name')
     """
 
     def get(name: str) -> Any:
@@ -36,7 +36,7 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def renamed_argument(old: str, new: str) -> Callable[[T], T]:
-    """A decorator for a function or a class whose keyword argument `old` is called `new` now.
+    """A decorator for a function or class whose keyword argument `old` is now called `new`.
 
     >>> import warnings
     >>> @renamed_argument("size", "width")
@@ -45,7 +45,7 @@ def renamed_argument(old: str, new: str) -> Callable[[T], T]:
     >>> with warnings.catch_warnings(record=True, action="always") as told:
     ...     found = area(size=3)
     >>> found, str(told[0].message)
-    (9, 'area(size=...) is called area(width=...) now; the old name goes with the next release')
+    (9, 'area(size=...) is called area(width=...) now; the next release removes the old name')
     """
 
     def decorate(target: T) -> T:
@@ -56,7 +56,7 @@ def renamed_argument(old: str, new: str) -> Callable[[T], T]:
             if old in kwargs:
                 name = target.__name__
                 if new in kwargs:
-                    raise InputError(f"{name} is given {old} and {new}, which are one argument; leave {old} out")
+                    raise InputError(f"{name} received {old} and {new}, which are the same argument; leave out {old}")
                 warn(f"{name}({old}=...)", f"{name}({new}=...)")
                 kwargs[new] = kwargs.pop(old)
             return call(*args, **kwargs)
@@ -70,6 +70,6 @@ def renamed_argument(old: str, new: str) -> Callable[[T], T]:
 
 
 def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
-    """Say that something has another name now."""
-    text = f"{old} is called {new} now; the old name goes with the next release"
+    """Warn that a name has changed."""
+    text = f"{old} is called {new} now; the next release removes the old name"
     warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)

@@ -1,4 +1,4 @@
-"""Large arrays that are made once and read often: in memory, or in a file that goes with the process."""
+"""Large arrays that are written once and read often: in memory, or in a file that disappears with the process."""
 
 import contextlib
 import errno
@@ -15,21 +15,21 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.memory import in_units
 
 IN_MEMORY_BYTES = 1 << 30
-"""Of an array in memory; a larger one is mapped from a temporary file."""
+"""The largest array to keep in memory; larger arrays are mapped from a temporary file."""
 
 
 def scratch(what: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An array of zeros to be filled, in memory up to `IN_MEMORY_BYTES`, else mapped from a temporary file.
+    """An array of zeros to fill, in memory up to `IN_MEMORY_BYTES`, else mapped from a temporary file.
 
-    The file is in $TMPDIR. It has no name, so that it is gone when the process ends, however that ends.
+    The file is in $TMPDIR. It has no name, so it disappears when the process ends, however it ends.
 
     Args:
-      what: it holds, for the message.
+      what: the array's content, for the message.
       shape: of the array.
       dtype: of the array.
 
     Raises:
-      InputError: the disk has less room; nothing is written before.
+      InputError: the disk has too little room; this is checked before anything is written.
 
     >>> scratch("two images", (2, 4, 4, 3), np.uint8).shape
     (2, 4, 4, 3)
@@ -44,7 +44,7 @@ def scratch(what: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
         with tempfile.TemporaryFile(dir=folder) as file:
             with contextlib.suppress(AttributeError):  # as on macOS and Windows
                 try:
-                    # Now and not when it is filled, where a full disk would end the process.
+                    # Allocate now: a full disk would kill the process while filling the array.
                     os.posix_fallocate(file.fileno(), 0, count)
                 except OSError as error:
                     if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
@@ -53,12 +53,12 @@ def scratch(what: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
     except OSError as error:
         raise InputError(
             f"{what} take {in_units(count)}, and {folder} cannot hold a temporary file ({error.strerror or error}); "
-            "name another folder by the variable TMPDIR"
+            "give another folder in the variable TMPDIR"
         ) from error
 
 
 def _too_small(what: str, count: int, folder: str, free: int) -> InputError:
     return InputError(
-        f"{what} take {in_units(count)}, and {folder} has {in_units(free)} free; name a folder with more room by the "
-        "variable TMPDIR, or take fewer"
+        f"{what} take {in_units(count)}, but {folder} has {in_units(free)} free; give a folder with more room in "
+        "the variable TMPDIR, or use fewer"
     )

@@ -1,7 +1,7 @@
-"""Data parallelism: each batch is shared out among the devices, everything else is on all of them.
+"""Data parallelism: each batch is sharded over the devices, everything else is replicated.
 
-With `split_state` the training state is shared out as well. The devices may be those of several processes, each of
-which holds the same data. `None` in place of a mesh is one device, whichever the arrays are on.
+With `split_state` the training state is sharded too. The devices may belong to several processes, each of which holds
+the same data. `None` in place of a mesh means one device, the one that holds the arrays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,14 @@ AXIS = "data"
 
 
 def data_mesh(batch_size: int, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """A mesh of as many devices as can have equal shares of a batch; None if that is one.
+    """A mesh of as many devices as can have equal shares of a batch; None if that is one device.
 
     Args:
-      batch_size: examples in a batch.
-      devices: default all, those of other processes too; of each process as many are taken.
+      batch_size: examples per batch.
+      devices: default all, including those of other processes; the mesh has equally many from each process.
 
     Raises:
-      InputError: the batch cannot be shared among the processes.
+      InputError: the batch cannot be divided among the processes.
 
     >>> data_mesh(7, jax.devices()[:1]) is None
     True
@@ -37,7 +37,7 @@ def data_mesh(batch_size: int, devices: Sequence[Any] | None = None) -> Mesh | N
     for device in jax.devices() if devices is None else devices:
         groups.setdefault(device.process_index, []).append(device)
     if batch_size % len(groups):
-        raise InputError(f"batch_size={batch_size} cannot be shared among {len(groups)} processes; give a multiple")
+        raise InputError(f"batch_size={batch_size} cannot be divided among {len(groups)} processes; give a multiple")
     most = min(map(len, groups.values()))
     count = max(n for n in range(1, most + 1) if batch_size % (n * len(groups)) == 0)
     chosen = [device for group in groups.values() for device in group[:count]]
@@ -45,12 +45,12 @@ def data_mesh(batch_size: int, devices: Sequence[Any] | None = None) -> Mesh | N
 
 
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
-    """The tree on every device of the mesh; what is there already is not copied."""
+    """The tree on every device of the mesh; arrays that are already there are not copied."""
     return tree if mesh is None else put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def put(tree: Tree, sharding: Any) -> Tree:
-    """`jax.device_put` of a tree that every process has; `sharding` is one, or a tree of them."""
+    """`jax.device_put` for a tree that every process has; `sharding` is one sharding, or a tree of them."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     if isinstance(sharding, NamedSharding):
@@ -59,7 +59,7 @@ def put(tree: Tree, sharding: Any) -> Tree:
 
 
 def gather(tree: Tree) -> Tree:
-    """The tree as NumPy arrays, each whole in every process."""
+    """The tree as NumPy arrays, each complete in every process."""
 
     def whole(leaf: jax.Array) -> np.ndarray:
         here = leaf.is_fully_addressable or leaf.is_fully_replicated
@@ -69,9 +69,9 @@ def gather(tree: Tree) -> Tree:
 
 
 def blocks(count: int, size: int, mesh: Mesh | None) -> Iterator[jax.Array]:
-    """The indices of `count` examples in blocks of one length: at most `size`, in whole shares of the devices.
+    """The indices of `count` examples in blocks of one length, at most `size` and divisible among the devices.
 
-    Past the end the last example is repeated; what comes of its copies is to be cut off.
+    Past the end the last example is repeated; cut off the results of the copies.
 
     >>> [block.tolist() for block in blocks(5, 2, None)]
     [[0, 1], [2, 3], [4, 4]]
@@ -84,33 +84,33 @@ def blocks(count: int, size: int, mesh: Mesh | None) -> Iterator[jax.Array]:
 
 
 def split_batch(batch: Tree, mesh: Mesh | None) -> Tree:
-    """Inside a jitted function: arrays `[B, ...]` shared out by their first axis."""
+    """Inside a jitted function: arrays `[B, ...]` sharded along their first axis."""
     return batch if mesh is None else jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
 def keep_replicated(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Inside a jitted function: the tree on every device, whatever XLA would choose."""
+    """Inside a jitted function: the tree replicated on every device, whatever XLA would choose."""
     return keep_state(tree, mesh, split=False)
 
 
 def put_state(state: Tree, mesh: Mesh | None, *, split: bool) -> Tree:
-    """A training state on the devices; with `split` shared out by the rule of `state_shardings`.
+    """A training state on the devices; with `split` sharded as in `state_shardings`.
 
-    Without a mesh, arrays of NumPy go to the default device and those of JAX stay where they are.
+    Without a mesh, NumPy arrays go to the default device and JAX arrays stay where they are.
     """
     return jax.device_put(state) if mesh is None else put(state, state_shardings(state, mesh, split=split))
 
 
 def keep_state(state: Tree, mesh: Mesh | None, *, split: bool) -> Tree:
-    """Inside a jitted function: what `put_state` does outside of one."""
+    """The equivalent of `put_state` inside a jitted function."""
     return state if mesh is None else jax.lax.with_sharding_constraint(state, state_shardings(state, mesh, split=split))
 
 
 def state_shardings(tree: Any, mesh: Mesh, *, split: bool) -> Any:
-    """How each array of a state lies on the mesh: on every device, or with `split` in equal parts.
+    """The sharding of each array of a state: replicated, or with `split` in equal parts.
 
-    It is split along its largest axis of those that the number of devices divides. Vectors, and what has no such axis,
-    stay whole: they are small.
+    An array is split along the largest axis that is divisible by the number of devices. Vectors, and arrays without
+    such an axis, are replicated, because they are small.
     """
 
     def sharding(leaf: Any) -> NamedSharding:
@@ -123,7 +123,7 @@ def state_shardings(tree: Any, mesh: Mesh, *, split: bool) -> Any:
 
 
 def _put_across(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """An array that every process has, on devices of all; `device_put` would send it around to compare it."""
+    """Put an array that every process has on the devices of all; `device_put` would transfer it to compare it."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         if leaf.sharding.device_set == sharding.device_set:
             return jax.device_put(leaf, sharding)

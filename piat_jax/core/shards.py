@@ -1,4 +1,4 @@
-"""Files that together are one, called NAME-00000-of-00002: all of them, each once."""
+"""Sharded files, named NAME-00000-of-00002: checks that every part is present once."""
 
 import re
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from pathlib import Path
 from piat_jax.core.checks import InputError
 from piat_jax.core.checksums import crc32
 
-# What may follow: the hubs' libraries once put a digest there.
+# A digest may follow, which the hubs' libraries once appended.
 SHARD = re.compile(r".+?-(\d+)-of-(\d+)(-\w+)?")
 
 
 def check_shards(paths: Sequence[Path]) -> None:
-    """Raise InputError unless these files are all parts of a whole, each once, if their names say that they are parts.
+    """Raise InputError unless files that are named as parts are complete, with each part once.
 
-    They are numbered from 0 or, as weights are, from 1. Parts that are equal byte for byte are refused as well.
+    Parts are numbered from 0 or, for weights, from 1. Byte-identical parts are refused too.
 
     >>> check_shards([Path("d/x-00000-of-00002.parquet"), Path("d/x-00000-of-00002-b42a.parquet")])
     Traceback (most recent call last):
@@ -26,10 +26,10 @@ x-00000-of-00002-b42a.parquet; keep one
         return
     folder = paths[0].parent
     if others := [path.name for path in paths if path not in matches]:
-        raise InputError(f"{folder} has {others[0]} beside {next(iter(matches)).name}; keep the parts of one whole")
+        raise InputError(f"{folder} has {others[0]} next to {next(iter(matches)).name}; keep the parts of one set")
     totals = {int(match[2]) for match in matches.values()}
     if len(totals) > 1:
-        raise InputError(f"{folder} has parts of {' and of '.join(map(str, sorted(totals)))}; keep those of one whole")
+        raise InputError(f"{folder} has parts of {' and of '.join(map(str, sorted(totals)))}; keep those of one set")
     total, seen = totals.pop(), dict[int, str]()
     for path, match in matches.items():
         number = int(match[1])
@@ -44,12 +44,12 @@ x-00000-of-00002-b42a.parquet; keep one
             f"(number {', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''})"
         )
     if beyond := sorted(seen.keys() - set(range(begin, begin + total))):
-        raise InputError(f"{folder} has part {beyond[0]} of {total}, which cannot be; download the parts again")
+        raise InputError(f"{folder} has part {beyond[0]} of {total}, which cannot exist; download the parts again")
     check_different(paths)
 
 
 def check_different(paths: Sequence[Path]) -> None:
-    """Raise InputError where two files have equal content; only those of equal size are read."""
+    """Raise InputError if two files have equal content; only files of equal size are read."""
     known: dict[tuple[int, int], str] = {}
     sizes = [path.stat().st_size for path in paths]
     for path, size in zip(paths, sizes):

@@ -1,4 +1,4 @@
-"""Pytrees: copies, and what shapes they hold."""
+"""Pytrees: copies and leaf shapes."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ from piat_jax.core.types import PyTree
 
 
 def copied(tree: PyTree) -> PyTree:
-    """The tree with buffers of its own: a training step that donates its state gives each of them away once."""
-    if jax.process_count() > 1:  # device_put takes only what lies in this process
+    """A copy of the tree in new buffers: a training step that donates its state can donate each buffer only once."""
+    if jax.process_count() > 1:  # device_put accepts only arrays of this process
         return jax.tree.map(jnp.copy, tree)
-    return jax.device_put(tree, may_alias=False)  # compiles nothing for each shape
+    return jax.device_put(tree, may_alias=False)  # unlike jnp.copy, does not compile per shape
 
 
 def leaf_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

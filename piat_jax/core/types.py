@@ -1,7 +1,7 @@
-"""The contracts every part builds on: pure functions over plain nested dicts of arrays.
+"""The contracts that all parts build on: pure functions over plain nested dicts of arrays.
 
-A model is a pair of pure functions, an attack sees only a `LogitsFn`, and an objective splits a training step into
-`perturb` (crafting: nothing is differentiated by the trainer) and `loss` (differentiated by the trainer).
+A model is a pair of pure functions. An attack sees only a `LogitsFn`. An objective splits a training step into
+`perturb` (crafting, which the trainer does not differentiate) and `loss` (which the trainer differentiates).
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ class Batch(NamedTuple):
 
     images: Array  # [B, H, W, C] float32 in [0, 1]
     labels: Array  # [B] int32
-    indices: Array  # [B] int32, each example's index in its data set: randomness derives from it
-    targets: Array | None = None  # [B, K] float32, probabilities that losses and attacks are told in place of labels
+    indices: Array  # [B] int32, each example's index in its data set; randomness derives from it
+    targets: Array | None = None  # [B, K] float32, probabilities that losses and attacks use in place of labels
 
     @property
     def target(self) -> Array:
-        """What losses and attacks are told: `targets`, or the labels where there are none."""
+        """The target for losses and attacks: `targets` if given, else the labels."""
         return self.labels if self.targets is None else self.targets
 
 
 class Variables(NamedTuple):
-    """What a model needs to run: weights and the state its forwards update (BatchNorm statistics)."""
+    """A model's weights, and the state that its forwards update (BatchNorm's running statistics)."""
 
     params: PyTree
     model_state: PyTree
@@ -43,7 +43,7 @@ class Model(Protocol):
     """A pair of pure functions; implementations are hashable and equal when they compute the same thing."""
 
     def init(self, key: Array, images: Array) -> Variables:
-        """Fresh `(params, model_state)` for images of this shape `[B, H, W, C]`."""
+        """Initial `(params, model_state)` for images of this shape `[B, H, W, C]`."""
         ...
 
     def apply(
@@ -51,93 +51,94 @@ class Model(Protocol):
     ) -> tuple[Array, PyTree]:
         """`(logits[B, K], new model_state)`; `train` uses batch statistics and updates the running ones.
 
-        A model with a true `draws` draws at random in training, from `key`: one, or one for each image.
+        If `draws` is true, the model draws random numbers in training from `key`: one key, or one per image.
         """
         ...
 
 
 class Attack(Protocol):
-    """Adversarial images in pixel space, inside the ball and the box, constant to any outer gradient."""
+    """Crafts adversarial images in pixel space, inside ball and box; no outer gradient flows through them."""
 
     def __call__(
         self, logits_fn: LogitsFn, images: Array, labels: Array, *, key: Array, indices: Array | None = None
     ) -> Array:
-        """Images `[B, H, W, C]` that (try to) maximise the attack's loss; `indices[B]` key the randomness."""
+        """Images `[B, H, W, C]` with a high loss, which the attack maximises; randomness derives from `indices[B]`."""
         ...
 
 
 class Context(NamedTuple):
-    """Where in training a step is; all of it is traced, so nothing recompiles as training goes on."""
+    """A step's position in training; all fields are traced, so nothing recompiles as training proceeds."""
 
     key: Array  # this step's typed key
     step: Array  # int32, optimizer steps done before this one
     epoch: Array  # int32, 0-based
-    epochs: Array  # int32, how many the whole run has: schedules and gates are shares of it
-    attack: Mapping[str, Any] = {}  # what a wrapper sets of the attack's options: eps, step_size, ... per example
-    steps_per_epoch: Array | int = 1  # int32; with 1, schedules by step move once an epoch
-    # (gradient, weights it was taken at, weights) -> weights: a trial step of the run's optimizer, at its current rate
-    # and without momentum, which leaves no trace; a pytree. None where there is no optimizer.
+    epochs: Array  # int32, number of epochs of the run; schedules and gates are shares of it
+    attack: Mapping[str, Any] = {}  # attack options set by wrappers: eps, step_size, ... per example
+    steps_per_epoch: Array | int = 1  # int32; with 1, schedules by step change once per epoch
+    # (gradient, weights it was computed at, weights) -> weights: a trial step of the run's optimizer, at its current
+    # rate, without momentum and without changing the optimizer's state; a pytree. None without an optimizer.
     trial_step: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None
-    # From an attack to its form that counts, for wrappers that look at iterates; it returns images, how many iterates
-    # were correct, and of how many. None where nobody asks.
+    # Maps an attack to its counting form, for wrappers that need iterates; it returns images, the number of correct
+    # iterates, and their total number. None if no wrapper needs it.
     counting: Callable[[Attack], Callable[..., tuple[Array, Array, Array]]] | None = None
 
     def with_attack(self, **options: Any) -> "Context":
-        """The context with these of the attack's options set, over what a wrapper outside may have set."""
+        """The context with these attack options, which override those of outer wrappers."""
         return self._replace(attack={**self.attack, **options})
 
 
 class Iterates(NamedTuple):
-    """How the points fared that an attack took its steps from."""
+    """Counts of the points that an attack took its steps from."""
 
-    correct: Array  # [B] int32, how many of them were no success
-    total: Array  # [B] int32, of how many
+    correct: Array  # [B] int32, the number of points that were not a success
+    total: Array  # [B] int32, the total number
 
 
 class AdversarialBatch(NamedTuple):
-    """What `perturb` hands to `loss`: the clean batch, its adversarial images and whatever else was prepared."""
+    """The result of `perturb` for `loss`: the clean batch, its adversarial images and other prepared values."""
 
     clean: Batch
-    images: Array  # [B, H, W, C], already a constant
-    extra: Mapping[str, PyTree] = {}  # what wrappers hand on from `perturb` (`objectives.Wrapper.hand`)
-    model_state: PyTree | None = None  # the statistics, where crafting has forwarded in training mode
+    images: Array  # [B, H, W, C]; no gradient flows through them
+    extra: Mapping[str, PyTree] = {}  # values that wrappers pass on from `perturb` (`objectives.Wrapper.hand`)
+    model_state: PyTree | None = None  # running statistics, if crafting has forwarded in training mode
     metrics: Mapping[str, Array] = {}  # scalars to log, means over the batch
-    iterates: Iterates | None = None  # of the attack, where `context.counting` asked
+    iterates: Iterates | None = None  # of the attack, if `context.counting` is set
 
 
 class Aux(NamedTuple):
-    """What `loss` returns beside the scalar: statistics after its forwards, metrics to log, and the logits."""
+    """Results of `loss` besides the scalar: statistics after its forwards, metrics to log, and the logits."""
 
     model_state: PyTree
     metrics: Mapping[str, Array]  # scalars, means over the batch
-    logits: Mapping[str, Array] = {}  # [B, K] of each kind of image that was forwarded, such as "adversarial"
+    logits: Mapping[str, Array] = {}  # [B, K] for each kind of forwarded images, such as "adversarial"
 
 
 class Objective(Protocol):
-    """One adversarial-training method. Holds its model, attack and weights; carries no arrays that change.
+    """An adversarial-training method: its model, attack and coefficients, without arrays that change in training.
 
-    `objectives.AttackedObjective` has all of it but `terms`. One that also has `next_variables(variables,
-    objective_state, context)` gives the variables that the next step starts from, once `after_step` has seen this one.
+    `objectives.AttackedObjective` implements everything except `terms`. An objective may also define
+    `next_variables(variables, objective_state, context)`, which returns the variables that the next step starts from,
+    after `after_step` has run.
     """
 
     @property
     def model(self) -> Model:
-        """The model that is trained."""
+        """The model to train."""
         ...
 
     @property
     def views(self) -> int:
-        """How many augmentations of each example a batch holds, one after the other: `[views * B]`."""
+        """The number of augmented views of each example in a batch, one view after the other: `[views * B]`."""
         ...
 
     def init(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
-        """The method's own state between steps; `images[B, H, W, C]` give the shape only."""
+        """The method's initial state; only the shape of `images[B, H, W, C]` matters."""
         ...
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """Craft the adversarial batch. Its result is a constant to `loss`."""
+        """Craft the adversarial batch, a constant for `loss`."""
         ...
 
     def perturb_weights(
@@ -149,13 +150,13 @@ class Objective(Protocol):
     def loss(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> tuple[Array, Aux]:
-        """The scalar to minimise and the state after its train-mode forwards, run in the documented order."""
+        """The scalar to minimise, and the state after the train-mode forwards in the documented order."""
         ...
 
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> PyTree:
-        """The method's state after an optimizer step, which led to `variables`."""
+        """The method's state after an optimizer step; `variables` are those after the step."""
         ...
 
     def after_epoch(self, objective_state: PyTree, context: Context) -> PyTree:
@@ -163,26 +164,26 @@ class Objective(Protocol):
         ...
 
     def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
-        """What the method evaluates: the trained weights, or its average of them."""
+        """The variables to evaluate: the trained weights, or the method's average of them."""
         ...
 
     def check_part(self, examples: int) -> None:
-        """Raise InputError where a batch cannot be taken in parts of so many examples, because they see each other."""
+        """Raise InputError if a batch cannot be split into such parts, because examples depend on each other."""
         ...
 
 
 class WeightAverage(NamedTuple):
-    """Averaged weights that training never goes on from: EMA, SWA and their kind."""
+    """Averaged weights that training never continues from, such as EMA and SWA."""
 
     variables: Variables
-    # int32, states averaged so far. Checkpoints know it by this name; tuple.count, which it hides, is of no use here.
+    # int32, states averaged so far. Checkpoints use this name; it hides tuple.count, which is not needed here.
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Everything that changes during training, as plain nested dicts of arrays."""
+    """All values that change during training, as plain nested dicts of arrays."""
 
     step: Array  # int32, optimizer steps done
     epoch: Array  # int32, epochs done
@@ -190,13 +191,13 @@ class TrainState:
     model_state: PyTree
     opt_state: PyTree
     objective_state: PyTree
-    anchor: Variables | None = None  # PIAT's previous interpolated weights; None where nothing is interpolated
-    average: WeightAverage | None = None  # an average beside the weights; None where none is kept
-    further_averages: Mapping[str, WeightAverage] = dataclasses.field(default_factory=dict)  # more of them, by name
+    anchor: Variables | None = None  # PIAT's previous interpolated weights; None without PIAT
+    average: WeightAverage | None = None  # a weight average; None if there is none
+    further_averages: Mapping[str, WeightAverage] = dataclasses.field(default_factory=dict)  # more averages, by name
 
     @property
     def variables(self) -> Variables:
-        """The weights and statistics that are trained."""
+        """The trained weights and running statistics."""
         return Variables(self.params, self.model_state)
 
 

@@ -1,4 +1,4 @@
-"""How robust a model is: accuracy under attack, and AutoAttack."""
+"""Robustness evaluation: accuracy under attack, and AutoAttack."""
 
 from piat_jax.attacks.ensemble import Member
 from piat_jax.core.renamed import renamed

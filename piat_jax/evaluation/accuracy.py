@@ -1,4 +1,4 @@
-"""Accuracy under attack, example by example."""
+"""Accuracy under attack, per example."""
 
 import math
 from collections.abc import Callable
@@ -23,15 +23,15 @@ from piat_jax.programs.jit import program_jit
 
 MOST_SHOWN = 32
 SHOWN_BYTES = 8 * 2**20
-"""Of the images in float32 that `judge_under_attack` returns."""
+"""The most bytes of float32 images that `judge_under_attack` returns."""
 
 
 class Judged(NamedTuple):
-    """What became of N examples."""
+    """The judgement of N examples."""
 
     correct: np.ndarray  # [N] bool
-    predicted: np.ndarray  # [N] int32, the class of each image; -1 where a logit is not finite
-    images: np.ndarray  # [M, H, W, C] float32, what was judged of the first few examples
+    predicted: np.ndarray  # [N] int32, the predicted class of each image; -1 if a logit is not finite
+    images: np.ndarray  # [M, H, W, C] float32, the judged images of the first few examples
 
 
 def correct_under_attack(
@@ -50,23 +50,23 @@ def correct_under_attack(
     """Which examples are still classified correctly after the attack, BatchNorm in evaluation mode.
 
     Args:
-      logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`. What `make_logits_fn` returns, or another pytree,
-        brings its weights along, so that others compile nothing; weights that a function closes over are constants.
-      images: `[N, H, W, C]` uint8, or floats in [0, 1]; may be a map of a file. Those of NumPy that are more than
-        `evaluation.sending.ON_DEVICE_BYTES` stay on the host, and are sent block by block.
+      logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`. The result of `make_logits_fn`, or another pytree,
+        passes its weights as arguments, so that other weights need no compilation; weights that a function closes over
+        are constants.
+      images: `[N, H, W, C]` uint8, or floats in [0, 1]; may be a memory map. NumPy images larger than
+        `evaluation.sending.ON_DEVICE_BYTES` stay on the host and are sent block by block.
       labels: `[N]`.
       attack: an attack with its hyper-parameters bound, or None for clean images.
-      source: the network that is attacked, called as `logits_fn`, where it is another than the one that judges: how
-        far images transfer. Default: `logits_fn`.
-      key: randomness of example i derives from it and i, so the result does not depend on the batch size.
+      source: the network to attack, called like `logits_fn`, for transfer attacks. Default: `logits_fn`.
+      key: the randomness of example i derives from key and i, so the result does not depend on the batch size.
       batch_size: examples per compiled call; the last block is padded, so there is one compilation.
-      mesh: devices that share each block (`core/sharding.py`); None for one.
-      on_block: called before each block; what it raises ends the evaluation.
-      on_finding: called with what makes the result doubtful, such as images that the attack should not have made.
+      mesh: devices that share each block (`core/sharding.py`); None for one device.
+      on_block: called before each block; an exception from it ends the evaluation.
+      on_finding: called with reasons to doubt the result, such as invalid images from the attack.
 
     Returns:
-      `[N]` bool. An adversarial image that is not finite, or outside the attack's ball or box, is no success of the
-      attack: the clean image is classified in its place. The ball is known of attacks made by `bind`.
+      `[N]` bool. An adversarial image that is not finite, or outside the attack's ball or box, does not count as
+      success: the clean image is classified in its place. The ball is known only for attacks made by `bind`.
 
     >>> from piat_jax.models import create
     >>> model = create("mlp", num_classes=2, hidden=(4,))
@@ -82,7 +82,7 @@ def correct_under_attack(
         )
         logits_fn, images, labels, attack = make_logits_fn(logits_fn, images), labels, attack, *earlier
     elif earlier:
-        raise InputError(f"correct_under_attack takes four arguments before key=, and got {4 + len(earlier)}")
+        raise InputError(f"correct_under_attack takes four arguments before key=, but got {4 + len(earlier)}")
     how: dict[str, Any] = {"source": source, "key": key, "batch_size": batch_size, "mesh": mesh, "show": False}
     return judge_under_attack(
         logits_fn, images, labels, attack, **how, on_block=on_block, on_finding=on_finding
@@ -103,16 +103,16 @@ def judge_under_attack(
     on_finding: Callable[[Finding], None] = lambda finding: None,
     show: bool = True,
 ) -> Judged:
-    """Which examples are still classified correctly after the attack, and as what; the first images of the attack.
+    """Which examples are still classified correctly after the attack, their predictions, and the first images.
 
     Args:
-      logits_fn, images, labels, attack, source, key, batch_size, mesh, on_block, on_finding: as of
+      logits_fn, images, labels, attack, source, key, batch_size, mesh, on_block, on_finding: as in
         `correct_under_attack`.
-      show: whether to return images; the host waits for the first block then.
+      show: whether to return images; the host then waits for the first block.
 
     Returns:
-      Flags, classes and images. There are at most `MOST_SHOWN` images of `SHOWN_BYTES`, none of a later block than the
-      first; one that the attack should not have made is the clean one.
+      Flags, classes and images. The images are from the first block, at most `MOST_SHOWN` and at most `SHOWN_BYTES`.
+      The clean image replaces an invalid adversarial one.
 
     >>> from piat_jax.models import create
     >>> model = create("mlp", num_classes=2, hidden=(4,))
@@ -134,8 +134,8 @@ def judge_under_attack(
         results.append(found)
         if show and len(results) == 1:
             shown = gather(_first(judged, mesh))[:count]
-        del judged  # of which the device keeps none
-        jax.block_until_ready(results[-2:-1])  # one block ahead and no more: signals are answered in between
+        del judged  # frees the images on the device
+        jax.block_until_ready(results[-2:-1])  # at most one block ahead, so that signals are handled in between
     correct, predicted, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
     for finding in of_validity(str(attack), valid):
         on_finding(finding)
@@ -143,10 +143,10 @@ def judge_under_attack(
 
 
 def worst_class(correct: Array | np.ndarray, labels: Array | np.ndarray, num_classes: int) -> Array:
-    """The accuracy of the class that has the lowest; classes without examples do not count.
+    """The lowest accuracy of any class; classes without examples do not count.
 
     Args:
-      correct: `[N]` bool, such as `correct_under_attack` returns.
+      correct: `[N]` bool, as `correct_under_attack` returns it.
       labels: `[N]`.
       num_classes: K.
 
@@ -170,9 +170,9 @@ def _correct_block(
     source: LogitsFn | None = None,
     sent: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
-    """Of a block which examples are correct, as what they are classified, which are valid, and what was judged.
+    """For a block: which examples are correct, their predictions, which images are valid, and the judged images.
 
-    Images and labels are all, or where `sent` the block's.
+    Images and labels are all of the set, or only the block's if `sent`.
     """
     x, y = (images, labels) if sent else (images[indices], labels[indices])
     x, y, indices = split_batch((as_float(x), y, indices), mesh)
@@ -188,12 +188,12 @@ def _correct_block(
 
 @program_jit(static_argnames="mesh")
 def _first(x: Array, mesh: Mesh | None) -> Array:
-    """The images of a block that are shown, on every device; apart, so that no other block moves any."""
+    """The images of a block to show, on every device; a separate program, so that other blocks gather no images."""
     return keep_replicated(x[: _shown(x.shape)], mesh)
 
 
 def _shown(shape: tuple[int, ...]) -> int:
-    """How many images of a block are returned.
+    """The number of images of a block to return.
 
     >>> _shown((250, 32, 32, 3)), _shown((250, 224, 224, 3)), _shown((5, 32, 32, 3))
     (32, 13, 5)

@@ -1,4 +1,4 @@
-"""What is known of each example during a robust evaluation, and what is left to do."""
+"""The state of a robust evaluation: each example's results so far, and the runs that are left."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from piat_jax.evaluation.journal import Record
 
 
 class AttackState:
-    """Flags of every attack and the first adversarial image of every example, built from records alone.
+    """Flags of every attack and each example's first adversarial image, built only from records.
 
-    The order in which records come, and how runs were put together in blocks, leaves no trace in it.
+    It does not depend on the order of records, or on how runs were grouped into blocks.
     """
 
     def __init__(self, runs: Sequence[int], images: np.ndarray, logits: np.ndarray, labels: np.ndarray, *, alone: bool):
-        """`runs` of each attack at an example; `alone`: no attack spares what another one broke."""
+        """`runs`: runs per example of each attack; `alone`: attack examples even if another attack has broken them."""
         count, finite = len(labels), np.isfinite(logits).all(axis=1)
         self.alone = alone
         self.predictions = logits.argmax(axis=1).astype(np.int32)
@@ -30,26 +30,26 @@ class AttackState:
 
     @property
     def robust(self) -> np.ndarray:
-        """`[N]` so far."""
+        """Which examples are robust so far, `[N]`."""
         return self.clean & ~self.fooled.any(axis=0)
 
     def pending(self, attack: int) -> np.ndarray:
-        """`[runs, N]`, which runs of an attack are left to do, those that were refused among them."""
+        """Which runs of an attack are left to do, including refused ones, `[runs, N]`."""
         left = self.clean & ~self.fooled[attack] if self.alone else self.robust
         return (~self.done[attack] | self.refused[attack]) & left
 
     def next(self, attack: int, size: int) -> tuple[np.ndarray, bool]:
-        """The next runs of an attack and their examples, `[R, 2]`, and whether they are done again, precisely.
+        """The next runs of an attack and their examples, `[R, 2]`, and whether to repeat them at full precision.
 
-        All have their first run before one has its second, and all their runs before one is done again: so it shows
-        nowhere how they were put together, and what is done again is in few blocks.
+        All examples have their first run before any has its second, and all runs are done before any is repeated. So
+        results do not depend on the grouping, and repeated runs fill few blocks.
         """
         pending = self.pending(attack)
         first = np.argwhere(pending & ~self.done[attack])
         return (first[:size], False) if len(first) else (np.argwhere(pending)[:size], True)
 
     def apply(self, record: Record) -> None:
-        """Learn what a block found; of several successes at an example that of the first run counts."""
+        """Add the results of a block; of several successes at an example, the first run's counts."""
         attack = int(record.member)
         self.seconds[attack] += record.seconds
         self.valid[attack].append(record.valid)

@@ -1,4 +1,4 @@
-"""AutoAttack: robust accuracy against an ensemble of attacks without a number to tune."""
+"""AutoAttack: robust accuracy against a parameter-free ensemble of attacks."""
 
 import dataclasses
 import functools
@@ -41,49 +41,50 @@ ATTACK_PRECISIONS = ("same", "tensorfloat32", "bfloat16")
 
 
 class AttackProgress(NamedTuple):
-    """Where an evaluation is, told after every block."""
+    """Progress of an evaluation, reported after every block."""
 
     attack: str
-    done: int  # runs of this attack
-    total: int  # runs that it needs if none of those left succeeds
+    done: int  # finished runs of this attack
+    total: int  # runs that it needs if none of the remaining ones succeeds
     robust: int  # examples robust so far
     examples: int
     elapsed: float  # seconds of this call
-    left: float  # seconds that what is left takes at most, guessed from what is done
+    left: float  # estimate of the most seconds that the remaining runs take
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoAttack:
     """The share of examples that no attack breaks: `mean_i [no x' found in the ball of x_i has argmax z(x') != y_i]`.
 
-    The attacks run one after the other, each on the clean images of what is still robust. An attack succeeds where its
-    image is misclassified by a forward of its own, the same for all attacks and for the clean images, and lies in ball
-    and box. All examples count in the accuracy, those wrong when clean as not robust.
+    The attacks run one after the other, each on the clean images of the examples that are still robust. An attack
+    succeeds if its image lies in ball and box and is misclassified in a separate forward, the same for all attacks and
+    for the clean images. The accuracy counts all examples; those misclassified without an attack are not robust.
 
-    Randomness derives from (seed, attack, run, example, iteration), in the threefry generator whatever JAX is set to:
-    the flags do not depend on block size, order, number of devices, or on being stopped and resumed.
+    Randomness derives from (seed, attack, run, example, iteration), always with the threefry generator. So the flags do
+    not depend on block size, order, number of devices, or on stopping and resuming.
 
     Attributes:
       eps: radius in pixel units (1 = the whole range), so 8/255 and not 8.
-      norm: "linf", "l2" or "l1", or as RobustBench spells them.
+      norm: "linf", "l2" or "l1", or in RobustBench's spelling.
       version: "standard", "plus" or "rand"; see `attacks.ensemble`.
-      attacks: names to run instead of the version's, or `Member`s, your own among them.
-      steps, restarts, targets, queries, eot: numbers of the attacks, in place of the version's; see `attacks.ensemble`.
-      seed: of all randomness.
-      individually: every attack on everything that is correct when clean, for the accuracy under each alone.
-      block_size: examples at once, over all devices; made a multiple of 8 a device.
+      attacks: names to run instead of the version's, or `Member`s, including your own.
+      steps, restarts, targets, queries, eot: settings that replace the version's; see `attacks.ensemble`.
+      seed: seed of all randomness.
+      individually: whether to run every attack on all examples with a correct clean image, for the accuracy under each
+        attack alone.
+      block_size: examples per block, over all devices; rounded up to a multiple of 8 per device.
       precision: of matrix products, "highest" (float32) or "default" (may be TF32 or bfloat16 on accelerators).
-      attack_precision: of the attacks' products: "same" as the judge's, or "tensorfloat32" or "bfloat16" as JAX calls
-        them. The clean images and every success are judged at `precision`, and a run whose success the judge refuses is
-        done again at `precision`. What the attacks leave unbroken is not attacked again, so the accuracy may be higher
-        than with "same". On a CPU, which multiplies float32 as it is, it changes nothing. A GPU multiplies float32 in
-        TF32 under "bfloat16" too; for less give `run` a network with activations in bfloat16.
+      attack_precision: of the attacks' matrix products: "same" as `precision`, or JAX's "tensorfloat32" or "bfloat16".
+        Clean images and every success are judged at `precision`, and a run whose success the judge refuses is repeated
+        at `precision`. Examples that the attacks leave unbroken are not attacked again, so the accuracy may be higher
+        than with "same". It has no effect on a CPU, which always multiplies in float32. Under "bfloat16" a GPU still
+        multiplies float32 in TF32; for fewer bits, give `run` a network with bfloat16 activations.
 
     Raises:
       InputError: a number out of range or an unknown name.
 
-    Source: Croce & Hein (2020), arXiv:2003.01690. Unlike the published code, where noise is drawn for a whole batch,
-    and logits that are not a number count as fooled. Its "custom" version is `attacks`.
+    Source: Croce & Hein (2020), arXiv:2003.01690. In the published code, noise is drawn for a whole batch, and NaN
+    logits count as fooled; neither is done here. Its "custom" version is `attacks`.
 
     >>> import jax.numpy as jnp
     >>> logits_fn = lambda x: jnp.stack([x.mean((1, 2, 3)), jnp.full(len(x), 0.4)], axis=1)
@@ -118,7 +119,7 @@ class AutoAttack:
         members = self.members()
         without = ", ".join(member.name for member in members if not _averages(member))
         if without and any(map(_averages, members)):
-            raise InputError(f"eot={self.eot}: {without} cannot attack a randomised network; leave out of attacks=")
+            raise InputError(f"eot={self.eot}: {without} cannot attack a randomised network; leave it out of attacks=")
 
     def members(self) -> tuple[Member, ...]:
         """The attacks, in order."""
@@ -146,26 +147,26 @@ class AutoAttack:
         devices: Sequence[Any] | None = None,
         attack_logits_fn: Callable[..., Array] | None = None,
     ) -> Robustness:
-        """Attack `images` and say which are robust.
+        """Attack `images` and return which examples are robust.
 
         Args:
-          logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`, K at least 2, each row by itself: BatchNorm in
-            evaluation mode, normalisation inside. With version "rand", and any `eot` above 1, it is called as
-            `logits_fn(images, keys)` with a typed key for each image. Weights it closes over become constants of the
-            compiled attacks; to compile once for several checkpoints give a pytree, such as
-            `jax.tree_util.Partial(fn, params)` or what `make_logits_fn` returns.
+          logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`, K at least 2, each row independent of the
+            others: BatchNorm in evaluation mode, normalisation inside. With version "rand", or any `eot` above 1, it is
+            called as `logits_fn(images, keys)` with a typed key for each image. Weights it closes over become constants
+            of the compiled attacks. To compile once for several checkpoints, give a pytree, such as
+            `jax.tree_util.Partial(fn, params)` or the result of `make_logits_fn`.
           images: `[N, H, W, C]` uint8, or floats in [0, 1]; they stay on the host, and may be a memory map.
           labels: `[N]` integers in [0, K).
-          folder: where every block is written down and at the end the result. Called again with the same arguments the
-            evaluation goes on where it was stopped, be it killed; one that was finished is read. The adversarial images
-            stay on disk, in images.npy, so memory holds some blocks however many images there are; without a folder
-            they are in memory, four bytes a value, or above 1 GiB in a temporary file (`core.scratch`).
+          folder: where to write every block, and finally the result. Called again with the same arguments, the
+            evaluation resumes where it was stopped or killed; a finished result is read. The adversarial images stay on
+            disk, in images.npy, so memory holds only a few blocks. Without a folder they are in memory, four bytes per
+            value, or above 1 GiB in a temporary file (`core.scratch`).
           report: called after each block.
-          devices: over which blocks are split; default all. With those of several processes each of these makes the
-            same call, and the first writes to the folder, which they share.
-          attack_logits_fn: what the attacks see in place of `logits_fn`, called alike: the same network in fewer bits,
-            such as with activations in bfloat16. As with `attack_precision`, `logits_fn` judges, and is attacked itself
-            where it refuses a success.
+          devices: the devices to split blocks over; default all. If they belong to several processes, each process
+            makes the same call, and the first writes to the folder, which they share.
+          attack_logits_fn: the network that the attacks see in place of `logits_fn`, called alike: the same network in
+            fewer bits, such as with bfloat16 activations. As with `attack_precision`, `logits_fn` judges, and is
+            attacked itself if it refuses a success.
 
         Raises:
           InputError: images outside [0, 1], labels out of range, wrong shapes, or a folder that holds something else.
@@ -181,12 +182,12 @@ class AutoAttack:
 def _checked(members: Sequence[Any]) -> tuple[Member, ...]:
     names = [member.name for member in members if isinstance(member, Member)]
     if len(names) < len(members):
-        raise InputError("attacks mixes members with others; give names alone, or each as a Member")
+        raise InputError("attacks mixes Members and names; give only names, or only Members")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"attacks has members of the same name {', '.join(twice)}; what they find is kept by name")
+        raise InputError(f"attacks has several members named {', '.join(twice)}; give each its own name")
     for member in members:
         if not isinstance(member.attack, Bound):
-            raise InputError(f"attack of member {member.name!r} is {member.attack!r}; give a function through bind")
+            raise InputError(f"attack of member {member.name!r} is {member.attack!r}; give bind(function, ...)")
     return tuple(members)
 
 
@@ -205,7 +206,7 @@ class _Run:
         self.settings, self.images, self.labels = settings, images, labels.astype(np.int32)
         self.members = settings.members()
         self.blocks = Blocks(logits_fn, min(settings.block_size, len(labels)), devices, settings.precision)
-        # What is attacked first, where it has fewer bits than the judge.
+        # The network to attack first, if it has fewer bits than the judge.
         self.fast, self.other_network = None, attack_logits_fn is not None
         if self.other_network or settings.attack_precision != "same":
             seen = logits_fn if attack_logits_fn is None else attack_logits_fn
@@ -224,7 +225,7 @@ class _Run:
             seen = jax.eval_shape(functools.partial(checked_logits, attack_logits_fn), *self.arguments)
             if seen.shape != logits.shape:
                 raise InputError(
-                    f"attack_logits_fn returns logits of shape {seen.shape} where logits_fn has {logits.shape}; "
+                    f"attack_logits_fn returns logits of shape {seen.shape}, but logits_fn {logits.shape}; "
                     "give the same network in fewer bits"
                 )
         self.classes = logits.shape[1]
@@ -232,7 +233,7 @@ class _Run:
         self.runs = [member.runs * max(min(member.targets, self.classes - 1), 1) for member in self.members]
 
     def run(self, folder: str | Path | None, report: Callable[[AttackProgress], None]) -> Robustness:
-        """Everything: the clean images, the checks, the attacks."""
+        """Run the full evaluation: clean images, checks, attacks."""
         journal = Journal(folder, self.identity()) if folder is not None else None
         logits = self._clean(self.blocks)
         if journal:
@@ -280,7 +281,7 @@ class _Run:
         return journal.finish(result) if journal else result
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this evaluation and no other; block size and devices do not matter."""
+        """The settings that identify the evaluation; block size and devices are not among them."""
         settings = self.settings
         return {
             "version": "custom" if settings.attacks else settings.version,
@@ -297,7 +298,7 @@ class _Run:
         }
 
     def _slices(self) -> list[np.ndarray]:
-        """All examples, a block at a time."""
+        """The rows of all examples, block by block."""
         rows = np.arange(len(self.labels))
         return [rows[start : start + self.blocks.size] for start in range(0, len(rows), self.blocks.size)]
 
@@ -306,7 +307,7 @@ class _Run:
         return np.concatenate([self._logits(blocks, self._pixels(rows), rows, "clean") for rows in self._slices()])
 
     def _ranked(self, logits: np.ndarray) -> np.ndarray:
-        """The classes that attacks aim at, `[N, T]`, a block at a time: of all classes they would be many."""
+        """The target classes of the attacks, `[N, T]`, computed block by block to limit memory."""
         most = max(member.targets for member in self.members)
 
         def ranked(rows: np.ndarray) -> np.ndarray:
@@ -322,12 +323,12 @@ class _Run:
             yield from sanity.of_behaviour(self.blocks, self._pixels(first), self.labels[first], logits[first])
 
     def _attack(self, number: int, member: Member, block: np.ndarray, again: bool) -> Record:
-        """What a block of runs finds; those that are done again are attacked as they are judged."""
+        """Attack a block of runs and judge the images; repeated runs (`again`) attack the judge's network."""
         began = time.perf_counter()
         runs, examples = block.T
         clean, labels = self._pixels(examples), self.labels[examples]
         targets = self.ranked[examples, runs // member.runs].astype(np.int32) if member.targets else None
-        # Each run of each example has an index of its own, and with it randomness of its own.
+        # Each run of each example has its own index, and so its own randomness.
         indices = (examples * self.runs[number] + runs).astype(np.uint32)
         rows = Rows(clean, labels, indices, np.ones(len(block), bool), targets)
         key = named_key(self.key, member.name)
@@ -362,7 +363,7 @@ class _Run:
 
 
 class _Pace:
-    """How long the rest takes, by the forwards that runs cost."""
+    """Estimates the remaining time from the cost of runs in forwards."""
 
     def __init__(self, members: Sequence[Member]):
         self.members, self.began = members, time.perf_counter()
@@ -370,7 +371,7 @@ class _Pace:
         self.seconds = self.cost = 0.0
 
     def progress(self, record: Record, tally: AttackState) -> AttackProgress:
-        """After a block."""
+        """The progress after a block."""
         number = int(record.member)
         seconds, cost = float(record.seconds), len(record.tasks) * self.members[number].cost
         elapsed = time.perf_counter() - self.began
@@ -386,5 +387,5 @@ class _Pace:
 
 
 def _averages(member: Member) -> bool:
-    """Whether its gradients are means over draws of a randomised network, which then takes keys."""
+    """Whether the member averages gradients over draws of a randomised network, which then takes keys."""
     return dict(member.attack.static).get("eot", 1) > 1

@@ -1,4 +1,4 @@
-"""Blocks of rows of one shape through compiled functions, on one device or several."""
+"""Runs compiled functions on blocks of rows with one shape, on one device or several."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -21,45 +21,45 @@ ROWS = "rows"
 
 
 class Rows(NamedTuple):
-    """What an attack gets of a block, `[R, ...]` each."""
+    """An attack's inputs for a block, `[R, ...]` each."""
 
     images: Array | np.ndarray  # float32 in [0, 1]
     labels: Array | np.ndarray
-    indices: Array | np.ndarray  # what a row's randomness derives from
+    indices: Array | np.ndarray  # a row's randomness derives from its index
     active: Array | np.ndarray  # false for padding
-    targets: Array | np.ndarray | None  # the class aimed at; None for an untargeted attack
+    targets: Array | np.ndarray | None  # target classes; None for an untargeted attack
 
 
 class Found(NamedTuple):
-    """What an attack leaves of a block, `[R, ...]` each: of JAX inside the compiled function, of NumPy outside."""
+    """An attack's results for a block, `[R, ...]` each: JAX arrays in the compiled function, NumPy outside."""
 
     images: Any  # float32
-    queries: Any  # int32, the forwards it spent, 0 where it does not say
-    claimed: Any  # bool, where it says that it succeeded; true where it does not say
+    queries: Any  # int32, the forwards it spent, 0 if it does not report them
+    claimed: Any  # bool, whether it reports success; true if it does not report this
 
 
 class Blocks:
-    """Calls of a `logits_fn` on blocks of `size` rows, split over the devices; shorter ones are padded.
+    """Calls a `logits_fn` on blocks of `size` rows, split over the devices; shorter blocks are padded.
 
-    Each device runs a loop of its own over its share, so nobody waits for another, and no shape but one is compiled.
-    The devices may be those of several processes; each of these makes the same calls and gets all results.
+    Each device runs its own loop over its share, so devices do not wait for each other, and only one shape is compiled.
+    The devices may belong to several processes; each process makes the same calls and receives all results.
     """
 
     def __init__(self, logits_fn: Callable[..., Array], size: int, devices: Sequence[Any], precision: str):
         self.mesh = Mesh(np.array(devices), (ROWS,))
-        # Eight rows fill whole vectors; a CPU rounds those left over differently.
+        # Multiples of eight rows fill whole vectors; a CPU rounds leftover rows differently.
         unit = 8 * len(devices)
         self.size = -(-size // unit) * unit
         self.precision = precision
-        # One that is a pytree of its weights brings them along; any other is a constant of the program.
+        # A pytree passes its weights as arguments; the weights of any other function are constants of the program.
         self.weights = jax.tree.leaves(logits_fn)
         if not all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in self.weights):
-            # Through a function of our own: a module that is no leaf may have no hash, as jit wants one.
+            # Wrapped in a function, because a module may be unhashable, and jit needs a hash.
             self.weights, logits_fn = [], jax.tree_util.Partial(_caller(logits_fn))
         self.logits_fn = replicate(logits_fn, self.mesh)
 
     def weights_digest(self) -> str:
-        """A fingerprint of the weights that the network brings along; empty where it closes over them."""
+        """A fingerprint of the weights passed as arguments; empty if the network closes over them."""
         return digest(*map(_plain, self.weights)) if self.weights else ""
 
     def logits(self, images: np.ndarray, keys: Array | None = None) -> np.ndarray:
@@ -69,7 +69,7 @@ class Blocks:
             return gather(_logits(self.logits_fn, *padded, mesh=self.mesh))[: len(images)]
 
     def attack(self, attack: Bound, rows: Rows, key: Array, eps: float, norm: str) -> Found:
-        """What an attack leaves of `rows`."""
+        """Run an attack on `rows`."""
         with self._exactly():
             padded = self._put(rows, len(rows.labels))
             found = _attack(attack, self.logits_fn, padded, key, jnp.float32(eps), norm=norm, mesh=self.mesh)
@@ -82,7 +82,7 @@ class Blocks:
             return gather(_gradients(self.logits_fn, *padded, fn=fn, mesh=self.mesh))[: len(labels)]
 
     def _put(self, tree: Any, count: int) -> Any:
-        """Padded by copies of the first row, `active` false, and laid out over the devices."""
+        """Pad with copies of the first row, with `active` false, and shard over the devices."""
         place = np.where(np.arange(self.size) < count, np.arange(self.size), 0)
         padded = jax.tree.map(lambda x: x[place], tree)
         if isinstance(padded, Rows):

@@ -1,4 +1,4 @@
-"""Accuracy class by class, on the host."""
+"""Accuracy by class, on the host."""
 
 from typing import NamedTuple
 
@@ -6,19 +6,19 @@ import numpy as np
 
 
 class WorstClass(NamedTuple):
-    """The class with the lowest accuracy; of several the first."""
+    """The class with the lowest accuracy; ties go to the first."""
 
     label: int
     accuracy: float
 
 
 def class_accuracies(correct: np.ndarray, labels: np.ndarray, num_classes: int = 0) -> np.ndarray:
-    """The accuracy of each class, `[K]` float64: `a_k = mean_{i: y_i = k} correct_i`, NaN where no example is of it.
+    """The accuracy of each class, `[K]` float64: `a_k = mean_{i: y_i = k} correct_i`, NaN for a class without examples.
 
     Args:
-      correct: `[N]` bool, such as `correct_under_attack` returns.
+      correct: `[N]` bool, as `correct_under_attack` returns it.
       labels: `[N]` integers.
-      num_classes: K; 0 takes the highest label plus one.
+      num_classes: K; 0 uses the highest label plus one.
 
     >>> class_accuracies(np.array([True, True, False, True]), np.array([0, 1, 1, 3])).tolist()
     [1.0, 0.5, nan, 1.0]
@@ -30,7 +30,7 @@ def class_accuracies(correct: np.ndarray, labels: np.ndarray, num_classes: int =
 
 
 def find_worst_class(accuracies: np.ndarray) -> WorstClass:
-    """The worst class of what `class_accuracies` returns; classes without examples do not count.
+    """The class with the lowest of `class_accuracies`; classes without examples do not count.
 
     >>> find_worst_class(np.array([0.5, np.nan, 0.25]))
     WorstClass(label=2, accuracy=0.25)

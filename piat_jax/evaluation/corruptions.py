@@ -1,4 +1,4 @@
-"""Accuracy under common corruptions, as it is reported: the mean, and for ImageNet-C the mean corruption error."""
+"""Accuracy under common corruptions: the mean, and for ImageNet-C the mean corruption error."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ IMAGENET_CLASSES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class CorruptionAccuracy:
-    """Accuracies of a network under common corruptions; those of the paper count, others stand apart."""
+    """Accuracies under common corruptions; means use the paper's corruptions, extra ones are reported separately."""
 
     clean: float  # on the clean images, a fraction
     accuracy: Mapping[str, tuple[float, ...]]  # by corruption, at severities 1 to 5, fractions
@@ -43,23 +43,23 @@ class CorruptionAccuracy:
 
     @property
     def mean(self) -> float:
-        """The mean over the fifteen corruptions and five severities; NaN where one of them is not there."""
+        """The mean over the fifteen corruptions and five severities; NaN if one is missing."""
         return float(np.mean([self.of.get(name, np.nan) for name in ALEXNET]))
 
     @property
     def extra(self) -> float:
-        """The same over the extra corruptions that are there; NaN where there is none."""
+        """The mean over the extra corruptions; NaN if there are none."""
         values = [value for name, value in self.of.items() if name not in ALEXNET]
         return float(np.mean(values)) if values else float("nan")
 
     @property
     def is_normalised(self) -> bool:
-        """Whether errors are divided by AlexNet's, which are those of ImageNet-C."""
+        """Whether to divide errors by AlexNet's, which are known for ImageNet-C."""
         return self.num_classes == IMAGENET_CLASSES
 
     @property
     def mce(self) -> float:
-        """The mean corruption error: `mean_c (1 - a_c) / e_c`, e AlexNet's error on ImageNet-C, and 1 on other data.
+        """The mean corruption error: `mean_c (1 - a_c) / e_c`, with e AlexNet's error on ImageNet-C, 1 on other data.
 
         >>> flat = {name: (0.5,) * 5 for name in ALEXNET}
         >>> round(CorruptionAccuracy(0.9, flat, 10, 100).mce, 3), round(CorruptionAccuracy(0.9, flat, 1000, 100).mce, 3)
@@ -74,7 +74,7 @@ class CorruptionAccuracy:
         return tuple(np.mean([self.accuracy[name] for name in ALEXNET], axis=0).tolist())
 
     def summary(self) -> dict[str, Any]:
-        """The numbers as they are kept as JSON."""
+        """The numbers to save as JSON."""
         return {
             "clean": self.clean,
             "mean": self.mean,
@@ -87,7 +87,7 @@ class CorruptionAccuracy:
         }
 
     def to_markdown(self) -> str:
-        """A table by corruption and severity, in percent."""
+        """A Markdown table by corruption and severity, in percent."""
         header = ["Corruption", *(f"{level}" for level in range(1, 6)), "Mean"]
         rows = [[name, *values, self.of[name]] for name, values in self.accuracy.items()]
         rows.insert(len(ALEXNET), ["mean of the above", *self.by_severity, self.mean])

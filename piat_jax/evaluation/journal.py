@@ -1,4 +1,4 @@
-"""What a robust evaluation has done so far, on disk: one file a block, so that it can be killed at any moment."""
+"""The journal of a robust evaluation on disk: one file per block, so that it can be killed at any time."""
 
 import dataclasses
 import hashlib
@@ -23,11 +23,11 @@ BLOCKS = "blocks"
 
 
 class Record(NamedTuple):
-    """What one block did: R runs of one attack, M of which succeeded."""
+    """The results of one block: R runs of one attack, M of which succeeded."""
 
-    member: np.ndarray  # [] int32, which attack
+    member: np.ndarray  # [] int32, index of the attack
     examples: np.ndarray  # [R] int32
-    tasks: np.ndarray  # [R] int32, which of the attack's runs at an example
+    tasks: np.ndarray  # [R] int32, index of the attack's run at the example
     fell: np.ndarray  # [R] bool, whether the run succeeded
     queries: np.ndarray  # [R] int32
     images: np.ndarray  # [M, H, W, C] float32, of the runs that succeeded
@@ -35,24 +35,24 @@ class Record(NamedTuple):
     distances: np.ndarray  # [M] float32
     seconds: np.ndarray  # [] float64
     valid: np.ndarray = np.array([], bool)  # [R] bool, finite and in ball and box; empty in older folders
-    # [R] bool, a success that the attack claimed in fewer bits and the judge refused: the run is to be done again,
-    # precisely. Empty where it was done so.
+    # [R] bool, whether the attack claimed a success in fewer bits that the judge refused: the run must be repeated at
+    # full precision. Empty for a block at full precision.
     refused: np.ndarray = np.array([], bool)
 
 
 class Journal:
-    """The folder of one evaluation: `settings.json`, a file for each block, and at the end the result in their place.
+    """The folder of one evaluation: `settings.json` and a file for each block, which the result finally replaces.
 
-    Of several processes that evaluate together the first writes: all of them know what a block found, and one journal
-    goes on with any number of processes. They read the same folder.
+    If several processes evaluate together, only the first writes: all of them know the results of a block. They read
+    the same folder, and an evaluation may resume with any number of processes.
 
     Raises:
-      InputError: the folder holds the evaluation of something else, or files that are none.
+      InputError: the folder holds another evaluation, or files that do not belong to an evaluation.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
         self.folder = expanded(folder)
-        self.settings = json.loads(json.dumps(settings))  # as they are read back
+        self.settings = json.loads(json.dumps(settings))  # in the form in which they are read back
         on_first(self._open)
 
     def _open(self) -> None:
@@ -62,7 +62,7 @@ class Journal:
         found = self.read_settings(self.folder)
         if found is None:
             if self.folder.exists() and any(self.folder.iterdir()):
-                raise InputError(f"folder={folder} holds files that are not of an evaluation; give a new one")
+                raise InputError(f"folder={folder} holds files that are not from an evaluation; give a new folder")
             try:
                 (self.folder / BLOCKS).mkdir(parents=True)
             except OSError as error:
@@ -75,7 +75,7 @@ class Journal:
 
     @staticmethod
     def read_settings(folder: str | Path) -> dict[str, Any] | None:
-        """Those of the evaluation in a folder; None where there is none."""
+        """The settings of the evaluation in a folder; None if there is none."""
         path = expanded(folder) / SETTINGS
         return json.loads(path.read_text()) if path.exists() else None
 
@@ -84,10 +84,10 @@ class Journal:
         return Robustness.load(self.folder) if (self.folder / JSON).exists() else None
 
     def check_network(self, logits: np.ndarray, weights: str = "", *, file: str = CLEAN) -> None:
-        """Keep the clean logits `[N, K]` and a digest of the weights, or raise InputError if those kept are others.
+        """Store the clean logits `[N, K]` and a digest of the weights; raise InputError if the stored ones differ.
 
-        A function that closes over its weights has no digest, and logits alone tell. `file` is `CLEAN` for the network
-        that judges and `ATTACKED` for that which is attacked, where it is another.
+        A function that closes over its weights has no digest, so only the logits are compared. `file` is `CLEAN` for
+        the network that judges and `ATTACKED` for a different network that is attacked.
         """
         on_first(lambda: self._check_network(logits, weights, self.folder / file))
 
@@ -97,7 +97,7 @@ class Journal:
             return
         with np.load(path, allow_pickle=False) as stored:
             before, known = stored["logits"], str(stored["weights"]) if "weights" in stored else ""
-        # Blocks of another size round differently.
+        # Other block sizes round differently.
         scale = 1e-3 * np.abs(before[np.isfinite(before)]).max(initial=1e-3)
         other = bool(known and weights) and known != weights
         if other or before.shape != logits.shape or not np.allclose(before, logits, rtol=0, atol=scale, equal_nan=True):
@@ -107,9 +107,9 @@ class Journal:
             )
 
     def open_images(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Room on disk for the images `[N, H, W, C]`, float32, until `finish`.
+        """A memory map on disk for the images `[N, H, W, C]`, float32, until `finish`.
 
-        Only the first process writes to the folder; others have a file of their own, which goes when they end.
+        Only the first process writes to the folder; others use a temporary file.
         """
         if not is_first():
             with tempfile.TemporaryFile() as file:
@@ -121,7 +121,7 @@ class Journal:
             raise unwritable(path, error) from error
 
     def records(self) -> Iterator[Record]:
-        """What was done, in order; a file that cannot be read is work to be done again."""
+        """The records so far, in order; an unreadable file is removed, and its runs will be repeated."""
         for path in sorted((self.folder / BLOCKS).glob("*.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -134,14 +134,14 @@ class Journal:
             yield record
 
     def append(self, record: Record) -> None:
-        """Keep what a block did."""
+        """Store the results of a block."""
         if not is_first():
             return
         numbers = [int(path.stem) for path in (self.folder / BLOCKS).glob("*.npz")]
         write_arrays(self.folder / BLOCKS / f"{max(numbers, default=0) + 1:06d}.npz", record._asdict())
 
     def finish(self, result: Robustness) -> Robustness:
-        """Write the result, and drop the blocks it was made of; returned with its images as they are on disk."""
+        """Write the result and remove the blocks; returns the result with its images mapped from disk."""
         on_first(lambda: self._finish(result))
         return dataclasses.replace(result, images=read_images(self.folder))
 

@@ -1,4 +1,4 @@
-"""The nearest misclassified images, as they are reported: the median norm, and accuracy against the radius."""
+"""Evaluation by minimum-norm attacks: the median norm, and accuracy against the radius."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from piat_jax.evaluation.validity import Threat, measure, of_validity
 from piat_jax.programs.jit import program_jit
 
 STRETCHES = (0.0, 1e-3, 1e-2)
-"""How much longer perturbations are made that the judge does not take as they are: they end at the very boundary, where
-two programs of one network may round to either side."""
+"""By how much perturbations are lengthened if the judge does not accept them: they end exactly at the boundary, where
+two programs of one network may round to different sides."""
 POINTS = 101
 
 
 @dataclasses.dataclass(frozen=True)
 class MinimumNormAttack:
-    """A minimum-norm attack with its options, and the radius at which its accuracy stands beside other attacks'.
+    """A minimum-norm attack with its options, and the radius at which its accuracy is compared with other attacks.
 
     >>> from piat_jax.attacks import bind, fmn
     >>> MinimumNormAttack(bind(fmn, norm="l2"), eps=0.5).norm
@@ -44,37 +44,37 @@ class MinimumNormAttack:
 
     @property
     def norm(self) -> str:
-        """The norm that is made small."""
+        """The norm that the attack minimises."""
         return norm_name(self.attack.options["norm"])
 
 
 @dataclasses.dataclass(frozen=True)
 class MinimumNorms:
-    """How far each of N examples is from the nearest misclassified image that was found."""
+    """The distance of each of N examples to the nearest misclassified image that was found."""
 
     norm: str
     labels: np.ndarray  # [N] int32
     clean: np.ndarray  # [N] bool, correct on the clean image
-    distances: np.ndarray  # [N] float64, 0 where the clean image is misclassified, inf where nothing was found
+    distances: np.ndarray  # [N] float64, 0 if the clean image is misclassified, inf if none was found
 
     @property
     def median(self) -> float:
-        """The median over the examples that are correct when clean; inf where nothing was found for half of them."""
+        """The median over the examples with a correct clean image; inf if none was found for half of them."""
         return float(np.median(self.distances[self.clean])) if self.clean.any() else 0.0
 
     @property
     def found(self) -> float:
-        """For which share of the examples that are correct when clean a misclassified image was found."""
+        """The share of examples with a correct clean image for which a misclassified image was found."""
         return float(np.isfinite(self.distances[self.clean]).mean()) if self.clean.any() else 1.0
 
     def robust_at(self, eps: float) -> np.ndarray:
-        """`[N]` bool, correct when clean, and nothing found within `eps`."""
+        """Whether the clean image is correct and no misclassified image was found within `eps`, `[N]` bool."""
         return self.clean & (self.distances > eps)
 
     def curve(self, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-        """Radii, 0 and then norms that were found, from the smallest to the largest, and the accuracy at each.
+        """Radii, 0 and then quantiles of the norms found, in increasing order, and the accuracy at each radius.
 
-        They are as many examples apart, so a few far ones do not make the curve coarse.
+        Quantiles keep the curve fine even if a few norms are very large.
         """
         found = self.distances[self.clean & np.isfinite(self.distances)]
         ranks = np.linspace(0.0, 1.0, points - 1)
@@ -83,7 +83,7 @@ class MinimumNorms:
         return radii, np.array([self.robust_at(eps).mean() for eps in radii])
 
     def summary(self) -> dict[str, Any]:
-        """The numbers as they are kept as JSON: a median that is not finite is null; six significant digits."""
+        """The numbers to save as JSON, with six significant digits; a median that is not finite is null."""
         radii, accuracy = self.curve()
         return {
             "norm": self.norm,
@@ -93,7 +93,7 @@ class MinimumNorms:
         }
 
     def to_csv(self) -> str:
-        """The curve, a line for each radius."""
+        """The curve as CSV, one line per radius."""
         return "eps,accuracy\n" + "".join(f"{eps:.6g},{share:.6g}\n" for eps, share in zip(*self.curve()))
 
     def __str__(self) -> str:
@@ -113,19 +113,19 @@ def minimum_norms(
     on_block: Callable[[], None] = lambda: None,
     on_finding: Callable[[Finding], None] = lambda finding: None,
 ) -> MinimumNorms:
-    """How far the nearest misclassified images are that a minimum-norm attack finds, BatchNorm in evaluation mode.
+    """The distances to the nearest misclassified images that a minimum-norm attack finds, BatchNorm in evaluation mode.
 
-    The attack's images go through the forward that judges the clean ones, and their distances are measured on the host.
-    Where that forward does not take an image for misclassified, the perturbation is made longer by a thousandth, then
-    by a hundredth. An image that is not finite or outside the box counts as none found.
+    The attack's images go through the same forward as the clean ones, and their distances are measured on the host. If
+    that forward does not misclassify an image, its perturbation is lengthened by a thousandth, then by a hundredth. An
+    image that is not finite or outside the box does not count as found.
 
     Args:
-      attack: one of `attacks.MINIMUM_NORM` with its options bound, or another that is called so and returns
-        `attacks.Nearest`.
-      logits_fn, images, labels, key, batch_size, mesh, on_block, on_finding: as of `correct_under_attack`.
+      attack: one of `attacks.MINIMUM_NORM` with its options bound, or another attack with the same signature that
+        returns `attacks.Nearest`.
+      logits_fn, images, labels, key, batch_size, mesh, on_block, on_finding: as in `correct_under_attack`.
 
     Raises:
-      InputError: an attack that was not made by `bind`, or has no norm.
+      InputError: an attack that was not made by `bind`, or without a norm.
 
     >>> import jax
     >>> from piat_jax.attacks import bind, fmn
@@ -137,7 +137,7 @@ def minimum_norms(
     """
     logits_fn = as_argument(logits_fn)
     if not isinstance(attack, Bound) or "norm" not in attack.options:
-        raise InputError(f"attack={attack!r} is no minimum-norm attack; give such as bind(fmn, norm='l2')")
+        raise InputError(f"attack={attack!r} is not a minimum-norm attack; give one, such as bind(fmn, norm='l2')")
     check_count("batch_size", batch_size, 1)
     of_classes = np.asarray(labels)
     count, norm = len(labels), norm_name(attack.options["norm"])
@@ -168,9 +168,9 @@ def _nearest_block(
     mesh: Mesh | None,
     sent: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
-    """Clean images, whether they are correct, the nearest misclassified ones, and whether these are taken for that.
+    """Clean images, whether they are correct, the nearest images found, and whether these are judged misclassified.
 
-    Images and labels are all, or where `sent` the block's.
+    Images and labels are all of the set, or only the block's if `sent`.
     """
     x, y = (images, labels) if sent else (images[indices], labels[indices])
     x, y, indices = split_batch((as_float(x), y, indices), mesh)
@@ -179,7 +179,7 @@ def _nearest_block(
     found, wrong = nearest, jnp.full(y.shape, False)
     for stretch in STRETCHES:
         longer = nearest + stretch * (nearest - x)
-        # Only what was inside is clipped: an image outside of the box is to be seen.
+        # Clip only pixels that were inside: an attack's pixels outside the box must be detected.
         longer = jnp.where((nearest >= 0) & (nearest <= 1), jnp.clip(longer, 0.0, 1.0), nearest)
         fools = losses.misclassified(logits_fn(longer), y) & ~wrong
         found = jnp.where(fools[:, None, None, None], longer, found)

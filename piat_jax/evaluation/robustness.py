@@ -1,4 +1,4 @@
-"""What a robust evaluation found, example by example."""
+"""The result of a robust evaluation, per example."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
 
 
 class Finding(NamedTuple):
-    """Something about the network or the outcome that makes the number doubtful."""
+    """A property of the network or the outcome that makes the result doubtful."""
 
     name: str
     message: str
@@ -25,9 +25,10 @@ class Finding(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Robustness:
-    """Which of N examples are robust, and what became of the others; A attacks ran one after the other.
+    """Which of N examples are robust, and how the others were broken; A attacks ran one after the other.
 
-    An attack is run on what is still robust, unless `settings["individually"]`: then on all that is correct when clean.
+    An attack runs on the examples that are still robust or, with `settings["individually"]`, on all examples with a
+    correct clean image.
     """
 
     attacks: tuple[str, ...]
@@ -35,42 +36,42 @@ class Robustness:
     clean: np.ndarray  # [N] bool, correct on the clean image
     attempted: np.ndarray  # [A, N] bool, whether the attack was run on the example
     fooled: np.ndarray  # [A, N] bool, whether it succeeded
-    queries: np.ndarray  # [A, N] int64, forwards spent, a forward-and-backward counting as one
-    images: np.ndarray  # [N, H, W, C] float32, adversarial where an attack succeeded, else clean; of a folder a map
-    predictions: np.ndarray  # [N] int32, the class of `images`
-    distances: np.ndarray  # [N] float32, of `images` to the clean ones, in the norm of the attack
-    seconds: Mapping[str, float]  # of each attack, compilation included
+    queries: np.ndarray  # [A, N] int64, forwards spent; a forward-and-backward counts as one
+    images: np.ndarray  # [N, H, W, C] float32, adversarial if an attack succeeded, else clean; mapped if from a folder
+    predictions: np.ndarray  # [N] int32, the predicted class of `images`
+    distances: np.ndarray  # [N] float32, from `images` to the clean ones, in the attack's norm
+    seconds: Mapping[str, float]  # time of each attack, including compilation
     findings: tuple[Finding, ...]
     settings: Mapping[str, Any]
 
     @property
     def robust(self) -> np.ndarray:
-        """`[N]` bool, correct when clean and under every attack."""
+        """Whether each example is correct on the clean image and under every attack, `[N]` bool."""
         return self.clean & ~self.fooled.any(axis=0)
 
     @property
     def broken_by(self) -> np.ndarray:
-        """`[N]` the first attack to succeed, as an index into `attacks`; -1 where none did."""
+        """The first attack to succeed, as an index into `attacks`, `[N]`; -1 if none did."""
         return np.where(self.fooled.any(axis=0), self.fooled.argmax(axis=0), -1)
 
     @property
     def accuracy(self) -> float:
-        """The share of all examples that is robust: *the* robust accuracy."""
+        """The robust accuracy: the share of all examples that is robust."""
         return float(self.robust.mean())
 
     @property
     def clean_accuracy(self) -> float:
-        """The share that is correct when clean."""
+        """The share of all examples with a correct clean image."""
         return float(self.clean.mean())
 
     @property
     def worst_class(self) -> WorstClass:
-        """The class of which the smallest share is robust, and that share."""
+        """The class with the lowest robust accuracy, and this accuracy."""
         return find_worst_class(class_accuracies(self.robust, self.labels))
 
     @property
     def accuracy_after(self) -> dict[str, float]:
-        """The share that is correct when clean and under this attack and all before it."""
+        """By attack, the share of examples that is correct on the clean image, under this attack and all before it."""
         return {
             name: float((self.clean & ~self.fooled[: number + 1].any(axis=0)).mean())
             for number, name in enumerate(self.attacks)
@@ -78,7 +79,7 @@ class Robustness:
 
     @property
     def accuracy_under(self) -> dict[str, float]:
-        """The share that is correct when clean and under this attack alone; of those run on all correct examples."""
+        """The accuracy under each attack alone, for attacks that ran on all examples with a correct clean image."""
         return {
             name: float((self.clean & ~fooled).mean())
             for name, attempted, fooled in zip(self.attacks, self.attempted, self.fooled)
@@ -124,7 +125,7 @@ class Robustness:
         return "\n".join([*lines, *(f"warning: {finding.message}" for finding in self.findings)])
 
     def summary(self) -> dict[str, Any]:
-        """The numbers, without arrays: what is written as JSON."""
+        """The numbers to save as JSON, without arrays."""
         return {
             "robust_accuracy": self.accuracy,
             "clean_accuracy": self.clean_accuracy,
@@ -143,9 +144,9 @@ class Robustness:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write result.json, the numbers, images.npy and result.npz, the other arrays.
+        """Write the numbers to result.json, the images to images.npy and the other arrays to result.npz.
 
-        Each is written whole or not at all, and the JSON last.
+        Each file is written atomically, and the JSON last.
         """
         folder = expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,18 +157,18 @@ class Robustness:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Robustness":
-        """What `save` wrote.
+        """Load a result that `save` wrote.
 
         Raises:
           InputError: the folder does not hold a result.
         """
         folder = expanded(folder)
         if not (folder / JSON).exists():
-            raise InputError(f"folder={str(folder)!r} holds no result: there is no {JSON}")
+            raise InputError(f"folder={str(folder)!r} holds no {JSON}; give the folder of a finished evaluation")
         summary = json.loads((folder / JSON).read_text())
         with np.load(folder / ARRAYS, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS}
-            # Earlier versions kept them there.
+            # Earlier versions stored the images in result.npz.
             images = stored["images"] if "images" in stored else read_images(folder)
         findings = tuple(Finding(**finding) for finding in summary["findings"])
         return cls(
@@ -181,7 +182,7 @@ class Robustness:
 
 
 def read_images(folder: Path) -> np.ndarray:
-    """The images of a result, mapped: what is looked at is read."""
+    """The images of a result as a memory map, which reads them only when used."""
     return np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
 
 

@@ -1,4 +1,4 @@
-"""What makes a robust accuracy doubtful, looked for before and after the attacks, each with its cause by name."""
+"""Checks before and after the attacks for properties that make a robust accuracy doubtful, each with its cause."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +35,11 @@ def check_data(images: np.ndarray, labels: np.ndarray) -> None:
     if images.dtype != np.uint8:
         check_pixels("images", images)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"labels are {labels.dtype}{list(labels.shape)}; give {len(images)} integers, one an image")
+        raise InputError(f"labels are {labels.dtype}{list(labels.shape)}; give {len(images)} integers, one per image")
 
 
 def of_outputs(logits: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
-    """What the clean logits `[N, K]` show."""
+    """Findings from the clean logits `[N, K]`."""
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         yield Finding(
@@ -51,19 +51,19 @@ def of_outputs(logits: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
     if len(known) and known.min() > -1e-5 and known.max() < 1 + 1e-5 and np.abs(sums - 1).max() < 1e-5:
         yield Finding(
             "probabilities",
-            "the outputs look like probabilities; give logits, for a softmax hides gradients from the attacks",
+            "the outputs look like probabilities; give logits, because a softmax hides gradients from the attacks",
         )
     accuracy = float((known.argmax(axis=1) == labels[finite]).sum() / len(labels))
     if len(labels) >= 10 * classes and accuracy <= 1.5 / classes:
         yield Finding(
             "chance",
             f"the clean accuracy, {100 * accuracy:.1f}%, is about that of guessing among {classes} classes; "
-            "are the labels in the network's order, and the images normalised as in its training?",
+            "check that labels are in the network's order, and that images are normalised as in its training",
         )
 
 
 def of_program(logits_fn: Callable[..., Array], *arguments: jax.ShapeDtypeStruct) -> Iterator[Finding]:
-    """What the program of `logits_fn` shows, traced and not run; the images are the first argument."""
+    """Findings from the program of `logits_fn`, traced but not run; the images are the first argument."""
     found: Counter[str] = Counter()
     closed = jax.make_jaxpr(logits_fn)(*arguments)
     first = closed.jaxpr.invars[-len(jax.tree.leaves(arguments)) :][:1]
@@ -74,31 +74,31 @@ def of_program(logits_fn: Callable[..., Array], *arguments: jax.ShapeDtypeStruct
         yield Finding(
             "non_differentiable",
             f"operations without a gradient lie between image and logits: {listed}. Attacks that use gradients may "
-            "be blind; replace them in the backward pass (BPDA), or trust Square alone",
+            "be blind; replace them in the backward pass (BPDA), or trust only Square",
         )
     if draws and len(arguments) == 1:
         yield Finding(
             "randomised",
-            "the network draws random numbers from a key of its own, so the noise is the same in every call; "
-            "take the keys as a second argument and use version='rand'",
+            "the network draws random numbers from its own key, so the noise is the same in every call; "
+            "take the keys as a second argument and give version='rand'",
         )
 
 
 def of_behaviour(blocks: Blocks, images: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> Iterator[Finding]:
-    """What one block shows of its logits in a second call, and of its gradients where it is classified correctly."""
-    # Some kernels of accelerators add up in another order each time.
+    """Findings from one block: its logits in a second call, and its gradients at correctly classified images."""
+    # Some accelerator kernels sum in a different order each time.
     rounding = 1e-4 * np.abs(logits[np.isfinite(logits)]).max(initial=0.0)
     if not np.allclose(blocks.logits(images), logits, rtol=0, atol=rounding, equal_nan=True):
         yield Finding(
             "randomised",
             "two calls on the same images give different logits; if the network is randomised, take keys as a second "
-            "argument and use version='rand'",
+            "argument and give version='rand'",
         )
     elif change := _change_by_company(blocks, images, logits, rounding):
         yield Finding(
             "rows_see_each_other",
-            f"the logits of an image change by up to {change:.3g} with the images beside it, so the result depends on "
-            "block_size; put BatchNorm into evaluation mode, and compute nothing over the batch",
+            f"the logits of an image change by up to {change:.3g} with the other images of its block, so the result "
+            "depends on block_size; put BatchNorm into evaluation mode, and compute nothing over the batch",
         )
     right = np.flatnonzero((logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1))
     if not len(right):
@@ -110,7 +110,7 @@ def of_behaviour(blocks: Blocks, images: np.ndarray, labels: np.ndarray, logits:
         yield Finding(
             "non_finite_gradients",
             f"the gradient of the margin is not finite at {spoiled} of {len(right)} correctly classified images "
-            f"({100 * (~finite).mean():.2g}% of the pixels); NaN counts 0 in the attacks, so they may be blind there: "
+            f"({100 * (~finite).mean():.2g}% of the pixels); attacks take NaN as 0 and may be blind there; "
             "keep roots, logarithms and divisions away from 0",
         )
     gradient = np.where(finite, gradient, 0.0)
@@ -125,8 +125,9 @@ def of_behaviour(blocks: Blocks, images: np.ndarray, labels: np.ndarray, logits:
     if saturated := int((exact & (length > 0)).sum()):
         yield Finding(
             "saturated_loss",
-            f"the gradient of the cross-entropy alone vanishes at {saturated} of {len(right)} correctly classified "
-            "images: the logits are so far apart that it rounds to 0; rely on the DLR attacks there",
+            f"the gradient of the cross-entropy, unlike the margin's, vanishes at {saturated} of {len(right)} "
+            "correctly classified images: the logits are so far apart that it rounds to 0; "
+            "rely on the DLR attacks there",
         )
     moves = np.flatnonzero(length > 0)
     if len(moves):
@@ -138,26 +139,26 @@ def of_behaviour(blocks: Blocks, images: np.ndarray, labels: np.ndarray, logits:
             yield Finding(
                 "gradient_is_not_derivative",
                 f"along its gradient the margin changes {ratio:.2g} times as fast as the gradient says (median of "
-                f"{len(moves)}): the backward pass is not that of the forward one (custom rules, quantisation, a "
+                f"{len(moves)}): the backward pass does not match the forward pass (custom rules, quantisation, a "
                 "straight-through estimator)",
             )
 
 
-STEP = 0.01  # L2 length; a smaller one drowns in the rounding of float32 logits
+STEP = 0.01  # L2 length; smaller steps are lost in the rounding of float32 logits
 
 
 def of_attacks(
     names: Sequence[str], white_box: Sequence[bool], attempted: np.ndarray, fooled: np.ndarray
 ) -> Iterator[Finding]:
-    """Whether a black-box attack broke more than usual of what the gradient attacks before it could not.
+    """A finding if a black-box attack broke unusually many examples that earlier gradient attacks could not.
 
-    On an honest network a few fall to random search that lay just inside the boundary: up to 0.5% of those left were
-    seen here. More than that by three standard deviations is told, and from a tenth on it is called masking.
+    Without masking, random search breaks a few examples just inside the boundary: up to 0.5% of those left were
+    measured. A share above that by three standard deviations is reported; from a tenth on it is called masking.
 
     Args:
-      names: of the A attacks, in order.
-      white_box: of each, whether it uses gradients.
-      attempted: `[A, N]` bool, what each was run on.
+      names: names of the A attacks, in order.
+      white_box: whether each attack uses gradients.
+      attempted: `[A, N]` bool, the examples each attack ran on.
       fooled: `[A, N]` bool.
     """
     for number, name in enumerate(names):
@@ -171,8 +172,8 @@ def of_attacks(
         masked = extra >= 0.1 * count
         yield Finding(
             "black_box_is_stronger",
-            f"{name}, which uses no gradients, broke {extra} of the {count} examples that the gradient attacks before "
-            f"it had left, where up to {int(usual)} are usual: "
+            f"{name}, which uses no gradients, broke {extra} of the {count} examples that earlier gradient attacks "
+            f"left (up to {int(usual)} are usual): "
             + (
                 "gradients are likely masked and the true robust accuracy is lower; use an adaptive attack"
                 if masked
@@ -182,11 +183,11 @@ def of_attacks(
         )
 
 
-HONEST = 0.005  # share of what gradient attacks leave that Square breaks on networks without masking
+HONEST = 0.005  # of the examples gradient attacks leave, the share that Square breaks on networks without masking
 
 
 def _change_by_company(blocks: Blocks, images: np.ndarray, logits: np.ndarray, rounding: float) -> float:
-    """The largest change of a logit when half of the images are shuffled among inverted ones; 0 up to rounding."""
+    """The largest change of a logit if half of the images are placed among inverted ones; 0 if only rounding."""
     chosen = np.random.default_rng(0).permutation(len(images))[: max(len(images) // 2, 1)]
     company = np.resize(1.0 - images, (blocks.size - len(chosen), *images.shape[1:]))
     found = blocks.logits(np.concatenate([images[chosen], company]))[: len(chosen)]
@@ -201,7 +202,7 @@ def _margin(logits: Array, labels: Array) -> Array:
 
 
 def _scan(jaxpr: Any, reached: set[Any], found: Counter[str]) -> set[Any]:
-    """Count into `found` what lies on the way of the variables `reached`, and return all that they reach."""
+    """Count operations on the path of the variables `reached` into `found`, and return all variables they reach."""
     made_by: dict[Any, Any] = {}
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -226,7 +227,7 @@ def _scan(jaxpr: Any, reached: set[Any], found: Counter[str]) -> set[Any]:
 
 
 def _is_maximum(variable: Any, made_by: dict[Any, Any]) -> bool:
-    """Whether a softmax made it: the maximum it subtracts and holds constant changes no gradient."""
+    """Whether this is the maximum that a softmax subtracts, whose stopped gradient does not matter."""
     while (equation := made_by.get(variable)) is not None:
         if equation.primitive.name in ("reduce_max", "argmax"):
             return True

@@ -1,4 +1,4 @@
-"""How images come to the device: all of them at once, or block by block where they are many."""
+"""Transfer of images to the device: all at once, or block by block for large sets."""
 
 import math
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from piat_jax.core.sharding import AXIS, blocks, put, replicate
 
 ON_DEVICE_BYTES = 256 * 2**20
-"""Of images that are on the device as a whole; more are sent block by block."""
+"""The most bytes of images to place on the device at once; larger sets are sent block by block."""
 
 
 class Block(NamedTuple):
     """B examples of N."""
 
-    images: jax.Array  # `[N, H, W, C]`, or where `sent` those of the block, `[B, H, W, C]`
+    images: jax.Array  # `[N, H, W, C]`, or if `sent` only the block's, `[B, H, W, C]`
     labels: jax.Array  # `[N]`, or `[B]`
-    indices: jax.Array  # `[B]`, of the examples; past the end the last one is repeated
+    indices: jax.Array  # `[B]`, indices of the examples; past the end the last one is repeated
     sent: bool
 
 
 def placed(images: Any) -> Any:
-    """Images on the device where they are few; many stay where they are.
+    """Small sets of images on the device; large sets stay on the host.
 
     >>> isinstance(placed(np.zeros((2, 4, 4, 3), np.uint8)), jax.Array)
     True
@@ -35,21 +35,21 @@ def placed(images: Any) -> Any:
 
 
 def are_many(images: Any) -> bool:
-    """Whether images, or shapes of them, are so many that they stay on the host."""
+    """Whether a set of images, or its shape and dtype, is so large that it stays on the host."""
     return math.prod(images.shape) * np.dtype(images.dtype).itemsize > ON_DEVICE_BYTES
 
 
 def sent_blocks(images: Any, labels: Any, size: int, mesh: Mesh | None) -> Iterator[Block]:
-    """The blocks of a set of examples in order, all of one shape.
+    """The blocks of a set of examples in order, all with one shape.
 
-    Images that are on a device already, or are few, are there as a whole. Of others a block is gathered and sent, its
-    rows shared out over the devices, while the one before it is worked on.
+    Small sets, and images already on a device, are placed there at once. For other sets, each block is gathered and
+    sent, sharded over the devices, while the device works on the previous block.
 
     Args:
-      images: `[N, H, W, C]`, of NumPy or JAX, a map of a file, or what gives an array when it is indexed by rows.
+      images: `[N, H, W, C]`, NumPy or JAX, a memory map, or an object that returns an array when indexed by rows.
       labels: `[N]`.
-      size: rows of a block, at most; see `core.sharding.blocks`.
-      mesh: the devices; None for one.
+      size: the most rows per block; see `core.sharding.blocks`.
+      mesh: the devices; None for one device.
     """
     indices = blocks(len(labels), size, mesh)
     images = placed(images)
@@ -58,7 +58,7 @@ def sent_blocks(images: Any, labels: Any, size: int, mesh: Mesh | None) -> Itera
         for block in indices:
             yield Block(images, labels, block, False)
         return
-    # Before the device is busy: these come from it.
+    # Fetch the indices before the device is busy, because they come from it.
     whole = list(indices)
     rows = [np.asarray(block) for block in whole]
     labels = np.asarray(labels)

@@ -13,35 +13,35 @@ from piat_jax.evaluation.classes import WorstClass, class_accuracies, find_worst
 from piat_jax.evaluation.robustness import NORMS, Robustness
 
 UNION = ("linf", "l2", "l1")
-"""The norms of the union, in the order in which they are attacked and printed."""
+"""The norms of the union, in the order of attacks and output."""
 UNION_EPS = (8 / 255, 0.5, 12.0)
 """Their radii on CIFAR-10 in E-AT, Croce & Hein (2022), arXiv:2105.12508."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UnionRobustness:
-    """What AutoAttack found of N examples under each norm, and under all: robust is what no norm breaks."""
+    """AutoAttack's results for N examples under each norm, and for the union, which counts an example broken by any."""
 
     parts: Mapping[str, Robustness]  # by norm
 
     def __post_init__(self) -> None:
         digests = {str(part.settings.get("data")) for part in self.parts.values()}
         if len(digests) != 1:
-            raise InputError("parts are of other examples; give results of the same images and labels, at least one")
+            raise InputError("parts are of different examples; give one or more results of the same images and labels")
 
     @property
     def labels(self) -> np.ndarray:
-        """`[N]` int32."""
+        """The labels, `[N]` int32."""
         return next(iter(self.parts.values())).labels
 
     @property
     def clean(self) -> np.ndarray:
-        """`[N]` bool, correct on the clean image."""
+        """Whether each clean image is classified correctly, `[N]` bool."""
         return np.all([part.clean for part in self.parts.values()], axis=0)
 
     @property
     def robust(self) -> np.ndarray:
-        """`[N]` bool, robust under every norm."""
+        """Whether each example is robust under every norm, `[N]` bool."""
         return np.all([part.robust for part in self.parts.values()], axis=0)
 
     @property
@@ -56,14 +56,14 @@ class UnionRobustness:
 
     @property
     def broken_only(self) -> dict[str, int]:
-        """How many examples, correct when clean, each norm breaks that no other does."""
+        """For each norm, the number of examples that it breaks and no other norm does."""
         broken = {norm: part.clean & ~part.robust for norm, part in self.parts.items()}
         total = np.sum(list(broken.values()), axis=0)
         return {norm: int((flags & (total == 1)).sum()) for norm, flags in broken.items()}
 
     @property
     def worst_class(self) -> WorstClass:
-        """The class of which the smallest share is robust under every norm, and that share."""
+        """The class with the lowest robust accuracy under every norm, and this accuracy."""
         return find_worst_class(class_accuracies(self.robust, self.labels))
 
     def __str__(self) -> str:
@@ -89,12 +89,12 @@ class UnionRobustness:
 class AutoAttackUnion:
     """AutoAttack in L-inf, L2 and L1: `mean_i [no x' in the union of the three balls of x_i is misclassified]`.
 
-    Each norm is evaluated by itself, on all examples: what one norm has broken is attacked under the others too, so
-    that the accuracy under each is what AutoAttack alone gives.
+    Each norm is evaluated separately, on all examples: examples broken under one norm are attacked under the others
+    too, so the accuracy under each norm is AutoAttack's own.
 
     Attributes:
       eps: the radii in "linf", "l2" and "l1", in pixel units.
-      settings: everything else; its eps and norm play no part.
+      settings: all other settings; its eps and norm are ignored.
 
     Raises:
       InputError: not three radii, or one out of range.
@@ -135,7 +135,7 @@ class AutoAttackUnion:
         report: Callable[[AttackProgress], None] = lambda progress: None,
         **options: Any,
     ) -> UnionRobustness:
-        """Attack `images` under each norm; arguments as of `AutoAttack.run`, a folder inside `folder` for each norm."""
+        """Attack `images` under each norm; arguments as in `AutoAttack.run`, with a subfolder of `folder` per norm."""
         found = {}
         for norm, part in self.parts().items():
             where = None if folder is None else Path(folder) / norm

@@ -1,4 +1,4 @@
-"""Whether adversarial images keep to the threat model: finite, in the ball and in the box."""
+"""Whether adversarial images obey the threat model: finite, in the ball and in the box."""
 
 from typing import Any, NamedTuple
 
@@ -14,15 +14,15 @@ ORDERS = {"linf": np.inf, "l2": 2, "l1": 1}
 
 
 class Threat(NamedTuple):
-    """What an attack may do to an image."""
+    """The threat model: the allowed perturbations of an image."""
 
-    eps: Any = None  # radius, a scalar or `[B]`; None where it is not known
+    eps: Any = None  # radius, a scalar or `[B]`; None if unknown
     norm: str = "linf"
     box: Box = (0.0, 1.0)
 
 
 def threat_of(attack: Any) -> Threat:
-    """The threat model of an attack, read off its options; of what was not made by `bind` only the box is assumed.
+    """The threat model of an attack, from its options; for attacks not made by `bind` only the box is assumed.
 
     >>> from piat_jax.attacks import bind, pgd
     >>> threat_of(bind(pgd, eps=0.5, norm="L2"))
@@ -35,12 +35,12 @@ def threat_of(attack: Any) -> Threat:
 
 
 def measure(images: Any, clean: Any, threat: Threat) -> tuple[Any, Any]:
-    """How far each image is from its clean one, `[B]`, and whether it keeps to the threat model up to rounding, `[B]`.
+    """Each image's distance from its clean image, `[B]`, and whether it obeys the threat model up to rounding, `[B]`.
 
     Args:
-      images: `[B, H, W, C]`, of NumPy (measured in float64) or JAX (in its own dtype).
-      clean: the same of the images that were attacked.
-      threat: the radius in the unit of the pixels, norm and box.
+      images: `[B, H, W, C]`, NumPy (measured in float64) or JAX (in its own dtype).
+      clean: the clean images, likewise.
+      threat: radius in the pixels' unit, norm and box.
 
     >>> clean = np.zeros((3, 1, 1, 1), np.float32)
     >>> measure(np.float32([[[[0.1]]], [[[0.3]]], [[[np.nan]]]]), clean, Threat(0.2))[1].tolist()
@@ -57,14 +57,14 @@ def measure(images: Any, clean: Any, threat: Threat) -> tuple[Any, Any]:
         low, high = threat.box
         valid &= (flat.min(axis=1) >= low) & (flat.max(axis=1) <= high)
     if threat.eps is not None:
-        # A pixel is off by up to half a unit in the last place of 1, and a norm of D pixels adds that up.
+        # A pixel may be off by half a unit in the last place of 1, and a norm over D pixels accumulates this error.
         slack = 6e-8 * {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[threat.norm]
         valid &= distances <= threat.eps * (1 + 1e-5) + slack
     return distances, valid
 
 
 def of_validity(name: str, valid: np.ndarray | Array) -> list[Finding]:
-    """A finding where an attack handed back images that break its threat model."""
+    """A finding if an attack returned images that break its threat model."""
     wrong = int((~np.asarray(valid)).sum())
     if not wrong:
         return []
@@ -72,6 +72,6 @@ def of_validity(name: str, valid: np.ndarray | Array) -> list[Finding]:
         Finding(
             "invalid_images",
             f"{name} returned {wrong} of {len(valid)} images that are not finite, or outside ball or box; they count "
-            "as attacks that failed",
+            "as failed attacks",
         )
     ]

@@ -1,7 +1,7 @@
 """Image classifiers as pairs of pure functions; the only package that imports Flax.
 
-`create(name, num_classes=...)` makes one of `MODELS`, to which the decorator `model` adds. A module of your own joins
-so, or without a name through `LinenModel(module)`.
+`create(name, num_classes=...)` makes a model from `MODELS`, to which the decorator `model` adds. Register your own
+module with `model`, or use it without a name through `LinenModel(module)`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from piat_jax.models.registry import MODELS, model
 from piat_jax.models.stochastic_depth import check_drop_path
 
 # isort: off
-# In this order they are listed.
+# This order is the order of the listings.
 from piat_jax.models.resnet import ImageNetResNet, ResNet
 from piat_jax.models.wide_resnet import WideResNet
 from piat_jax.models.deepmind import SwishPreActResNet, SwishWideResNet
@@ -52,7 +52,7 @@ __all__ = [
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# What only a name decides.
+# Attributes that only a model's name decides.
 OF_NAMES = ("pre_activation", "raw_shortcut", "bottleneck")
 WITH_BATCH_NORM = (ResNet, ImageNetResNet, WideResNet, SwishPreActResNet, SwishWideResNet, XCiT)
 SMALL_RESNET = {"stage_sizes": (1, 1, 1), "width": 16, "stem_stride": 2}
@@ -61,7 +61,7 @@ SMALL_RESNET = {"stage_sizes": (1, 1, 1), "width": 16, "stem_stride": 2}
 def __getattr__(name: str) -> Any:
     if name != "loop_safe_conv_general_dilated":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    text = f"{__name__}.{name} is not needed any more: loops make every convolution safe; it goes with the next release"
+    text = f"{__name__}.{name} is not needed any more: loops make every convolution safe; the next release removes it"
     warnings.warn(text, DeprecationWarning, stacklevel=2)
     return functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
@@ -75,19 +75,19 @@ def create(
     bn_momentum: float = MOMENTUM,
     **options: Any,
 ) -> LinenModel:
-    """The model called `name`.
+    """The model with this name.
 
     Args:
       name: one of `MODELS`.
       num_classes: K, at least 2.
       dtype: of the activations, "float32" or "bfloat16".
-      bn_groups: groups of the batch, each with BatchNorm statistics of its own in training; 1 is the whole batch.
+      bn_groups: groups of the batch, each with its own BatchNorm statistics in training; 1 is the full batch.
       bn_momentum: share of a batch in BatchNorm's running statistics at each update, in (0, 1]: PyTorch's momentum.
       **options: attributes of the module: mean, std; width, stage_sizes, stem_stride for small_resnet;
-        blocks_per_group, widen_factor for wide_resnet and dm_wide_resnet; hidden for mlp; remat for all but mlp;
+        blocks_per_group, widen_factor for wide_resnet and dm_wide_resnet; hidden for mlp; remat for all except mlp;
         patch_size for Vision Transformers, Swin and XCiT, stem_stride for ConvNeXt, window for Swin, drop_path
-        (stochastic depth) for all of these; what names decide for vit, convit, convnext, swin, xcit and imagenet_resnet
-        (width, depth, heads, ...: their classes say).
+        (stochastic depth) for all of these; for vit, convit, convnext, swin, xcit and imagenet_resnet also the
+        attributes that other names decide (width, depth, heads, ...; see their classes).
 
     Raises:
       InputError: an unknown name or option, or a value out of range.
@@ -117,7 +117,7 @@ def create(
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """The options that `create` takes for a network, with their defaults; not the parts that its name decides.
+    """The options that `create` takes for a network, with their defaults, without the attributes that its name decides.
 
     Args:
       name: one of `MODELS`.
@@ -137,7 +137,7 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def _check_size(option: str, value: object) -> None:
-    """Raise InputError for a width, depth, stride or the like that is below 1."""
+    """Raise InputError if a width, depth, stride or similar option is below 1."""
     if option == "stage_sizes" and not value:
         raise InputError("stage_sizes is empty; give the blocks of each stage, such as (1, 1, 1)")
     for number in value if isinstance(value, tuple) else (value,):

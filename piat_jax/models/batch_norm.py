@@ -1,4 +1,4 @@
-"""BatchNorm whose sums over pixels are fast on a CPU, with PyTorch's constants."""
+"""BatchNorm with PyTorch's constants, and with sums over pixels that are fast on a CPU."""
 
 import contextlib
 import contextvars
@@ -19,9 +19,9 @@ _training: contextvars.ContextVar[tuple[int, float]] = contextvars.ContextVar("t
 
 @contextlib.contextmanager
 def batch_norm_training(groups: int, momentum: float = MOMENTUM) -> Iterator[None]:
-    """Within this context every `BatchNorm` that trains has so many groups of the batch, and this momentum.
+    """In this context every `BatchNorm` in training mode uses this number of batch groups and this momentum.
 
-    Read while a network is traced, and so part of whatever decides what is traced (`LinenModel`).
+    The values are read while a network is traced, so they must be part of what identifies the trace (`LinenModel`).
     """
     token = _training.set((groups, momentum))
     try:
@@ -31,16 +31,16 @@ def batch_norm_training(groups: int, momentum: float = MOMENTUM) -> Iterator[Non
 
 
 class BatchNorm(nn.Module):
-    """`(x - mean) / sqrt(var + 1e-5) * scale + bias` for each channel, with running statistics beside the batch's.
+    """`(x - mean) / sqrt(var + 1e-5) * scale + bias` for each channel, with batch statistics and running statistics.
 
-    The parameters and statistics have the names of Flax's own. Momentum is PyTorch's, the share of the new batch: its
-    0.1 is 0.9 in Flax, whose default is 0.99. The running variance is the biased one, PyTorch's the unbiased: n/(n-1)
-    apart, n = batch x height x width.
+    Parameters and statistics have Flax's names. Momentum is PyTorch's, the share of the new batch: its 0.1 is 0.9 in
+    Flax, whose default is 0.99. The running variance is the biased one; PyTorch's is unbiased, larger by n/(n-1) with
+    n = batch x height x width.
 
-    With `batch_norm_training(G)` example i of B belongs to group `i G // B`, and each group is normalised by its own
-    mean and variance, as on G devices of PyTorch's DataParallel or DistributedDataParallel. The running statistics then
-    go towards the mean of the groups' statistics. PyTorch's go towards those of the first device, whose copy is the one
-    that is kept: the same in expectation, from a G-th of the images.
+    With `batch_norm_training(G)`, example i of B belongs to group `i G // B`, and each group is normalised by its own
+    mean and variance, as on G devices with PyTorch's DataParallel or DistributedDataParallel. The running statistics
+    then move towards the mean of the groups' statistics. PyTorch's move towards those of the first device, whose copy
+    is kept: equal in expectation, but from a G-th of the images.
     """
 
     train: bool
@@ -72,7 +72,7 @@ class BatchNorm(nn.Module):
 
 
 def _by_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
-    """`x` normalised by its own mean and variance, and these."""
+    """`x` normalised by its own mean and variance, and this mean and variance."""
     mean, var = _moments(x)
     return _normalize(x, mean, scale * lax.rsqrt(var + EPSILON), bias), mean, var
 
@@ -81,8 +81,8 @@ def _by_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]
 def _moments(x: Array) -> tuple[Array, Array]:
     """Each channel's mean and variance, in float32, from one pass over x.
 
-    Of deviations from a pixel of the first image, `E[(x - c)^2] - E[x - c]^2`: without c the variance is lost where the
-    mean is a thousand times the spread, and with the mean itself for c, x is read twice.
+    The variance is `E[(x - c)^2] - E[x - c]^2` with c a pixel of the first image. Without c, rounding would destroy the
+    variance if the mean is a thousand times the spread; with c the mean, x would be read twice.
     """
     middle = x[tuple(slice(size // 2, size // 2 + 1) for size in (0, *x.shape[1:-1]))].astype(jnp.float32)
     x = x.astype(jnp.float32)
@@ -112,7 +112,7 @@ def _affine(x: Array, mean: Array, scale: Array, bias: Array) -> Array:
 
 
 _normalize = jax.custom_vjp(_affine)
-"""The same for training, whose gradient by the scale sums deviations."""
+"""The same for training; its gradient with respect to the scale sums deviations from the mean."""
 
 
 def _normalize_backward(residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array, Array, Array]:
@@ -125,7 +125,7 @@ _normalize.defvjp(lambda x, mean, scale, bias: (_affine(x, mean, scale, bias), (
 
 
 def _sum(x: Array) -> Array:
-    """Over all axes but the last."""
+    """The sum over all axes except the last."""
     return jnp.sum(x, tuple(range(x.ndim - 1)))
 
 

@@ -30,7 +30,7 @@ from piat_jax.models.vit import (
 
 
 class GatedPositionalAttention(nn.Module):
-    """GPSA: a mixture per head of attention by content and by relative position; no class token, square images.
+    """GPSA: in each head, a mixture of attention by content and by relative position; no class token, square images.
 
     `A_h = (1 - s_h) softmax_q(Q_h K_h / sqrt(D / H)) + s_h softmax_q(w_h R_pq + b_h)`, rows rescaled to sum 1, with
     `s_h = sigmoid(gating_h)` and `R_pq = (dx, dy, dx^2 + dy^2)` in patches from p to q.
@@ -46,7 +46,7 @@ class GatedPositionalAttention(nn.Module):
         qk = dense(2 * width, self.dtype, "qk", bias=False)(x)
         q, k = jnp.moveaxis(qk.reshape(batch, tokens, 2, self.heads, head_width), 2, 0)
         values = nn.Dense(width, use_bias=False, kernel_init=_identity, dtype=self.dtype, name="v")(x)
-        # Small and the same for all images, so in float32.
+        # In float32, because it is small and the same for all images.
         positions = nn.Dense(self.heads, kernel_init=_local, name="pos_proj")(relative_positions(tokens))
         by_position = jax.nn.softmax(positions.transpose(2, 0, 1), axis=-1)[None]
         share = jax.nn.sigmoid(self.param("gating_param", nn.initializers.ones, (self.heads,), jnp.float32)).reshape(
@@ -66,7 +66,7 @@ def relative_positions(tokens: int) -> Array:
     """
     side = math.isqrt(tokens)
     if side * side != tokens:
-        raise InputError(f"ConViT needs square images: {tokens} patches make no square")
+        raise InputError(f"ConViT needs a square grid, but the images have {tokens} patches; give square images")
     rows, columns = np.divmod(np.arange(tokens), side)
     dy, dx = (axis[None, :] - axis[:, None] for axis in (rows, columns))
     return jnp.asarray(np.stack([dx, dy, dx**2 + dy**2], axis=-1), jnp.float32)
@@ -77,7 +77,7 @@ def _identity(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> A
 
 
 def _local(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Each head looks at one place of a square around a token; heads beyond the square are left at random."""
+    """Each head attends to one position of a square around a token; heads beyond the square stay random."""
     heads = shape[1]
     side = math.isqrt(heads)
     centre = (side - 1) / 2 if side % 2 == 0 else side // 2
@@ -89,7 +89,7 @@ def _local(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Arra
 @model(
     "convit",
     title="ConViT",
-    summary="As wide and as deep as model.options says.",
+    summary="With width and depth from model.options.",
     paper="d'Ascoli et al. (2021), arXiv:2103.10697",
 )
 @model(
@@ -130,17 +130,17 @@ class ConViT(nn.Module):
 
     Attributes:
       num_classes: K.
-      width: D, of each token: 192, 432, 768 in convit_tiny, convit_small, convit_base.
-      depth: blocks.
-      local_depth: how many of them, the first, are GPSA: 10 of 12. The class token comes after these.
-      heads: 4, 9, 16; of width D / heads each.
-      patch_size: pixels along a patch's side; 4 for images of 32, 16 for 224. It must divide them.
-      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises in a line from 0 in the first one.
-      remat: whether the gradient recomputes each block rather than keeping its activations.
+      width: D, width of each token: 192, 432, 768 in convit_tiny, convit_small, convit_base.
+      depth: number of blocks.
+      local_depth: number of GPSA blocks, which come first: 10 of 12. The class token is added after them.
+      heads: 4, 9, 16; each has width D / heads.
+      patch_size: side of a patch in pixels; 4 for images of 32 pixels, 16 for 224. It must divide the images' sides.
+      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises linearly from 0 in the first block.
+      remat: whether the gradient recomputes each block instead of keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and LayerNorm's statistics stay float32.
 
-    Source: d'Ascoli et al. (2021), arXiv:2103.10697, and its code, as timm builds it: layers for queries, keys and
+    Source: d'Ascoli et al. (2021), arXiv:2103.10697, and its code, as built by timm: layers for queries, keys and
     values have no bias, and the class token has no position.
     """
 
@@ -158,14 +158,14 @@ class ConViT(nn.Module):
 
     @property
     def attention_blocks(self) -> int:
-        """How many attention branches have a gate."""
+        """The number of attention branches with a gate."""
         return self.depth
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        del train  # what is drawn in training is drawn from keys that are there then
+        del train  # stochastic depth depends on the keys, which are only given in training
         check_heads(self.width, self.heads, self.depth)
-        # The class token learns of the image in what comes after them.
+        # At least one block must follow, in which the class token attends to the image.
         check_range("local_depth", self.local_depth, 0, self.depth - 1)
         x = normalize(images, self.mean, self.std, self.dtype)
         x = PatchEmbed(self.width, self.patch_size, self.dtype, name="patch_embed")(x)

@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al., 2022), and with a stem of several convolutions (Singh et al., 2023)."""
+"""ConvNeXt (Liu et al., 2022), also with a stem of several convolutions (Singh et al., 2023)."""
 
 import itertools
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """LayerNorm and a 2x2 convolution of stride 2, where the width is new; then blocks."""
+    """LayerNorm and a 2x2 convolution of stride 2 if the width changes; then blocks."""
 
     width: int
     remat: bool
@@ -48,7 +48,7 @@ class Stage(nn.Module):
 
 
 def patches(x: Array, width: int, size: int, dtype: Any, name: str) -> Array:
-    """A convolution whose stride is its window, `[B, H, W, C] -> [B, H / size, W / size, width]`."""
+    """A convolution whose stride equals its window, `[B, H, W, C] -> [B, H / size, W / size, width]`."""
     batch, height, span, _ = x.shape
     projection = PatchProjection(width, size, dtype, kernel_init=small_normal, zero_bias=True, name=name)
     return projection(x).reshape(batch, height // size, span // size, width)
@@ -69,7 +69,7 @@ class Head(nn.Module):
 @model(
     "convnext",
     title="ConvNeXt",
-    summary="As wide and as deep as model.options says.",
+    summary="With width and depth from model.options.",
     paper="Liu et al. (2022), arXiv:2201.03545",
 )
 @model(
@@ -111,7 +111,7 @@ class Head(nn.Module):
 @model(
     "convnext_large",
     title="ConvNeXt-L",
-    summary="Stages of 3, 3, 27 and 3 blocks, from 192 channels on.",
+    summary="Stages of 3, 3, 27 and 3 blocks, starting at 192 channels.",
     paper="Liu et al. (2022), arXiv:2201.03545",
     depths=(3, 3, 27, 3),
     widths=(192, 384, 768, 1536),
@@ -120,7 +120,7 @@ class Head(nn.Module):
 @model(
     "convnext_base",
     title="ConvNeXt-B",
-    summary="Stages of 3, 3, 27 and 3 blocks, from 128 channels on.",
+    summary="Stages of 3, 3, 27 and 3 blocks, starting at 128 channels.",
     paper="Liu et al. (2022), arXiv:2201.03545",
     depths=(3, 3, 27, 3),
     widths=(128, 256, 512, 1024),
@@ -129,7 +129,7 @@ class Head(nn.Module):
 @model(
     "convnext_small",
     title="ConvNeXt-S",
-    summary="Stages of 3, 3, 27 and 3 blocks, from 96 channels on.",
+    summary="Stages of 3, 3, 27 and 3 blocks, starting at 96 channels.",
     paper="Liu et al. (2022), arXiv:2201.03545",
     depths=(3, 3, 27, 3),
     widths=(96, 192, 384, 768),
@@ -138,14 +138,14 @@ class Head(nn.Module):
 @model(
     "convnext_tiny",
     title="ConvNeXt-T",
-    summary="Stages of 3, 3, 9 and 3 blocks, from 96 channels on.",
+    summary="Stages of 3, 3, 9 and 3 blocks, starting at 96 channels.",
     paper="Liu et al. (2022), arXiv:2201.03545",
     depths=(3, 3, 9, 3),
     widths=(96, 192, 384, 768),
     stem=(),
 )
 class ConvNeXt(nn.Module):
-    """Patches or a stem of convolutions, stages of blocks, each of which halves the image, mean, LayerNorm, linear.
+    """Patches or a stem of convolutions, stages of blocks (later ones halve the image), mean, LayerNorm, linear.
 
     Parameters are named as in timm: `stages_0/blocks_1/conv_dw/conv/kernel` is its `stages.0.blocks.1.conv_dw.weight`.
     There is no dropout; without `drop_path` training and evaluation are the same.
@@ -153,17 +153,17 @@ class ConvNeXt(nn.Module):
     Attributes:
       num_classes: K.
       depths: blocks per stage.
-      widths: channels of each stage, growing.
+      widths: channels of each stage, increasing.
       stem: channels of the convolutions in place of patches, the last one `widths[0]`; () for patches.
-      stem_stride: pixels a side of what becomes one: the patch size, or the product of the strides of `stem`, a power
-        of two. 4 for images of 224, 1 or 2 for those of 32.
-      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises in a line from 0 in the first one.
-      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
+      stem_stride: downsampling of the stem: the patch size, or the product of the strides of `stem`, a power of two. 4
+        for images of 224 pixels, 1 or 2 for 32.
+      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises linearly from 0 in the first block.
+      remat: recompute each block's activations in the backward pass instead of keeping them: less memory, slower.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights and LayerNorm's statistics stay float32.
 
-    Source: Liu et al. (2022), arXiv:2201.03545, as timm builds it: LayerNorm's epsilon is 1e-6, GELU is exact, factors
-    on branches begin at 1e-6. `stem`: Singh et al. (2023), arXiv:2303.01870.
+    Source: Liu et al. (2022), arXiv:2201.03545, as built by timm: LayerNorm's epsilon is 1e-6, GELU is exact, layer
+    scales start at 1e-6. `stem`: Singh et al. (2023), arXiv:2303.01870.
     """
 
     num_classes: int
@@ -181,7 +181,7 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        del train  # what is drawn in training is drawn from keys that are there then
+        del train  # stochastic depth depends on the keys, which are only given in training
         self._check(images)
         x = normalize(images, self.mean, self.std, self.dtype)
         if self.stem:
@@ -200,7 +200,7 @@ class ConvNeXt(nn.Module):
     def _check(self, images: Array) -> None:
         if len(self.depths) != len(self.widths) or any(a >= b for a, b in zip(self.widths, self.widths[1:])):
             raise InputError(
-                f"widths={self.widths} must grow, one for each of depths={self.depths}; give such as (16, 32)"
+                f"widths={self.widths} must increase, one for each of depths={self.depths}; give, for example, (16, 32)"
             )
         if self.stem and self.stem[-1] != self.widths[0]:
             raise InputError(f"stem={self.stem} must end with the width of the first stage, {self.widths[0]}")
@@ -208,5 +208,5 @@ class ConvNeXt(nn.Module):
         if images.shape[1] % size or images.shape[2] % size:
             raise InputError(
                 f"images of {images.shape[1]}x{images.shape[2]} pixels: the stem and {len(self.widths)} stages need "
-                f"sides that {size} divides; give such images, or a smaller stem_stride"
+                f"sides divisible by {size}; give such images, or a smaller stem_stride"
             )

@@ -1,4 +1,4 @@
-"""WideResNet and PreActResNet with Swish, as Gowal et al. (2020) and those who build on them train them."""
+"""WideResNet and PreActResNet with Swish, as in Gowal et al. (2020) and work that builds on it."""
 
 from typing import Any
 
@@ -14,10 +14,11 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
 
 class SwishBlock(nn.Module):
-    """`conv(swish(bn(conv a))) + shortcut`, `a = swish(bn x)`; the shortcut is a convolution on a new shape.
+    """`conv(swish(bn(conv a))) + shortcut`, `a = swish(bn x)`; the shortcut is a convolution if the shape changes.
 
-    That is 1x1 on `a` if `wide`, else 3x3 on x itself. With stride 2, 3x3 convolutions pad one pixel after the image
-    and none before it, as TensorFlow does; PyTorch's padding of one on each side gives quite another network.
+    The shortcut convolution is 1x1 on `a` if `wide`, else 3x3 on x. With stride 2, 3x3 convolutions pad one pixel after
+    the image and none before it, as in TensorFlow; PyTorch's padding of one pixel on each side gives a different
+    network.
     """
 
     features: int
@@ -44,7 +45,7 @@ class SwishBlock(nn.Module):
 @model(
     "dm_preact_resnet18",
     title="PreActResNet-18 (Swish)",
-    summary="PreActResNet-18 with Swish, as DeepMind's code has it.",
+    summary="PreActResNet-18 with Swish, as in DeepMind's code.",
     paper="Rebuffi et al. (2021), arXiv:2103.01946",
     stage_sizes=(2, 2, 2, 2),
 )
@@ -54,10 +55,10 @@ class SwishPreActResNet(nn.Module):
     Attributes:
       num_classes: K.
       stage_sizes: blocks per stage; (2, 2, 2, 2) is PreActResNet-18.
-      width: channels of the first stage, doubled by each one after it.
-      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
-      mean, std: input normalisation per channel, inside the model; () for none. The published networks have
-        CIFAR-10's, and their files do not say so.
+      width: channels of the first stage; each later stage doubles it.
+      remat: recompute each block's activations in the backward pass instead of keeping them: less memory, slower.
+      mean, std: input normalisation per channel, inside the model; () for none. The published networks use CIFAR-10's,
+        which their files do not contain.
       dtype: activations; weights and statistics stay float32.
 
     Source: Gowal et al. (2020), arXiv:2010.03593; Rebuffi et al. (2021), arXiv:2103.01946.
@@ -87,13 +88,13 @@ class SwishPreActResNet(nn.Module):
 @model(
     "dm_wide_resnet",
     title="WideResNet (Swish)",
-    summary="With Swish, as deep and as wide as model.options says.",
+    summary="With Swish, and with depth and width from model.options.",
     paper="Gowal et al. (2020), arXiv:2010.03593",
 )
 @model(
     "dm_wrn_70_16",
     title="WRN-70-16 (Swish)",
-    summary="WRN-70-16 with Swish, as DeepMind's code has it.",
+    summary="WRN-70-16 with Swish, as in DeepMind's code.",
     paper="Gowal et al. (2020), arXiv:2010.03593",
     blocks_per_group=11,
     widen_factor=16,
@@ -101,7 +102,7 @@ class SwishPreActResNet(nn.Module):
 @model(
     "dm_wrn_34_10",
     title="WRN-34-10 (Swish)",
-    summary="WRN-34-10 with Swish, as DeepMind's code has it.",
+    summary="WRN-34-10 with Swish, as in DeepMind's code.",
     paper="Gowal et al. (2020), arXiv:2010.03593",
     blocks_per_group=5,
     widen_factor=10,
@@ -109,7 +110,7 @@ class SwishPreActResNet(nn.Module):
 @model(
     "dm_wrn_28_10",
     title="WRN-28-10 (Swish)",
-    summary="WRN-28-10 with Swish, as DeepMind's code has it.",
+    summary="WRN-28-10 with Swish, as in DeepMind's code.",
     paper="Gowal et al. (2020), arXiv:2010.03593",
     blocks_per_group=4,
     widen_factor=10,

@@ -1,4 +1,4 @@
-"""What all networks share: PyTorch's initialisation, and the way out of Flax."""
+"""Code that all networks share: PyTorch's initialisation, and the wrapper around Flax modules."""
 
 import dataclasses
 import functools
@@ -19,32 +19,32 @@ from piat_jax.models.stochastic_depth import IMAGE_KEYS
 
 
 def torch_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """PyTorch's default for Conv2d and Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), a third of Flax's variance."""
+    """PyTorch's default for Conv2d and Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), with a third of Flax's variance."""
     bound = 1 / math.sqrt(math.prod(shape[:-1]))
     return flat_draw(jax.random.uniform, key, shape, dtype, minval=-bound, maxval=bound)
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for the bias of a layer whose outputs each see `fan_in` inputs: U(-1/sqrt(fan_in), ...)."""
+    """PyTorch's default for the bias of a layer with `fan_in` inputs per output: U(-1/sqrt(fan_in), ...)."""
     bound = 1 / math.sqrt(fan_in)
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def small_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """N(0, 0.02^2). The originals truncate it at +-2, a hundred standard deviations out."""
+    """N(0, 0.02^2). The originals truncate it at +-2, which is a hundred standard deviations."""
     return 0.02 * flat_draw(jax.random.normal, key, shape, dtype)
 
 
 def he_fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """He initialisation on fan-out, N(0, 2 / (k^2 C_out)): what the WideResNet files use for their convolutions."""
+    """He initialisation on fan-out, N(0, 2 / (k^2 C_out)), as in the WideResNet codes' convolutions."""
     fan_out = math.prod(shape) // shape[-2]
     return math.sqrt(2 / fan_out) * flat_draw(jax.random.normal, key, shape, dtype)
 
 
 class Conv(nn.Module):
-    """A square convolution with PyTorch's symmetric padding; its bias, where it has one, begins as PyTorch's.
+    """A square convolution with PyTorch's symmetric padding; a bias is initialised as in PyTorch.
 
-    With `depthwise` each output channel sees one input channel, of which there are as many.
+    With `depthwise`, each output channel sees one input channel, and there are equally many of both.
     """
 
     features: int
@@ -59,7 +59,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        # Symmetric, not "SAME": with stride 2 those differ by one pixel.
+        # Symmetric padding, not "SAME": with stride 2 they differ by one pixel.
         pads = self.pads or (self.kernel // 2, self.kernel // 2)
         groups = x.shape[-1] if self.depthwise else 1
         return nn.Conv(
@@ -77,7 +77,7 @@ class Conv(nn.Module):
 
 
 class Linear(nn.Module):
-    """A dense layer initialised as PyTorch's; `zero_bias` as the WideResNet files do."""
+    """A dense layer initialised as in PyTorch; `zero_bias` as in the WideResNet codes."""
 
     features: int
     zero_bias: bool = False
@@ -95,12 +95,12 @@ class Linear(nn.Module):
 
 
 def layer_norm(dtype: Any, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
-    """LayerNorm with statistics in float32, and the variance as the mean of squared deviations, as PyTorch has it."""
+    """LayerNorm with float32 statistics, and the variance as the mean of squared deviations, as in PyTorch."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def layer_scale(module: nn.Module, name: str, value: float, x: Array) -> Array:
-    """`x` times a learned factor for each channel, which begins as `value`."""
+    """`x` times a learned factor for each channel, initialised to `value`."""
     gamma = module.param(name, nn.initializers.constant(value), x.shape[-1:], jnp.float32)
     return x * gamma.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
@@ -119,7 +119,7 @@ def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dt
 
 
 def remat_block(block: type[nn.Module]) -> Callable[..., nn.Module]:
-    """`block`, called as `block(x, train)`, keeping only its input for the backward pass; names stay as they are."""
+    """`block`, called as `block(x, train)`, but keeping only its input for the backward pass; names do not change."""
     return nn.remat(block, static_argnums=(2,))  # 0 is the module itself
 
 
@@ -127,12 +127,13 @@ def remat_block(block: type[nn.Module]) -> Callable[..., nn.Module]:
 class LinenModel:
     """A Flax Linen module as a pair of pure functions over plain dicts; equal modules are equal models.
 
-    The module is called as `module(images, train=...)`. Its `params` collection becomes the weights and every other
-    collection the model state. One that draws at random in training, with `nn.Dropout`, says so: `draws = True`.
+    The module is called as `module(images, train=...)`. Its `params` collection becomes the weights, and all other
+    collections the model state. A module that draws random numbers in training, such as with `nn.Dropout`, must declare
+    `draws = True`.
 
     Attributes:
-      module: of Flax.
-      bn_groups: how many groups of the batch have BatchNorm statistics of their own in training (`BatchNorm`).
+      module: a Flax Linen module.
+      bn_groups: number of groups of the batch with their own BatchNorm statistics in training (`BatchNorm`).
       bn_momentum: share of a batch in BatchNorm's running statistics at each update, in (0, 1].
     """
 
@@ -142,31 +143,31 @@ class LinenModel:
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
-            raise InputError(f"module={self.module!r} is no Flax Linen module; give an instance of one, such as Net()")
+            raise InputError(f"module={self.module!r} is not a Flax Linen module; give an instance, such as Net()")
         taken = inspect.signature(type(self.module).__call__).parameters.values()
         if not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in taken):
             name = type(self.module).__name__
             raise InputError(
-                f"{name} takes no argument 'train'; write def __call__(self, images, *, train): True in training"
+                f"{name} takes no argument 'train'; give it __call__(self, images, *, train), True in training"
             )
 
     @property
     def attention_blocks(self) -> int:
-        """How many attention branches read a gate from the model state (core/forward.py); 0 without attention."""
+        """The number of attention branches that read a gate from the model state (core/forward.py); may be 0."""
         return getattr(self.module, "attention_blocks", 0)
 
     @property
     def blocks_per_part(self) -> int:
-        """How many blocks in a row, of networks with stages, learn at one rate (training/layer_scales.py)."""
+        """The number of consecutive blocks of a stage with one learning rate (training/layer_scales.py)."""
         return getattr(self.module, "blocks_per_part", 1)
 
     @property
     def draws(self) -> bool:
-        """Whether a forward in training mode draws at random, and so wants a key (core/forward.py)."""
+        """Whether a forward in training mode draws random numbers and so needs a key (core/forward.py)."""
         return bool(getattr(self.module, "draws", False) or getattr(self.module, "drop_path", 0))
 
     def init(self, key: Array, images: Array) -> Variables:
-        """Fresh weights and state for images of this shape `[B, H, W, C]`."""
+        """Initial weights and state for images of this shape `[B, H, W, C]`."""
         variables = dict(_init(self.module, key, images))
         return Variables(variables.pop("params", {}), variables)
 
@@ -175,8 +176,8 @@ class LinenModel:
     ) -> tuple[Array, PyTree]:
         """Logits `[B, K]` in float32 and the new state.
 
-        `key` is one, or one for each image `[B]`: stochastic depth draws from each image's own, and leaves nothing out
-        without a key; Flax's dropout, which draws for the whole batch, has the first.
+        `key` is one key, or one per image `[B]`. Stochastic depth draws from each image's key, and is off without a
+        key. Flax's dropout draws for the whole batch, from the first key.
         """
         variables = {"params": params, **model_state}
         of_images = key is not None and key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -193,7 +194,7 @@ class LinenModel:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(module: nn.Module, key: Array, images: Array) -> Mapping[str, PyTree]:
-    # Compiled whole: one small program per layer, as eager execution makes them, takes ten times as long.
+    # One compiled program: eager execution compiles one program per layer, which takes ten times as long.
     return module.init(key, images, train=False)
 
 

@@ -13,7 +13,7 @@ from piat_jax.models.registry import model
 @model(
     "mlp",
     title="MLP",
-    summary="Hidden layers with ReLU, of the sizes in model.options.hidden.",
+    summary="Hidden layers with ReLU, with sizes from model.options.hidden.",
 )
 class MLP(nn.Module):
     """Flatten, hidden layers with ReLU, linear.

@@ -16,13 +16,13 @@ MODELS: Registry[tuple[Callable[..., nn.Module], dict[str, Any]]] = Registry("mo
 def model(
     name: str, *, title: str = "", summary: str = "", paper: str = "", **fixed: Any
 ) -> Callable[[Module], Module]:
-    """A decorator that lets configs call a module `name`; one for each of several names.
+    """A decorator that registers a module under `name` for configs; use several for several names.
 
-    The module has attributes `num_classes`, `dtype`, `mean` and `std`; its other ones may be given to `create`, but for
-    those that are fixed here. Decorators act from the lowest up, so the lowest name comes first in the list.
+    The module must have the attributes `num_classes`, `dtype`, `mean` and `std`. Its other attributes may be given to
+    `create`, except those fixed here. Decorators apply from the lowest up, so the lowest name comes first in lists.
 
     Args:
-      name, title, summary, paper: as `Registry.register` takes them.
+      name, title, summary, paper: as in `Registry.register`.
       **fixed: attributes of the module that the name decides.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ResNets of CIFAR and of ImageNet (He et al., 2016), with bottlenecks too, and pre-activation (He et al., 2016b)."""
+"""ResNets for CIFAR and ImageNet (He et al., 2016), also with bottlenecks and pre-activation (He et al., 2016b)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from piat_jax.models.registry import model
 
 
 class BasicBlock(nn.Module):
-    """`relu(bn(conv(relu(bn(conv x)))) + shortcut)`; the shortcut is conv1x1 + BN where the shape changes."""
+    """`relu(bn(conv(relu(bn(conv x)))) + shortcut)`; the shortcut is conv1x1 + BN if the shape changes."""
 
     features: int
     stride: int
@@ -31,10 +31,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """`relu(bn(conv1x1(relu(bn(conv(relu(bn(conv1x1 x))))))) + shortcut)`, `4 * features` wide outside.
+    """`relu(bn(conv1x1(relu(bn(conv(relu(bn(conv1x1 x))))))) + shortcut)` with `4 * features` output channels.
 
-    Inside it is `widen * features` wide. The stride is that of the 3x3 convolution. The shortcut is conv1x1 + BN where
-    the shape changes.
+    Inside it has `widen * features` channels. The 3x3 convolution has the stride. The shortcut is conv1x1 + BN if the
+    shape changes.
     """
 
     features: int
@@ -58,9 +58,9 @@ class Bottleneck(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """`conv(relu(bn(conv(a)))) + shortcut`, `a = relu(bn x)`; the shortcut is a conv without BN on a new shape.
+    """`conv(relu(bn(conv(a)))) + shortcut`, `a = relu(bn x)`; the shortcut is a conv without BN if the shape changes.
 
-    It sees `a`, or x itself with `raw_shortcut`.
+    The shortcut convolution takes `a`, or x with `raw_shortcut`.
     """
 
     features: int
@@ -84,13 +84,13 @@ class PreActBlock(nn.Module):
 @model(
     "small_resnet",
     title="Small ResNet",
-    summary="Three stages of one block from 16 channels on, unless model.options says otherwise.",
+    summary="Three stages of one block, starting at 16 channels, unless model.options says otherwise.",
 )
-# Two networks go by this name; the first form's weights would also fit the second, less its last BN.
+# Two networks have this name; the first form's weights would also fit the second, except its last BN.
 @model(
     "preact_resnet18_v1",
     title="PreActResNet-18 (v1)",
-    summary="The first published form, with raw shortcuts and nothing before the pooling.",
+    summary="The first published form, with raw shortcuts and without BatchNorm and ReLU before the pooling.",
     paper="He et al. (2016), arXiv:1603.05027",
     stage_sizes=(2, 2, 2, 2),
     pre_activation=True,
@@ -128,19 +128,19 @@ class PreActBlock(nn.Module):
     stage_sizes=(2, 2, 2, 2),
 )
 class ResNet(nn.Module):
-    """3x3 stem, stages of blocks (every one after the first halves the image and doubles the width), pool, linear.
+    """3x3 stem, stages of blocks (each after the first halves the image and doubles the width), pool, linear.
 
     Attributes:
       num_classes: K.
       stage_sizes: blocks per stage; (2, 2, 2, 2) is ResNet-18.
       width: channels of the first stage.
-      stem_stride: 1 for CIFAR; 2 makes everything after the stem four times cheaper.
+      stem_stride: 1 for CIFAR; 2 makes all layers after the stem four times cheaper.
       bottleneck: blocks of three convolutions, as in ResNet-50.
       pre_activation: PreActResNet in its second published form: no BN after the stem, the shortcut convolution takes
         the activated tensor and has no BN, and a BN and ReLU come before the pooling.
-      raw_shortcut: with `pre_activation`, its first published form: the shortcut convolution takes the block's input
-        as it is, and nothing comes before the pooling.
-      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
+      raw_shortcut: with `pre_activation`, its first published form: the shortcut convolution takes the block's input,
+        and there is no BN and ReLU before the pooling.
+      remat: recompute each block's activations in the backward pass instead of keeping them: less memory, slower.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights and statistics stay float32.
     """
@@ -180,13 +180,13 @@ class ResNet(nn.Module):
 @model(
     "imagenet_resnet",
     title="ImageNet ResNet",
-    summary="As wide and as deep as model.options says.",
+    summary="With width and depth from model.options.",
     paper="He et al. (2016), arXiv:1512.03385",
 )
 @model(
     "wrn_50_2",
     title="WRN-50-2",
-    summary="ResNet-50 of ImageNet with 3x3 convolutions that are twice as wide.",
+    summary="ResNet-50 for ImageNet with 3x3 convolutions that are twice as wide.",
     paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
     stage_sizes=(3, 4, 6, 3),
     bottleneck=True,
@@ -195,7 +195,7 @@ class ResNet(nn.Module):
 @model(
     "resnet50_imagenet",
     title="ResNet-50 (ImageNet)",
-    summary="Bottlenecks in four stages of 3, 4, 6 and 3 after a 7x7 stem and a pooling, as torchvision has it.",
+    summary="Bottlenecks in four stages of 3, 4, 6 and 3 after a 7x7 stem and a pooling, as in torchvision.",
     paper="He et al. (2016), arXiv:1512.03385",
     stage_sizes=(3, 4, 6, 3),
     bottleneck=True,
@@ -204,22 +204,22 @@ class ResNet(nn.Module):
 @model(
     "resnet18_imagenet",
     title="ResNet-18 (ImageNet)",
-    summary="Four stages of two blocks after a 7x7 stem and a pooling, as torchvision has it.",
+    summary="Four stages of two blocks after a 7x7 stem and a pooling, as in torchvision.",
     paper="He et al. (2016), arXiv:1512.03385",
     stage_sizes=(2, 2, 2, 2),
     bottleneck=False,
     widen=1,
 )
 class ImageNetResNet(nn.Module):
-    """7x7 stem of stride 2, 3x3 maximum of stride 2, stages of blocks, mean, linear: a 32nd of the image at the end.
+    """7x7 stem of stride 2, 3x3 max pooling of stride 2, stages of blocks, mean, linear; downsamples 32 times.
 
     Attributes:
       num_classes: K.
       stage_sizes: blocks per stage; (3, 4, 6, 3) is ResNet-50.
       width: channels of the stem and of the first stage's 3x3 convolutions.
-      bottleneck: blocks of three convolutions, the stride in the second: "v1.5", as torchvision and timm have them.
+      bottleneck: blocks of three convolutions, with the stride in the second: "v1.5", as in torchvision and timm.
       widen: factor on the channels inside a bottleneck; 2 in WideResNet-50-2.
-      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
+      remat: recompute each block's activations in the backward pass instead of keeping them: less memory, slower.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights and statistics stay float32.
     """

@@ -10,12 +10,12 @@ from piat_jax.models.layers import Conv, layer_norm
 
 
 class ConvStem(nn.Module):
-    """Convolutions of 3x3, each followed by LayerNorm and GELU; the parts are numbered as in the published networks.
+    """3x3 convolutions, each followed by LayerNorm and GELU; the parts are numbered as in the published networks.
 
     Attributes:
       widths: channels of each convolution.
-      strides: of each.
-      features: of a 1x1 convolution at the end; 0 for none.
+      strides: stride of each convolution.
+      features: channels of a 1x1 convolution at the end; 0 for none.
       dtype: activations.
     """
 
@@ -35,15 +35,15 @@ class ConvStem(nn.Module):
 
 
 def convolution_strides(stride: int, count: int, *, last: bool = False) -> tuple[int, ...]:
-    """The strides of `count` convolutions, 2 for the first ones, or the last, and 1 for the rest.
+    """The strides of `count` convolutions: 2 for the first ones, or the last ones, and 1 for the rest.
 
     Args:
-      stride: their product, a power of two.
-      count: of convolutions.
-      last: whether the last ones have stride 2.
+      stride: the product of the strides, a power of two.
+      count: number of convolutions.
+      last: whether the last convolutions have stride 2.
 
     Raises:
-      InputError: so many convolutions do not give this stride.
+      InputError: `count` convolutions cannot give this stride.
 
     >>> convolution_strides(4, 3), convolution_strides(4, 3, last=True)
     ((2, 2, 1), (1, 2, 2))
@@ -51,8 +51,8 @@ def convolution_strides(stride: int, count: int, *, last: bool = False) -> tuple
     halvings = stride.bit_length() - 1
     if 2**halvings != stride or halvings > count:
         raise InputError(
-            f"a stem of {count} convolutions makes one pixel of {', '.join(str(2**n) for n in range(count + 1))} "
-            f"pixels a side, not of {stride}"
+            f"a stem of {count} convolutions cannot have stride {stride}; "
+            f"give one of {', '.join(str(2**n) for n in range(count + 1))}"
         )
     strides = (2,) * halvings + (1,) * (count - halvings)
     return strides[::-1] if last else strides

@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al., 2016): in training a network leaves out branches of its blocks, image by image."""
+"""Stochastic depth (Huang et al., 2016): in training, a network drops branches of its blocks, per image."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from piat_jax.core.checks import InputError
 from piat_jax.core.types import Array
 
 IMAGE_KEYS = "image_keys"
-"""A collection that `LinenModel.apply` adds to the variables in training: `{"keys": key[B]}`, one for each image."""
+"""A collection that `LinenModel.apply` adds to the variables in training: `{"keys": key[B]}`, one key per image."""
 
 
 def check_drop_path(rate: float) -> None:
-    """Raise InputError unless a rate is at least 0 and below 1.
+    """Raise InputError unless the rate is at least 0 and below 1.
 
     >>> check_drop_path(1.0)
     Traceback (most recent call last):
@@ -25,7 +25,7 @@ def check_drop_path(rate: float) -> None:
 
 
 def rising_rates(last: float, blocks: int) -> tuple[float, ...]:
-    """The rate of each block, `last i / (blocks - 1)` of block i: 0 in the first one, `last` in the last.
+    """The rate of each block, `last i / (blocks - 1)` for block i: 0 in the first block, `last` in the last.
 
     >>> rising_rates(0.5, 3), rising_rates(0.5, 1)
     ((0.0, 0.25, 0.5), (0.0,))
@@ -34,23 +34,23 @@ def rising_rates(last: float, blocks: int) -> tuple[float, ...]:
 
 
 def branch_factors(module: nn.Module, rates: Sequence[float], branches: int) -> tuple[Array | None, ...]:
-    """What the branches of each block are multiplied by: 0 with probability p, else `1 / (1 - p)`.
+    """The factors of each block's branches: 0 with probability p, else `1 / (1 - p)`.
 
-    An image's factors are drawn from its own key, so the batch it is in plays no part.
+    An image's factors are drawn from its own key, so they do not depend on the batch.
 
     Args:
-      module: of the network; its variables have the keys where something is drawn.
+      module: the network's module; its variables contain the keys in training.
       rates: p of each block.
-      branches: of a block.
+      branches: number of branches per block.
 
     Returns:
-      `[B, branches]` in float32 for each block, for `kept`; None where nothing is left out: for a rate of 0, and
-      without keys, as in evaluation mode.
+      `[B, branches]` in float32 for each block, for `kept`; None if nothing is dropped: for a rate of 0, or without
+      keys, as in evaluation mode.
 
     Raises:
       InputError: a rate outside [0, 1).
 
-    Source: Huang et al. (2016), arXiv:1603.09382, with the factor of the code of timm.
+    Source: Huang et al. (2016), arXiv:1603.09382, with the factor of timm's code.
     """
     for rate in rates:
         check_drop_path(rate)
@@ -65,7 +65,7 @@ def branch_factors(module: nn.Module, rates: Sequence[float], branches: int) -> 
 
 
 def kept(branch: Array, factors: Array | None, number: int = 0) -> Array:
-    """A branch `[B, ...]` times its factor for each image; itself where there are no factors.
+    """A branch `[B, ...]` times each image's factor; unchanged without factors.
 
     >>> kept(jnp.array([[1.0], [1.0]]), jnp.array([[0.0], [2.0]])).tolist()
     [[0.0], [2.0]]

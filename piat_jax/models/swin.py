@@ -1,4 +1,4 @@
-"""Swin Transformer (Liu et al., 2021): attention within windows, which every other block shifts."""
+"""Swin Transformer (Liu et al., 2021): attention within windows, which are shifted in every other block."""
 
 import itertools
 from typing import Any
@@ -17,14 +17,14 @@ from piat_jax.models.vit import PatchProjection, attention_gates, check_heads, d
 
 EPSILON = 1e-5  # of LayerNorm, PyTorch's default
 APART = -100.0
-"""Added to the scores of places that the shift brought next to each other."""
+"""Added to the scores of positions that only the shift brought next to each other."""
 
 
 class WindowAttention(nn.Module):
     """Self-attention within windows of a grid `[B, H, W, D]`, with a learned score for each relative position.
 
-    Windows that are as large as the grid or larger become the grid, and are not shifted. Where they do not divide it,
-    zeros fill it up below and to the right.
+    Windows at least as large as the grid are cut to the grid and not shifted. If windows do not divide the grid, it is
+    padded with zeros below and to the right.
     """
 
     heads: int
@@ -59,11 +59,11 @@ class WindowAttention(nn.Module):
         return jnp.roll(x, shifts, (1, 2)) if any(shifts) else x
 
     def _bias(self, sizes: tuple[int, ...]) -> Array:
-        """The score of each pair of places in a window, `[1, H, N, N]`."""
+        """The learned score of each pair of positions in a window, `[1, H, N, N]`."""
         name, shape = "relative_position_bias_table", ((2 * sizes[0] - 1) * (2 * sizes[1] - 1), self.heads)
         if self.has_variable("params", name) and self.get_variable("params", name).shape != shape:
             raise InputError(
-                f"the images give windows of {sizes[0]}x{sizes[1]}, {shape[0]} relative positions, and the model has "
+                f"the images give windows of {sizes[0]}x{sizes[1]}, {shape[0]} relative positions, but the model has "
                 f"{self.get_variable('params', name).shape[0]}; give images of the size it was initialised for"
             )
         table = self.param(name, small_normal, shape)
@@ -71,14 +71,14 @@ class WindowAttention(nn.Module):
 
 
 def windows(x: Array, sizes: tuple[int, ...]) -> Array:
-    """`[B, H, W, D]` cut into windows, row by row: `[B * windows, N, D]`."""
+    """Split `[B, H, W, D]` into windows, row by row: `[B * windows, N, D]`."""
     batch, height, span, width = x.shape
     x = x.reshape(batch, height // sizes[0], sizes[0], span // sizes[1], sizes[1], width).swapaxes(2, 3)
     return x.reshape(-1, sizes[0] * sizes[1], width)
 
 
 def relative_places(sizes: tuple[int, ...]) -> np.ndarray:
-    """The row of the table for each query and key of a window: `(dy + h - 1)(2 w - 1) + dx + w - 1`, `[N, N]`.
+    """The table row for each query and key of a window: `(dy + h - 1)(2 w - 1) + dx + w - 1`, `[N, N]`.
 
     >>> relative_places((1, 2)).tolist()
     [[1, 0], [2, 1]]
@@ -89,12 +89,12 @@ def relative_places(sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def parted(grid: tuple[int, ...], sizes: tuple[int, ...], shifts: tuple[int, ...]) -> np.ndarray:
-    """What is added to the scores in each window of a shifted grid: `APART` where two places were not neighbours.
+    """The mask added to the scores in each window of a shifted grid: `APART` if two positions were not neighbours.
 
     >>> parted((1, 4), (1, 2), (0, 1))[:, 0].tolist()
     [[0.0, 0.0], [0.0, -100.0]]
     """
-    # The last window's rows are in two parts along each axis: before the shift's end and after it.
+    # Along each axis, the last window has two parts: before and after the end of the grid.
     part = [
         (np.arange(side) >= side - size).astype(int) + (np.arange(side) >= side - shift)
         for side, size, shift in zip(grid, sizes, shifts)
@@ -123,7 +123,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours as one token of twice the width."""
+    """Merges 2x2 neighbouring tokens into one token with twice the width."""
 
     dtype: Any
 
@@ -137,7 +137,7 @@ class PatchMerging(nn.Module):
 
 
 class Layer(nn.Module):
-    """A stage: merged patches after the first, then blocks, every other one with shifted windows."""
+    """A stage: patch merging except in the first stage, then blocks, every other one with shifted windows."""
 
     heads: int
     window: int
@@ -172,13 +172,13 @@ class Head(nn.Module):
 @model(
     "swin",
     title="Swin",
-    summary="As wide and as deep as model.options says.",
+    summary="With width and depth from model.options.",
     paper="Liu et al. (2021), arXiv:2103.14030",
 )
 @model(
     "swin_large",
     title="Swin-L",
-    summary="Stages of 2, 2, 18 and 2 blocks, from width 192 with six heads on.",
+    summary="Stages of 2, 2, 18 and 2 blocks, starting at width 192 with six heads.",
     paper="Liu et al. (2021), arXiv:2103.14030",
     width=192,
     depths=(2, 2, 18, 2),
@@ -187,7 +187,7 @@ class Head(nn.Module):
 @model(
     "swin_base",
     title="Swin-B",
-    summary="Stages of 2, 2, 18 and 2 blocks, from width 128 with four heads on.",
+    summary="Stages of 2, 2, 18 and 2 blocks, starting at width 128 with four heads.",
     paper="Liu et al. (2021), arXiv:2103.14030",
     width=128,
     depths=(2, 2, 18, 2),
@@ -196,7 +196,7 @@ class Head(nn.Module):
 @model(
     "swin_small",
     title="Swin-S",
-    summary="Stages of 2, 2, 18 and 2 blocks, from width 96 with three heads on.",
+    summary="Stages of 2, 2, 18 and 2 blocks, starting at width 96 with three heads.",
     paper="Liu et al. (2021), arXiv:2103.14030",
     width=96,
     depths=(2, 2, 18, 2),
@@ -205,7 +205,7 @@ class Head(nn.Module):
 @model(
     "swin_tiny",
     title="Swin-T",
-    summary="Stages of 2, 2, 6 and 2 blocks, from width 96 with three heads on.",
+    summary="Stages of 2, 2, 6 and 2 blocks, starting at width 96 with three heads.",
     paper="Liu et al. (2021), arXiv:2103.14030",
     width=96,
     depths=(2, 2, 6, 2),
@@ -219,17 +219,18 @@ class Swin(nn.Module):
 
     Attributes:
       num_classes: K.
-      width: D, of each token in the first stage: 96 in swin_tiny.
+      width: D, width of each token in the first stage: 96 in swin_tiny.
       depths: blocks per stage.
-      heads: per stage.
-      window: tokens along a window's side; 7 for images of 224, 4 or 8 for those of 32.
-      patch_size: pixels along a patch's side; 4 for images of 224, 1 or 2 for those of 32. It must divide them.
-      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises in a line from 0 in the first one.
-      remat: whether the gradient recomputes each block rather than keeping its activations.
+      heads: heads per stage.
+      window: side of a window in tokens; 7 for images of 224 pixels, 4 or 8 for 32.
+      patch_size: side of a patch in pixels; 4 for images of 224 pixels, 1 or 2 for 32. It must divide the images'
+        sides.
+      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises linearly from 0 in the first block.
+      remat: whether the gradient recomputes each block instead of keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and LayerNorm's statistics stay float32.
 
-    Source: Liu et al. (2021), arXiv:2103.14030, as timm builds it: LayerNorm's epsilon is 1e-5, GELU is exact.
+    Source: Liu et al. (2021), arXiv:2103.14030, as built by timm: LayerNorm's epsilon is 1e-5, GELU is exact.
     """
 
     num_classes: int
@@ -246,14 +247,14 @@ class Swin(nn.Module):
 
     @property
     def attention_blocks(self) -> int:
-        """How many attention branches have a gate."""
+        """The number of attention branches with a gate."""
         return sum(self.depths)
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        del train  # what is drawn in training is drawn from keys that are there then
+        del train  # stochastic depth depends on the keys, which are only given in training
         if len(self.depths) != len(self.heads):
-            raise InputError(f"heads={self.heads} must be one for each of depths={self.depths}")
+            raise InputError(f"heads={self.heads} must have one number for each of depths={self.depths}")
         check_count("window", self.window, 1)
         x = normalize(images, self.mean, self.std, self.dtype)
         x = PatchEmbed(self.width, self.patch_size, self.dtype, name="patch_embed")(x)

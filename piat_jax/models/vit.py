@@ -1,4 +1,4 @@
-"""Vision Transformers (Dosovitskiy et al., 2021; DeiT, Touvron et al., 2021), their attention branches with gates."""
+"""Vision Transformers (Dosovitskiy et al., 2021; DeiT, Touvron et al., 2021), with gates on attention branches."""
 
 import math
 from typing import Any
@@ -17,15 +17,15 @@ from piat_jax.models.stochastic_depth import branch_factors, kept, rising_rates
 
 
 class PatchProjection(nn.Module):
-    """A convolution whose stride is its window, as one matrix product: `[B, H, W, C] -> [B, N, D]`, row by row.
+    """A convolution whose stride equals its window, as one matrix product: `[B, H, W, C] -> [B, N, D]`, row by row.
 
-    A product equals the convolution, and XLA:CPU has it at full speed inside loops, gradients included.
+    The product equals the convolution, and XLA:CPU runs it at full speed inside loops, gradients included.
     """
 
     features: int
     patch_size: int
     dtype: Any
-    kernel_init: nn.initializers.Initializer = torch_uniform  # PyTorch's default, which ViTs leave convolutions at
+    kernel_init: nn.initializers.Initializer = torch_uniform  # PyTorch's default, which ViTs keep for convolutions
     zero_bias: bool = False
 
     @nn.compact
@@ -42,7 +42,7 @@ class PatchProjection(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """The image as tokens; its one layer is called as in timm. With `stem_width`, a stem of convolutions makes them."""
+    """The image as tokens, made by one layer with timm's name, or by a stem of convolutions if `stem_width` is set."""
 
     features: int
     patch_size: int
@@ -63,12 +63,12 @@ class PatchEmbed(nn.Module):
 
 
 def dense(features: int, dtype: Any, name: str, *, bias: bool = True) -> nn.Dense:
-    """A dense layer as the originals initialise it."""
+    """A dense layer with the originals' initialisation."""
     return nn.Dense(features, use_bias=bias, kernel_init=small_normal, dtype=dtype, name=name)
 
 
 def attention_weights(queries: Array, keys: Array) -> Array:
-    """`softmax_k(q k / sqrt(D / H))` of `[B, N, H, D / H]`: `[B, H, N, N]`, in float32 whatever the activations are."""
+    """`softmax_k(q k / sqrt(D / H))` of `[B, N, H, D / H]`: `[B, H, N, N]`, always in float32."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
     return jax.nn.softmax(scores * queries.shape[-1] ** -0.5, axis=-1)
 
@@ -125,7 +125,7 @@ class Block(nn.Module):
         branch = self.attention(**dict(self.options), dtype=self.dtype, name="attn")
         a = branch(layer_norm(self.dtype, "norm1", self.epsilon)(x))
         if keep is not None:
-            # A closed gate takes the branch's gradient and leaves its value.
+            # A closed gate removes the branch's gradient and keeps its value.
             a = jnp.where(jnp.reshape(keep, (1,) * a.ndim), a, jax.lax.stop_gradient(a))
         x = x + kept(a, factors, 0)
         y = FeedForward(self.dtype, name="mlp")(layer_norm(self.dtype, "norm2", self.epsilon)(x))
@@ -133,12 +133,12 @@ class Block(nn.Module):
 
 
 def make_block(remat: bool) -> type[Block]:
-    """The block, or one that keeps only its input for the gradient and computes the rest anew."""
+    """The block class; with `remat` it keeps only its input for the gradient and recomputes the rest."""
     return nn.remat(Block) if remat else Block  # type: ignore[return-value]
 
 
 def attention_gates(module: nn.Module, blocks: int) -> list[Array | None]:
-    """The gate of each block, from the model state; None for each where the state has none (core/forward.py)."""
+    """Each block's gate, from the model state; None for each if the state has no gates (core/forward.py)."""
     if not module.has_variable(ATTENTION_GATES, "keep"):
         return [None] * blocks
     keep = module.get_variable(ATTENTION_GATES, "keep")
@@ -148,19 +148,19 @@ def attention_gates(module: nn.Module, blocks: int) -> list[Array | None]:
 
 
 def position_embedding(module: nn.Module, tokens: int, width: int) -> Array:
-    """The learned embedding `[1, tokens, width]`, whose length the images at initialisation fixed."""
+    """The learned embedding `[1, tokens, width]`; the images at initialisation fix its length."""
     if module.has_variable("params", "pos_embed"):
         known = module.get_variable("params", "pos_embed").shape[1]
         if known != tokens:
             raise InputError(
-                f"the images give {tokens} tokens and the position embedding has {known}; give images of the size "
+                f"the images give {tokens} tokens, but the position embedding has {known}; give images of the size "
                 "the model was initialised for, or resize the embedding with interop.surgery.adapt_positions"
             )
     return module.param("pos_embed", small_normal, (1, tokens, width))
 
 
 def check_heads(width: int, heads: int, depth: int) -> None:
-    """Raise InputError unless there is a block and the width can be shared out among the heads."""
+    """Raise InputError unless there is at least one block and the heads divide the width."""
     check_count("depth", depth, 1)
     check_count("heads", heads, 1)
     if width % heads:
@@ -170,7 +170,7 @@ def check_heads(width: int, heads: int, depth: int) -> None:
 @model(
     "vit",
     title="ViT",
-    summary="As wide and as deep as model.options says.",
+    summary="With width and depth from model.options.",
     paper="Dosovitskiy et al. (2021), arXiv:2010.11929",
 )
 @model(
@@ -196,7 +196,7 @@ def check_heads(width: int, heads: int, depth: int) -> None:
 @model(
     "deit_small",
     title="DeiT-S",
-    summary="ViT-S, from which it differs in how it was trained.",
+    summary="ViT-S with another training recipe.",
     paper="Touvron et al. (2021), arXiv:2012.12877",
     width=384,
     depth=12,
@@ -205,7 +205,7 @@ def check_heads(width: int, heads: int, depth: int) -> None:
 @model(
     "deit_tiny",
     title="DeiT-Ti",
-    summary="ViT-Ti, from which it differs in how it was trained.",
+    summary="ViT-Ti with another training recipe.",
     paper="Touvron et al. (2021), arXiv:2012.12877",
     width=192,
     depth=12,
@@ -255,20 +255,20 @@ class ViT(nn.Module):
 
     Attributes:
       num_classes: K.
-      width: D, of each token: 192, 384, 768, 1024 in vit_tiny, vit_small, vit_base, vit_large.
-      depth: blocks.
-      heads: of width D / heads each.
-      patch_size: pixels along a patch's side; 4 for images of 32, 16 for 224. It must divide them.
-      stem_width: 0 for patches; else 3x3 convolutions of stride 2 make the tokens, as many as halve a patch to a pixel,
-        the first one with so many channels, each next one with twice as many.
-      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises in a line from 0 in the first one.
-      remat: whether the gradient recomputes each block rather than keeping its activations.
+      width: D, width of each token: 192, 384, 768, 1024 in vit_tiny, vit_small, vit_base, vit_large.
+      depth: number of blocks.
+      heads: number of heads; each has width D / heads.
+      patch_size: side of a patch in pixels; 4 for images of 32 pixels, 16 for 224. It must divide the images' sides.
+      stem_width: 0 for patches; else 3x3 convolutions of stride 2 make the tokens, as many as reduce a patch to a
+        pixel. The first has `stem_width` channels, and each later one twice as many as the previous.
+      drop_path: stochastic depth's rate in the last block, in [0, 1); it rises linearly from 0 in the first block.
+      remat: whether the gradient recomputes each block instead of keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and LayerNorm's statistics stay float32.
 
     Source: Dosovitskiy et al. (2021), arXiv:2010.11929; DeiT, Touvron et al. (2021), arXiv:2012.12877, without
-    distillation. As timm builds them: LayerNorm's epsilon is 1e-6, and GELU is exact, where Google's JAX code has the
-    approximation by tanh. `stem_width`: Singh et al. (2023), arXiv:2303.01870.
+    distillation. As built by timm: LayerNorm's epsilon is 1e-6, and GELU is exact, while Google's JAX code uses the
+    tanh approximation. `stem_width`: Singh et al. (2023), arXiv:2303.01870.
     """
 
     num_classes: int
@@ -285,12 +285,12 @@ class ViT(nn.Module):
 
     @property
     def attention_blocks(self) -> int:
-        """How many attention branches have a gate."""
+        """The number of attention branches with a gate."""
         return self.depth
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        del train  # what is drawn in training is drawn from keys that are there then
+        del train  # stochastic depth depends on the keys, which are only given in training
         check_heads(self.width, self.heads, self.depth)
         x = normalize(images, self.mean, self.std, self.dtype)
         x = PatchEmbed(self.width, self.patch_size, self.dtype, self.stem_width, name="patch_embed")(x)
@@ -304,11 +304,11 @@ class ViT(nn.Module):
 
 
 def prepend(token: Array, x: Array) -> Array:
-    """The tokens of each image behind one more, `[1, 1, D]`."""
+    """Put one more token `[1, 1, D]` before the tokens of each image."""
     return jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, x.shape[2])), x], axis=1)
 
 
 def classify(x: Array, num_classes: int, dtype: Any) -> Array:
-    """LayerNorm and the head on the first token; called inside a module, whose layers they become."""
-    # Only the class token is read, and LayerNorm looks at each token alone.
+    """LayerNorm and the head on the first token; call it inside a module, which owns the layers."""
+    # Only the class token is needed, and LayerNorm treats each token separately.
     return dense(num_classes, dtype, "head")(layer_norm(dtype, "norm")(x[:, 0]))

@@ -1,4 +1,4 @@
-"""WideResNet-D-W (Zagoruyko & Komodakis, 2016), as the adversarial-training codes build it."""
+"""WideResNet-D-W (Zagoruyko & Komodakis, 2016), as in adversarial-training codes."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from piat_jax.models.registry import model
 
 
 class WideBlock(nn.Module):
-    """`conv(relu(bn(conv(a)))) + shortcut`, `a = relu(bn x)`; shortcut: x itself, or conv1x1 of `a` on a new shape."""
+    """`conv(relu(bn(conv(a)))) + shortcut`, `a = relu(bn x)`; shortcut: x, or conv1x1 of `a` if the shape changes."""
 
     features: int
     stride: int
@@ -33,7 +33,7 @@ class WideBlock(nn.Module):
 @model(
     "wide_resnet",
     title="WideResNet",
-    summary="As deep and as wide as model.options says.",
+    summary="With depth and width from model.options.",
     paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
 )
 @model(
@@ -64,7 +64,7 @@ class WideBlock(nn.Module):
 @model(
     "wrn_32_10",
     title="WRN-32-10",
-    summary="WRN-34-10 by the name that it has in the PIAT paper.",
+    summary="WRN-34-10 under its name in the PIAT paper.",
     paper="Zagoruyko and Komodakis (2016), arXiv:1605.07146",
     blocks_per_group=5,
     widen_factor=10,
@@ -84,7 +84,7 @@ class WideResNet(nn.Module):
       num_classes: K.
       blocks_per_group: n = (D - 4) / 6 in the usual count.
       widen_factor: W.
-      remat: compute each block's activations again in the backward pass instead of keeping them: less memory, slower.
+      remat: recompute each block's activations in the backward pass instead of keeping them: less memory, slower.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights and statistics stay float32.
     """

@@ -1,4 +1,4 @@
-"""XCiT (El-Nouby et al., 2021): attention among channels, and a class token that looks at all patches at the end."""
+"""XCiT (El-Nouby et al., 2021): attention among channels, and a class token that attends to all patches at the end."""
 
 import math
 from typing import Any
@@ -18,11 +18,11 @@ from piat_jax.models.stochastic_depth import branch_factors, kept
 from piat_jax.models.vit import FeedForward, attend, attention_weights, check_heads, classify, dense, prepend
 
 FREQUENCIES, TEMPERATURE = 32, 10_000.0
-"""Of the positions: numbers along each axis, and the longest of their periods."""
+"""Of the position encoding: numbers along each axis, and the longest period."""
 
 
 class CrossCovarianceAttention(nn.Module):
-    """`softmax(t Q K^T)` among the channels of each head, Q and K of length 1 along the tokens; `[B, N, D]`."""
+    """`softmax(t Q K^T)` among the channels of each head, with Q and K normalised along the tokens; `[B, N, D]`."""
 
     heads: int
     dtype: Any
@@ -40,13 +40,13 @@ class CrossCovarianceAttention(nn.Module):
 
 
 def _unit(x: Array) -> Array:
-    """`x[B, N, H, C]` over its length along the tokens, in float32."""
+    """`x[B, N, H, C]` divided by its length along the tokens, in float32."""
     x = x.astype(jnp.float32)
     return x / jnp.sqrt(jnp.maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-24))
 
 
 class LocalInteraction(nn.Module):
-    """Two depthwise 3x3 convolutions on the grid of tokens, GELU and BatchNorm between them."""
+    """Two depthwise 3x3 convolutions on the grid of tokens, with GELU and BatchNorm between them."""
 
     dtype: Any
 
@@ -75,7 +75,7 @@ class Block(nn.Module):
 
 
 class ClassAttention(nn.Module):
-    """The first token looks at all; what it becomes, `[B, 1, D]`."""
+    """The first token attends to all tokens; returns the new first token, `[B, 1, D]`."""
 
     heads: int
     dtype: Any
@@ -92,14 +92,14 @@ class ClassAttention(nn.Module):
 
 
 class ClassBlock(nn.Module):
-    """Class attention and an MLP for the class token; all other tokens are only normalised and added to themselves."""
+    """Class attention and an MLP for the class token; other tokens are only normalised and added to themselves."""
 
     heads: int
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        del train  # nothing here depends on it
+        del train  # not needed here
         y = layer_norm(self.dtype, "norm1")(x)
         attended = ClassAttention(self.heads, self.dtype, name="attn")(y)
         x = x + layer_scale(self, "gamma1", 1.0, jnp.concatenate([attended, y[:, 1:]], axis=1))
@@ -109,7 +109,7 @@ class ClassBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """3x3 convolutions with BatchNorm, GELU between them, each twice as wide as the one before."""
+    """3x3 convolutions with BatchNorm and GELU between them, each twice as wide as the previous one."""
 
     width: int
     patch_size: int
@@ -128,7 +128,7 @@ class PatchEmbed(nn.Module):
 
 
 class Positions(nn.Module):
-    """A learned projection of sines and cosines of the row and the column: `[1, H, W, D]`."""
+    """A learned projection of sines and cosines of row and column: `[1, H, W, D]`."""
 
     width: int
     dtype: Any
@@ -142,7 +142,7 @@ class Positions(nn.Module):
 def position_waves(height: int, width: int) -> np.ndarray:
     """Sines and cosines of each row, then of each column, of a grid: `[height, width, 2 * FREQUENCIES]`.
 
-    The places of n are 2 pi / n to 2 pi; entries 2 i and 2 i + 1 are the sine and the cosine of the place over
+    The n positions are 2 pi / n to 2 pi; entries 2 i and 2 i + 1 are the sine and the cosine of the position divided by
     `TEMPERATURE ** (2 i / FREQUENCIES)`.
 
     >>> position_waves(4, 1)[:, 0, :2].round(3).tolist()
@@ -152,7 +152,7 @@ def position_waves(height: int, width: int) -> np.ndarray:
     parts = []
     for count in (height, width):
         angles = np.arange(1, count + 1)[:, None] / (count + 1e-6) * 2 * math.pi / periods
-        angles[:, 1::2] += math.pi / 2  # a sine's cosine
+        angles[:, 1::2] += math.pi / 2  # turns the sine into a cosine
         parts.append(np.sin(angles))
     rows, columns = (np.broadcast_to(part, (height, width, FREQUENCIES)) for part in (parts[0][:, None], parts[1]))
     return np.concatenate([rows, columns], axis=-1).astype(np.float32)
@@ -161,7 +161,7 @@ def position_waves(height: int, width: int) -> np.ndarray:
 @model(
     "xcit",
     title="XCiT",
-    summary="As wide and as deep as model.options says.",
+    summary="With width and depth from model.options.",
     paper="El-Nouby et al. (2021), arXiv:2106.09681",
 )
 @model(
@@ -195,24 +195,25 @@ class XCiT(nn.Module):
     """A stem of convolutions and positions; blocks; a class token and blocks for it; LayerNorm, linear on the token.
 
     Parameters are named as in timm: `blocks_0/attn/temperature` is its `blocks.0.attn.temperature`. There is no
-    dropout; without `drop_path` BatchNorm is what training changes.
+    dropout; without `drop_path` training and evaluation differ only in BatchNorm.
 
     Attributes:
       num_classes: K.
-      width: D, of each token: 384, 512, 768 in xcit_s12, xcit_m12, xcit_l12.
-      depth: blocks.
-      class_depth: blocks of the class token.
-      heads: of width D / heads each.
-      patch_size: pixels a side of what becomes a token, a power of two; it must divide images. 16 for those of 224; 4
-        for those of 32, as in the robust XCiTs of CIFAR.
-      convolutions: of the stem. 4 in timm's networks of 16 pixels and 3 in those of 8; the last ones have stride 2.
-      drop_path: stochastic depth's rate in [0, 1), the same in all blocks but those of the class token, as in timm.
-      remat: whether the gradient recomputes each block rather than keeping its activations.
+      width: D, width of each token: 384, 512, 768 in xcit_s12, xcit_m12, xcit_l12.
+      depth: number of blocks.
+      class_depth: number of blocks for the class token.
+      heads: number of heads; each has width D / heads.
+      patch_size: side in pixels of the area of a token, a power of two; it must divide the images' sides. 16 for images
+        of 224 pixels; 4 for 32, as in the robust XCiTs for CIFAR.
+      convolutions: number of convolutions in the stem: 4 in timm's networks with 16-pixel patches and 3 with 8-pixel
+        patches; the last ones have stride 2.
+      drop_path: stochastic depth's rate in [0, 1), the same in all blocks except those of the class token, as in timm.
+      remat: whether the gradient recomputes each block instead of keeping its activations.
       mean, std: input normalisation per channel, inside the model; () for none.
       dtype: activations; weights, softmax and the norms' statistics stay float32.
 
-    Source: El-Nouby et al. (2021), arXiv:2106.09681, as timm builds it: LayerNorm's epsilon is 1e-6, GELU is exact,
-    factors on branches begin at 1, all tokens are normalised in the blocks of the class token.
+    Source: El-Nouby et al. (2021), arXiv:2106.09681, as built by timm: LayerNorm's epsilon is 1e-6, GELU is exact,
+    layer scales start at 1, and all tokens are normalised in the blocks for the class token.
     """
 
     num_classes: int

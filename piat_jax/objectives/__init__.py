@@ -1,7 +1,7 @@
-"""Adversarial-training methods, every one an `Objective` (core/types.py): one file per paper.
+"""Adversarial-training methods, each an `Objective` (core/types.py), with one file per paper.
 
-`METHODS` are whole; `WRAPPERS` go around any of them, and around each other: `AWP(TRADES(...))`. The decorators
-`method` and `wrapper` add to them, here and in files of your own.
+`METHODS` are complete methods. `WRAPPERS` go around any of them, and around each other: `AWP(TRADES(...))`. The
+decorators `method` and `wrapper` add to both, here and in your own files.
 """
 
 from piat_jax.objectives.base import (
@@ -16,7 +16,7 @@ from piat_jax.objectives.base import (
 )
 
 # isort: off
-# In this order they are listed.
+# This order is the order of the listings.
 from piat_jax.objectives.standard import Standard
 from piat_jax.objectives.pgd_at import PGDAT
 from piat_jax.objectives.alp import ALP

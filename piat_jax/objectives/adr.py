@@ -18,28 +18,28 @@ from piat_jax.objectives.base import Wrapper, WrapperState, static, wrapper
 @wrapper(
     "adr",
     title="ADR",
-    summary="Rectifies the labels by the annealed prediction of the weights' moving average.",
+    summary="Rectifies labels with the annealed prediction of a moving average of the weights.",
     paper="Wu et al. (2024), arXiv:2305.12118",
 )
 class ADR(Wrapper):
-    """ADR around any method: attack and loss are told `r_i = l_i p_wa + (1 - l_i) y_i` in place of the label y_i.
+    """ADR around any method: attack and loss use `r_i = l_i p_wa + (1 - l_i) y_i` in place of the label y_i.
 
-    p_wa is the prediction that the average of the weights has of the clean image in evaluation mode, at a temperature,
-    and `l_i = clip(l - (max_k p_wa_k - p_wa_y), 0, 1)`: the label keeps more where the average is wrong. Temperature
-    and l go over the run from their first value to their last one along half a cosine, step by step. The average is
-    `wa <- decay wa + (1 - decay) w` after each step, BatchNorm's statistics alike.
+    p_wa is the prediction of the weight average for the clean image, in evaluation mode and at a temperature, and
+    `l_i = clip(l - (max_k p_wa_k - p_wa_y), 0, 1)`: the label keeps more where the average is wrong. Over the run's
+    steps, temperature and l move from their first to their last value along half a cosine. After each step
+    `wa <- decay wa + (1 - decay) w`, for BatchNorm's running statistics too.
 
-    Train-mode forwards: those inside.
+    Train-mode forwards: those of the inner method.
 
     Attributes:
-      inner: the method; its label smoothing is on top.
-      temperatures: first and last: 2.5 and 2 for CIFAR-10, 1.5 and 1 for CIFAR-100, 2 and 1.5 for TinyImageNet.
+      inner: the method; its label smoothing is applied to the rectified labels.
+      temperatures: first and last value: 2.5 and 2 for CIFAR-10, 1.5 and 1 for CIFAR-100, 2 and 1.5 for TinyImageNet.
       shares: first and last l: 0.7 and 0.95 for CIFAR-10, 0.5 and 0.9 for the other two.
       decay: 0.995.
-      average: whether the average is what is evaluated, the paper's ADR+WA.
+      average: whether to evaluate the average, the paper's ADR+WA.
 
-    Source: Wu et al. (2024), arXiv:2305.12118, and its code, whose formulas these are; the code's settings were not at
-    hand, the numbers are the paper's. Its TRADES forwards x and x' as one batch.
+    Source: Wu et al. (2024), arXiv:2305.12118, and its code. The formulas are the code's, the numbers the paper's: the
+    code's settings were not available. Its TRADES forwards x and x' as one batch.
     """
 
     temperatures: tuple[float, ...] = (2.5, 2.0)
@@ -56,7 +56,7 @@ class ADR(Wrapper):
         for name, low_is_open, high in (("temperatures", True, float("inf")), ("shares", False, 1)):
             values = getattr(self, name)
             if len(values) != 2:
-                raise InputError(f"{name}={values} must be two numbers, the first and the last of the run")
+                raise InputError(f"{name}={values} must be two numbers, the first and last value of the run")
             for value in values:
                 check_range(name, value, 0, high, open_low=low_is_open)
 
@@ -67,7 +67,7 @@ class ADR(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """As inside, told the rectified labels."""
+        """Craft as the inner method does, with rectified labels."""
         logits = make_logits_fn(self.model, objective_state.own)(batch.images)
         temperature, share = annealed(self.temperatures, context), annealed(self.shares, context)
         target = jax.lax.stop_gradient(rectified(logits, batch.target, temperature, share))
@@ -78,17 +78,17 @@ class ADR(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """The average goes on."""
+        """Update the average."""
         state = super().after_step(variables, objective_state, batch, aux, context)
         return state._replace(own=interpolate(state.own, variables, self.decay))
 
     def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
-        """As inside, or the average."""
+        """The average if `average` is set, else the inner method's variables."""
         return objective_state.own if self.average else super().eval_variables(variables, objective_state)
 
 
 def annealed(ends: tuple[Array | float, ...], context: Context) -> Array:
-    """`last + (first - last) (1 + cos(pi s)) / 2`, s the share of the run's steps that are done.
+    """`last + (first - last) (1 + cos(pi s)) / 2`, where s is the share of the run's steps that are done.
 
     >>> context = Context(jax.random.key(0), jnp.int32(5), jnp.int32(5), jnp.int32(10))
     >>> round(annealed((2.5, 2.0), context).item(), 4)

@@ -9,7 +9,7 @@ from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 
 @method(
     "alp",
-    summary="PGD-AT with clean and adversarial logits drawn together.",
+    summary="PGD-AT that pulls clean and adversarial logits together.",
     paper="Kannan et al. (2018), arXiv:1803.06373",
 )
 class ALP(AttackedObjective):
@@ -18,9 +18,9 @@ class ALP(AttackedObjective):
     Train-mode forwards: x, x'. No stop-gradient on either side.
 
     Attributes:
-      weight: of the pairing term, a sum over classes (PIAT paper, Eq. 8). The paper does not state it; 0.5 is the
-        original's. The public ports take the mean over classes: divide theirs by K to compare.
-      clean_weight: of the clean cross-entropy. The PIAT paper writes none; the ports use 1.
+      weight: of the pairing term, a sum over classes (PIAT paper, Eq. 8). The PIAT paper does not state the weight;
+        0.5 is the original paper's. Public ports take the mean over classes: divide their weight by K to compare.
+      clean_weight: of the clean cross-entropy. The PIAT paper has no such term; the ports use 1.
       model, attack, attack_batch_norm: as in `AttackedObjective`.
 
     Source: Kannan et al. (2018), arXiv:1803.06373; PIAT paper, Eq. 8.

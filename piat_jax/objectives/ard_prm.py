@@ -1,4 +1,4 @@
-"""Attention and perturbation dropped at random while crafting, "A&P" in the PIAT paper (Mo et al., 2022)."""
+"""Random dropping of attention and perturbation while crafting, "A&P" in the PIAT paper (Mo et al., 2022)."""
 
 from typing import NamedTuple
 
@@ -15,35 +15,37 @@ from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 @wrapper(
     "ard_prm",
-    summary="A&P, for Vision Transformers: early in training the attack loses attention branches and patches at "
+    summary="A&P, for Vision Transformers: early in training the attack drops attention branches and patches at "
     "random.",
     paper="Mo et al. (2022), arXiv:2210.07540",
 )
 class ARDPRM(Wrapper):
-    """A&P around any method: early in training each attack step loses attention branches and patches, at random.
+    """A&P around any method: early in training each attack step drops attention branches and patches at random.
 
-    With `r = min(t / n, 1)`, t the epochs done when this step ends, fractions included, and `n = ramp` of the run's
-    epochs, and freshly drawn for each attack step, the same for the whole batch:
+    Let `r = min(t / n, 1)`. t counts the epochs done when this step ends, including fractions; n is `ramp` times the
+    run's epochs. Each attack step draws anew, once for the whole batch:
 
-    - ARD: each block's attention branch is kept with probability r. Through the others no gradient flows; logits stay.
-    - PRM: on `m = floor(N (1 - r))` of the N patches the perturbation is set to 0 before the gradient is taken. All
-      pixels then take their step, so masked patches start again rather than stay clean.
+    - ARD: keep each block's attention branch with probability r. No gradient flows through the others; logits do not
+      change.
+    - PRM: on `m = floor(N (1 - r))` of the N patches, set the perturbation to 0 before taking the gradient. Afterwards
+      all pixels take their step, so masked patches restart from the clean image instead of staying clean.
 
-    So training begins on almost clean images. From epoch n on r = 1, and both do nothing. Parameter gradients and
-    evaluation are ordinary throughout.
+    Training therefore begins on almost clean images. From epoch n on, r = 1 and both parts do nothing. Gradients with
+    respect to parameters, and evaluation, are never affected.
 
-    Train-mode forwards: those inside.
+    Train-mode forwards: those of the inner method.
 
     Attributes:
       inner: the method; its attack must take `vary`, as `pgd` does.
-      ramp: share of the run's epochs in which r rises: 10/40; rounded to whole epochs.
-      ard: whether attention is dropped; needs a network with attention, such as vit_base. PRM works with any.
-      prm: whether perturbations are masked.
-      patch_size: pixels along a patch's side, that of the model; it must divide the images.
+      ramp: share of the run's epochs over which r rises, 10/40; rounded to whole epochs.
+      ard: whether to drop attention; needs a network with attention, such as vit_base. PRM works with any network.
+      prm: whether to mask perturbations.
+      patch_size: side of a patch in pixels, as in the model; it must divide the images' height and width.
 
-    Source: Mo et al. (2022), arXiv:2210.07540, and its code; "A&P" in Table IV of the PIAT paper. It draws `u <= r`,
-    here `u < r`, so that r = 0 keeps nothing. It computes m in float64, here in whole numbers: the same in its settings
-    and exact in all others. Restarts share what each step drops; the code has none.
+    Source: Mo et al. (2022), arXiv:2210.07540, and its code; "A&P" in Table IV of the PIAT paper. The code draws
+    `u <= r`; here it is `u < r`, so that r = 0 keeps nothing. The code computes m in float64, here it is computed in
+    integers: equal in the code's settings, exact in all others. Restarts share what each step drops; the code has no
+    restarts.
     """
 
     ramp: float = 10 / 40
@@ -58,11 +60,11 @@ class ARDPRM(Wrapper):
         check_attack_takes(self, "vary")
         if self.ard and not _attention_blocks(self):
             raise InputError(
-                "ard=True drops attention, and this model has none; give ard=False or a Vision Transformer"
+                "ard=True drops attention, but this model has none; give ard=False or a Vision Transformer"
             )
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
-        """No state of its own; the images must be whole patches."""
+        """No state of its own; checks that patches cover the images exactly."""
         if self.prm:
             count_patches(images, self.patch_size)
         return ()
@@ -70,7 +72,7 @@ class ARDPRM(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The attack inside, its steps varied."""
+        """Run the inner method's attack with varied steps."""
         progress = ramp_progress(self.ramp, context)
         drop = Drop(
             named_key(context.key, "ard_prm"),
@@ -83,7 +85,7 @@ class ARDPRM(Wrapper):
 
 
 class RampProgress(NamedTuple):
-    """How far the ramp is: `done` of `total` steps, so that what is left can be counted exactly."""
+    """Progress of the ramp: `done` of `total` steps, as integers so that the rest is exact."""
 
     done: Array  # int32, at most total
     total: Array  # int32
@@ -94,7 +96,7 @@ class RampProgress(NamedTuple):
         return self.done.astype(jnp.float32) / self.total
 
     def masked(self, patches: int) -> Array:
-        """`floor(patches (1 - r))` counted in whole numbers: rounding would show where it is one exactly.
+        """`floor(patches (1 - r))`, computed in integers because float rounding would change exact results.
 
         >>> [int(RampProgress(jnp.int32(done), jnp.int32(7820)).masked(64)) for done in (1, 3910, 7698, 7820)]
         [63, 32, 0, 0]
@@ -103,17 +105,17 @@ class RampProgress(NamedTuple):
 
 
 def ramp_progress(ramp: Array | float, context: Context) -> RampProgress:
-    """Steps done when the present one ends, of those in the first `ramp` of the run's epochs."""
+    """Steps done at the end of the current one, out of those in the first `ramp` of the run's epochs."""
     epochs = jnp.round(ramp * context.epochs).astype(jnp.int32)
     within = jnp.clip(context.step - context.epoch * context.steps_per_epoch, 0, context.steps_per_epoch - 1)
-    # A ramp of no epochs is over with the first step.
+    # A ramp of no epochs ends with the first step.
     total = jnp.maximum(epochs * context.steps_per_epoch, 1)
     done = context.epoch * context.steps_per_epoch + within + 1
     return RampProgress(jnp.minimum(done, total), total)
 
 
 class Drop(NamedTuple):
-    """What varies an attack's steps: `(logits_fn, images, x, index) -> (logits_fn, x)`, as `pgd` calls it."""
+    """The `vary` option of `pgd`: `(logits_fn, images, x, index) -> (logits_fn, x)` for each attack step."""
 
     key: Array
     keep_rate: Array | float | None  # of attention branches, in [0, 1]; None leaves attention alone
@@ -122,7 +124,7 @@ class Drop(NamedTuple):
     patch_size: int
 
     def __call__(self, logits_fn: LogitsFn, images: Array, x: Array, index: Array | int) -> tuple[LogitsFn, Array]:
-        """The model and the point of the attack step of this number."""
+        """The model and the point for attack step `index`."""
         key = jax.random.fold_in(self.key, index)
         if self.keep_rate is not None:
             keep = jax.random.uniform(named_key(key, "attention"), (self.blocks,), jnp.float32) < self.keep_rate
@@ -134,7 +136,7 @@ class Drop(NamedTuple):
 
 
 def patch_mask(key: Array, masked: Array | int, images: Array, patch_size: int) -> Array:
-    """False on `masked` patches drawn without replacement, else true, `[1, H, W, 1]` for `images[B, H, W, C]`.
+    """False on `masked` patches drawn without replacement, true elsewhere, `[1, H, W, 1]` for `images[B, H, W, C]`.
 
     >>> patch_mask(jax.random.key(0), 3, jnp.zeros((1, 4, 4, 1)), 2).sum().item()
     4
@@ -147,7 +149,7 @@ def patch_mask(key: Array, masked: Array | int, images: Array, patch_size: int) 
 
 
 def count_patches(images: Array, patch_size: int) -> int:
-    """N, the patches of each image.
+    """N, the number of patches per image.
 
     Raises:
       InputError: the patches do not cover the images exactly.
@@ -158,5 +160,5 @@ def count_patches(images: Array, patch_size: int) -> int:
 
 
 def _attention_blocks(wrapper: ARDPRM) -> int:
-    """Of the model; one that is not of ours has none to speak of."""
+    """The number of the model's attention blocks; 0 for a model that does not declare any."""
     return getattr(wrapper.model, "attention_blocks", 0)

@@ -10,7 +10,7 @@ from piat_jax.objectives.base import Wrapper, reached, wrapper
 from piat_jax.objectives.parts import loss_gradient
 
 TOKENS = ("cls_token", "pos_embed")
-"""Parameters of a Vision Transformer that are no kernels, though they have two axes and more."""
+"""Parameters of a Vision Transformer that are not kernels, although they have two or more axes."""
 
 
 @wrapper(
@@ -19,13 +19,14 @@ TOKENS = ("cls_token", "pos_embed")
     paper="Wu et al. (2020), arXiv:2004.05884",
 )
 class AWP(Wrapper):
-    """AWP around any method: its gradient, and the optimizer's step, are taken at the weights `w + v`.
+    """AWP around any method: gradient and optimizer update are computed at the perturbed weights `w + v`.
 
-    `v_l = gamma |w_l| g_l / |g_l|` for each convolution and dense kernel l, with g the gradient at w of the loss of
-    `inner` on the same adversarial batch; biases, BatchNorm's parameters, tokens and positions are not perturbed. The
-    step leads from w to `w + update`, so v never stays in the weights; weight decay sees w + v, as in the original.
+    `v_l = gamma |w_l| g_l / |g_l|` for each convolution and dense kernel l, where g is the gradient of the loss of
+    `inner` at w on the same adversarial batch. Biases, BatchNorm's parameters, tokens and position embeddings are not
+    perturbed. The step goes from w to `w + update`, so v never stays in the weights. Weight decay sees w + v, as in the
+    original.
 
-    Train-mode forwards: those inside, at w + v. The forwards at w that g needs leave no statistics behind.
+    Train-mode forwards: those of the inner method, at w + v. The forwards at w for g do not update running statistics.
 
     Attributes:
       inner: the method.
@@ -34,8 +35,8 @@ class AWP(Wrapper):
         (1-based) of 200. The code for SVHN waits 5 epochs.
 
     Source: Wu et al. (2020), arXiv:2004.05884, Eq. 8-10, and its proxy-based code. PGD-AT's code also forwards the
-    clean batch after the optimizer step, for logging; not done here. TRADES' code forwards x', x, x; here it is TRADES'
-    own x, x', x.
+    clean batch after the optimizer step, for logging; this is not done here. TRADES' code forwards x', x, x; here the
+    order is TRADES' own x, x', x.
     """
 
     gamma: float = 0.01
@@ -60,7 +61,7 @@ class AWP(Wrapper):
 
 
 def perturb_kernels(params: PyTree, gradient: PyTree, gamma: Array | float) -> PyTree:
-    """The weights with each kernel moved by its `weight_perturbation`."""
+    """The weights, with its `weight_perturbation` added to each kernel."""
 
     def moved(path: tuple[Any, ...], weight: Array, gradient: Array) -> Array:
         is_token = jax.tree_util.keystr(path[-1:], simple=True) in TOKENS

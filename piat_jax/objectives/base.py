@@ -1,7 +1,8 @@
-"""What the objectives share: how one is declared, how it crafts, and how its forwards and terms make a loss.
+"""The objectives' base: how to declare one, how it crafts, and how its forwards and terms make a loss.
 
-A method says which images it forwards in training mode and in which order (`forwards`), and what it makes of their
-logits (`terms`). A `Wrapper` changes some of that of the method inside it, so wrappers compose: `AWP(TRADES(...))`.
+A method declares which images it forwards in training mode, in order (`forwards`), and how their logits become a loss
+per example (`terms`). A `Wrapper` changes some of this for the method inside it, so wrappers compose:
+`AWP(TRADES(...))`.
 """
 
 import dataclasses
@@ -38,48 +39,48 @@ T = TypeVar("T")
 
 
 def static(**options: Any) -> Any:
-    """A field that is part of the compiled program; every other field of an objective is traced."""
+    """A field that is compiled into the program; all other fields of an objective are traced."""
     return dataclasses.field(metadata={"static": True}, **options)
 
 
 def signed(**options: Any) -> Any:
-    """A float field that may be negative; all others are refused below 0."""
+    """A float field that may be negative; other float fields must be at least 0."""
     return dataclasses.field(metadata={"signed": True}, **options)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, signed, dataclasses.field))
 def objective(cls: type[T]) -> type[T]:
-    """Declare an objective: a frozen dataclass and a pytree, so that its weights can change without recompiling."""
+    """Declare an objective: a frozen dataclass and pytree, so that its coefficients can change without recompiling."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 
 
 class Outputs(NamedTuple):
-    """What `terms` sees: the logits of the step's forwards, and what they were made of."""
+    """The inputs of `terms`: the logits of the step's forwards, and the batch and variables behind them."""
 
     logits: Mapping[str, Array]  # [B, K] by kind of image: "clean", "adversarial" or a wrapper's
     batch: AdversarialBatch
-    variables: Variables  # the weights, which are differentiated, and the statistics before the forwards
-    target: Array  # [B] or [B, K], what the loss is told: the batch's target, smoothed as the method says
+    variables: Variables  # the differentiated weights, and the running statistics before the forwards
+    target: Array  # [B] or [B, K], the target of the loss: the batch's, smoothed as the method says
 
 
 class Terms(NamedTuple):
-    """A loss per example in two parts; their mean over the batch is minimised."""
+    """A loss per example, in two parts; training minimises the mean of their sum over the batch."""
 
     adversarial: Array  # [B], the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta)
     other: Array | float = 0.0  # [B]
-    metrics: Mapping[str, Array] = {}  # scalars to log beside loss and accuracy
+    metrics: Mapping[str, Array] = {}  # scalars to log in addition to loss and accuracy
 
 
 class _Shared:
-    """What methods and wrappers do alike."""
+    """Code that methods and wrappers share."""
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """The kinds of images forwarded in training mode, in order; a repeated one only updates statistics."""
+        """The kinds of images forwarded in training mode, in order; a repeated kind only updates running statistics."""
         raise NotImplementedError
 
     def check_fields(self) -> None:
-        """Refuse shares of the run outside [0, 1], and negative numbers where a field does not say it may be."""
+        """Refuse shares of the run outside [0, 1], and negative floats except in `signed` fields."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.name in ("start", "strong_start"):
                 check_share(field.name, getattr(self, field.name))
@@ -87,7 +88,7 @@ class _Shared:
                 check_at_least(field.name, getattr(self, field.name), 0)
 
     def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
-        """Images by kind, for `forwards` to choose from."""
+        """Images by kind, as named in `forwards`."""
         raise NotImplementedError
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
@@ -95,27 +96,27 @@ class _Shared:
         raise NotImplementedError
 
     def target_of(self, batch: Batch, classes: int) -> Array:
-        """What the loss is told of each example: its class `[B]`, or the classes' probabilities `[B, K]`."""
+        """The target of the loss: each example's class `[B]`, or class probabilities `[B, K]`."""
         raise NotImplementedError
 
     def differentiated(self, params: PyTree) -> PyTree:
-        """The weights that the loss is computed with; their values stay, and a method may change their gradient."""
+        """The weights the loss is computed with: same values, but a method may change their gradient."""
         raise NotImplementedError
 
     def loss(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> tuple[Array, Aux]:
-        """The mean of `terms` after `forwards`, each of which updates BatchNorm's statistics once."""
+        """The mean of `terms` after `forwards`; each forward updates BatchNorm's running statistics once."""
         batch = with_fields_of_their_own(batch)
         if in_parts(batch):
-            raise InputError("the batch is in parts; take the gradient by objectives.loss_gradient, part by part")
-        # Where crafting has forwarded in training mode, its statistics come first.
+            raise InputError("the batch is in parts; give it to objectives.loss_gradient, which goes part by part")
+        # If crafting has forwarded in training mode, continue from its running statistics.
         model_state = model_state if batch.model_state is None else batch.model_state
         params = self.differentiated(params)
         start, images, logits = Variables(params, model_state), self.inputs(batch), {}
         model: Model = self.model  # type: ignore[attr-defined]
         for kind in self.forwards:
-            # The logits of a second forward would equal the first one's, so only its statistics are wanted.
+            # A repeated forward gives the same logits, so only its update of the running statistics is needed.
             weights = jax.lax.stop_gradient(params) if kind in logits else params
             keys = forward_keys(model, context.key, batch.clean.indices, kind)
             values, model_state = model.apply(weights, model_state, images[kind], train=True, key=keys)
@@ -132,18 +133,19 @@ class _Shared:
 
 @objective
 class AttackedObjective(_Shared):
-    """Base of the methods whose adversarial batch comes from one attack on the current weights.
+    """Base class of methods that craft the adversarial batch with one attack on the current weights.
 
     Attributes:
-      model: the model that is trained.
+      model: the model to train.
       attack: crafts the batch; called as `attack(logits_fn, images, labels, key=..., indices=...)`. Fix its
         hyper-parameters with `bind`.
       attack_batch_norm: BatchNorm while crafting, "eval" (running statistics: SEAT, TRADES, MART and most others) or
-        "train" (batch statistics: robust_overfitting, AWP). Crafting never updates the statistics; the codes that
-        attack in train mode do let every attack step update them.
-      label_smoothing: s in [0, 1], how much of each target the loss spreads over classes; the attack is told the label.
-      smoothing_over: "others", where the label keeps 1 - s and the other K - 1 classes share s, or "all" K classes, as
-        PyTorch's label_smoothing has it.
+        "train" (batch statistics: robust_overfitting, AWP). Crafting never updates the running statistics; in the
+        original codes that attack in training mode, every attack step updates them.
+      label_smoothing: s in [0, 1], the share of each target that the loss spreads over classes; the attack uses the
+        label without smoothing.
+      smoothing_over: "others": the label keeps 1 - s and the other K - 1 classes share s; "all": all K classes share s,
+        as in PyTorch's label_smoothing.
     """
 
     model: Model = static()
@@ -152,14 +154,14 @@ class AttackedObjective(_Shared):
     label_smoothing: float = static(default=0.0)
     smoothing_over: str = static(default="others")
 
-    # What the method's paper sets differently from the attack's own defaults.
+    # Attack options where the method's paper differs from the attack's defaults.
     attack_options: ClassVar[Mapping[str, Any]] = {}
-    # Whether there are adversarial images; most wrappers are about them.
+    # Whether the method crafts adversarial images; most wrappers need them.
     attacks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if inspect.isfunction(self.attack):
-            # A plain function could be no leaf of a pytree.
+            # A plain function cannot be a leaf of a pytree.
             object.__setattr__(self, "attack", bind(self.attack))
         check_choice("attack_batch_norm", self.attack_batch_norm, ("eval", "train"))
         check_range("label_smoothing", self.label_smoothing, 0, 1)
@@ -183,7 +185,7 @@ class AttackedObjective(_Shared):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The batch under the attack's own loss (cross-entropy)."""
+        """Craft with the attack's own loss (cross-entropy)."""
         return self.craft(variables, batch, context)
 
     def perturb_weights(
@@ -215,7 +217,7 @@ class AttackedObjective(_Shared):
         return variables
 
     def check_part(self, examples: int) -> None:
-        """Each example's loss is its own, so any part will do."""
+        """Accept any part: each example's loss depends on that example alone."""
 
     def target_of(self, batch: Batch, classes: int) -> Array:
         """The batch's target, smoothed."""
@@ -228,13 +230,13 @@ class AttackedObjective(_Shared):
         return params
 
     def logits_fn(self, variables: Variables) -> LogitsFn:
-        """What the attack sees of the model."""
+        """The model's logits as the attack sees them."""
         return make_logits_fn(self.model, variables, train=self.attack_batch_norm == "train")
 
     def craft(self, variables: Variables, batch: Batch, context: Context, **attack_options: Any) -> AdversarialBatch:
-        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override what it was bound with.
+        """Run the attack; a wrapper's `context.attack`, then `attack_options`, override its bound options.
 
-        What a wrapper has in `context.attack` as `added_loss`, a loss like any other, is added to the attack's own.
+        A loss given as `context.attack["added_loss"]` is added to the attack's own loss.
         """
         arguments = (self.logits_fn(variables), batch.images, batch.target)
         options = {
@@ -253,35 +255,35 @@ class AttackedObjective(_Shared):
 
 
 class Resources(Protocol):
-    """What the fields of a wrapper may name in a config, and whoever reads the config can get."""
+    """Networks, teachers and counts that a wrapper's config fields may name; the reader of the config provides them."""
 
     def network(self, name: str, num_classes: int) -> Model:
-        """The network of this name, with so many outputs."""
+        """The network with this name and `num_classes` outputs."""
         ...
 
     def teacher(self, field: str, folder: str) -> Variables:
-        """Weights and statistics of the run in `folder`, which the config has under `field`."""
+        """Weights and running statistics of the run in `folder`, the value of the config's `field`."""
         ...
 
     @property
     def examples(self) -> int:
-        """How many training examples there are, generated ones among them."""
+        """The number of training examples, including generated ones."""
         ...
 
     @property
     def classes(self) -> int:
-        """How many classes they have."""
+        """The number of classes."""
         ...
 
 
 class WrapperState(NamedTuple):
     """A wrapper's state between steps."""
 
-    own: PyTree  # what `init_own` returns: a NamedTuple of the wrapper's, or ()
-    inner: PyTree  # of the method inside
+    own: PyTree  # what `init_own` returns: the wrapper's NamedTuple, or ()
+    inner: PyTree  # the state of the method inside
 
     def __getitem__(self, key: Any) -> Any:  # type: ignore[override]
-        """By position, as of any tuple; by name for one release more."""
+        """Access by position, as in any tuple; access by name is deprecated and works for one more release."""
         if not isinstance(key, str):
             return tuple.__getitem__(self, key)
         warn(f'objective_state["{key}"]', f"objective_state.{key}")
@@ -290,68 +292,68 @@ class WrapperState(NamedTuple):
 
 @objective
 class Wrapper(_Shared):
-    """Base of what changes another method: every hook is handed to `inner` until a subclass overrides it.
+    """Base class of wrappers, which change another method: every hook delegates to `inner` unless overridden.
 
-    The state is a `WrapperState`; a wrapper with a state of its own overrides `init_own` and what changes it. What it
-    prepares while crafting it hands on to its `terms` and `after_step` with `hand` and `handed`.
+    The state is a `WrapperState`. A wrapper with its own state overrides `init_own` and the hooks that update the
+    state. To pass values from crafting to `terms` and `after_step`, use `hand` and `handed`.
 
     Attributes:
-      inner: the method inside, itself wrapped or not; given first, without its name: `AWP(TRADES(...), gamma=0.005)`.
+      inner: the method inside, wrapped or not; a positional argument: `AWP(TRADES(...), gamma=0.005)`.
     """
 
     inner: Any = dataclasses.field(kw_only=False)
 
-    # For configs: what the wrapper's paper sets differently of the attack, of the method inside, and of the wrapper
-    # itself. The keys of the last two are names of what is inside: "pgd_at", or for the objective's options all that
-    # must be there, "pgd_at+awp".
+    # For configs: the paper's deviating options of the attack, of the method inside, and of the wrapper itself. The
+    # keys of the last two name the inner parts: "pgd_at", or, for the objective's options, all parts that must be
+    # present: "pgd_at+awp".
     attack_options: ClassVar[Mapping[str, Any]] = {}
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    # Fields that a config has as text, with their defaults there; `from_fields` makes objects of them.
+    # Fields that are text in a config, with their defaults; `from_fields` turns the text into objects.
     text_fields: ClassVar[Mapping[str, str]] = {}
-    # Those of them that are folders of runs, each with the method that such a run is usually trained with.
+    # The text fields that are run folders, each with the usual training method of such a run.
     teachers: ClassVar[Mapping[str, str]] = {}
     default_inner: ClassVar[str] = "pgd_at"
     needs_attack: ClassVar[bool] = True
-    # What keeps two wrappers apart: one multiplies the whole loss, one sets radius and step size of every example, one
-    # makes other images out of the batch.
+    # Properties for compatibility checks: the wrapper multiplies the loss, sets radius and step size per example, or
+    # changes the batch's images.
     rescales: ClassVar[bool] = False
     chooses_attack: ClassVar[bool] = False
     changes_images: ClassVar[bool] = False
 
     @classmethod
     def from_fields(cls, inner: Any, fields: Mapping[str, Any], resources: Resources) -> Self:
-        """The wrapper around `inner` with the fields of a config; those of `text_fields` are text there."""
+        """The wrapper around `inner`, from the fields of a config; `text_fields` arrive as text."""
         return cls(inner, **fields)
 
     def __post_init__(self) -> None:
         self.check_fields()
         if self.needs_attack and not self.inner.attacks:
-            raise InputError(f"{type(self).__name__} needs adversarial images, and the method inside makes none")
+            raise InputError(f"{type(self).__name__} needs adversarial images, but the method inside crafts none")
 
     @property
     def attacks(self) -> bool:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.attacks
 
     @property
     def model(self) -> Model:
-        """The model that is trained."""
+        """The model to train."""
         return self.inner.model
 
     @property
     def views(self) -> int:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.views
 
     @property
     def replays(self) -> int:
-        """How often in a row each batch is taken: as inside, where it is said."""
+        """How many times in a row each batch is used: as the inner method says, else 1."""
         return getattr(self.inner, "replays", 1)
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.forwards
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
@@ -359,86 +361,86 @@ class Wrapper(_Shared):
         return ()
 
     def init(self, variables: Variables, images: Array, *, key: Array) -> WrapperState:
-        """The wrapper's state and that of the method inside."""
+        """The states of the wrapper and of the method inside."""
         own = self.init_own(variables, images, key=named_key(key, type(self).__name__))
         return WrapperState(own, self.inner.init(variables, images, key=key))
 
     def hand(self, batch: AdversarialBatch, value: PyTree) -> AdversarialBatch:
-        """The batch with something of this wrapper's, for `handed` to take out again."""
+        """The batch with a value of this wrapper attached; `handed` returns the value."""
         return batch._replace(extra={**batch.extra, type(self).__name__: value})
 
     def handed(self, batch: AdversarialBatch) -> Any:
-        """What this wrapper has handed on in its `perturb`."""
+        """The value this wrapper attached in its `perturb`."""
         return batch.extra[type(self).__name__]
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.perturb(variables, objective_state.inner, batch, context)
 
     def perturb_weights(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> PyTree:
-        """As inside, where what is outside adds nothing to the loss."""
+        """Same as the inner method, whose loss does not include this wrapper's terms."""
         return self.inner.perturb_weights(params, model_state, objective_state.inner, batch, context)
 
     def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.inputs(batch)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.terms(outputs, objective_state.inner, context)
 
     def target_of(self, batch: Batch, classes: int) -> Array:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.target_of(batch, classes)
 
     def differentiated(self, params: PyTree) -> PyTree:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.differentiated(params)
 
     def after_step(
         self, variables: Variables, objective_state: WrapperState, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """The state inside after the step; the own one as it was."""
+        """Update the inner state after the step; keep the wrapper's state."""
         inner = self.inner.after_step(variables, objective_state.inner, batch, aux, context)
         return objective_state._replace(inner=inner)
 
     def next_variables(self, variables: Variables, objective_state: WrapperState, context: Context) -> Variables:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.next_variables(variables, objective_state.inner, context)
 
     def after_epoch(self, objective_state: WrapperState, context: Context) -> WrapperState:
-        """The state inside after the epoch; the own one as it was."""
+        """Update the inner state after the epoch; keep the wrapper's state."""
         return objective_state._replace(inner=self.inner.after_epoch(objective_state.inner, context))
 
     def eval_variables(self, variables: Variables, objective_state: PyTree) -> Variables:
-        """As inside."""
+        """Same as the inner method."""
         return self.inner.eval_variables(variables, objective_state.inner)
 
     def check_part(self, examples: int) -> None:
-        """As inside."""
+        """Same as the inner method."""
         self.inner.check_part(examples)
 
 
 METHODS: Registry[type[AttackedObjective]] = Registry("method")
-"""The objectives, which are whole methods."""
+"""The objectives, each a complete method."""
 
 WRAPPERS: Registry[type[Wrapper]] = Registry("wrapper")
-"""What goes around any of them, and around each other."""
+"""The wrappers, which go around any objective and around each other."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, signed, dataclasses.field))
 def method(name: str, *, title: str = "", summary: str = "", paper: str = "") -> Callable[[type[T]], type[T]]:
-    """Declare an `AttackedObjective` as `objective` does, and let configs call it `name`.
+    """Declare an `AttackedObjective` as `objective` does, and register it under `name` for configs.
 
     Args:
-      name, title, summary, paper: as `Registry.register` takes them.
+      name, title, summary, paper: as in `Registry.register`.
 
     Raises:
-      InputError: the class is no `AttackedObjective`, or the name is taken.
+      InputError: the class is not an `AttackedObjective`, or the name is taken.
 
     >>> @method("plain", summary="Cross-entropy on adversarial images.")
     ... class Plain(AttackedObjective):
@@ -451,13 +453,13 @@ def method(name: str, *, title: str = "", summary: str = "", paper: str = "") ->
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, signed, dataclasses.field))
 def wrapper(name: str, *, title: str = "", summary: str = "", paper: str = "") -> Callable[[type[T]], type[T]]:
-    """Declare a `Wrapper` as `objective` does, and let configs call it `name`: its config group.
+    """Declare a `Wrapper` as `objective` does, and register it under `name`, which also names its config group.
 
     Args:
-      name, title, summary, paper: as `Registry.register` takes them.
+      name, title, summary, paper: as in `Registry.register`.
 
     Raises:
-      InputError: the class is no `Wrapper`, or the name is taken.
+      InputError: the class is not a `Wrapper`, or the name is taken.
     """
     return _declared(WRAPPERS, Wrapper, name, title, summary, paper)
 
@@ -467,19 +469,19 @@ def _declared(
 ) -> Callable[[type[T]], type[T]]:
     def declare(cls: type[T]) -> type[T]:
         if not issubclass(cls, base):
-            raise InputError(f"{registry.kind} {name!r}: {cls.__name__} is no {base.__name__}; make it a subclass")
+            raise InputError(f"{registry.kind} {name!r}: {cls.__name__} is not a {base.__name__}; make it a subclass")
         return registry.register(name, title=title, summary=summary, paper=paper)(objective(cls))
 
     return declare
 
 
 def in_parts(batch: AdversarialBatch) -> bool:
-    """Whether the batch comes in parts, each array of examples `[n, B / n, ...]` (objectives/parts.py)."""
+    """Whether the batch is split into parts: arrays of examples are `[n, B / n, ...]` (objectives/parts.py)."""
     return batch.clean.labels.ndim > 1
 
 
 def with_fields_of_their_own(batch: AdversarialBatch) -> AdversarialBatch:
-    """The batch where a wrapper hands statistics and metrics on as an earlier release did, in `extra`."""
+    """The batch with statistics and metrics in their own fields; earlier releases kept them in `extra`."""
     for name in ("model_state", "metrics"):
         if name in batch.extra:
             warn(f'AdversarialBatch.extra["{name}"]', f"AdversarialBatch.{name}")
@@ -488,16 +490,16 @@ def with_fields_of_their_own(batch: AdversarialBatch) -> AdversarialBatch:
 
 
 def reached(share: Array | float, context: Context) -> Array:
-    """Whether this share of the run's epochs has passed: 0.5 of 200 is reached in epoch 100 (0-based).
+    """Whether this share of the run's epochs has passed: 0.5 of 200 epochs is reached in epoch 100 (0-based).
 
     >>> reached(105 / 200, Context(jax.random.key(0), jnp.int32(0), jnp.int32(105), jnp.int32(200))).item()
     True
     """
-    # Not weakly typed, so that it can be kept in a state: one that changes type after the first step compiles anew.
+    # Not weakly typed: if a state kept it and its type changed after the first step, the step would recompile.
     epochs = jnp.asarray(context.epochs, jnp.float32)
     return (context.epoch >= jnp.round(share * epochs).astype(jnp.int32)).astype(bool)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
-    """Share of correct examples in the batch."""
+    """Share of correctly classified examples in the batch."""
     return jnp.mean(losses.correct(logits, labels).astype(jnp.float32))

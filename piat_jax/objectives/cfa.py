@@ -14,44 +14,45 @@ from piat_jax.objectives.wrapper_checks import innermost
 
 
 class ClassRates(NamedTuple):
-    """How robust each class was, `[K]` each."""
+    """Robust accuracy by class, `[K]` each."""
 
     robust: Array  # int32, examples of this epoch that withstood their attack
     total: Array  # int32, examples of this epoch
-    rate: Array  # of the epoch before
-    counted: Array  # whether there is a rate yet
+    rate: Array  # robust accuracy in the previous epoch
+    counted: Array  # whether a rate exists yet
 
 
 @wrapper(
     "cfa",
-    summary="Radius and regularisation of each class by how robust it is; the whole of the paper is cfa+fawa.",
+    summary="Sets each class's radius and regularisation by its robust accuracy; the paper's full method is cfa+fawa.",
     paper="Wei et al. (2023), arXiv:2303.14460",
 )
 class CFA(Wrapper):
-    """CFA around any method: class k is attacked within `(lambda1 + t_k) eps`, t_k being its robust accuracy.
+    """CFA around any method: class k is attacked with radius `(lambda1 + t_k) eps`, t_k its robust accuracy.
 
     Around TRADES the loss is calibrated as well (CCR): `mean_i [ (1 - b_i) CE(z_i, y_i) + b_i KL(p_i || p'_i) ]` with
-    `b_k = (lambda2 + t_k) beta / (1 + (lambda2 + t_k) beta)`. That is TRADES's loss with `(lambda2 + t_k) beta` in
-    place of beta, divided by `1 + (lambda2 + t_k) beta`; terms that wrappers inside add are divided alike. Around other
-    methods only the radii change (CCM). Until `start`, and for a class not counted yet, both factors are 1.
+    `b_k = (lambda2 + t_k) beta / (1 + (lambda2 + t_k) beta)`. This is TRADES' loss with `(lambda2 + t_k) beta` in
+    place of beta, divided by `1 + (lambda2 + t_k) beta`; terms of inner wrappers are divided too. Around other
+    methods only the radii change (CCM). Until `start`, and for classes not counted yet, both factors are 1.
 
-    t_k is counted during the epoch before, on the training adversaries, with the logits that the loss is made of.
+    t_k is measured during the previous epoch, on the adversarial training examples and the logits of the loss.
 
-    Train-mode forwards: those inside.
+    Train-mode forwards: those of the inner method.
 
     Attributes:
       inner: the method.
-      eps: the attack's; a radius that a wrapper outside sets per example takes its place, and ECAS and LAS-AT inside
-        take the class's for their nominal one. With LAS-AT's betas inside, beta is still TRADES' own, 1.
-      lambda1: of the radii, 0.5.
-      lambda2: of the weights, 0.5.
+      eps: the attack's radius. An outer wrapper's radius per example replaces it; inner ECAS and LAS-AT use the class's
+        radius as their nominal one. With LAS-AT's betas inside, beta is still TRADES' own, 1.
+      lambda1: offset of the radii, 0.5.
+      lambda2: offset of the weights, 0.5.
       start: share of the run's epochs before it begins, 10/200.
 
-    Source: Wei et al. (2023), arXiv:2303.14460, and its code. Three things differ from the code. It takes t_k as
-    `K count_k / N`, which assumes balanced classes; here it is the class's own share. It forwards the clean batch in
-    training mode after each step, for logging; not done here. It knows ten classes only; here they are the model's. The
-    step size stays the attack's for every class, as there. The third part, the average of the weights over epochs whose
-    worst class is good enough (FAWA), is `averaging.Gated`: the paper's method is both, `cfa+fawa` in a config.
+    Source: Wei et al. (2023), arXiv:2303.14460, and its code, with three differences. The code takes t_k as
+    `K count_k / N`, which assumes balanced classes; here it is the class's own accuracy. The code forwards the clean
+    batch in training mode after each step, for logging; this is not done here. The code supports ten classes only; here
+    the model decides. The step size is the attack's for every class, as in the code. The third part, which averages
+    weights over epochs whose worst class is good enough (FAWA), is `averaging.Gated`. The paper's method is both,
+    `cfa+fawa` in a config.
     """
 
     eps: float = 8 / 255
@@ -63,7 +64,7 @@ class CFA(Wrapper):
     inner_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pgd_at": {"attack_batch_norm": "train"}}
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> ClassRates:
-        """Counts of this epoch and rates of the one before, `[K]` each."""
+        """Counts of this epoch and rates of the previous one, `[K]` each."""
         classes = num_classes(self.model, variables, images)
         zeros = [jnp.zeros(classes, kind) for kind in (jnp.int32, jnp.int32, jnp.float32, bool)]
         return ClassRates(*zeros)
@@ -76,13 +77,13 @@ class CFA(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """As inside, each class within its own radius."""
+        """Craft as the inner method does, with each class's radius."""
         factor = self.factor(self.lambda1, objective_state.own, batch.labels, context)
         context = context.with_attack(eps=context.attack.get("eps", self.eps) * factor)
         return super().perturb(variables, objective_state, batch, context)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """As inside, the two parts of TRADES weighted by class."""
+        """The inner method's terms; around TRADES, its two parts are weighted by class."""
         terms, method = super().terms(outputs, objective_state, context), innermost(self.inner)
         if not isinstance(method, TRADES):
             return terms
@@ -103,7 +104,7 @@ class CFA(Wrapper):
         return state._replace(own=own)
 
     def after_epoch(self, objective_state: WrapperState, context: Context) -> WrapperState:
-        """Rates from the counts, which begin anew; a class that did not occur keeps its rate."""
+        """Compute rates from the counts and reset the counts; a class that did not occur keeps its rate."""
         state, own = super().after_epoch(objective_state, context), objective_state.own
         occurred = own.total > 0
         rate = own.robust.astype(jnp.float32) / jnp.maximum(own.total, 1)

@@ -14,24 +14,24 @@ from piat_jax.objectives.base import Outputs, Terms, Wrapper, wrapper
 @wrapper(
     "consistency",
     title="Consistency",
-    summary="Two augmentations of each image, whose adversarial predictions must agree.",
+    summary="Makes the adversarial predictions for two augmentations of each image agree.",
     paper="Tack et al. (2022), arXiv:2103.04623",
 )
 class Consistency(Wrapper):
     """Consistency around any method: its loss on 2B examples, plus `weight mean_i JS_T(z'_i, z'_{i+B})`.
 
-    Examples i and i + B are two augmentations of one image, attacked each on its own in one batch. `JS_T` is the
+    Examples i and i + B are two augmentations of one image, attacked separately in one batch. `JS_T` is the
     Jensen-Shannon divergence of the predictions at temperature T, with gradients through both and no factor T^2.
 
-    Train-mode forwards: those inside, on the 2B images.
+    Train-mode forwards: those of the inner method, on the 2B images.
 
     Attributes:
       inner: the method.
       weight: 1, the code's default.
-      temperature: T; below 1 it sharpens the predictions.
+      temperature: T; values below 1 sharpen the predictions.
 
     Source: Tack et al. (2022), arXiv:2103.04623, and its code. Around TRADES it forwards the clean batch once; around
-    MART beta is 6. Its augmentation (AutoAugment and Cutout) is the data's matter.
+    MART beta is 6. Configure its augmentation (AutoAugment and Cutout) in the data set.
     """
 
     weight: float = 1.0
@@ -49,12 +49,12 @@ class Consistency(Wrapper):
         return 2
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The terms inside, and the divergence between the halves of the adversarial logits."""
+        """The inner method's terms, plus the divergence between the halves of the adversarial logits."""
         terms = super().terms(outputs, objective_state, context)
         adversarial = outputs.logits["adversarial"]
         if adversarial.shape[0] % 2:
             raise InputError(
-                f"a batch of {adversarial.shape[0]} has no two views; give [2 * B], one view after the other"
+                f"a batch of {adversarial.shape[0]} does not hold two views; give [2 * B], one view after the other"
             )
         divergence = losses.jensen_shannon(*jnp.split(adversarial, 2), temperature=self.temperature)
         # Both views of an example get its divergence, so that the mean over 2B is the mean over B.

@@ -17,45 +17,46 @@ from piat_jax.objectives.base import Outputs, Terms, Wrapper, WrapperState, wrap
 from piat_jax.objectives.wrapper_checks import check_attack_takes, innermost
 
 HEADS = ("linear", "fc", "head", "logits")
-"""Names of a network's last layer, whose gradient is left as it is."""
+"""Names of a network's last layer, whose gradient is kept."""
 
 
 class Revised(NamedTuple):
-    """The average that revises the weights, with statistics of its own forwards."""
+    """The average that revises the weights, with running statistics from its own forwards."""
 
     params: PyTree
     model_state: PyTree
 
 
 class OfAverage(NamedTuple):
-    """What the average makes of a batch."""
+    """The average's outputs for a batch."""
 
-    clean: Array  # [B, K], its logits
-    adversarial: Array
-    model_state: PyTree  # its statistics after both forwards
+    clean: Array  # [B, K] logits
+    adversarial: Array  # [B, K] logits
+    model_state: PyTree  # its running statistics after both forwards
 
 
 @wrapper(
     "cure",
     title="CURE",
-    summary="Keeps the weights of small gradient as they are, and draws the rest to a moving average's predictions.",
+    summary="Zeroes the smallest gradients of the weights and pulls predictions towards a moving average's.",
     paper="Gowda et al. (2024), arXiv:2401.14948",
 )
 class CURE(Wrapper):
-    """CURE around any method: its loss L_i, a clean one, and what draws the model to the average of its weights.
+    """CURE around any method: its loss L_i, a clean loss, and divergences from an average of the weights.
 
         mean_i [ clean_weight CE(z_i, y_i) + robust_weight L_i + consistency ( KL(q_i || p_i) + KL(q'_i || p'_i) ) ]
 
-    Conserve: in each array of weights the `share` of entries whose gradient is smallest in size has no gradient; the
-    last layer is left alone. Revise: q and q' are the predictions of the average for x and x', constants. After each
-    step, with probability `rate`, `wa <- d wa + (1 - d) w` with `d = min(1 - 1 / (n + 1), decay)` after n steps. The
-    attack maximises `KL(p || p')`.
+    Conserve: in each weight array, the `share` of entries with the smallest gradient magnitude receives no gradient,
+    except in the last layer. Revise: q and q' are the average's predictions for x and x', treated as constants. After
+    each step, with probability `rate`, `wa <- d wa + (1 - d) w` with `d = min(1 - 1 / (n + 1), decay)` after n steps.
+    The attack maximises `KL(p || p')`.
 
-    Train-mode forwards: those inside, then x where it is not among them. The average forwards x and x' in training
-    mode, with statistics of its own. The model is what is evaluated.
+    Train-mode forwards: those of the inner method, then x unless the inner method forwards x. The average forwards x
+    and x' in training mode, with its own running statistics. Evaluation uses the model, not the average.
 
     Attributes:
-      inner: the method, PGD-AT in the code; its attack must take `loss`, as `pgd` does, and start off the images.
+      inner: the method, PGD-AT in the code; its attack must take `loss`, as `pgd` does, and must not start at the clean
+        images.
       clean_weight: alpha, 0.1.
       robust_weight: 1 - alpha, 0.9.
       consistency: gamma, 1.
@@ -63,10 +64,10 @@ class CURE(Wrapper):
       rate: 0.2.
       decay: 0.999.
 
-    Source: Gowda et al. (2024), arXiv:2401.14948, and its code, with the README's numbers. The code has three ways to
-    conserve; this is `rgp`, which its training with a warm-up sets. It starts from a network that has learned the clean
-    images: give one as `config.model.weights`. An optimizer's momentum and weight decay move conserved weights, there
-    as here.
+    Source: Gowda et al. (2024), arXiv:2401.14948, and its code, with the README's numbers. The code can conserve in
+    three ways; this is `rgp`, which it uses for training with a warm-up. The code starts from a network trained on
+    clean images: give one as `config.model.weights`. As in the code, an optimizer's momentum and weight decay still
+    move conserved weights.
     """
 
     clean_weight: float = 0.1
@@ -86,8 +87,8 @@ class CURE(Wrapper):
         check_attack_takes(self, "loss")
 
     def check_part(self, examples: int) -> None:
-        """Which weights are conserved depends on the whole batch's gradient, so it is not taken in parts."""
-        raise InputError("microbatches: CURE conserves weights by the whole batch's gradient; leave it at 1")
+        """Refuse parts: the gradient of the full batch decides which weights are conserved."""
+        raise InputError("microbatches: CURE conserves weights by the full batch's gradient; leave it at 1")
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> Revised:
         """A copy of the weights and statistics."""
@@ -95,14 +96,14 @@ class CURE(Wrapper):
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Those inside, then clean if it has not been."""
+        """The inner method's forwards, then clean unless it is among them."""
         inner = super().forwards
         return inner if "clean" in inner else (*inner, "clean")
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """As inside, by the divergence from the clean prediction; with what the average makes of the batch."""
+        """Craft with the divergence from the clean prediction as loss; attach the average's outputs."""
         clean = innermost(self).logits_fn(variables)(batch.images)
         context = context.with_attack(loss=lambda logits, _: losses.kl_divergence(clean, logits))
         adversarial = super().perturb(variables, objective_state, batch, context)
@@ -114,11 +115,11 @@ class CURE(Wrapper):
         return self.hand(adversarial, jax.lax.stop_gradient(OfAverage(**logits, model_state=model_state)))
 
     def differentiated(self, params: PyTree) -> PyTree:
-        """The weights, whose gradient's smallest entries are left out."""
+        """The weights, with the smallest entries of their gradient set to 0."""
         return conserved(super().differentiated(params), self.share)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The loss inside and the clean cross-entropy, weighted, and the divergences from the average."""
+        """The weighted sum of the inner loss and the clean cross-entropy, plus the divergences from the average."""
         terms, average = super().terms(outputs, objective_state, context), self.handed(outputs.batch)
         clean, adversarial = outputs.logits["clean"], outputs.logits["adversarial"]
         divergence = losses.kl_divergence(average.clean, clean)
@@ -131,7 +132,7 @@ class CURE(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """The average goes on where it is drawn to."""
+        """Update the average with probability `rate`."""
         state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state.own
         drawn = jax.random.uniform(named_key(context.key, "cure"), (), jnp.float32) < self.rate
         steps = context.step.astype(jnp.float32) + 1.0
@@ -142,9 +143,10 @@ class CURE(Wrapper):
 
 @jax.custom_vjp
 def conserved(params: PyTree, share: Array | float) -> PyTree:
-    """The weights themselves; of their gradient the `share` of each array's entries that are smallest in size is 0.
+    """The weights themselves; in each array's gradient, the `share` of entries with the smallest magnitude is set to 0.
 
-    What is smaller than the quantile is left out, as `numpy.percentile` has it. The last layer's gradient stays.
+    Entries below the quantile are set to 0; the quantile is that of `numpy.percentile`. The last layer's gradient is
+    kept.
 
     >>> gradient = jax.grad(lambda w: jnp.sum(jnp.array([1.0, -3.0, 2.0]) * conserved({"k": w}, 0.5)["k"]))
     >>> gradient(jnp.zeros(3)).tolist()

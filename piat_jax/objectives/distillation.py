@@ -21,23 +21,23 @@ from piat_jax.objectives.base import Outputs, Resources, Terms, Wrapper, wrapper
 class Distillation(Wrapper):
     """KD around any method: `inner_weight L_inner + standard_weight KD(z_s, z') + robust_weight KD(z_r, z')`.
 
-    `KD(z_t, z) = -tau^2 sum_c softmax(z_t / tau)_c log softmax(z / tau)_c`, and both teachers see x'. The cross-entropy
-    form: a constant, `tau^2` times the entropy of the teacher's prediction, above `tau^2 KL`.
+    `KD(z_t, z) = -tau^2 sum_c softmax(z_t / tau)_c log softmax(z / tau)_c`, and both teachers see x'. This is the
+    cross-entropy form: it exceeds `tau^2 KL` by a constant, `tau^2` times the entropy of the teacher's prediction.
 
-    Train-mode forwards: those inside. The teachers are forwarded in evaluation mode and never differentiated.
+    Train-mode forwards: those of the inner method. The teachers run in evaluation mode and are never differentiated.
 
     Attributes:
       inner: the method, PGD-AT in the paper.
-      standard: weights and statistics of a teacher trained on clean images, of the model's own architecture.
-      robust: those of one trained adversarially.
+      standard: weights and statistics of a teacher trained on clean images, with the model's architecture.
+      robust: weights and statistics of a teacher trained adversarially, likewise.
       inner_weight: 0.3.
       standard_weight: 0.1.
       robust_weight: 0.6.
       temperature: tau, 2.
 
     Source: Chen et al., "Robust Overfitting May Be Mitigated by Properly Learned Smoothening" (ICLR 2021), and its
-    code, whose constants these are. The second half of its KD+SWA is `averaging.Average` with `EQUAL_WEIGHT` from epoch
-    55 of 200.
+    code, from which the constants are. The second half of its KD+SWA is `averaging.Average` with `EQUAL_WEIGHT` from
+    epoch 55 of 200.
     """
 
     standard: Variables
@@ -63,13 +63,13 @@ class Distillation(Wrapper):
         check_range("temperature", self.temperature, 0, float("inf"), open_low=True)
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> tuple[()]:
-        """No state; the teachers are compared with the model."""
+        """No state; checks that the teachers fit the model."""
         for name in ("standard", "robust"):
             check_teacher(name, getattr(self, name), variables)
         return ()
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """As inside, weighted, and what the teachers say of the adversarial images."""
+        """The inner method's terms, weighted, plus the distillation losses on the adversarial images."""
         terms = super().terms(outputs, objective_state, context)
         images, logits = self.inputs(outputs.batch)["adversarial"], outputs.logits["adversarial"]
 
@@ -99,13 +99,13 @@ def distillation_loss(target_logits: Array, logits: Array, temperature: Array | 
 
 
 def check_teacher(name: str, teacher: Variables, variables: Variables) -> None:
-    """Raise InputError unless the teacher has the model's leaves, in name and shape; the message names the first."""
+    """Raise InputError unless the teacher's leaves match the model's in name and shape; names the first mismatch."""
     theirs, ours = leaf_shapes(teacher), leaf_shapes(variables)
     for path in ours | theirs:
         if theirs.get(path) != ours.get(path):
             their, our = (f"has shape {shapes[path]}" if path in shapes else "is missing" for shapes in (theirs, ours))
             raise InputError(
-                f"{name}/{path} {their} in the teacher and {our} in the model; give a teacher of its architecture"
+                f"{name}/{path} {their} in the teacher and {our} in the model; give a teacher of this architecture"
             )
     if jax.tree.structure(teacher) != jax.tree.structure(variables):
         raise InputError(f"{name} holds the model's leaves in other containers; give Variables(params, model_state)")

@@ -23,40 +23,40 @@ SCHEDULERS = ("fixed", "linear", "cyclic_batch", "cyclic")
 
 @wrapper(
     "ecas",
-    summary="Cycles the radius over epochs and adapts it to each prediction's entropy.",
+    summary="Cycles the radius over epochs and adapts it to the entropy of each prediction.",
     paper="Kuurila-Zhang et al., the ECAS paper",
 )
 class ECAS(Wrapper):
-    """ECAS: `eps_i` = the smallest level where `H(p(x_i)) > high`, a random big one where `< low`, else the cyclic one.
+    """ECAS: `eps_i` is the smallest level if `H(p(x_i)) > high`, a random big one if `< low`, else the cyclic one.
 
-    H is the entropy of the clean prediction in nats. One big level is drawn for the whole batch. The step size is
-    `reach` times the cyclic radius over the number of steps, for all examples.
+    H is the entropy of the clean prediction in nats. One big level is drawn for the whole batch. For all examples the
+    step size is `reach` times the cyclic radius, divided by the number of steps.
 
     Train-mode forwards: x for the entropy, before the attack (none with `entropy=False` or
-    `entropy_batch_norm="eval"`), then those inside.
+    `entropy_batch_norm="eval"`), then those of the inner method.
 
     Attributes:
       inner: the method; its attack must take `eps`, `step_size` and `start_eps`, as `pgd` does.
-      eps: the nominal radius; levels are multiples of an eighth of it, 1/255 at the paper's 8/255. A radius that a
-        wrapper outside sets (CFA, ReBAT's `strong`) takes its place.
-      levels: the radii in turn: 3 to 12 for PGD-AT, 5 to 9 for TRADES, 6 to 15 for AWP. Any order; they are sorted.
-      num_big: how many of the largest are drawn from: 3, and 2 for TRADES (the code; Algorithm 1 has 3).
-      reach: the attack's steps together over the cyclic radius, 2: over 10 steps, steps of 0.2 of it.
-      entropy: whether entropy has a say; False leaves the scheduler alone ("+ Cyclic" of Table 1).
+      eps: the nominal radius, unless an outer wrapper sets one (CFA, ReBAT's `strong`). Levels are multiples of an
+        eighth of it, 1/255 at the paper's 8/255.
+      levels: the radii to cycle through: 3 to 12 for PGD-AT, 5 to 9 for TRADES, 6 to 15 for AWP. They are sorted.
+      num_big: how many of the largest levels to draw from: 3, and 2 for TRADES (the code; Algorithm 1 has 3).
+      reach: the sum of the attack's step sizes divided by the cyclic radius, 2: with 10 steps, 0.2 radii per step.
+      entropy: whether to use entropy; False uses the scheduler alone ("+ Cyclic" of Table 1).
       entropy_low, entropy_high: 1.3 and 2.274 for CIFAR-10, 0.565 and 0.988 of ln 10; give 3.35 and 4.582 for
         CIFAR-100, 0.727 and 0.995 of ln 100. The paper measures them as the mean entropy of a trained and an untrained
         model.
-      scheduler: Table 1's "cyclic" (the level of number epoch modulo their count), "cyclic_batch" (by optimizer step),
+      scheduler: Table 1's "cyclic" (the level with index epoch modulo their count), "cyclic_batch" (by optimizer step),
         "linear" (from the smallest to the largest over the run) or "fixed" (`eps`).
-      clip: AWP: perturbations start in the ball of `eps` and are projected back onto it before the loss.
-      entropy_batch_norm: BatchNorm in the forward that entropy is taken of: "train", which updates the statistics as
-        the code does in all but an epoch's first batch, or "eval".
+      clip: for AWP: perturbations start in the ball of `eps` and are projected back onto it before the loss.
+      entropy_batch_norm: BatchNorm in the forward for the entropy: "train", which updates the running statistics, as
+        the code does in all batches of an epoch but the first, or "eval".
 
     Source: Kuurila-Zhang et al., Adaptive Adversarial Norm Space for Efficient Adversarial Training (BMVC), its
-    Algorithm 1 and its code, whose list of levels reaches the largest one, as Eq. 2 cannot.
+    Algorithm 1 and its code, whose list of levels includes the largest one, unlike Eq. 2.
     Its TRADES attacks with cross-entropy and a uniform start on CIFAR-10, with the KL and start="normal" on CIFAR-100;
-    `inner_options` and `attack_options` are CIFAR-10's. Its AWP on CIFAR-10 takes the entropy on images that are not
-    normalised, of a network trained on normalised ones; not done here.
+    `inner_options` and `attack_options` are CIFAR-10's. Its AWP on CIFAR-10 feeds unnormalised images to a network
+    trained on normalised ones to compute the entropy; this is not done here.
     """
 
     eps: float = 8 / 255
@@ -101,8 +101,8 @@ class ECAS(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The attack inside, each example at its radius."""
-        # In units of the nominal radius, which may be an example's own.
+        """Run the inner method's attack, with each example's radius."""
+        # In units of the nominal radius, which may differ between examples.
         levels = jnp.sort(jnp.stack([jnp.asarray(level, jnp.float32) for level in self.levels])) / 8
         nominal = context.attack.get("eps", self.eps)
         cyclic = self._scheduled(levels, context)
@@ -130,7 +130,7 @@ class ECAS(Wrapper):
         adversarial = super().perturb(variables, objective_state, batch, context)
         if self.clip:
             adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
-        # Statistics from inside are newer: they began with these.
+        # Running statistics from the inner method started from these, so they are newer.
         if adversarial.model_state is None:
             adversarial = adversarial._replace(model_state=after_entropy)
         return self.hand(adversarial._replace(metrics={**adversarial.metrics, **adjusted}), radii)

@@ -18,27 +18,27 @@ from piat_jax.objectives.wrapper_checks import attack_options
 @method(
     "free",
     title="Free-AT",
-    summary="Each batch is taken several times in a row, and each step moves weights and perturbation at once.",
+    summary="Uses each batch several times in a row; each step updates weights and perturbation together.",
     paper="Shafahi et al. (2019), arXiv:1904.12843",
 )
 class FreeAT(AttackedObjective):
     """Free-AT: minimise `mean_i CE(z(x_i + d_i), y_i)`; at the same point d moves by `step_size sign(gradient)`.
 
-    `d <- ball(d + step_size u)`, u the steepest ascent direction of the loss at the weights before the step. d belongs
-    to the places in the batch: it is 0 at the beginning of the run, and goes on from step to step and batch to batch.
-    Each batch is taken `replays` times in a row, so an epoch, which stays as many steps long, sees a `replays`-th of
-    the data, and `epochs` count as they do for other methods: the paper's 205 / 8 epochs of 8 replays are 205 here.
+    `d <- ball(d + step_size u)`, where u is the steepest ascent direction of the loss at the weights before the step. d
+    belongs to positions in the batch: it starts at 0 and carries over from step to step and batch to batch. Each batch
+    is used `replays` times in a row. An epoch keeps its number of steps, so it sees only a `replays`-th of the data,
+    and `epochs` count as for other methods: the paper's 205 / 8 epochs of 8 replays are 205 here.
 
-    Train-mode forwards: x + d. The gradient by the image is taken of a forward in training mode that is this very one,
-    so a compiler may compute both once.
+    Train-mode forwards: x + d. The gradient with respect to the image uses the same training-mode forward, so the
+    compiler may compute both once.
 
     Attributes:
-      replays: m, how often in a row each batch is taken; 8 in the paper.
-      attack: of it only eps, step_size and norm are used, which must be "linf" or "l2"; the paper's step is eps.
+      replays: m, how many times in a row each batch is used; 8 in the paper.
+      attack: only its eps, step_size and norm ("linf" or "l2") are used; the paper's step size is eps.
       model, label_smoothing, smoothing_over: as in `AttackedObjective`.
 
-    Source: Shafahi et al. (2019), arXiv:1904.12843, and fast_adversarial's form of it, which forwards a new batch under
-    the old perturbation unclipped; here `x + d` is clipped to the box always.
+    Source: Shafahi et al. (2019), arXiv:1904.12843, and the version of fast_adversarial, which forwards a new batch
+    under the old perturbation without clipping; here `x + d` is always clipped to the box.
     """
 
     replays: int = static(default=8)
@@ -50,25 +50,25 @@ class FreeAT(AttackedObjective):
         check_count("replays", self.replays, 1)
         for needed in ("eps", "step_size", "norm"):
             if needed not in attack_options(self):
-                raise InputError(f"FreeAT takes {needed} of its attack, which has none; give bind(pgd, ...)")
+                raise InputError(f"FreeAT needs its attack's {needed}, which this attack lacks; give bind(pgd, ...)")
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Adversarial alone."""
+        """Only adversarial images."""
         return ("adversarial",)
 
     def init(self, variables: Variables, images: Array, *, key: Array) -> Array:
-        """No perturbation yet, of a whole batch: `images[B, H, W, C]` are as many as a step has."""
+        """A zero perturbation for a full batch; `images[B, H, W, C]` must be as many as a step has."""
         return jnp.zeros(images.shape, jnp.float32)
 
     def check_part(self, examples: int) -> None:
-        """Refused: perturbations belong to places in the batch."""
-        raise InputError("microbatches: Free-AT's perturbations belong to places in the whole batch; leave it at 1")
+        """Refuse parts: perturbations belong to positions in the batch."""
+        raise InputError("microbatches: Free-AT's perturbations belong to positions in the full batch; leave it at 1")
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The batch under the perturbation that there is; the next one goes along."""
+        """The batch under the current perturbation; attach the next one."""
         if objective_state.shape != batch.images.shape:
             raise InputError(
                 f"Free-AT keeps a perturbation of shape {objective_state.shape} for batches of {batch.images.shape}; "
@@ -95,5 +95,5 @@ class FreeAT(AttackedObjective):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> PyTree:
-        """The perturbation that the step has moved."""
+        """The perturbation for the next step."""
         return batch.extra[type(self).__name__]

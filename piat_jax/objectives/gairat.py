@@ -12,21 +12,21 @@ from piat_jax.objectives.wrapper_checks import attack_options, check_attack_take
 
 @wrapper(
     "gairat",
-    summary="Weighs examples by how many attack steps they withstand.",
+    summary="Weights examples by how many attack steps they withstand.",
     paper="Zhang et al. (2021), arXiv:2010.01736",
 )
 class GAIRAT(Wrapper):
-    """GAIRAT: weights `w_i = (tanh(Lambda + 5 (h - kappa_i) / h) + 1) / 2`, `h = floor(K / 2)`, of the method inside.
+    """GAIRAT around any method: weights `w_i = (tanh(Lambda + 5 (h - kappa_i) / h) + 1) / 2`, `h = floor(K / 2)`.
 
-    kappa counts the K iterates the attack took steps from that were still classified correctly: few where the boundary
-    is near, and then the weight is high. Weights have mean 1 over the batch, are constants to the gradient, and
+    kappa counts how many of the K iterates that the attack steps from are classified correctly. It is small near the
+    decision boundary, where the weight is high. Weights have mean 1 over the batch, are constants for the gradient, and
     multiply the adversarial part of the loss.
 
-    Train-mode forwards: those inside.
+    Train-mode forwards: those of the inner method.
 
     Attributes:
-      inner: the method; its attack must be `pgd`, with K = `steps` of at least 2, one run and the last iterate. AWP
-        goes outside, `AWP(GAIRAT(...))`, so that it perturbs along the gradient of the weighted loss.
+      inner: the method; its attack must be `pgd` with K = `steps` of at least 2, one restart and the last iterate. Put
+        AWP outside, `AWP(GAIRAT(...))`, so that it perturbs along the gradient of the weighted loss.
       lam: Lambda, -1 in the paper's main experiments; the higher, the more equal the weights.
       start: share of the run's epochs before it begins, with equal weights until then: in epoch 60 (1-based) of 120.
 
@@ -41,41 +41,41 @@ class GAIRAT(Wrapper):
         check_attack_takes(self, "steps")
         steps = attack_options(self.inner).get("steps")
         if steps is None:
-            raise InputError("GAIRAT cannot tell how many steps attack takes; give it as bind(pgd, steps=10)")
+            raise InputError("GAIRAT cannot tell how many steps attack takes; give attack=bind(pgd, steps=10)")
         check_at_least("attack.steps", steps, 2)
         check_one_run(self)
         counting(innermost(self).attack)
 
     def check_part(self, examples: int) -> None:
-        """The weights of a batch have mean 1, so it is not taken in parts."""
-        raise InputError("microbatches: GAIRAT's weights have mean 1 over the whole batch; leave it at 1")
+        """Refuse parts: the weights have mean 1 over the full batch."""
+        raise InputError("microbatches: GAIRAT's weights have mean 1 over the full batch; leave it at 1")
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The batch as inside, its correct iterates counted, with each example's weight."""
+        """Craft as the inner method does, counting correct iterates; attach each example's weight."""
         adversarial = super().perturb(variables, objective_state, batch, context._replace(counting=counting))
         if adversarial.iterates is None:
             name = type(innermost(self)).__name__
-            raise InputError(f"GAIRAT needs the attack's iterates counted; let {name}.perturb call self.craft")
+            raise InputError(f"GAIRAT needs counts of the attack's iterates; let {name}.perturb call self.craft")
         # Other wrappers may have set how many steps each example takes.
         weights = instance_weights(*adversarial.iterates, self.lam)
         weights = jnp.where(reached(self.start, context), weights, 1.0)
         return self.hand(adversarial, weights)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Those inside, the adversarial part weighted."""
+        """The inner method's terms, with the adversarial part weighted."""
         terms = super().terms(outputs, objective_state, context)
         return terms._replace(adversarial=self.handed(outputs.batch) * terms.adversarial)
 
 
 def instance_weights(correct_iterates: Array, steps: Array | int, lam: Array | float) -> Array:
-    """The weights `[B]`, of mean 1, for counts out of `steps`.
+    """The weights `[B]`, with mean 1, for counts out of `steps`.
 
     >>> instance_weights(jnp.array([4, 4]), 10, -1.0).tolist()
     [1.0, 1.0]
     """
     half = jnp.maximum(jnp.asarray(steps) // 2, 1).astype(jnp.float32)
-    # (tanh(a) + 1) / 2 without the cancellation that would make small weights 0.
+    # This is (tanh(a) + 1) / 2 without the cancellation that would turn small weights into 0.
     weights = jax.nn.sigmoid(2.0 * (lam + 5.0 * (half - correct_iterates.astype(jnp.float32)) / half))
     return weights / jnp.mean(weights)

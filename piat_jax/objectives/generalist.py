@@ -27,34 +27,35 @@ class Mixing(NamedTuple):
 @wrapper(
     "generalist",
     title="Generalist",
-    summary="Mixes the averaged weights of the model and of a copy that learns the clean images, and starts both anew.",
+    summary="Mixes the averaged weights of the model and of a copy trained on clean images, and restarts both from it.",
     paper="Wang and Wang (2023), arXiv:2303.13813",
 )
 class Generalist(Wrapper):
-    """Generalist around any method, the robust learner w, beside which a natural learner u learns the clean images.
+    """Generalist around any method: it trains a robust learner w, and a natural learner u learns the clean images.
 
-    u minimises `mean_i CE(z_u(x_i), y_i)`. Both begin as the model does, and u takes its step after w's. After step n,
-    counted from 0, with `d = min((n + 1) / (n + 10), decay)`, and BatchNorm's statistics alike,
+    u minimises `mean_i CE(z_u(x_i), y_i)`. Both start from the model's weights, and u takes its step after w's. After
+    step n, counted from 0, with `d = min((n + 1) / (n + 10), decay)`, for BatchNorm's running statistics too,
 
         wa <- d wa + (1 - d) w,  ua <- d ua + (1 - d) u,  m <- d m + (1 - d) (share wa + (1 - share) ua)
 
-    m is evaluated. `share` is 1 in the first two thirds of the epochs and falls in a line to `last_share`. In every
-    `every`-th epoch from `start` on, both w and u are m after each step; the averages go on, as does momentum. u's SGD
-    has the run's learning rate of the step, read off a trial step of the run's optimizer.
+    m is evaluated. `share` is 1 in the first two thirds of the epochs, then falls linearly to `last_share`. In every
+    `every`-th epoch from `start` on, both w and u are set to m after each step; averages and momentum continue. u's SGD
+    uses the run's learning rate of the step, inferred from a trial step of the run's optimizer.
 
-    Train-mode forwards: those inside. u forwards x in training mode once.
+    Train-mode forwards: those of the inner method. u forwards x in training mode once.
 
     Attributes:
       inner: the method, PGD-AT in the paper.
       last_share: 0.4, reached in the last epoch.
       every: 5.
       start: share of the run's epochs before learners start from m: epoch 75 (1-based) of 120.
-      decay: the greatest, 0.999.
-      momentum, weight_decay: of the natural learner's SGD: 0.9 and 5e-4; the robust one's decay there is 3.5e-3.
+      decay: the largest decay, 0.999.
+      momentum, weight_decay: of the natural learner's SGD: 0.9 and 5e-4; in the code the robust learner's weight decay
+        is 3.5e-3.
 
-    Source: Wang & Wang (2023), arXiv:2303.13813, and its code, whose constants these are. The paper has learners start
-    from m at intervals; in the code, which is followed here, that is every step of such an epoch. Its best epoch is
-    one of those with 88% clean accuracy or more; here it is chosen as in any run.
+    Source: Wang & Wang (2023), arXiv:2303.13813, and its code, from which the constants are. In the paper learners
+    restart from m at intervals; in the code, and here, they restart in every step of such an epoch. The code picks its
+    best epoch from those with at least 88% clean accuracy; here it is chosen as in any run.
     """
 
     last_share: float = 0.4
@@ -71,7 +72,7 @@ class Generalist(Wrapper):
         check_range("decay", self.decay, 0, 1)
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> Mixing:
-        """Copies of the model."""
+        """Copies of the model's variables."""
         first, *others = (Variables(*copied(variables)) for _ in range(4))
         return Mixing(learner(first), *others)
 
@@ -90,7 +91,7 @@ class Generalist(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """The natural learner takes its step, the averages go on, and where it is due it is the mix."""
+        """Take the natural learner's step, update the averages, and set the learner to the mix if due."""
         state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state.own
         target = self.target_of(batch.clean, next(iter(aux.logits.values())).shape[-1])
 
@@ -112,12 +113,12 @@ class Generalist(Wrapper):
         return state._replace(own=Mixing(natural, of_robust, of_natural, mixed))
 
     def next_variables(self, variables: Variables, objective_state: PyTree, context: Context) -> Variables:
-        """Those inside, or the mix where it is due."""
+        """The inner method's variables, or the mix if due."""
         variables = super().next_variables(variables, objective_state, context)
         return self.started(variables, objective_state.own.mixed, context)
 
     def started(self, variables: Variables, mixed: Variables, context: Context) -> Variables:
-        """The variables, or the mix where it is due."""
+        """The variables, or the mix if due."""
         due = self.due(context)
         return jax.tree.map(lambda own, mix: jnp.where(due, mix, own), variables, mixed)
 

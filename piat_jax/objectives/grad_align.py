@@ -17,24 +17,24 @@ from piat_jax.objectives.base import Outputs, Terms, Wrapper, wrapper
 @wrapper(
     "grad_align",
     title="GradAlign",
-    summary="Gradients at and near an image must point alike, which keeps one-step training from collapsing.",
+    summary="Aligns gradients at and near an image, which prevents catastrophic overfitting of one-step training.",
     paper="Andriushchenko and Flammarion (2020), arXiv:2007.02617",
 )
 class GradAlign(Wrapper):
-    """GradAlign around any method: add `weight (1 - cos(g(x_i), g(x_i + n_i)))`, g the gradient of CE by the image.
+    """GradAlign around any method: adds `weight (1 - cos(g(x_i), g(x_i + n_i)))`, g the gradient of CE by the image.
 
     n is uniform in the cube of radius eps. g(x) is a constant; the term is differentiated through g(x + n). Both are
-    taken in training mode, and what this does to BatchNorm's statistics is discarded.
+    computed in training mode, without updating BatchNorm's running statistics.
 
-    Train-mode forwards: those inside.
+    Train-mode forwards: those of the inner method.
 
     Attributes:
       inner: the method; PGD-AT in the paper, with one step of eps from the image itself (FGSM).
-      weight: lambda, 0.2 for CIFAR-10 at 8/255; the paper has it grow with eps.
-      eps: radius of n; a radius that a wrapper outside sets per example takes its place.
+      weight: lambda, 0.2 for CIFAR-10 at 8/255; in the paper it grows with eps.
+      eps: radius of n, unless an outer wrapper sets one per example.
 
-    Source: Andriushchenko & Flammarion (2020), arXiv:2007.02617, and its code. The code leaves examples without a
-    gradient out of the mean; here they count with cosine 0, as `g / max(|g|, 1e-12)` has it.
+    Source: Andriushchenko & Flammarion (2020), arXiv:2007.02617, and its code. The code excludes examples with a zero
+    gradient from the mean; here their cosine is 0, as with `g / max(|g|, 1e-12)`.
     """
 
     weight: float = 0.2
@@ -46,14 +46,14 @@ class GradAlign(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """As inside; the noise is drawn here, where the step's key is."""
+        """Craft as the inner method does; draw the noise here, where the step's key is available."""
         keys = example_keys(named_key(context.key, "grad_align"), batch.indices)
         radius = context.attack.get("eps", self.eps)
         noise = random_in_ball(keys, radius, batch.images.shape[1:], "linf", batch.images.dtype)
         return self.hand(super().perturb(variables, objective_state, batch, context), noise)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """As inside, and one minus the cosine."""
+        """The inner method's terms, plus one minus the cosine."""
         terms, clean = super().terms(outputs, objective_state, context), outputs.batch.clean
         params, model_state = outputs.variables
         keys = forward_keys(self.model, context.key, clean.indices, "grad_align")
@@ -73,6 +73,7 @@ class GradAlign(Wrapper):
 
 
 def _unit(rows: Array) -> Array:
-    # Tiny gradients of a sure network keep their direction; inside the root, so that the derivative at 0 is finite.
+    # Rescale first, so that tiny gradients of a confident network keep their direction. The constant is inside the
+    # root so that the derivative at 0 is finite.
     rows = rows / jnp.maximum(jnp.max(jnp.abs(jax.lax.stop_gradient(rows)), axis=-1, keepdims=True), 1e-30)
     return rows * jax.lax.rsqrt(jnp.sum(rows * rows, axis=-1, keepdims=True) + 1e-12)

@@ -16,14 +16,14 @@ from piat_jax.objectives.wrapper_checks import check_attack_takes
 class ClassMeans(NamedTuple):
     """The mean prediction of each class, `[K, K]` each."""
 
-    mean: Array  # of the epoch before, row k that of class k; uniform at first
-    total: Array  # of this epoch, summed
+    mean: Array  # of the previous epoch, row k for class k; uniform at first
+    total: Array  # sums over this epoch
 
 
 @method(
     "ikl",
     title="IKL",
-    summary="TRADES with its divergence taken apart: logits weighted by class means, and a soft cross-entropy.",
+    summary="TRADES with its divergence split in two: logits weighted by class means, and a soft cross-entropy.",
     paper="Cui et al. (2024), arXiv:2305.13948",
 )
 class IKL(AttackedObjective):
@@ -32,9 +32,9 @@ class IKL(AttackedObjective):
         SCE_i = -sum_c sg[p_ic] log p'_ic
         MSE_i = sum_jk s_j s_k (d_j - d_k)^2 / 4,  d = z_i - z'_i
 
-    s is the mean over the epoch before of `softmax(z / temperature)` of the images of i's class, uniform in the first
-    epoch, and sg a constant to the gradient. So MSE_i is half the variance of d under s; gradients flow through z and
-    z' there. With s = p_i it would have the gradients of the divergence by both, which is what the paper starts from.
+    s is the mean of `softmax(z / temperature)` over the images of i's class in the previous epoch, uniform in the first
+    epoch. sg stops the gradient. MSE_i is half the variance of d under s, and gradients flow through z and z'. With
+    s = p_i it would have the divergence's gradients with respect to both, which is the paper's starting point.
 
     Train-mode forwards: x', x.
 
@@ -42,13 +42,13 @@ class IKL(AttackedObjective):
       alpha: of the soft cross-entropy, 4.
       beta: of the squared distance, 20.
       temperature: of the class means, 4.
-      attack: needs a start off the images; the code's is `bind(pgd, start="normal")`, and configs take it.
+      attack: must not start at the clean images; the code uses `bind(pgd, start="normal")`, the configs' default.
       model, attack_batch_norm, label_smoothing, smoothing_over: as in `AttackedObjective`.
 
     Source: Cui et al., "Decoupled Kullback-Leibler divergence loss" (NeurIPS 2024), arXiv:2305.13948, and its code of
-    version 1 (`DKLv1`), with the weights of its scripts. Not done here: its radius grows linearly over the epochs to
-    `eps`, in 5 steps; it averages the weights, perturbs them (`awp`), and has a second, augmented view. A class that
-    does not occur in an epoch keeps its mean here.
+    version 1 (`DKLv1`), with the weights of its scripts. The code also grows the radius linearly over the epochs to
+    `eps`, in 5 steps, averages the weights, perturbs them (`awp`), and uses a second, augmented view; none of this is
+    done here. Here a class that does not occur in an epoch keeps its mean.
     """
 
     alpha: float = 4.0
@@ -68,7 +68,7 @@ class IKL(AttackedObjective):
         return ("adversarial", "clean")
 
     def init(self, variables: Variables, images: Array, *, key: Array) -> ClassMeans:
-        """Uniform means, and nothing summed."""
+        """Uniform means and empty sums."""
         classes = num_classes(self.model, variables, images)
         return ClassMeans(
             jnp.full((classes, classes), 1.0 / classes, jnp.float32), jnp.zeros((classes, classes), jnp.float32)
@@ -77,12 +77,12 @@ class IKL(AttackedObjective):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """Maximise the soft cross-entropy with the clean prediction, which is computed once."""
+        """Maximise the soft cross-entropy with the clean prediction, computed once."""
         clean = jax.nn.softmax(self.logits_fn(variables)(batch.images).astype(jnp.float32))
         return self.craft(variables, batch, context, loss=lambda logits, _: losses.cross_entropy(logits, clean))
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The two parts of the divergence, and the clean cross-entropy."""
+        """The two parts of the divergence, plus the clean cross-entropy."""
         clean, adversarial = outputs.logits["clean"], outputs.logits["adversarial"]
         soft = losses.cross_entropy(adversarial, jax.lax.stop_gradient(jax.nn.softmax(clean.astype(jnp.float32))))
         squared = half_variance(clean, adversarial, objective_state.mean[outputs.batch.clean.labels])
@@ -93,12 +93,12 @@ class IKL(AttackedObjective):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> ClassMeans:
-        """The batch's predictions are added to their classes'."""
+        """Add the batch's predictions to the sums of their classes."""
         p = jax.nn.softmax(aux.logits["clean"].astype(jnp.float32) / self.temperature)
         return objective_state._replace(total=objective_state.total.at[batch.clean.labels].add(p))
 
     def after_epoch(self, objective_state: PyTree, context: Context) -> ClassMeans:
-        """Means from the sums, which begin anew."""
+        """Compute means from the sums and reset the sums."""
         mean, total = objective_state
         counts = jnp.sum(total, axis=-1, keepdims=True)
         mean = jnp.where(counts > 0, total / jnp.where(counts > 0, counts, 1.0), mean)

@@ -26,7 +26,7 @@ from piat_jax.objectives.wrapper_checks import (
 
 
 class Strategy(NamedTuple):
-    """The strategy network, and the momentum of its SGD."""
+    """The strategy network and the momentum of its SGD."""
 
     params: PyTree
     model_state: PyTree
@@ -34,11 +34,11 @@ class Strategy(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What was drawn for a batch."""
+    """The actions drawn for a batch."""
 
-    actions: Array  # [B, heads], the number of each choice
-    beta: Array | None = None  # [B], where there are `betas`
-    own: Strategy | None = None  # as it chose, where it was not for a step of its own
+    actions: Array  # [B, heads], the index of each choice
+    beta: Array | None = None  # [B], if there are `betas`
+    own: Strategy | None = None  # the strategy that chose, unless drawn for the strategy's own step
 
 
 HEADS = ("eps_levels", "step_counts", "step_levels", "betas")
@@ -51,44 +51,46 @@ HEADS = ("eps_levels", "step_counts", "step_levels", "betas")
     paper="Jia et al. (2022), arXiv:2203.06616",
 )
 class LAS(Wrapper):
-    """LAS: `eps_i, K_i, alpha_i` (and `beta_i`) are drawn from a network's `pi(a | x_i)`, which learns by REINFORCE.
+    """LAS: draws `eps_i, K_i, alpha_i` (and `beta_i`) from a network's `pi(a | x_i)`, which learns by REINFORCE.
 
-    On steps `interval`, `2 interval`, ... (1-based), before it chooses, this strategy network minimises
-    `-R sum_heads mean_i log pi(a_i | x_i)`, `R = R1 + R2 + R3`, for actions of its own and their adversarial images x'.
-    R1 is the model's loss on x' as it is: plain cross-entropy, in evaluation mode; with `betas`
-    `CE(x) + mean_i beta_i KL(p(x_i) || p(x'_i))` in training mode. Then a copy of the model takes a step on x', of the
-    method's whole loss, by the run's optimizer without momentum. R2 is `robust_reward` times its accuracy under PGD-10
-    (two restarts), R3 `clean_reward` times its clean accuracy; both are judged in evaluation mode, and attacked in
-    training mode.
+    On steps `interval`, `2 interval`, ... (1-based), before it chooses, the strategy network takes a step. It draws its
+    own actions, crafts adversarial images x' with them, and minimises `-R sum_heads mean_i log pi(a_i | x_i)` with
+    `R = R1 + R2 + R3`. R1 is the current model's loss on x': plain cross-entropy in evaluation mode; with `betas`,
+    `CE(x) + mean_i beta_i KL(p(x_i) || p(x'_i))` in training mode. Then a copy of the model takes a step on x', using
+    the method's full loss and the run's optimizer without momentum. R2 is `robust_reward` times the copy's accuracy
+    under PGD-10 (two restarts), R3 `clean_reward` times its clean accuracy. The copy is attacked in training mode and
+    judged in evaluation mode.
 
-    Train-mode forwards: those inside; with `betas`, on steps on which the strategy learns, x and x' of R1 before them.
-    The strategy network learns in training mode and chooses for the model in evaluation mode. The copy's forwards
-    leave no trace.
+    Train-mode forwards: those of the inner method; with `betas`, x and x' of R1 come first in steps in which the
+    strategy learns. The strategy network learns in training mode and chooses for the model in evaluation mode. The
+    copy's forwards do not update the model's running statistics.
 
     Attributes:
       inner: the method; its attack must be `pgd`. Its `steps` is replaced by the largest of `step_counts`.
       strategy: a model with `num_actions(...)` outputs; the paper's is a ResNet-18.
-      eps: the nominal radius; levels are multiples of an eighth of it, 1/255 at the paper's 8/255. A uniform start is
-        drawn in its ball, and R2 attacks with it, in the attack's own steps. A radius that a wrapper outside sets (CFA,
-        ReBAT's `strong`) takes its place in crafting.
+      eps: the nominal radius; levels are multiples of an eighth of it, 1/255 at the paper's 8/255. Uniform starts are
+        drawn in its ball, and R2's attack uses it, with the attack's own step size. In crafting, a radius from an
+        outer wrapper (CFA, ReBAT's `strong`) replaces it.
       eps_levels: choices of the radius: 3 to 15 for PGD-AT, 5 to 9 for TRADES (5 to 10 on CIFAR-100), 7 to 15 for AWP.
       step_counts: choices of the number of steps: 3 to 14 (3 to 12), 7 to 14, 8 to 16 (8 to 15).
       step_levels: choices of the step size: 1 to 5, 2 to 4, 2 to 5.
-      betas: choices of what the adversarial part of the loss is multiplied by; none, or 5 to 9 for TRADES, whose own
-        beta must then be 1, and around which AWP would have to go outside to see them.
-      interval: optimizer steps from one of the strategy's to the next: 20; 1 for TRADES; 1 for AWP (10 on CIFAR-100).
-      learning_rate, momentum, weight_decay: the strategy's SGD: 1e-4, and but for PGD-AT 0.9 and 5e-4.
-      max_norm: what the norm of its gradient is clipped to.
+      betas: choices of the factor on the adversarial part of the loss; none, or 5 to 9 for TRADES, whose own beta must
+        then be 1. AWP must go outside LAS to see the factors.
+      interval: optimizer steps between two steps of the strategy: 20; 1 for TRADES; 1 for AWP (10 on CIFAR-100).
+      learning_rate, momentum, weight_decay: the strategy's SGD: 1e-4 and, except for PGD-AT, 0.9 and 5e-4.
+      max_norm: the largest gradient norm of the strategy; larger gradients are clipped.
       loss_limit: R1 is clipped to [0, loss_limit]: 10, and 20 for TRADES.
       robust_reward, clean_reward: 4 and 2 for PGD-AT; 8 and 4 for TRADES (8 and 2 on CIFAR-100); 1 and 1 for AWP
         (4 and 2).
-      clip: AWP: perturbations are projected onto the ball of `eps` before the model's loss, not before the reward.
+      clip: for AWP: perturbations are projected onto the ball of `eps` before the model's loss, but not before the
+        reward.
 
-    Source: Jia et al. (2022), arXiv:2203.06616, and its code with its README's ranges, whose order this is. Not done
-    here, of the code: the copy's statistics take in the forwards of the attack on it; that attack leaves an example
-    alone once it is misclassified; the copy of LAS-TRADES forwards x twice; LAS-AWP rewards without mean and std.
-    PGD-AT's label smoothing is 0.3, 0.4 on CIFAR-100 and 0.2 on TinyImageNet. Its milestones for the strategy's
-    learning rate are counted in the model's steps, and are not reached at an interval of 20: the rate is constant here.
+    Source: Jia et al. (2022), arXiv:2203.06616, and its code with its README's ranges; the order is the code's. Four
+    things in the code are not done here: the attack on the copy updates the copy's running statistics; that attack
+    stops at an example once it is misclassified; the copy of LAS-TRADES forwards x twice; LAS-AWP computes rewards
+    without mean and std. PGD-AT's label smoothing is 0.3, 0.4 on CIFAR-100 and 0.2 on TinyImageNet. The code counts
+    the milestones of the strategy's learning rate in model steps, and an interval of 20 never reaches them: here the
+    rate is constant.
     """
 
     strategy: Model = static()
@@ -162,15 +164,15 @@ class LAS(Wrapper):
         check_sees_the_images(self)
         beta = getattr(innermost(self), "beta", 1.0)
         if self.betas and isinstance(beta, (int, float)) and beta != 1:
-            raise InputError(f"betas multiply the divergence, whose own beta={beta} must then be 1")
+            raise InputError(f"betas multiply the divergence, so its own beta={beta} must be 1; give beta=1")
 
     def check_part(self, examples: int) -> None:
-        """The strategy learns from one reward of the whole batch, so it is not taken in parts."""
-        raise InputError("microbatches: LAS's strategy learns from one reward of the whole batch; leave it at 1")
+        """Refuse parts: the strategy learns from one reward of the full batch."""
+        raise InputError("microbatches: LAS's strategy learns from one reward of the full batch; leave it at 1")
 
     @classmethod
     def num_actions(cls, **options: Any) -> int:
-        """How many outputs `strategy` needs under these options: one for each choice of each head.
+        """The number of outputs that `strategy` needs with these options: one for each choice of each head.
 
         >>> LAS.num_actions(), LAS.num_actions(**LAS.variants["trades"])
         (30, 21)
@@ -179,7 +181,7 @@ class LAS(Wrapper):
         return sum(len({**defaults, **options}[name]) for name in HEADS)
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> Strategy:
-        """The strategy network's weights and statistics, and the momentum of its SGD."""
+        """The strategy network's weights and running statistics, and the momentum of its SGD."""
         own = self.strategy.init(key, images)
         logits, _ = jax.eval_shape(lambda w, s: self.strategy.apply(w, s, images, train=False), *own)
         needed = sum(len(choices) for _, choices in self._heads())
@@ -190,7 +192,7 @@ class LAS(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The strategy's own step where it is due; then the attack inside, each example as the strategy chooses."""
+        """Take the strategy's step if due; then run the inner attack as the strategy chooses for each example."""
         own, model_state = jax.lax.cond(
             (context.step + 1) % self.interval == 0,
             lambda: self.learn(variables, objective_state, batch, context),
@@ -202,14 +204,14 @@ class LAS(Wrapper):
         if self.clip:
             nominal = context.attack.get("eps", self.eps)
             adversarial = hold_to_radius(adversarial, nominal, attack_options(self.inner).get("norm", "linf"))
-        if self.betas and adversarial.model_state is None:  # else crafting went on from R1's statistics
+        if self.betas and adversarial.model_state is None:  # else crafting continued from R1's statistics
             adversarial = adversarial._replace(model_state=model_state)
         return self.hand(adversarial, self.handed(adversarial)._replace(own=own))
 
     def attacked(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context, logits: Array
     ) -> AdversarialBatch:
-        """The attack inside, each example under the actions `[B, heads]` drawn from logits; these go along."""
+        """Run the inner attack with actions `[B, heads]` drawn from the logits, and attach the actions."""
         actions = sample(self._split(logits), example_keys(named_key(context.key, "las"), batch.indices))
         chosen = {
             name: jnp.stack([jnp.asarray(choice) for choice in choices])[actions[:, head]]
@@ -227,7 +229,7 @@ class LAS(Wrapper):
         return self.hand(adversarial, Drawn(actions, chosen.get("betas")))
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Those inside, the adversarial part times each example's beta."""
+        """The inner method's terms, with the adversarial part multiplied by each example's beta."""
         terms = super().terms(outputs, objective_state, context)
         if not self.betas:
             return terms
@@ -236,14 +238,14 @@ class LAS(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """The strategy as it chose for this step."""
+        """Store the strategy that chose for this step."""
         state = super().after_step(variables, objective_state, batch, aux, context)
         return state._replace(own=self.handed(batch).own)
 
     def learn(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> tuple[Strategy, PyTree]:
-        """The strategy after a step of its own, and the model's statistics after R1."""
+        """The strategy after its step, and the model's running statistics after R1."""
         own = objective_state.own
         context = context._replace(key=named_key(context.key, "las policy"))
         keys = forward_keys(self.strategy, context.key, batch.indices, "strategy")
@@ -264,7 +266,7 @@ class LAS(Wrapper):
     def reward(
         self, variables: Variables, objective_state: PyTree, adversarial: AdversarialBatch, context: Context
     ) -> tuple[Array, PyTree]:
-        """`R1 + R2 + R3`, one number for the batch, and the model's statistics after R1."""
+        """`R1 + R2 + R3`, one number for the batch, and the model's running statistics after R1."""
         images, labels, indices, _ = adversarial.clean
         loss, model_state = self._loss_as_it_is(variables, adversarial, context)
         copy = self._trained_copy(Variables(variables.params, model_state), objective_state, adversarial, context)
@@ -289,7 +291,7 @@ class LAS(Wrapper):
     def _loss_as_it_is(
         self, variables: Variables, adversarial: AdversarialBatch, context: Context
     ) -> tuple[Array, PyTree]:
-        """R1 before it is clipped, and the model's statistics after it."""
+        """R1 before clipping, and the model's running statistics after it."""
         images, labels, indices, _ = adversarial.clean
         params, model_state = variables
         if not self.betas:
@@ -315,7 +317,7 @@ class LAS(Wrapper):
     def policy_loss(
         self, params: PyTree, own: Strategy, batch: AdversarialBatch, reward: Array, *, keys: Array | None = None
     ) -> tuple[Array, PyTree]:
-        """`-R sum_heads mean_i log pi(a_i | x_i)`, and the strategy's statistics after its forward."""
+        """`-R sum_heads mean_i log pi(a_i | x_i)`, and the strategy's running statistics after its forward."""
         images = batch.clean.images
         logits, model_state = self.strategy.apply(params, own.model_state, images, train=True, key=keys)
         actions = self.handed(batch).actions
@@ -334,12 +336,12 @@ class LAS(Wrapper):
 
 
 def sample(heads: list[Array], keys: Array) -> Array:
-    """An action of each head, drawn from the softmax of its logits `[B, n]` with each example's key: `[B, heads]`."""
+    """One action per head, drawn from the softmax of its logits `[B, n]` with each example's key: `[B, heads]`."""
     sizes = [head.shape[-1] for head in heads]
 
     def draw(key: Array) -> Array:
         return flat_draw(jax.random.gumbel, key, (sum(sizes),), jnp.float32)
 
-    # The largest of logits plus Gumbel noise is a draw from their softmax.
+    # The argmax of logits plus Gumbel noise is a draw from their softmax.
     noise = jnp.split(jax.vmap(draw)(keys), [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], axis=-1)
     return jnp.stack([jnp.argmax(head + gumbel, axis=-1) for head, gumbel in zip(heads, noise)], axis=-1)

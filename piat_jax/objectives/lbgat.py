@@ -18,26 +18,27 @@ from piat_jax.objectives.trades import TRADES
 @wrapper(
     "lbgat",
     title="LBGAT",
-    summary="TRADES guided by the logits of a network that learns the clean images beside it.",
+    summary="TRADES guided by the logits of a second network that learns the clean images.",
     paper="Cui et al. (2021), arXiv:2011.11164",
 )
 class LBGAT(Wrapper):
-    """LBGAT, around TRADES: `mean_i [ mean_k (z'_ik - g_ik)^2 + beta KL(p_i || p'_i) ]`, g the guide's logits of x.
+    """LBGAT, around TRADES: `mean_i [ mean_k (z'_ik - g_ik)^2 + beta KL(p_i || p'_i) ]`, g the guide's logits for x.
 
-    The guide minimises the same squared distance and `CE(g_i, y_i)`, and takes its step after the model's; TRADES' own
-    clean cross-entropy is left out. Its SGD has the run's learning rate of that step, read off a trial step of the
-    run's optimizer.
+    The guide minimises the same squared distance plus `CE(g_i, y_i)`, and takes its step after the model's. TRADES' own
+    clean cross-entropy is left out. The guide's SGD uses the run's learning rate of the step, inferred from a trial
+    step of the run's optimizer.
 
-    Train-mode forwards: those inside. The guide forwards x in training mode: before the attack for its logits, and
-    once more for its gradient, which is the forward that updates its statistics.
+    Train-mode forwards: those of the inner method. The guide forwards x in training mode twice: before the attack for
+    its logits, and later for its gradient. Only the second forward updates its running statistics.
 
     Attributes:
-      inner: `TRADES` itself; other wrappers go outside. With beta = 0 it is the paper's LBGAT0, with 6 LBGAT6.
-      guide: a model with as many outputs; the code's is a ResNet-18 beside a WRN-34-10. The model itself is evaluated.
-      momentum, weight_decay: of the guide's SGD: 0.9 and 2e-4, as the model's there.
+      inner: `TRADES` itself; other wrappers go outside. beta = 0 gives the paper's LBGAT0, 6 gives LBGAT6.
+      guide: a model with the same number of outputs; the code guides a WRN-34-10 with a ResNet-18. Evaluation uses the
+        model, not the guide.
+      momentum, weight_decay: of the guide's SGD: 0.9 and 2e-4, in the code the model's too.
 
-    Source: Cui et al. (2021), arXiv:2011.11164, and its code, where one SGD has the weights of both. Its model forwards
-    x' first. Under `microbatches` the logits that guide a part are of the statistics of that part.
+    Source: Cui et al. (2021), arXiv:2011.11164, and its code, where one SGD updates both networks. Its model forwards
+    x' first. With `microbatches`, the guide's logits for a part use the batch statistics of that part.
     """
 
     guide: Model = static()
@@ -58,25 +59,25 @@ class LBGAT(Wrapper):
         super().__post_init__()
         if not isinstance(self.inner, TRADES):
             raise InputError(
-                f"LBGAT takes the place of TRADES' clean cross-entropy, and {type(self.inner).__name__} is inside; "
-                "put it directly around TRADES, and all else outside"
+                f"LBGAT replaces TRADES' clean cross-entropy, but {type(self.inner).__name__} is inside; "
+                "put it directly around TRADES, and other wrappers outside"
             )
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> Learner:
-        """Fresh weights and statistics."""
+        """The guide's initial weights and statistics."""
         return learner(self.guide.init(key, images))
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """As inside, with the guide's logits of the clean images."""
+        """Craft as the inner method does; attach the guide's logits for the clean images."""
         own, keys = objective_state.own, forward_keys(self.guide, context.key, batch.indices, "guide")
         logits, _ = self.guide.apply(own.params, own.model_state, batch.images, train=True, key=keys)
         adversarial = super().perturb(variables, objective_state, batch, context)
         return self.hand(adversarial, jax.lax.stop_gradient(logits))
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """TRADES' divergence, and the distance from the guide's logits."""
+        """TRADES' divergence, plus the distance from the guide's logits."""
         terms = super().terms(outputs, objective_state, context)
         guided = logit_distance(outputs.logits["adversarial"], self.handed(outputs.batch))
         metrics = {**terms.metrics, "guided": jnp.mean(guided)}
@@ -85,7 +86,7 @@ class LBGAT(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """The guide takes its step, towards the logits that the model had before its own."""
+        """Take the guide's step, towards the model's logits from before the model's step."""
         state, own = super().after_step(variables, objective_state, batch, aux, context), objective_state.own
         target = self.target_of(batch.clean, aux.logits["adversarial"].shape[-1])
 

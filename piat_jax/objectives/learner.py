@@ -1,4 +1,4 @@
-"""A second network that learns beside the model, by an SGD of its own in the objective's state."""
+"""A second network that learns alongside the model, with its own SGD, in the objective's state."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from piat_jax.core.types import Array, Context, PyTree, Variables
 
 
 class Learner(NamedTuple):
-    """A network, and the momentum of its SGD."""
+    """A network and the momentum of its SGD."""
 
     params: PyTree
     model_state: PyTree
@@ -23,7 +23,7 @@ class Learner(NamedTuple):
 
 
 def learner(variables: Variables) -> Learner:
-    """A network that has not learned yet."""
+    """A learner before its first step, with momentum 0."""
     return Learner(*variables, jax.tree.map(jnp.zeros_like, variables.params))
 
 
@@ -35,7 +35,7 @@ def learned(
     momentum: Array | float,
     weight_decay: Array | float,
 ) -> Learner:
-    """The network after a step `v <- momentum v + g + weight_decay w`, `w <- w - rate v`, with new statistics.
+    """The learner after a step `v <- momentum v + g + weight_decay w`, `w <- w - rate v`, with new statistics.
 
     >>> step = learned(learner(Variables(jnp.ones(()), ())), jnp.ones(()), (), jnp.float32(0.5), 0.9, 1.0)
     >>> step.params.item(), step.momentum.item()
@@ -48,21 +48,21 @@ def learned(
 
 
 def learning_rate(name: str, context: Context, params: PyTree) -> Array:
-    """The run's learning rate at this step: how far a trial step goes from 0 on a gradient, per unit of its length.
+    """The run's learning rate at this step: the length of a trial step from 0, per unit of gradient length.
 
     Args:
-      name: of the method, for its error.
-      context: of a step of a run.
-      params: the shape of its weights.
+      name: the method's name, for the error message.
+      context: the context of a training step.
+      params: weights of the model, for their shapes.
 
     Raises:
-      InputError: there is no optimizer.
+      InputError: the context has no optimizer.
     """
     if context.trial_step is None:
-        raise InputError(f"{name} takes the learning rate of the run's optimizer; set context.trial_step")
+        raise InputError(f"{name} needs the learning rate of the run's optimizer; set context.trial_step")
     zeros = jax.tree.map(jnp.zeros_like, params)
     leaves, structure = jax.tree.flatten(zeros)
-    # Short, so that an optimizer that clips gradients leaves it as it is.
+    # Short, so that optimizers with gradient clipping do not clip it.
     length = 2.0**-10
     first = leaves[0].ravel().at[0].set(length).reshape(leaves[0].shape)
     gradient = structure.unflatten([first, *leaves[1:]])

@@ -13,7 +13,7 @@ from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 
 @method(
     "mart",
-    summary="Boosted cross-entropy, and a divergence that weighs misclassified examples more.",
+    summary="Boosted cross-entropy plus a divergence that weights misclassified examples more.",
     paper="Wang et al. (2020), ICLR",
 )
 class MART(AttackedObjective):
@@ -24,13 +24,13 @@ class MART(AttackedObjective):
 
     Attributes:
       beta: 5 for ResNet-18, 6 for wide ResNets in MART's code; 6 in Consistency-AT and RPAT.
-      attack: the original's is `bind(pgd, start="normal")`, and configs take it (in L2 with `l2_rule="trades"`, as in
+      attack: the original's is `bind(pgd, start="normal")`, the configs' default (in L2 with `l2_rule="trades"`, as in
         RPAT's code).
       model, attack_batch_norm: as in `AttackedObjective`.
 
-    Source: Wang et al. (2020), ICLR, "Improving adversarial robustness requires revisiting misclassified examples". The
-    logarithms of 0 that its formulas allow are avoided as in its code: `1.0001 - p + 1e-12` inside BCE's second
-    logarithm, `p' + 1e-12` inside the KL's, and the weight is `1.0000001 - p_y`.
+    Source: Wang et al. (2020), ICLR, "Improving adversarial robustness requires revisiting misclassified examples". As
+    in its code, small constants avoid logarithms of 0: `1.0001 - p + 1e-12` inside BCE's second logarithm, `p' + 1e-12`
+    inside the KL's, and the weight is `1.0000001 - p_y`.
     """
 
     beta: float = 5.0
@@ -38,7 +38,7 @@ class MART(AttackedObjective):
     attack_options: ClassVar[dict[str, Any]] = {"start": "normal", "l2_rule": "trades"}
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Boosted cross-entropy on the adversarial images, and beta times the weighted divergence."""
+        """Boosted cross-entropy on the adversarial images, plus beta times the weighted divergence."""
         (clean, adversarial) = (outputs.logits[k] for k in ("clean", "adversarial"))
         divergence = weighted_divergence(clean, adversarial, outputs.batch.clean.target)
         boosted = losses.boosted_cross_entropy(adversarial, outputs.target)

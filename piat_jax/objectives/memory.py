@@ -1,4 +1,4 @@
-"""What is remembered of each training example, in a table by its index."""
+"""A table with one row per training example, addressed by the example's index."""
 
 import jax.numpy as jnp
 
@@ -6,7 +6,7 @@ from piat_jax.core.types import Array
 
 
 def of_examples(table: Array, indices: Array) -> Array:
-    """The rows of the examples; those of an index beyond the table are NaN, which stops a run at its loss.
+    """The examples' rows; for an index beyond the table the row is NaN, which stops a run at its loss.
 
     >>> of_examples(jnp.array([1.0, 2.0]), jnp.array([1, 5])).tolist()
     [2.0, nan]

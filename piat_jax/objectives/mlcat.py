@@ -16,35 +16,36 @@ from piat_jax.objectives.parts import loss_gradient
 @wrapper(
     "mlcat",
     title="MLCAT",
-    summary="Hinders the fitting of adversarial examples of small loss, by weight perturbation or by scaling.",
+    summary="Prevents fitting adversarial examples with small loss, by weight perturbation or loss scaling.",
     paper="Yu et al. (2022), arXiv:2206.08675",
 )
 class MLCAT(Wrapper):
-    """MLCAT around any method: what makes an example's adversarial part l_i smaller than `minimum` is not learned.
+    """MLCAT around any method: it does not learn to make an example's adversarial part l_i smaller than `minimum`.
 
-    `variant="wp"`, weight perturbation: gradient and optimizer's step are taken at the weights `w + v`, as in AWP, with
-    v of `steps` ascents on the mean over the batch of `l_i [l_i < minimum]`:
+    `variant="wp"`, weight perturbation: gradient and optimizer update are computed at the weights `w + v`, as in AWP. v
+    comes from `steps` ascent steps on the batch mean of `l_i [l_i < minimum]`:
 
         G <- G + g(w + v),  v = gamma |w| G / |G|   with norms over all kernels together; v = 0 at first
 
     Only kernels of convolutions and dense layers move. Where no example's l_i is below `minimum`, v is 0.
 
-    `variant="ls"`, loss scaling: l_i times `max(minimum / l_i, 1)`. The code differentiates that factor too, so that an
-    example of small loss has the loss `minimum` and no gradient; with `scale_gradient=False` the factor is a constant.
+    `variant="ls"`, loss scaling: l_i is multiplied by `max(minimum / l_i, 1)`. The code differentiates this factor too,
+    so an example with a small loss has the loss `minimum` and no gradient. With `scale_gradient=False` the factor is a
+    constant.
 
-    Train-mode forwards: those inside, at w + v. The forwards that v needs leave no statistics behind.
+    Train-mode forwards: those of the inner method, at w + v. The forwards for v do not update running statistics.
 
     Attributes:
       inner: the method, PGD-AT in the paper.
       variant: "wp" or "ls".
       minimum: the loss below which an example counts as small, 1.5 for CIFAR-10.
       gamma: relative size of the weight perturbation, 0.01.
-      steps: ascents of "wp", 10.
-      scale_gradient: whether the factor of "ls" is differentiated.
+      steps: ascent steps of "wp", 10.
+      scale_gradient: whether to differentiate the factor of "ls".
       start: share of the run's epochs before it begins.
 
-    Source: Yu et al. (2022), arXiv:2206.08675, and its code, whose constants these are. Its SGD's rate in the ascents
-    has no effect, for G is normalised.
+    Source: Yu et al. (2022), arXiv:2206.08675, and its code, from which the constants are. The learning rate of its
+    ascent has no effect, because G is normalised.
     """
 
     variant: str = static(default="wp")
@@ -65,7 +66,7 @@ class MLCAT(Wrapper):
     def perturb_weights(
         self, params: PyTree, model_state: PyTree, objective_state: PyTree, batch: AdversarialBatch, context: Context
     ) -> PyTree:
-        """`w + v` of the variant "wp", from the epoch `start` on."""
+        """`w + v` in the variant "wp", from `start` on."""
         params = super().perturb_weights(params, model_state, objective_state, batch, context)
         if self.variant == "ls":
             return params
@@ -83,7 +84,7 @@ class MLCAT(Wrapper):
         return jax.lax.cond(reached(self.start, context), perturbed, lambda params: params, params)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Those inside, scaled in the variant "ls"."""
+        """The inner method's terms, scaled in the variant "ls"."""
         terms = super().terms(outputs, objective_state, context)
         loss = terms.adversarial
         metrics = {**terms.metrics, "small_loss": jnp.mean((loss < self.minimum).astype(jnp.float32))}
@@ -92,25 +93,25 @@ class MLCAT(Wrapper):
         if self.scale_gradient:
             scaled = jnp.maximum(loss, self.minimum)
         else:
-            # The loss may be 0 to the last bit, where its gradient is as well.
+            # The loss may be exactly 0, where its gradient is 0 too.
             scaled = loss * jax.lax.stop_gradient(jnp.maximum(self.minimum / jnp.maximum(loss, 1e-12), 1.0))
         return terms._replace(adversarial=jnp.where(reached(self.start, context), scaled, loss), metrics=metrics)
 
 
 @objective
 class SmallLosses(Wrapper):
-    """What the variant "wp" ascends on: the adversarial part inside, where it is smaller than `minimum`."""
+    """The objective that "wp" maximises: the inner adversarial part, where it is smaller than `minimum`."""
 
     minimum: float = 1.5
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The adversarial part where it is small, and nothing else."""
+        """The adversarial part where it is small, 0 elsewhere."""
         loss = super().terms(outputs, objective_state, context).adversarial
         return Terms(jnp.where(loss < self.minimum, loss, 0.0))
 
 
 def moved(params: PyTree, direction: PyTree, gamma: Array | float) -> PyTree:
-    """The weights plus `gamma |w| d / |d|`, norms over all kernels together; kernels alone move, none where d is 0.
+    """The weights plus `gamma |w| d / |d|`, norms over all kernels together; only kernels move, and none if d is 0.
 
     >>> moved({"k": jnp.array([[3.0, 4.0]])}, {"k": jnp.array([[0.0, 2.0]])}, 0.1)["k"].tolist()
     [[3.0, 4.5]]
@@ -127,5 +128,5 @@ def moved(params: PyTree, direction: PyTree, gamma: Array | float) -> PyTree:
 
 
 def norm(tree: PyTree) -> Array:
-    """The length of all leaves together."""
+    """The L2 norm of all leaves together."""
     return jnp.sqrt(sum((jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(tree)), jnp.float32(0.0)))

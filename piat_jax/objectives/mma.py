@@ -17,51 +17,52 @@ from piat_jax.programs.loops import fori_loop
 
 
 class Margins(NamedTuple):
-    """How far each training example was from the decision boundary when it was seen last."""
+    """Each training example's distance to the decision boundary when it was last seen."""
 
-    eps: Array  # [N], in the unit of the pixels; 0 for one that was misclassified or not seen
+    eps: Array  # [N], on pixels in [0, 1]; 0 if the example was misclassified or not seen yet
 
 
 class Searched(NamedTuple):
-    """What crafting found of a batch's examples, `[B]` each."""
+    """The search's results for a batch, `[B]` each."""
 
-    eps: Array  # the distance of the decision boundary, 0 where the clean image is misclassified
+    eps: Array  # distance to the decision boundary, 0 where the clean image is misclassified
     within: Array  # bool, whether the adversarial part counts
 
 
 @wrapper(
     "mma",
     title="MMA",
-    summary="Trains each example at its decision boundary, as long as that is not too far.",
+    summary="Trains each example at its decision boundary, unless the boundary is too far away.",
     paper="Ding et al. (2020), arXiv:1812.02637",
 )
 class MMA(Wrapper):
-    """MMA around any method: each example is perturbed as far as its decision boundary, `x'_i = x_i + eps_i u_i`.
+    """MMA around any method: perturbs each example up to its decision boundary, `x'_i = x_i + eps_i u_i`.
 
-    The direction u_i is that of the method's attack on the soft logit margin `log sum_{k != y} exp z_k - z_y`, within
-    the radius at which the example crossed the boundary when it was seen last (at least `least eps`), in steps of
-    `reach` times that radius over their number. Along it eps_i is where the soft margin changes sign, by `searches`
-    bisections, at most 1.05 `hinge eps`. A misclassified example is not perturbed. With A the method's adversarial part
+    The method's attack finds the direction u_i by maximising the soft logit margin `log sum_{k != y} exp z_k - z_y`.
+    Its radius is the distance at which the example crossed the boundary when it was last seen, at least `least eps`;
+    its step size is `reach` times the radius, divided by the number of steps. Along u_i, `searches` bisections find
+    the eps_i, at most 1.05 `hinge eps`, where the soft margin changes sign. Misclassified examples are not perturbed.
+    With A the method's adversarial part, the loss is the mean of
 
         clean_weight CE(z_i, y_i) + (1 - clean_weight) A_i [ eps_i < hinge eps or x_i is misclassified ]
 
-    Train-mode forwards: x, then those inside.
+    Train-mode forwards: x, then those of the inner method.
 
     Attributes:
       inner: the method, PGD-AT in the paper; its attack must take `eps`, `step_size`, `start_eps` and `loss`, as `pgd`
-        does. Its label smoothing reaches both cross-entropies.
-      examples: N, how many training examples there are; indices beyond are a loss of NaN. A config counts them itself.
-      eps: the unit of radii, the attack's eps; a radius that a wrapper outside sets takes its place.
-      hinge: how far an example's boundary is pushed, 4 times eps, which is 32/255 (MMA-32); 12/8 and 20/8 are MMA-12
-        and MMA-20. In L2 the paper has 1, 2 and 3 with an eps of 1.
-      least: the smallest radius that is attacked, 0.005 of the pixels, 0.16 times 8/255; 0.5 in L2.
+        does. Its label smoothing applies to both cross-entropies.
+      examples: N, the number of training examples; a larger index gives a loss of NaN. Configs set it automatically.
+      eps: the unit of radii, the attack's eps, unless an outer wrapper sets a radius.
+      hinge: how far to push an example's boundary, in units of eps: 4, which is 32/255 (MMA-32); 12/8 and 20/8 are
+        MMA-12 and MMA-20. In L2 the paper uses 1, 2 and 3 with an eps of 1.
+      least: the smallest attack radius, in units of eps: 0.16, which is 0.005 at eps = 8/255; 0.5 in L2.
       reach: 2.5.
       searches: bisections, 10.
       clean_weight: 1/3; 0 is OMMA.
 
-    Source: Ding et al. (2020), arXiv:1812.02637, and its code. Two things differ: the code takes whether x is correct
-    from its forward in training mode, and bisects in training mode, with 11 forwards that update the statistics; here
-    crafting has BatchNorm as `attack_batch_norm` says. Its x' may leave the box; here it is clipped.
+    Source: Ding et al. (2020), arXiv:1812.02637, and its code. The code decides whether x is correct from its forward
+    in training mode, and bisects in training mode, with 11 forwards that update the running statistics; here crafting
+    uses BatchNorm as `attack_batch_norm` says. The code's x' may leave the box; here it is clipped.
     """
 
     examples: int = static()
@@ -90,19 +91,19 @@ class MMA(Wrapper):
         check_only_one_chooses(self)
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> Margins:
-        """No example has been seen."""
+        """Zero distances: no example has been seen yet."""
         return Margins(jnp.zeros(self.examples * self.views, jnp.float32))
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Clean, then those inside."""
+        """Clean, then the inner method's forwards."""
         inner = super().forwards
         return inner if "clean" in inner else ("clean", *inner)
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """Each example at its boundary."""
+        """Perturb each example up to its boundary."""
         unit = context.attack.get("eps", self.eps)
         before = of_examples(objective_state.own.eps, batch.indices)
         radius = jnp.maximum(before, self.least * unit)
@@ -121,7 +122,7 @@ class MMA(Wrapper):
         return self.hand(adversarial._replace(images=images, metrics=metrics), searched)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The clean cross-entropy, and the method's terms where the boundary is near."""
+        """The clean cross-entropy, plus the adversarial part where the boundary is near, and the other terms."""
         terms = super().terms(outputs, objective_state, context)
         within = self.handed(outputs.batch).within
         share, clean = 1.0 - self.clean_weight, losses.cross_entropy(outputs.logits["clean"], outputs.target)
@@ -131,7 +132,7 @@ class MMA(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """The distances of the batch's examples are remembered."""
+        """Store the distances of the batch's examples."""
         state = super().after_step(variables, objective_state, batch, aux, context)
         eps = remember(state.own.eps, batch.clean.indices, self.handed(batch).eps)
         return state._replace(own=Margins(eps))
@@ -140,7 +141,7 @@ class MMA(Wrapper):
 def soft_margin(logits: Array, labels: Array) -> Array:
     """`log sum_{k != y} exp z_k - z_y`, `[B]`: below 0 only where the label's logit is the highest.
 
-    With probabilities `[B, K]` for labels it is that of the most probable class.
+    For labels given as probabilities `[B, K]`, y is the most probable class.
 
     >>> soft_margin(jnp.array([[2.0, 0.0, 0.0]]), jnp.array([0])).round(4).tolist()
     [-1.3069000244140625]
@@ -154,9 +155,9 @@ def soft_margin(logits: Array, labels: Array) -> Array:
 def boundary(
     logits_fn: LogitsFn, batch: Batch, direction: Array, begin: Array, farthest: Array, searches: int
 ) -> Array:
-    """Where along `direction` the soft margin of each example changes sign, by bisection of [0, farthest]: `[B]`.
+    """The distance along `direction` at which each example's soft margin changes sign, by bisection: `[B]`.
 
-    The first of the `searches` looks at `begin`; what never changes sign ends near `farthest`.
+    The bisection of [0, farthest] evaluates `begin` first; without a change of sign it ends near `farthest`.
     """
 
     def halve(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -169,7 +170,7 @@ def boundary(
 
 
 def along(images: Array, direction: Array, eps: Array) -> Array:
-    """The images so far along the direction, in the box."""
+    """The images moved by `eps` along the direction and clipped to the box."""
     return jnp.clip(images + per_image(eps, images) * direction, 0.0, 1.0)
 
 

@@ -18,11 +18,11 @@ BY = ("batch", "example")
 
 
 class NormErrors(NamedTuple):
-    """How often each norm's attack succeeded, `[P]` each."""
+    """Success counts and rates of each norm's attack, `[P]` each."""
 
     wrong: Array  # int32, examples of this epoch
     total: Array  # int32, examples of this epoch
-    rate: Array  # of the epoch before; 1 for a norm that has not been drawn yet
+    rate: Array  # of the previous epoch; 1 for a norm that has not been drawn yet
 
 
 @wrapper(
@@ -32,35 +32,35 @@ class NormErrors(NamedTuple):
     paper="Tramer and Boneh (2019), arXiv:1904.13000; Croce and Hein (2022), arXiv:2105.12508",
 )
 class MultiNorm(Wrapper):
-    """The method inside with its attack under each of several norms p, at radius eps_p and step size step_p.
+    """Multi-norm around any method: its attack runs under several norms p, with radius eps_p and step size step_p.
 
-    `how` says what is made of the adversarial images `x'_p`:
+    `how` sets how the adversarial images `x'_p` are used:
 
-        max     that with the highest cross-entropy, for each example (MAX)
-        avg     the method's loss of each, and their mean (AVG)
-        random  one norm, drawn uniformly (SAT)
-        errors  one norm, drawn in proportion to the share of the training examples that its attack changed the
-                prediction of in the epoch before (E-AT, which does so with L-inf and L1)
+        max     for each example, the image with the highest cross-entropy (MAX)
+        avg     all images: the mean of the method's loss over the norms (AVG)
+        random  the images of one norm, drawn uniformly (SAT)
+        errors  the images of one norm, drawn in proportion to the error rate of the training examples under its attack
+                in the previous epoch (E-AT, with L-inf and L1)
 
-    What is drawn is drawn by batch, so that one attack runs, or by example, for which all run. MSD is an attack:
-    `config.attack.name=msd` with any method.
+    A draw per batch runs one attack; a draw per example runs all of them. MSD is available as an attack, for any
+    method: `config.attack.name=msd`.
 
-    Train-mode forwards: those inside; under "avg" the adversarial ones once for each norm, in their order.
+    Train-mode forwards: those of the inner method; with "avg" the adversarial forward repeats for each norm, in order.
 
     Attributes:
       inner: the method; its attack must take norm, eps and step_size (pgd), or norm and eps (apgd).
-      norms: which, of linf, l2, l1.
-      eps: radius of L-inf, the attack's.
-      eps_l2: radius of L2: 0.5 for CIFAR-10.
-      eps_l1: radius of L1: 12 for CIFAR-10.
-      step_l2: step size of L2; of L-inf it is the attack's.
-      step_l1: step size of L1, a sum of changes.
+      norms: at least two of linf, l2, l1.
+      eps: radius in L-inf, the attack's.
+      eps_l2: radius in L2: 0.5 for CIFAR-10.
+      eps_l1: radius in L1: 12 for CIFAR-10.
+      step_l2: step size in L2; in L-inf the attack's step size is used.
+      step_l1: step size in L1, the sum of all pixel changes.
       how: max, avg, random, errors.
-      by: batch, example: for what "random" and "errors" draw.
+      by: batch or example: whether "random" and "errors" draw per batch or per example.
 
     Source: Tramer & Boneh (2019), arXiv:1904.13000; SAT: Madaan et al. (2021), arXiv:2003.02484; E-AT: Croce & Hein
-    (2022), arXiv:2105.12508, whose code attacks by APGD with 10 steps (`config.attack.name=apgd`). Their L1 attack is
-    APGD-L1's or SLIDE, as the attack has it.
+    (2022), arXiv:2105.12508, whose code attacks by APGD with 10 steps (`config.attack.name=apgd`). In L1 the attack is
+    APGD-L1 or SLIDE, depending on the configured attack.
     """
 
     norms: tuple[str, ...] = static(default=ALL_NORMS)
@@ -85,14 +85,14 @@ class MultiNorm(Wrapper):
         check_attack_takes(self, "norm", "eps")
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> Any:
-        """Counts, where errors decide."""
+        """Error counts for how="errors", else no state."""
         if self.how != "errors":
             return ()
         zeros = jnp.zeros(len(self.norms), jnp.int32)
         return NormErrors(zeros, zeros, jnp.ones(len(self.norms), jnp.float32))
 
     def options(self, norm: str, context: Context) -> dict[str, Any]:
-        """What the attack is told under a norm."""
+        """The attack's options under a norm."""
         known = attack_options(self.inner)
         eps = {"linf": context.attack.get("eps", self.eps), "l2": self.eps_l2, "l1": self.eps_l1}[norm]
         found = {"norm": norm, "eps": eps}
@@ -103,7 +103,7 @@ class MultiNorm(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The attack inside under each norm, or under one."""
+        """Run the inner method's attack under each norm, or under the drawn one."""
 
         def under(number: int) -> AdversarialBatch:
             return super(MultiNorm, self).perturb(
@@ -129,7 +129,7 @@ class MultiNorm(Wrapper):
         return innermost(self.inner).logits_fn(variables)
 
     def _draw(self, own: Any, batch: Batch, context: Context) -> Array:
-        """The number of the norm: one for the batch, or `[B]`."""
+        """The index of the drawn norm: one for the batch, or `[B]`."""
         rate = own.rate if self.how == "errors" else jnp.ones(len(self.norms))
         logits = jnp.log(jnp.maximum(rate, 1e-6))
         key = named_key(context.key, "multi_norm")
@@ -139,7 +139,7 @@ class MultiNorm(Wrapper):
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """As inside; under "avg" with each norm's images in place of the adversarial ones."""
+        """The inner method's forwards; with "avg" each norm's images replace the adversarial ones."""
         inside = super().forwards
         if self.how != "avg":
             return inside
@@ -150,14 +150,14 @@ class MultiNorm(Wrapper):
         return ("adversarial", *(f"adversarial_{norm}" for norm in self.norms[1:]))
 
     def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
-        """As inside, and under "avg" the images of the other norms."""
+        """The inner method's images; with "avg" also those of the other norms."""
         found = super().inputs(batch)
         if self.how == "avg":
             found |= dict(zip(self._kinds(), self.handed(batch)))
         return found
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """As inside; under "avg" the mean over the norms."""
+        """The inner method's terms; with "avg" their mean over the norms."""
         if self.how != "avg":
             terms = super().terms(outputs, objective_state, context)
             shares = {
@@ -179,7 +179,7 @@ class MultiNorm(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """Count the batch, where errors decide."""
+        """Count the batch's errors if how="errors"."""
         state = super().after_step(variables, objective_state, batch, aux, context)
         if self.how != "errors":
             return state
@@ -189,7 +189,7 @@ class MultiNorm(Wrapper):
         return state._replace(own=own)
 
     def after_epoch(self, objective_state: WrapperState, context: Context) -> WrapperState:
-        """Rates from the counts, which begin anew; a norm that was not drawn keeps its rate."""
+        """Compute rates from the counts and reset the counts; a norm that was not drawn keeps its rate."""
         state, own = super().after_epoch(objective_state, context), objective_state.own
         if self.how != "errors":
             return state
@@ -199,7 +199,7 @@ class MultiNorm(Wrapper):
 
 
 def _chosen(crafted: list[AdversarialBatch], number: Array) -> AdversarialBatch:
-    """Of several adversarial batches that number's for each example; what else they hold is the first's."""
+    """For each example the images of batch `number`; all other fields come from the first batch."""
     images = jnp.stack([each.images for each in crafted])
     taken = jnp.take_along_axis(images, number.reshape(1, -1, *[1] * (images.ndim - 2)), axis=0)[0]
     return crafted[0]._replace(images=taken)

@@ -9,20 +9,20 @@ from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method, 
 
 @method(
     "nmse",
-    summary="PGD-AT with the normalised mean square error of logits.",
+    summary="PGD-AT plus the normalised mean square error of logits.",
     paper="the PIAT paper, Eq. 11-12",
 )
 class NMSE(AttackedObjective):
     """NMSE: minimise `mean_i [ CE(z'_i, y_i) + mu (1 - p_y(x_i)) | z_i/|z_i| - z'_i/|z'_i| |^2 ]`.
 
-    Train-mode forwards: x, x' (the order is free, this is MART's). No stop-gradient on either logit vector.
+    Train-mode forwards: x, x' (MART's order; the paper states none). No stop-gradient on either logit vector.
 
     Attributes:
       mu: 5 in the paper (3 to 6 in its ablation).
-      weight_gradient: whether the weight `1 - p_y(x)` is differentiated; the paper does not say, MART's is.
+      weight_gradient: whether to differentiate the weight `1 - p_y(x)`; the paper does not say, MART does.
       model, attack, attack_batch_norm: as in `AttackedObjective`.
 
-    Source: PIAT paper, Eq. 11 and 12. The reduction over the batch is not stated there; it is the mean.
+    Source: PIAT paper, Eq. 11 and 12. The paper does not state the reduction over the batch; here it is the mean.
     """
 
     mu: float = 5.0

@@ -1,4 +1,4 @@
-"""A batch in equal parts, one after the other in a compiled loop: the whole batch's gradient in a part's memory."""
+"""Gradient accumulation: a compiled loop over equal parts of a batch gives its gradient in the memory of one part."""
 
 from typing import Any, TypeVar
 
@@ -13,13 +13,13 @@ Tree = TypeVar("Tree")
 
 
 def check_parts(objective: Any, batch_size: int, microbatches: int, devices: int = 1) -> None:
-    """Raise InputError unless a batch can be taken in `microbatches` equal parts, each shared by the devices.
+    """Raise InputError unless a batch can be split into `microbatches` equal parts, each divided among the devices.
 
     Args:
       objective: the method.
-      batch_size: examples in a batch.
-      microbatches: how many parts; 1 is never refused.
-      devices: how many share each part.
+      batch_size: examples per batch.
+      microbatches: number of parts; 1 is always accepted.
+      devices: number of devices that share each part.
     """
     check_count("microbatches", microbatches, 1)
     if microbatches == 1:
@@ -39,11 +39,11 @@ def check_parts(objective: Any, batch_size: int, microbatches: int, devices: int
 
 
 def cut(tree: Tree, microbatches: int, *, views: int = 1) -> Tree:
-    """Arrays `[views * B, ...]` as `[n, views * B / n, ...]`; `join` puts them together again.
+    """Split arrays `[views * B, ...]` into parts `[n, views * B / n, ...]`; `join` is the inverse.
 
-    Each part has examples from all over the batch, so devices that share a batch share each part, and nothing moves.
-    It has all views of its examples, and for each example the one at the same place from the other end (`Mix`), where
-    its number of examples is even.
+    Each part takes examples from the whole batch, so a batch that is sharded over devices gives sharded parts without
+    moving data. A part has all views of its examples. If its size is even, it also has each example's partner in the
+    reversed batch (`Mix`).
 
     >>> cut(jnp.arange(8), 2).tolist()
     [[0, 2, 5, 7], [1, 3, 4, 6]]
@@ -69,10 +69,10 @@ def join(tree: Tree, *, views: int = 1) -> Tree:
 
 
 def _mirrored(rows: Array, views: int) -> Array:
-    """`[views * R, n, ...]` with the second half of each view's rows turned round: a batch read backwards is so too."""
+    """`[views * R, n, ...]` with the second half of each view's rows reversed, to match the reversed batch."""
     count = len(rows) // views
     second = jnp.arange(len(rows)) % count >= (count + 1) // 2
-    # Chosen and not concatenated: along the axis that devices share, halves would move.
+    # Selected, not concatenated: concatenating along the sharded axis would move halves between devices.
     return jnp.where(second.reshape(-1, *(1,) * (rows.ndim - 1)), rows[:, ::-1], rows)
 
 
@@ -84,10 +84,10 @@ def perturbed(
     context: Context,
     microbatches: int,
 ) -> AdversarialBatch:
-    """The adversarial batch; with more than one of `microbatches` in parts, every array but the statistics `[n, ...]`.
+    """The adversarial batch; with several `microbatches` in parts: all arrays except the statistics are `[n, ...]`.
 
-    All parts are attacked before the first loss. Where crafting forwards in training mode (ECAS), each part goes on
-    from the statistics that the one before has left.
+    All parts are attacked before the first loss. If crafting forwards in training mode (ECAS), each part continues from
+    the running statistics of the previous part.
     """
     if microbatches == 1:
         return objective.perturb(variables, objective_state, batch, context)
@@ -111,10 +111,10 @@ def loss_gradient(
     batch: AdversarialBatch,
     context: Context,
 ) -> tuple[PyTree, Aux]:
-    """The gradient of the loss by `params`, and the loss's `Aux`; what `perturb_weights` needs one for calls this.
+    """The gradient of the loss with respect to `params`, and the loss's `Aux`; for use in `perturb_weights` too.
 
-    Of a batch in parts, as from `perturbed`, gradient and metrics are the means of those of the parts, which are equal
-    in size; each part goes on from the statistics that the one before has left.
+    For a batch in parts, as from `perturbed`, gradient and metrics are means over the parts, which are equal in size.
+    Each part continues from the running statistics of the previous part.
     """
     gradient_of = jax.grad(objective.loss, has_aux=True)
     if not in_parts(batch):
@@ -134,16 +134,16 @@ def loss_gradient(
 def joined(
     objective: Objective, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, context: Context
 ) -> AdversarialBatch:
-    """The adversarial batch as one again, from its parts: what `after_step` takes.
+    """Join the parts of an adversarial batch again, as `after_step` expects.
 
-    What wrappers have handed on is put together where it is per example; of anything else the last part's stays.
+    Values handed on by wrappers are joined if they are per example; of other values the last part's is kept.
     """
     if not in_parts(batch):
         return batch
     clean, images, iterates = join((batch.clean, batch.images, batch.iterates), views=objective.views)
     extra = batch.extra
     if jax.tree.leaves(extra):
-        # Only the whole batch's shapes tell what is per example.
+        # Only the shapes for the full batch show which values are per example.
         crafted = jax.eval_shape(lambda: objective.perturb(variables, objective_state, clean, context))
 
         def of_whole(parts: Array, whole: jax.ShapeDtypeStruct) -> Array:

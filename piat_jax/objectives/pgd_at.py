@@ -22,17 +22,17 @@ class PGDAT(AttackedObjective):
       label_smoothing: 0 for PGD-AT; 0.3, over the other classes, in ECAS and LAS-AT.
       model, attack, attack_batch_norm, smoothing_over: as in `AttackedObjective`.
 
-    Source: Madry et al. (2018), arXiv:1706.06083; PIAT paper, Eq. 4. As SEAT and Generalist, PIAT's lineage, craft:
-    uniform start, BatchNorm in evaluation mode. robust_overfitting also forwards the clean batch after the optimizer
-    step, for logging, which mixes clean statistics into BatchNorm's; that is not part of the method and not done here.
-    In L2 configs craft as advertorch does, by which Consistency's code, and RPAT's after it, train.
+    Source: Madry et al. (2018), arXiv:1706.06083; PIAT paper, Eq. 4. Crafting follows SEAT and Generalist, from which
+    PIAT derives: uniform start, BatchNorm in evaluation mode. robust_overfitting also forwards the clean batch after
+    the optimizer step, for logging, which mixes clean statistics into BatchNorm's. This is not part of the method and
+    not done here. In L2, configs craft as advertorch does, which Consistency's and RPAT's code follow.
     """
 
     attack_options: ClassVar[Mapping[str, Any]] = {"l2_rule": "advertorch"}
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Adversarial alone."""
+        """Only adversarial images."""
         return ("adversarial",)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:

@@ -20,42 +20,43 @@ EIGHT = ("clean", "adversarial", *("adversarial", "clean") * 3)
 
 @wrapper(
     "rat",
-    summary="TRADES with soft targets from a Taylor expansion in randomised weights.",
+    summary="TRADES with soft labels from a Taylor expansion in randomised weights.",
     paper="Jin et al. (2023), arXiv:2303.10653",
 )
 class RAT(Wrapper):
     """RAT: minimise `mean_i [ (1 - share) CE(z_i, y_i) + share first_i + share/2 second_i + beta KL(p_i || p'_i) ]`.
 
-    The new terms pull both predictions towards soft labels, made of how the gradient of the last layer differs between
-    clean and adversarial images. G and G' are the gradients of mean CE(z, y) and mean CE(z', y) with respect to the
-    last kernel, each summed over its inputs: one number per class. With the rows of the table T (`soft_labels`)
+    The new terms pull both predictions towards soft labels, which come from the difference of the last layer's gradient
+    between clean and adversarial images. G and G' are the gradients of mean CE(z, y) and mean CE(z', y) with respect to
+    the last kernel, each summed over its inputs: one number per class. With the rows of the table T (`soft_labels`)
 
         first_i  = [ KL(T(|G| - |G'|)_y || p') + KL(T(|G'| - |G|)_y || p) ] / 2
         second_i = [ KL(T(G'^2 - G^2)_y || p') + KL(T(G'^2 - G^2)_y || p) ] / 2
 
-    The soft labels are constants. The attack is that of the method inside, on a copy of the weights whose convolutions
-    carry fresh Gaussian noise.
+    The soft labels are constants. The inner method's attack runs on a copy of the weights with fresh Gaussian noise on
+    its convolutions.
 
-    Train-mode forwards: x, x', x', x, x', x, x', x, or with `shared_forwards` those inside. Every two make the same
-    logits, so only BatchNorm's running statistics tell them apart. The forwards for G and G' leave no statistics.
+    Train-mode forwards: x, x', x', x, x', x, x', x, or those of the inner method with `shared_forwards`. Repeated
+    forwards give the same logits and differ only in BatchNorm's running statistics. The forwards for G and G' do not
+    update running statistics.
 
     Attributes:
-      inner: TRADES, or wrappers around it: `RAT(TRADES(...))`, `RAT(AWP(TRADES(...)))`, whose v comes from the gradient
-        of TRADES as in the code, or `AWP(RAT(TRADES(...)))`, where it comes from RAT's. beta is TRADES'. No other
-        method will do: the term `CE(z, y)` is taken out of its loss.
-      share: alpha of the code, 0.2.
-      kappa: mass of a soft label on the other classes: 0.8 for 10 classes, 0.98 for 100.
+      inner: TRADES, or wrappers around it: `RAT(TRADES(...))`; `RAT(AWP(TRADES(...)))`, whose v comes from the gradient
+        of TRADES as in the code; or `AWP(RAT(TRADES(...)))`, whose v comes from RAT's. beta is TRADES'. Other methods
+        do not work, because RAT takes a share of the term `CE(z, y)` from their loss.
+      share: alpha in the code, 0.2.
+      kappa: probability mass of a soft label on the other classes: 0.8 for 10 classes, 0.98 for 100.
       noise: standard deviation of the attacked copy's noise, 1e-4; 0 in the AWP variant.
-      shared_forwards: whether the new terms use the forwards inside; true in the AWP variant.
+      shared_forwards: whether the new terms use the inner method's forwards; true in the AWP variant.
       head: path of the last layer's kernel `[features, K]` in the parameters: ("linear", "dense", "kernel") in our
         ResNets and MLP, ("fc", "dense", "kernel") in our wide ResNets.
 
-    Source: Jin et al. (2023), arXiv:2303.10653, and its code, which is the approximation of the paper's Appendix D: the
-    paper expands in all randomised weights, the code looks at the last layer. Both second-order labels come from
-    `G'^2 - G^2` as in the code; its opposite is computed there too but not used. The code adds noise to the parameters
-    with "conv" in their names; here it goes to those with four axes. A soft label whose differences are all equal, 0/0
-    in the code, spreads kappa evenly.
-    The script for PreActResNet-18 has the coefficient 0.2 share in place of 0.25 share on the two second-order terms.
+    Source: Jin et al. (2023), arXiv:2303.10653, and its code, which implements the approximation in the paper's
+    Appendix D: the paper expands in all randomised weights, the code uses only the last layer. As in the code, both
+    second-order labels come from `G'^2 - G^2`; the code also computes the negative, but does not use it. The code adds
+    noise to parameters with "conv" in their names; here parameters with four axes get it. If all differences of a soft
+    label are equal (0/0 in the code), kappa is spread evenly. The script for PreActResNet-18 multiplies the two
+    second-order terms by 0.2 share in place of 0.25 share.
     """
 
     share: float = 0.2
@@ -77,15 +78,15 @@ class RAT(Wrapper):
             if inside.rescales:
                 name = type(inside).__name__
                 raise InputError(
-                    f"{name} scales the cross-entropy that RAT takes a share of; put it outside: {name}(RAT(...))"
+                    f"{name} scales the cross-entropy, of which RAT takes a share; put it outside: {name}(RAT(...))"
                 )
         if not isinstance(method, TRADES):
             raise InputError(
-                f"RAT changes terms of TRADES and goes around no {type(method).__name__}; give RAT(TRADES(...))"
+                f"RAT changes terms of TRADES and cannot go around {type(method).__name__}; give RAT(TRADES(...))"
             )
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> PyTree:
-        """No state of its own; the head is looked for in the weights."""
+        """No state of its own; checks that `head` is in the weights."""
         kernels = {
             tuple(str(getattr(entry, "key", entry)) for entry in path): leaf.shape
             for path, leaf in jax.tree_util.tree_leaves_with_path(variables.params)
@@ -94,17 +95,17 @@ class RAT(Wrapper):
         if tuple(self.head) not in kernels:
             known = ", ".join(f"{path} {shape}" for path, shape in kernels.items())
             raise InputError(
-                f"head={self.head!r} is no kernel of this model; give the path of its last one, of {known}"
+                f"head={self.head!r} is not a kernel of this model; give the path of its last one, of {known}"
             )
         return ()
 
     def check_part(self, examples: int) -> None:
-        """The soft labels are made of gradients of the whole batch, so it is not taken in parts."""
-        raise InputError("microbatches: RAT's soft labels come from gradients of the whole batch; leave it at 1")
+        """Refuse parts: the soft labels come from gradients of the full batch."""
+        raise InputError("microbatches: RAT's soft labels come from gradients of the full batch; leave it at 1")
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Two for the gradients of the head, two for TRADES' divergence, four for the new terms; or those inside."""
+        """Two for the head's gradients, two for TRADES' divergence, four for the new terms; or the inner method's."""
         inside = super().forwards
         if self.shared_forwards:
             return inside
@@ -113,12 +114,12 @@ class RAT(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The attack inside, on noisy convolutions."""
+        """Run the inner method's attack with noisy convolutions."""
         params = noisy_convolutions(variables.params, self.noise, named_key(context.key, "RAT"))
         return super().perturb(variables._replace(params=params), objective_state, batch, context)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The terms inside, with a share of the clean cross-entropy in soft labels."""
+        """The inner method's terms; soft labels replace a share of the clean cross-entropy."""
         terms = super().terms(outputs, objective_state, context)
         labels, (clean, adversarial) = outputs.batch.clean.labels, (outputs.logits[k] for k in ("clean", "adversarial"))
         images = self.inputs(outputs.batch)
@@ -142,7 +143,7 @@ class RAT(Wrapper):
         return terms._replace(other=terms.other + self.share * moved, metrics=metrics)
 
     def head_gradient(self, variables: Variables, images: Array, labels: Array, *, keys: Array | None = None) -> Array:
-        """The gradient of mean cross-entropy by the last kernel, summed over its inputs: `[K]`, a constant."""
+        """The gradient of mean cross-entropy for the last kernel, summed over its inputs: `[K]`, a constant."""
         params, model_state = jax.lax.stop_gradient(variables)
         kernel = params
         for name in self.head:
@@ -159,7 +160,7 @@ class RAT(Wrapper):
 def soft_labels(values: Array, kappa: Array | float) -> Array:
     """The table T of a vector over classes, `[K, K]`: row y is the soft label of class y.
 
-    It has `1 - kappa` on y and kappa on the other classes, in proportion to `values - min(values)`; evenly where those
+    It puts `1 - kappa` on y and kappa on the other classes, in proportion to `values - min(values)`, or evenly if these
     are all 0.
 
     >>> soft_labels(jnp.array([3.0, 1.0, 2.0]), 0.5).round(3).tolist()[0]
@@ -174,7 +175,7 @@ def soft_labels(values: Array, kappa: Array | float) -> Array:
 
 
 def noisy_convolutions(params: PyTree, noise: Array | float, key: Array) -> PyTree:
-    """The weights plus `noise N(0, 1)` on every convolution kernel (four axes).
+    """The weights, with `noise N(0, 1)` added to every convolution kernel (four axes).
 
     >>> noisy_convolutions({"bias": jnp.ones(2)}, 0.1, jax.random.key(0))["bias"].tolist()
     [1.0, 1.0]

@@ -22,37 +22,37 @@ DISTANCES = {
 
 @wrapper(
     "rpat",
-    summary="Makes logits change evenly along the perturbation: a penalty at its mid-point.",
+    summary="Makes logits change evenly along the perturbation, by a penalty at its mid-point.",
     paper="Wang and Liu (2025), arXiv:2508.02186, the RPAT paper, Eq. 3",
 )
 class RPAT(Wrapper):
-    """RPAT around any method: plus `weight mean_i D( (z~_i - z_i) / alpha, (z'_i - z~_i) / (1 - alpha) )`.
+    """RPAT around any method: adds `weight mean_i D( (z~_i - z_i) / alpha, (z'_i - z~_i) / (1 - alpha) )`.
 
-    `z~` are the logits at `x~ = x + alpha (x' - x)`. The term is 0 for a model that is linear between x and x'.
+    `z~` are the logits at `x~ = x + alpha (x' - x)`. The term is 0 if the logits are linear between x and x'.
     Gradients flow through all three logit vectors.
 
-    Train-mode forwards: those inside, then x~, then x where it is not among them: x', x~, x around PGD-AT (2B images
-    around Consistency), x, x', x, x~ around TRADES, x, x', x~ around MART.
+    Train-mode forwards: those of the inner method, then x~, then x unless the inner method forwards x: x', x~, x around
+    PGD-AT (2B images around Consistency); x, x', x, x~ around TRADES; x, x', x~ around MART.
 
     Attributes:
       inner: the method.
       weight: 1, for the "code" scale.
-      alpha: share of the perturbation at the point between. This is the paper's side; the rate r of the benchmarks'
-        code is the clean image's share, `1 - alpha`. Both use 0.5.
+      alpha: share of the perturbation at x~, as in the paper. The rate r in the benchmarks' code is the clean image's
+        share, `1 - alpha`. Both use 0.5.
       alpha_from: "fixed", or a share drawn for each batch, with b ~ Beta(0.75, 0.75): "beta-" is min(b, 1 - b), "beta+"
-        max(b, 1 - b), kept in [0.01, 0.99]. The paper's Fig. 4b has all three.
-      scale: "paper", the differences as above, or "code", both times `alpha (1 - alpha)`. The squared distance is then
-        that of the released code, between `z~` and `(1 - alpha) z + alpha z'`; the paper's is 16 times as large at
-        alpha = 0.5.
+        max(b, 1 - b), clipped to [0.01, 0.99]. The paper's Fig. 4b compares all three.
+      scale: "paper", the differences as above, or "code", both times `alpha (1 - alpha)`. With "code" the squared
+        distance is that of the released code, between `z~` and `(1 - alpha) z + alpha z'`; the paper's is 16 times as
+        large at alpha = 0.5.
       distance: D: "mse", mean over classes; "kl", `KL(softmax(first) || softmax(second))`; "js", Jensen-Shannon of the
-        same softmaxes; "cosine", 1 minus the cosine of the two vectors, for which the scale is without effect.
+        same softmaxes; "cosine", 1 minus the cosine of the two vectors, on which the scale has no effect.
       start: share of the run's epochs before it begins.
 
     Source: Wang & Liu (2025), arXiv:2508.02186, Eq. 3, and the code of its benchmarks. The paper names KL, JS and
-    cosine as other measures between the two items of Eq. 3 (Section 4.2, Figure 4a) without formulas, and the code of
-    the benchmarks has only MSE. So D takes the two differences as they stand, in Eq. 3's order; KL and JS need
-    distributions, hence the softmax, and "code" is a temperature to them. The "KL loss" of Section 5.3 belongs to
-    ReBAT, against a teacher, and is another method. Around MART, beta is 6.
+    cosine as other measures between the two differences of Eq. 3 (Section 4.2, Figure 4a) without formulas, and the
+    benchmarks' code has only MSE. Here D compares the two differences in Eq. 3's order. KL and JS need distributions,
+    hence the softmax, and for them "code" acts as a temperature. The "KL loss" of Section 5.3 belongs to ReBAT, against
+    a teacher, and is another method. Around MART, beta is 6.
     """
 
     weight: float = 1.0
@@ -66,7 +66,7 @@ class RPAT(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # At 0 and 1 one difference is that of a point and itself.
+        # At 0 and 1 one of the differences is between a point and itself.
         check_range("alpha", self.alpha, 0.01, 0.99)
         check_choice("alpha_from", self.alpha_from, ("fixed", "beta-", "beta+"))
         check_choice("scale", self.scale, ("code", "paper"))
@@ -74,12 +74,12 @@ class RPAT(Wrapper):
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Those inside, then the point between, then clean if it has not been."""
+        """The inner method's forwards, then the mid-point, then clean unless it is among them."""
         inner = super().forwards
         return (*inner, "mid", *(() if "clean" in inner else ("clean",)))
 
     def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
-        """Those inside, and the point between."""
+        """The inner method's images and the mid-point."""
         inputs = super().inputs(batch)
         clean = inputs["clean"]
         return {**inputs, "mid": clean + self._alpha(batch) * (inputs["adversarial"] - clean)}
@@ -87,13 +87,13 @@ class RPAT(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """The attack inside; where the share is drawn, its draw."""
+        """Craft as the inner method does; attach the drawn alpha, if it is not fixed."""
         adversarial = super().perturb(variables, objective_state, batch, context)
         if self.alpha_from == "fixed":
             return adversarial
         share = symmetric_beta(0.75, *jax.random.uniform(named_key(context.key, "rpat"), (2,), jnp.float32))
         end = jnp.minimum if self.alpha_from == "beta-" else jnp.maximum
-        # At 0 and 1 one difference is that of a point and itself.
+        # At 0 and 1 one of the differences is between a point and itself.
         drawn = jnp.clip(end(share, 1.0 - share), 0.01, 0.99)
         return self.hand(adversarial, drawn)
 
@@ -101,7 +101,7 @@ class RPAT(Wrapper):
         return self.alpha if self.alpha_from == "fixed" else self.handed(batch)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The terms inside, and the distance of the two differences."""
+        """The inner method's terms, plus the distance between the two differences."""
         terms = super().terms(outputs, objective_state, context)
         clean, mid, adversarial = (outputs.logits[k].astype(jnp.float32) for k in ("clean", "mid", "adversarial"))
         alpha = self._alpha(outputs.batch)

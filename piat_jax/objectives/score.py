@@ -20,21 +20,21 @@ from piat_jax.objectives.wrapper_checks import check_attack_takes
 class SCORE(AttackedObjective):
     """SCORE: minimise `mean_i [ |p_i - y_i|^2 + beta max(|p'_i - p_i|^2 - clip, 0) ]`, sums over classes.
 
-    y is the label's one-hot vector, smoothed by `label_smoothing`; the attack maximises `|p' - p|^2`. Gradients flow
+    y is the label's one-hot vector, smoothed by `label_smoothing`. The attack maximises `|p' - p|^2`. Gradients flow
     through both p and p'.
 
     Train-mode forwards: x, x'.
 
     Attributes:
-      beta: 4 in its README's example with generated data, 3 for the models that were released.
-      clip: how far p' may be from p at no cost, 0; the paper's "clipped" loss has others.
-      attack: needs a start off the images, as at x itself the distance has no gradient; the code's is uniform in the
-        ball, and configs take it. It is called with `loss=`, so it must take one, as `pgd` does.
+      beta: 4 in its README's example with generated data, 3 for the released models.
+      clip: the squared distance between p' and p that costs nothing, 0; the paper's "clipped" loss uses other values.
+      attack: must not start at the clean images, where the distance has no gradient; the code's start is uniform in the
+        ball, the configs' default. The attack must take `loss`, as `pgd` does.
       model, attack_batch_norm, label_smoothing, smoothing_over: as in `AttackedObjective`. The code attacks with batch
-        statistics that it does not keep, which is "train".
+        statistics and does not keep them; this is "train".
 
-    Source: Pang et al. (2022), arXiv:2202.10103, and its code with generated data, whose README sets the label
-    smoothing to 0. Its code without such data forwards x' first and subtracts a bound from the whole loss as well.
+    Source: Pang et al. (2022), arXiv:2202.10103, and its code for generated data, whose README sets the label smoothing
+    to 0. Its code without generated data forwards x' first and also subtracts a bound from the total loss.
     """
 
     beta: float = 4.0
@@ -49,7 +49,7 @@ class SCORE(AttackedObjective):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """Maximise the distance from the clean prediction, which is computed once."""
+        """Maximise the distance from the clean prediction, computed once."""
         clean = prediction(self.logits_fn(variables)(batch.images))
 
         def distance(logits: Array, _: Array) -> Array:
@@ -58,7 +58,7 @@ class SCORE(AttackedObjective):
         return self.craft(variables, batch, context, loss=distance)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Beta times the distance of the predictions beyond the clip, and that of the clean one from the label."""
+        """Beta times the predictions' distance beyond the clip, plus the clean prediction's distance from the label."""
         clean, adversarial = (prediction(outputs.logits[kind]) for kind in ("clean", "adversarial"))
         target = probabilities(outputs.target, clean.shape[-1])
         distance = squared_error(adversarial, clean)

@@ -13,26 +13,26 @@ from piat_jax.objectives.base import Outputs, Terms, Wrapper, wrapper
 @wrapper(
     "sovr",
     title="SOVR",
-    summary="One-vs-the-rest loss in place of the cross-entropy of examples with small logit margins.",
+    summary="Replaces the cross-entropy of examples with small logit margins by a one-vs-the-rest loss.",
     paper="Kanai et al. (2023), arXiv:2207.10283",
 )
 class SOVR(Wrapper):
-    """SOVR around any method: its adversarial part is `weight OVR(z'_i, y_i)` for a share of each batch.
+    """SOVR around any method: for a share of each batch, the adversarial part is `weight OVR(z'_i, y_i)`.
 
-    `OVR(z, y) = log(1 + exp(-z_y)) + sum_{k != y} log(1 + exp(z_k))`, and the share are the `round(share B)` examples
-    of the smallest logit margins `z'_y - max_{k != y} z'_k`. All others keep the method's own adversarial part, which
-    is the cross-entropy around PGD-AT. The attack stays the method's.
+    `OVR(z, y) = log(1 + exp(-z_y)) + sum_{k != y} log(1 + exp(z_k))`. The share consists of the `round(share B)`
+    examples with the smallest logit margins `z'_y - max_{k != y} z'_k`. All other examples keep the method's
+    adversarial part, which is the cross-entropy around PGD-AT. The attack does not change.
 
-    Train-mode forwards: those inside.
+    Train-mode forwards: those of the inner method.
 
     Attributes:
       inner: the method, PGD-AT in the paper.
       share: M, the share of a batch that is switched, 0.4.
       weight: lambda, 0.4.
 
-    Source: Kanai et al. (2023), arXiv:2207.10283. No code is released, and of the text only the abstract was at hand
-    when this was written; the paper tunes M and lambda for each data set, so look its values up before comparing. With
-    soft labels t it is `sum_k t_k log(1 + exp(-z_k)) + (1 - t_k) log(1 + exp(z_k))`.
+    Source: Kanai et al. (2023), arXiv:2207.10283. No code is released, and only the paper's abstract was available. The
+    paper tunes M and lambda for each data set, so look up its values before comparing. With soft labels t, OVR is
+    `sum_k t_k log(1 + exp(-z_k)) + (1 - t_k) log(1 + exp(z_k))`.
     """
 
     share: float = 0.4
@@ -43,11 +43,11 @@ class SOVR(Wrapper):
         check_range("share", self.share, 0, 1)
 
     def check_part(self, examples: int) -> None:
-        """Margins are compared within a batch, so it is not taken in parts."""
-        raise InputError("microbatches: SOVR switches the smallest margins of the whole batch; leave it at 1")
+        """Refuse parts: margins are compared within the full batch."""
+        raise InputError("microbatches: SOVR switches the smallest margins of the full batch; leave it at 1")
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The adversarial part inside, or the one-vs-the-rest loss."""
+        """The inner method's terms, with the one-vs-the-rest loss for the switched examples."""
         terms = super().terms(outputs, objective_state, context)
         logits = outputs.logits["adversarial"]
         margins = logit_margin(jax.lax.stop_gradient(logits), outputs.batch.clean.labels)
@@ -79,7 +79,7 @@ def logit_margin(logits: Array, labels: Array) -> Array:
 
 
 def smallest(values: Array, share: Array | float) -> Array:
-    """Whether each of `values[B]` is among the `round(share B)` smallest; of equal ones the first.
+    """Whether each of `values[B]` is among the `round(share B)` smallest; ties go to the first.
 
     >>> smallest(jnp.array([3.0, 1.0, 2.0, 1.0]), 0.5).tolist()
     [False, True, False, True]

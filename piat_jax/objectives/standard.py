@@ -10,21 +10,21 @@ from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 @method(
     "standard",
     title="Standard",
-    summary="Ordinary training on clean images, the reference for what robustness costs.",
+    summary="Ordinary training on clean images, the reference for the cost of robustness.",
     paper="none",
 )
 class Standard(AttackedObjective):
-    """Ordinary training: minimise `mean_i CE(z(x_i), y_i)`; what robustness costs is measured against it.
+    """Ordinary training: minimise `mean_i CE(z(x_i), y_i)`; the reference for the cost of robustness.
 
-    Train-mode forwards: x. The attack is not used, and wrappers that are about adversarial images refuse it. It makes
-    the standard teacher of `Distillation`.
+    Train-mode forwards: x. The attack is not used, and wrappers that need adversarial images refuse this method. Use it
+    to train the standard teacher of `Distillation`.
     """
 
     attacks: ClassVar[bool] = False
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Clean alone."""
+        """Only clean images."""
         return ("clean",)
 
     def perturb(

@@ -14,31 +14,31 @@ from piat_jax.objectives.base import AttackedObjective, Outputs, Terms, method
 from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 COLLABORATIVE = "STAT"
-"""Under which name the batch holds the collaborative images."""
+"""The batch's key for the collaborative images."""
 
 
 @method(
     "stat",
     title="ST",
-    summary="Squeeze training: the two most different predictions in the ball are drawn together.",
+    summary="Squeeze training: pulls together the two most different predictions in the ball.",
     paper="Li et al. (2023), arXiv:2205.11156",
 )
 class STAT(AttackedObjective):
     """ST: minimise `mean_i [ CE(z_i, y_i) + beta S(u_i, l_i) ]`, `S(u, l) = (KL(sg[l] || u) + KL(sg[u] || l)) / 2`.
 
-    Of the predictions of the clean image x, the adversarial x' and the collaborative one x", u is the one with the
-    lowest probability of the label and l the one with the highest; sg is a constant to the gradient. x' and x" are
-    crafted together: in each step u's image is x' and l's is x", be they x, x' or x" before, and both go up the
-    gradient of S.
+    Among the predictions for the clean image x, the adversarial x' and the collaborative x", u is the one with the
+    lowest probability of the label and l the one with the highest. sg stops the gradient. x' and x" are crafted
+    together: each step sets x' to u's image and x" to l's image, whichever of x, x' and x" these are, and moves both up
+    the gradient of S.
 
-    Train-mode forwards: x, x'. x" is forwarded in training mode too, but leaves no statistics behind.
+    Train-mode forwards: x, x'. x" is forwarded in training mode too, without updating running statistics.
 
     Attributes:
-      beta: 6, TRADES' value; the paper's was not at hand.
-      attack: needs a start off the images and must take `loss` and `vary`, as `pgd` does: the code's is
-        `bind(pgd, start="normal")`, and configs take it.
+      beta: 6, TRADES' value; the paper's was not available.
+      attack: must not start at the clean images, and must take `loss` and `vary`, as `pgd` does: the code's is
+        `bind(pgd, start="normal")`, the configs' default.
       model, attack_batch_norm, label_smoothing, smoothing_over: as in `AttackedObjective`. The code attacks with batch
-        statistics that it does not keep, which is "train".
+        statistics and does not keep them; this is "train".
 
     Source: Li et al. (2023), arXiv:2205.11156, and its code.
     """
@@ -54,9 +54,9 @@ class STAT(AttackedObjective):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """x" and x' as the two halves of one batch, in which each step puts them where they belong."""
+        """Craft x" and x' as the two halves of one batch; each step reassigns them."""
         if context.counting is not None or "added_loss" in context.attack:
-            raise InputError("STAT crafts two images of each example; GAIRAT and TE do not go around it")
+            raise InputError("STAT crafts two images of each example; leave out GAIRAT and TE")
         count, logits_fn = batch.labels.shape[0], self.logits_fn(variables)
         natural = logits_fn(batch.images)
 
@@ -73,7 +73,7 @@ class STAT(AttackedObjective):
             return logits_fn, jnp.concatenate([pick(lower, *points), pick(upper, *points)])
 
         doubled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batch)
-        # Each half draws from numbers of its own.
+        # Each half draws its own random numbers.
         halves = jnp.repeat(jnp.arange(2, dtype=batch.indices.dtype), count)
         doubled = doubled._replace(indices=2 * doubled.indices + halves)
         of_each = {name: _doubled(value, count) for name, value in context.attack.items()}
@@ -81,7 +81,7 @@ class STAT(AttackedObjective):
         return AdversarialBatch(batch, crafted[count:], {COLLABORATIVE: crafted[:count]})
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Beta times the distance of the two extremes, and the clean cross-entropy."""
+        """Beta times the distance between the two extremes, plus the clean cross-entropy."""
         clean, adversarial = outputs.logits["clean"], outputs.logits["adversarial"]
         images, indices = outputs.batch.extra[COLLABORATIVE], outputs.batch.clean.indices
         keys = forward_keys(self.model, context.key, indices, COLLABORATIVE)
@@ -94,14 +94,14 @@ class STAT(AttackedObjective):
 
 
 def extremes(clean: Array, collaborative: Array, adversarial: Array, labels: Array) -> tuple[Array, Array]:
-    """Which of the three logits, 0 to 2, gives the label the highest probability, and which the lowest: `[B]` each."""
+    """The index, 0 to 2, of the logits with the label's highest probability, and with its lowest: `[B]` each."""
     logits = jnp.stack([clean, collaborative, adversarial]).astype(jnp.float32)
     of_labels = jax.vmap(lambda p: of_label(p, labels))(jax.nn.softmax(logits))
     return jnp.argmax(of_labels, axis=0), jnp.argmin(of_labels, axis=0)
 
 
 def pick(which: Array, *choices: Array) -> Array:
-    """Row i of the choice number `which[i]`.
+    """For each row i, row i of `choices[which[i]]`.
 
     >>> pick(jnp.array([1, 0]), jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [4.0]])).tolist()
     [[3.0], [2.0]]
@@ -121,6 +121,6 @@ def squeeze(upper: Array, lower: Array) -> Array:
 
 
 def _doubled(value: Any, count: int) -> Any:
-    """An attack's option of each example, twice; any other as it is."""
+    """An attack's option, repeated for both halves if it is per example."""
     per_example = getattr(value, "shape", None) == (count,)
     return jnp.concatenate([value, value]) if per_example else value

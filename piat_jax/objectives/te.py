@@ -22,38 +22,38 @@ class Ensemble(NamedTuple):
 
 
 class Ensembled(NamedTuple):
-    """What crafting makes of a batch's rows."""
+    """A batch's rows, updated while crafting."""
 
-    predictions: Array  # [B, K], as they are remembered
-    target: Array  # [B, K], the same adding up to 1; 0 before `start`
+    predictions: Array  # [B, K], the rows to store
+    target: Array  # [B, K], the rows normalised to sum 1; 0 before `start`
 
 
 @wrapper(
     "te",
     title="TE",
-    summary="Draws each example's prediction to the ensemble of its predictions in the epochs before.",
+    summary="Pulls each example's prediction towards the ensemble of its predictions in earlier epochs.",
     paper="Dong et al. (2022), arXiv:2106.01606",
 )
 class TE(Wrapper):
-    """TE around any method: plus `w mean_k (p_k - q_k)^2`, q the temporal ensemble of an example's clean predictions.
+    """TE around any method: adds `w mean_k (p_k - q_k)^2`, q the temporal ensemble of an example's clean predictions.
 
-    p is the prediction of x' (of x around TRADES). From `start` on, each time an example is seen,
+    p is the prediction for x' (for x around TRADES). From `start` on, each time an example is seen,
     `t <- momentum t + (1 - momentum) p(x)`, in evaluation mode before the attack, and `q = t / sum_k t_k`. The weight w
-    grows as `weight exp(-5 (1 - s)^2)` with s from 0 at `start` to 1 at `full`, and is 0 before. The attack maximises
-    the term too, of x', with its own loss; around TRADES with beta times its own.
+    grows as `weight exp(-5 (1 - s)^2)`, with s from 0 at `start` to 1 at `full`, and is 0 before `start`. The attack
+    maximises its own loss plus the term for x'; around TRADES, beta times its own loss plus the term.
 
-    Train-mode forwards: those inside.
+    Train-mode forwards: those of the inner method.
 
     Attributes:
       inner: the method; its attack must take `loss`, as `pgd` does.
-      examples: N, how many training examples there are; indices beyond are a loss of NaN. A config counts them itself.
+      examples: N, the number of training examples; a larger index gives a loss of NaN. Configs set it automatically.
       weight: 300.
       momentum: 0.9.
       start: share of the run's epochs before it begins: epoch 90 (1-based) of 200.
-      full: share of the run's epochs before the weight is whole: epoch 150 (1-based) of 200.
+      full: share of the run's epochs at which the weight is at its maximum: epoch 150 (1-based) of 200.
 
     Source: Dong et al., "Exploring memorization in adversarial training" (ICLR 2022), arXiv:2106.01606, and its code.
-    Views of an example (`Consistency`) have an ensemble each.
+    Each view of an example (`Consistency`) has its own ensemble.
     """
 
     examples: int = static()
@@ -80,12 +80,12 @@ class TE(Wrapper):
             raise InputError(f"full={self.full} is before start={self.start}; give a later share of the run")
 
     def init_own(self, variables: Variables, images: Array, *, key: Array) -> Ensemble:
-        """No example has been seen."""
+        """Rows of 0: no example has been seen yet."""
         classes = num_classes(self.model, variables, images)
         return Ensemble(jnp.zeros((self.examples * self.views, classes), jnp.float32))
 
     def weight_now(self, context: Context) -> Array:
-        """W of this epoch."""
+        """The weight w in this epoch."""
         epochs = jnp.asarray(context.epochs, jnp.float32)
         begin, end = self.start * epochs, self.full * epochs
         left = jnp.clip((end - context.epoch.astype(jnp.float32)) / jnp.maximum(end - begin, 1e-6), 0.0, 1.0)
@@ -94,7 +94,7 @@ class TE(Wrapper):
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """As inside, with the term in the attack's loss; the batch's rows go along."""
+        """Craft with the term added to the attack's loss; attach the batch's rows."""
         method, before = innermost(self), of_examples(objective_state.own.predictions, batch.indices)
         weight = self.weight_now(context)
 
@@ -115,7 +115,7 @@ class TE(Wrapper):
         return self.hand(adversarial, rows)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Those inside, and the distance from the ensemble."""
+        """The inner method's terms, plus the distance from the ensemble."""
         terms = super().terms(outputs, objective_state, context)
         kind = "clean" if isinstance(innermost(self), TRADES) else "adversarial"
         distance = mean_squared_error(outputs.logits[kind], self.handed(outputs.batch).target)
@@ -126,7 +126,7 @@ class TE(Wrapper):
     def after_step(
         self, variables: Variables, objective_state: PyTree, batch: AdversarialBatch, aux: Aux, context: Context
     ) -> WrapperState:
-        """The batch's rows are remembered."""
+        """Store the batch's rows."""
         state = super().after_step(variables, objective_state, batch, aux, context)
         rows = remember(state.own.predictions, batch.clean.indices, self.handed(batch).predictions)
         return state._replace(own=Ensemble(rows))

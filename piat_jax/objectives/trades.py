@@ -13,7 +13,7 @@ from piat_jax.objectives.wrapper_checks import check_attack_takes
 
 @method(
     "trades",
-    summary="Clean cross-entropy and the divergence of the adversarial prediction from the clean one, which the attack "
+    summary="Clean cross-entropy plus the divergence of adversarial predictions from clean ones, which the attack "
     "maximises.",
     paper="Zhang et al. (2019), arXiv:1901.08573",
 )
@@ -24,12 +24,12 @@ class TRADES(AttackedObjective):
 
     Attributes:
       beta: 6 in the papers that compare (1/lambda of the original).
-      clean_forwards: how often the clean batch updates BatchNorm's running statistics. The original code forwards it
-        twice, the second time last; MAIL, ECAS and LAS once. Loss and gradient are the same.
-      attack_loss: what the attack maximises, "kl" or "cross_entropy" (ECAS on CIFAR-10).
-      attack: needs a start off the images, as at x itself the KL has no gradient; the original's is
-        `bind(pgd, start="normal")`, and configs take it, in L2 with `l2_rule="trades"` as in RPAT's code. It is called
-        with `loss=`, so it must take one, as `pgd` does.
+      clean_forwards: how many times the clean batch updates BatchNorm's running statistics. The original code forwards
+        it twice, the second time after the adversarial batch; MAIL, ECAS and LAS once. Loss and gradient are the same.
+      attack_loss: the loss that the attack maximises, "kl" or "cross_entropy" (ECAS on CIFAR-10).
+      attack: must not start at the clean images, where the KL has no gradient. The original's is
+        `bind(pgd, start="normal")`, the configs' default, in L2 with `l2_rule="trades"` as in RPAT's code. The attack
+        must take `loss`, as `pgd` does.
       model, attack_batch_norm: as in `AttackedObjective`.
 
     Source: Zhang et al. (2019), arXiv:1901.08573.
@@ -50,20 +50,20 @@ class TRADES(AttackedObjective):
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """Clean, adversarial, and clean again where the original's second forward is wanted."""
+        """Clean, adversarial, and clean again if `clean_forwards` is 2."""
         return ("clean", "adversarial", "clean")[: self.clean_forwards + 1]
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """Maximise `KL(p || p')`; the clean prediction is computed once, which in evaluation mode changes nothing."""
+        """Maximise `KL(p || p')`; the clean prediction is computed once, which changes nothing in evaluation mode."""
         if self.attack_loss == "cross_entropy":
             return self.craft(variables, batch, context)
         clean = self.logits_fn(variables)(batch.images)
         return self.craft(variables, batch, context, loss=lambda logits, _: losses.kl_divergence(clean, logits))
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Beta times the divergence, and the clean cross-entropy."""
+        """Beta times the divergence, plus the clean cross-entropy."""
         clean, adversarial = outputs.logits["clean"], outputs.logits["adversarial"]
         divergence = losses.kl_divergence(clean, adversarial)
         cross_entropy = losses.cross_entropy(clean, outputs.target)

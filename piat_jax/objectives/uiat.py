@@ -15,25 +15,25 @@ from piat_jax.objectives.wrapper_checks import check_attack_takes, innermost
 @wrapper(
     "uiat",
     title="UIAT",
-    summary="Draws the adversarial prediction to that of an inverse adversarial image, of low loss.",
+    summary="Pulls the adversarial prediction towards that of an inverse adversarial image, which has a low loss.",
     paper="Dong et al. (2023), arXiv:2211.00525",
 )
 class UIAT(Wrapper):
-    """UIAT around any method: plus `weight mean_i KL(p'_i || q_i)`, q the prediction of the inverse adversarial image.
+    """UIAT around any method: adds `weight mean_i KL(p'_i || q_i)`, q the prediction for an inverse adversarial image.
 
-    That image minimises `CE(z, y) + KL(p(x) || p) - KL(p(x') || p)` in the ball, by the method's own attack with a
-    start of its own: it is as sure of the label as the ball allows, near the clean prediction and far from the
-    adversarial one. Gradients flow through p' and q.
+    The method's attack crafts that image, with its own start, to minimise `CE(z, y) + KL(p(x) || p) - KL(p(x') || p)`
+    in the ball: its prediction is confident in the label, near the clean prediction and far from the adversarial one.
+    Gradients flow through p' and q.
 
-    Train-mode forwards: the inverse adversarial images, then those inside.
+    Train-mode forwards: the inverse adversarial images, then those of the inner method.
 
     Attributes:
       inner: the method, PGD-AT in the code; its attack must take `loss`, as `pgd` does.
       weight: beta, 3.5.
 
-    Source: Dong et al., "The enemy of my enemy is my friend" (CVPR 2023), arXiv:2211.00525, as the code of DHAT (Zhang
-    et al., 2024), which compares with it, has it: loss, attack and weight. The paper's own text and code were not at
-    hand, so its momentum and its universal perturbations, of one for each class, are not here.
+    Source: Dong et al., "The enemy of my enemy is my friend" (CVPR 2023), arXiv:2211.00525. Loss, attack and weight are
+    those in the code of DHAT (Zhang et al., 2024), which compares with UIAT. The paper's own text and code were not
+    available, so its momentum and its universal perturbation per class are missing here.
     """
 
     weight: float = 3.5
@@ -46,17 +46,17 @@ class UIAT(Wrapper):
 
     @property
     def forwards(self) -> tuple[str, ...]:
-        """The inverse adversarial images, then those inside."""
+        """The inverse adversarial images, then the inner method's forwards."""
         return ("inverse", *super().forwards)
 
     def inputs(self, batch: AdversarialBatch) -> dict[str, Array]:
-        """Those inside, and the inverse adversarial images."""
+        """The inner method's images and the inverse adversarial images."""
         return {**super().inputs(batch), "inverse": self.handed(batch)}
 
     def perturb(
         self, variables: Variables, objective_state: PyTree, batch: Batch, context: Context
     ) -> AdversarialBatch:
-        """As inside, and the inverse adversarial images."""
+        """Craft as the inner method does; attach the inverse adversarial images."""
         adversarial = super().perturb(variables, objective_state, batch, context)
         method, images = innermost(self), self.inner.inputs(adversarial)
         logits_fn = method.logits_fn(variables)
@@ -66,14 +66,14 @@ class UIAT(Wrapper):
             nearer = losses.kl_divergence(clean, logits) - losses.kl_divergence(attacked, logits)
             return -(losses.cross_entropy(logits, labels) + nearer)
 
-        # What wrappers outside count or add belongs to the attack inside.
+        # Counting and added losses of outer wrappers apply only to the inner method's attack.
         options = {name: value for name, value in context.attack.items() if name not in ("patience", "added_loss")}
         context = context._replace(key=named_key(context.key, "uiat"), attack=options, counting=None)
         inverse = method.craft(variables, adversarial.clean, context, loss=likelihood)
         return self.hand(adversarial, inverse.images)
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """Those inside, and the divergence from the inverse adversarial prediction."""
+        """The inner method's terms, plus the divergence from the inverse adversarial prediction."""
         terms = super().terms(outputs, objective_state, context)
         divergence = losses.kl_divergence(outputs.logits["adversarial"], outputs.logits["inverse"])
         metrics = {**terms.metrics, "inverse_divergence": jnp.mean(divergence)}

@@ -1,4 +1,4 @@
-"""What a wrapper asks about the attack of the method inside it, and the radius it may hold images to."""
+"""Checks of the inner method's attack for wrappers, and projection onto their radius."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from piat_jax.objectives.base import Wrapper
 
 
 def layers(method: Any) -> list[Any]:
-    """The wrappers from the outermost in, and last the objective inside them all."""
+    """The wrappers from the outermost in, then the objective inside all of them."""
     return [method, *layers(method.inner)] if isinstance(method, Wrapper) else [method]
 
 
@@ -22,22 +22,22 @@ def innermost(method: Any) -> Any:
 
 
 def attack_options(method: Any) -> dict[str, Any]:
-    """The options of the innermost method's attack, its defaults included; none where it is not made by `bind`."""
+    """The options of the innermost method's attack, including defaults; empty if the attack is not made by `bind`."""
     attack = getattr(innermost(method), "attack", None)
     return attack.options if isinstance(attack, Bound) else {}
 
 
 def check_attack_takes(method: Any, *options: str) -> None:
-    """Raise InputError where a method's attack, or that inside a wrapper, is known and lacks an option that it sets."""
+    """Raise InputError if the attack of a method, or of a wrapper's inner method, lacks an option the method sets."""
     known = attack_options(method)
     for option in options:
         if known and option not in known:
             name = type(method).__name__
-            raise InputError(f"{name} sets the attack's {option!r}, which this attack does not take; give it pgd")
+            raise InputError(f"{name} sets the attack's {option!r}, which this attack does not take; give attack=pgd")
 
 
 def check_one_run(wrapper: Wrapper) -> None:
-    """Raise InputError where the attack inside restarts or keeps the best iterate: this wrapper follows one run."""
+    """Raise InputError if the inner attack restarts or keeps the best iterate: this wrapper follows one run."""
     known = attack_options(wrapper.inner)
     for option, needed in (("restarts", 1), ("keep", "last")):
         if known.get(option, needed) != needed:
@@ -46,23 +46,23 @@ def check_one_run(wrapper: Wrapper) -> None:
 
 
 def check_only_one_chooses(wrapper: Wrapper) -> None:
-    """Raise InputError where another wrapper inside chooses radius and step size as well."""
+    """Raise InputError if an inner wrapper also chooses radius and step size."""
     for inside in layers(wrapper.inner)[:-1]:
         if inside.chooses_attack:
             names = f"{type(wrapper).__name__} and {type(inside).__name__}"
-            raise InputError(f"{names} both choose radius and step size of every example; leave one out")
+            raise InputError(f"{names} both choose radius and step size of every example; leave out one of them")
 
 
 def check_sees_the_images(wrapper: Wrapper) -> None:
-    """Raise InputError where a wrapper inside makes other images of those that this one chooses by."""
+    """Raise InputError if an inner wrapper changes the images that this wrapper's choices depend on."""
     for inside in layers(wrapper.inner)[:-1]:
         if inside.changes_images:
             name, other = type(wrapper).__name__, type(inside).__name__
-            raise InputError(f"{name} chooses by images that {other} then changes; leave {name} or {other} out")
+            raise InputError(f"{name} chooses by images that {other} then changes; leave out {name} or {other}")
 
 
 def hold_to_radius(batch: AdversarialBatch, eps: Any, norm: str) -> AdversarialBatch:
-    """The batch with its perturbations projected onto the ball of radius `eps`; the box still holds, to the bit."""
+    """The batch with its perturbations projected onto the ball of radius `eps`; images stay exactly in the box."""
     clean, images = batch.clean.images, batch.images
     held = clean + project(images - clean, eps, norm)
     return batch._replace(images=jnp.clip(held, jnp.minimum(clean, images), jnp.maximum(clean, images)))

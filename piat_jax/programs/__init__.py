@@ -1,7 +1,7 @@
-"""What is done to a traced program before it is compiled, by the platform it is for.
+"""Rewrites of traced programs before compilation, by platform.
 
-Networks, attacks and methods are written once, in plain JAX. What a compiler needs to be fast is done here, to the
-program they are traced to: `loop_safe` for the body of a loop, `frozen` for a network whose weights stay.
+Networks, attacks and methods are written once, in plain JAX. The rewrites that a compiler needs to be fast are applied
+here, to the traced program: `loop_safe` for the body of a loop, `frozen` for a network with fixed weights.
 """
 
 from piat_jax.programs.frozen import frozen

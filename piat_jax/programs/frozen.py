@@ -1,4 +1,4 @@
-"""A network whose weights stay, as attacks see it: what does not depend on the images is computed once."""
+"""A network with fixed weights, as attacks see it: values that do not depend on the images are computed once."""
 
 import dataclasses
 import functools
@@ -14,24 +14,24 @@ from piat_jax.core.checks import checked_logits
 from piat_jax.core.types import Array, LogitsFn
 
 SMALL = 1 << 16
-"""Values of so many numbers are kept from one call to the next even if they are larger than what they are made of."""
+"""Values with up to this many entries are kept between calls even if they are larger than their inputs."""
 
 
 def frozen(logits_fn: LogitsFn, images: Array) -> LogitsFn:
-    """`logits_fn` for images of this shape, to be called many times with the same weights, in a loop say.
+    """`logits_fn` for images of this shape, optimised for many calls with the same weights, such as in a loop.
 
-    What it computes of its weights alone is computed here, once. Where a convolution's outputs are shifted and scaled
-    by such values, channel by channel, as by BatchNorm in evaluation mode, the scale goes into the kernel and the shift
-    becomes a bias:
+    Values that depend only on the weights are computed here, once. If such values shift and scale a convolution's
+    outputs per channel, as BatchNorm does in evaluation mode, the scale is folded into the kernel and the shift becomes
+    a bias:
 
         (k * x - mean) scale + shift  =  (k scale) * x + (shift - mean scale)
 
-    On a GPU, convolution, bias, residual and ReLU are then one kernel (programs/gpu.py). Logits and gradients change by
-    rounding alone. Where the function is given images of another shape or type, it is the one that was handed in.
+    On a GPU, convolution, bias, residual and ReLU then become one kernel (programs/gpu.py). Logits and gradients change
+    only by rounding. For images of another shape or type, the result calls the original function.
 
     Args:
-      logits_fn: images `[B, H, W, C]` to logits; anything JAX can trace.
-      images: an array of that shape; its values play no part.
+      logits_fn: images `[B, H, W, C]` to logits; any function that JAX can trace.
+      images: an array of this shape; its values are not used.
 
     >>> weights = jnp.eye(4)
     >>> logits_fn = frozen(lambda x: x.reshape(-1, 4) @ (2 * weights), jnp.zeros((1, 2, 2, 1)))
@@ -55,7 +55,7 @@ def frozen(logits_fn: LogitsFn, images: Array) -> LogitsFn:
 
 @dataclasses.dataclass(eq=False)
 class _Known:
-    """A value that depends on no image; `wide` is what it was before it was rounded to a type of fewer bits."""
+    """A value that depends on no image; `wide` is the value before rounding to a type with fewer bits."""
 
     value: Any
     wide: Any = None
@@ -63,14 +63,14 @@ class _Known:
 
 @dataclasses.dataclass(eq=False)
 class _Slot:
-    """A value of the images, by the number of equations that take it."""
+    """A value that depends on the images, and the number of equations that use it."""
 
     uses: int
 
 
 @dataclasses.dataclass(eq=False)
 class _Affine(_Slot):
-    """`scale * convolution + shift` that nothing has asked for yet, in `dtype`; both are per channel."""
+    """A deferred `scale * convolution + shift` in `dtype`; scale and shift are per channel."""
 
     equation: Any
     image: _Slot
@@ -78,7 +78,7 @@ class _Affine(_Slot):
     scale: Any
     shift: Any
     dtype: Any
-    done: _Slot | None = None  # where it is, once something has asked
+    done: _Slot | None = None  # the computed value, once it was needed
 
 
 Value = _Known | _Slot
@@ -91,7 +91,7 @@ class _Plan:
         self.steps: list[tuple[list[Value], Callable[..., Sequence[Any]], list[_Slot]]] = []
 
     def run(self, source: _Slot, images: Array, outputs: list[Value]) -> list[Any]:
-        """The outputs for these images."""
+        """Compute the outputs for these images."""
         values: dict[_Slot, Any] = {source: images}
 
         def read(value: Value) -> Any:
@@ -102,7 +102,7 @@ class _Plan:
         return list(map(read, outputs))
 
     def walk(self, jaxpr: Any, consts: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
-        """Take a program's equations in; what its outputs are."""
+        """Add a program's equations to the plan; returns its outputs."""
         values: dict[Any, Value] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
         uses: dict[Any, int] = {}
         for variable in [v for equation in jaxpr.eqns for v in equation.invars] + jaxpr.outvars:
@@ -110,7 +110,7 @@ class _Plan:
                 uses[variable] = uses.get(variable, 0) + 1
 
         for variable in jaxpr.invars:
-            if uses.get(variable, 0) > 1:  # one use to whoever called, which is not to be taken for the only one
+            if uses.get(variable, 0) > 1:  # the caller counts a single use, but there are several inside
                 values[variable] = self._settled(values[variable])
 
         def read(variable: Any) -> Value:
@@ -145,7 +145,7 @@ class _Plan:
         return outputs
 
     def _settled(self, value: Value) -> Value:
-        """A convolution that was put off is done now."""
+        """Add a deferred convolution to the steps now; other values are returned unchanged."""
         if not isinstance(value, _Affine):
             return value
         if value.done is not None:
@@ -171,7 +171,7 @@ class _Plan:
 
 
 def _fold(equation: Any, inputs: list[Value], uses: int) -> _Affine | None:
-    """What the equation makes of a convolution that was put off, if it shifts or scales its channels or rounds it."""
+    """Fold an equation into a deferred convolution if it shifts or scales channels, or converts the dtype."""
     name = equation.primitive.name
     places = [place for place, value in enumerate(inputs) if isinstance(value, _Affine) and value.uses == 1]
     if len(places) != 1:
@@ -200,7 +200,7 @@ def _fold(equation: Any, inputs: list[Value], uses: int) -> _Affine | None:
 
 
 def _per_channel(value: Any, channel: int, shape: Sequence[int]) -> Array | None:
-    """`[C]` if the value differs along the channels alone."""
+    """The value as `[C]` if it varies only along the channels, else None."""
     sizes = np.shape(value)
     if sizes == ():
         return jnp.broadcast_to(value, shape[channel])
@@ -214,7 +214,7 @@ def _along(values: Array, axis: int, dimensions: int) -> Array:
 
 
 def _grows(equation: Any) -> bool:
-    """Whether the outputs are large and larger than the inputs: better made anew each time than kept."""
+    """Whether the outputs are large and larger than the inputs, and so better recomputed than kept."""
     inputs, outputs = (
         sum(int(np.prod(variable.aval.shape)) for variable in variables)
         for variables in (equation.invars, equation.outvars)

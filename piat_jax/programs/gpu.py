@@ -1,4 +1,4 @@
-"""What XLA's compiler for GPUs does not find by itself."""
+"""Rewrites that XLA's compiler for GPUs does not find by itself."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from piat_jax.programs.jaxprs import Replacement, is_placed
 
 @dataclasses.dataclass(frozen=True)
 class Relu:
-    """`max(x, 0)`, behind a barrier: XLA would ask x itself where x > 0, and keep it beside the outputs."""
+    """`max(x, 0)`, behind a barrier: otherwise XLA computes `x > 0` from x, and keeps x in addition to the outputs."""
 
     def __call__(self, x: Array) -> Array:
         """The larger of x and 0."""
@@ -23,7 +23,7 @@ class Relu:
 
 @dataclasses.dataclass(frozen=True)
 class Positive:
-    """Where ReLU lets its gradient through, told by its outputs."""
+    """The mask of ReLU's gradient, computed from its outputs."""
 
     def __call__(self, y: Array) -> Array:
         """`y > 0`."""
@@ -31,13 +31,13 @@ class Positive:
 
 
 def relu(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | None:
-    """The rule of `custom_jvp_call`: `jax.nn.relu`. With bias and residual it becomes one kernel of cuDNN's."""
+    """The rule for `custom_jvp_call`: `jax.nn.relu`, which with bias and residual becomes one cuDNN kernel."""
     del definitions
     return Replacement(Relu(), tuple(equation.invars)) if _is_relu(equation) else None
 
 
 def mask(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | None:
-    """The rule of `gt`: `x > 0` where the ReLU of x is there already."""
+    """The rule for `gt`: `x > 0` if the ReLU of x already exists."""
     x, zero = equation.invars
     if not (isinstance(zero, Literal) and zero.val == 0):
         return None
@@ -48,7 +48,7 @@ def mask(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | None:
 
 
 def _is_relu(equation: Any) -> bool:
-    """Whether it is a custom derivative around a jitted `relu`, and this is `max(x, 0)`."""
+    """Whether the equation is a custom derivative around a jitted `relu` that computes `max(x, 0)`."""
     if equation.primitive.name != "custom_jvp_call":
         return False
     (call, *others) = equation.params["call_jaxpr"].jaxpr.eqns or [None]
@@ -61,9 +61,10 @@ def _is_relu(equation: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class SpreadOut:
-    """The gradient by images of a 1x1 convolution with strides: at the pixels that it looks at, and 0 in between.
+    """The gradient by images of a 1x1 convolution with strides: computed at the pixels it reads, and 0 in between.
 
-    XLA spreads the gradient out first, so that the convolution writes, and the next kernel reads, an array of zeros.
+    XLA dilates the gradient first, so that the convolution writes an array of mostly zeros, and the next kernel reads
+    it.
     """
 
     numbers: lax.ConvDimensionNumbers
@@ -72,7 +73,7 @@ class SpreadOut:
     padding: tuple[tuple[int, int], ...]
 
     def __call__(self, lhs: Array, rhs: Array) -> Array:
-        """What the convolution gives."""
+        """The convolution's result."""
         strides = (1,) * len(self.padding)
         outputs = lax.conv_general_dilated(
             lhs, rhs, strides, [(0, 0)] * len(strides), dimension_numbers=self.numbers, **dict(self.options)
@@ -84,7 +85,7 @@ class SpreadOut:
 
 
 def convolution(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | None:
-    """The rule of `conv_general_dilated`: one pixel of a kernel over images that are spread out."""
+    """The rule for `conv_general_dilated`: 1x1 kernels over dilated images."""
     del definitions
     given = equation.params
     numbers = given["dimension_numbers"]
@@ -104,4 +105,4 @@ def convolution(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | 
 
 
 RULES = {"custom_jvp_call": relu, "gt": mask, "conv_general_dilated": convolution}
-"""By the name of a primitive, what stands in its place (programs/jaxprs.py)."""
+"""Rewrite rules by primitive name (programs/jaxprs.py)."""

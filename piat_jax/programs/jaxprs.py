@@ -1,4 +1,4 @@
-"""Looking into traced programs, and putting others in place of their equations."""
+"""Inspecting traced programs, and replacing their equations."""
 
 import dataclasses
 import functools
@@ -12,33 +12,33 @@ TRANSPARENT = frozenset(
     {"jit", "pjit", "while", "scan", "cond", "closed_call", "remat2", "checkpoint", "shard_map"}
     | {"custom_jvp_call", "custom_vjp_call"}
 )
-"""The equations whose inner programs are what they compute. Those of a custom derivative are the function alone, which
-is what runs where nothing is differentiated any more; its derivative, once it is taken, is an equation like others."""
+"""Equations that compute exactly their inner programs. For a custom derivative this is the function without its
+derivative, which is what runs after differentiation; a derivative that was taken consists of ordinary equations."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Replacement:
-    """A function of `inputs` that computes what an equation does; equal functions share what they are traced to."""
+    """A function of `inputs` that computes the same as an equation; equal functions share one trace."""
 
     fn: Callable[..., Any]  # hashable
     inputs: tuple[Any, ...]
 
 
 Rule = Callable[[JaxprEqn, Mapping[Any, JaxprEqn]], Replacement | None]
-"""`(equation, definitions) -> replacement`, None to leave it; `definitions` has the equations before, by output."""
+"""`(equation, definitions) -> replacement`, or None to keep it; `definitions` maps outputs to previous equations."""
 
 
 def is_placed(equation: JaxprEqn) -> bool:
-    """Whether it says how its outputs lie on a mesh, or depends on the place there: another program could not tell."""
+    """Whether the equation fixes its outputs' sharding, or depends on the position in a mesh, which a rewrite loses."""
     sharding = equation.params.get("out_sharding")
-    spec = getattr(sharding, "spec", sharding)  # of no axis inside of `shard_map`
+    spec = getattr(sharding, "spec", sharding)  # without axes inside `shard_map`
     return any(axes is not None for axes in spec or ()) or any(
         getattr(variable.aval, "vma", None) for variable in equation.invars
     )
 
 
 def inner_jaxprs(equation: JaxprEqn) -> Iterator[Any]:
-    """The programs inside one equation of a jaxpr: of loops, branches, jitted and custom functions."""
+    """The programs inside one equation of a jaxpr: loops, branches, jitted and custom functions."""
     for value in equation.params.values():
         for inner in value if isinstance(value, (tuple, list)) else (value,):
             inner = getattr(inner, "jaxpr", inner)
@@ -47,7 +47,7 @@ def inner_jaxprs(equation: JaxprEqn) -> Iterator[Any]:
 
 
 def rewrite(jaxpr: Jaxpr, rules: Mapping[str, Rule]) -> Jaxpr:
-    """The same program with what `rules` say in place of the primitives they are named after, inside loops too."""
+    """The program with primitives replaced by `rules`, which are keyed by primitive name, inside loops too."""
     equations: list[JaxprEqn] = []
     definitions: dict[Any, JaxprEqn] = {}
     changed = False
@@ -92,11 +92,11 @@ def _call(equation: JaxprEqn, replacement: Replacement) -> JaxprEqn:
 
 @functools.lru_cache(maxsize=4096)
 def _traced(fn: Callable[..., Any], shapes: tuple[tuple[tuple[int, ...], Any], ...], mesh: Any) -> JaxprEqn:
-    # Jitted, the function is a single equation. Kept, it is traced once for all layers of a shape.
+    # Jitted, the function is a single equation. Cached, it is traced once per shape.
     def named(*arguments: Any) -> Any:
         return fn(*arguments)
 
     named.__name__ = type(fn).__name__
-    with jax.sharding.use_abstract_mesh(mesh):  # that of the equation: inside of `shard_map` there is one
+    with jax.sharding.use_abstract_mesh(mesh):  # the equation's mesh, which exists inside `shard_map`
         (call,) = jax.make_jaxpr(jax.jit(named))(*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)).eqns
     return call

@@ -12,14 +12,14 @@ from piat_jax.programs.platform import platform
 
 
 class ProgramJit:
-    """`jax.jit` of a whole program, on a CPU with the fastest convolutions and matrix products that XLA has there.
+    """`jax.jit` of a whole program, on a CPU with XLA's fastest convolutions and matrix products.
 
-    Compiler options can be given to the outermost jit only, so this is for what is never nested. What a jitted function
-    has beside the call (`lower`, `clear_cache`) this has too.
+    Compiler options can only be given to the outermost jit, so never nest this. It has the other attributes of a jitted
+    function too (`lower`, `clear_cache`).
 
     Attributes:
-      fn: the function itself.
-      program: the function as it is compiled, `loop_safe`.
+      fn: the original function.
+      program: the function to compile, made `loop_safe`.
     """
 
     def __init__(self, fn: Callable[..., Any], **options: Any):
@@ -28,19 +28,19 @@ class ProgramJit:
 
     @functools.cached_property
     def compiled(self) -> Any:
-        """The jitted function; made when it is first called, for asking for the platform starts JAX's backend."""
+        """The jitted function, made at the first call, because asking for the platform starts JAX's backend."""
         options = compiler_options() if platform() == "cpu" else None
         return jax.jit(self.program, compiler_options=options, **self.options)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call the function, compiled."""
+        """Call the compiled function."""
         return self.compiled(*arguments, **keywords)
 
     def __getattr__(self, name: str) -> Any:
-        """What a jitted function has."""
+        """Attributes of the jitted function."""
         return getattr(self.compiled, name)
 
 
 def program_jit(**options: Any) -> Callable[[Callable[..., Any]], ProgramJit]:
-    """The decorator that compiles a whole program; `options` are those of `jax.jit`."""
+    """A decorator that compiles a whole program; `options` are those of `jax.jit`."""
     return functools.partial(ProgramJit, **options)

@@ -1,4 +1,4 @@
-"""Loops whose bodies are written for the platform, and the function that writes one."""
+"""Loops with bodies rewritten for the platform, and the function that rewrites a body."""
 
 import functools
 from collections.abc import Callable
@@ -15,23 +15,22 @@ from piat_jax.programs.platform import platform
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 RULES = {"cpu": cpu.RULES, "gpu": gpu.RULES}
-"""What stands in the place of which primitive; a TPU's compiler needs no help."""
+"""Rewrite rules by platform; a TPU's compiler needs none."""
 
 
 def loop_safe(fn: F) -> F:
-    """The same function, as the platform's compiler makes it fast in the body of a loop.
+    """The same function, rewritten so that the platform's compiler makes it fast in the body of a loop.
 
-    On a CPU, XLA brings convolutions, above all those of gradients, into the form its fast kernels take only outside of
-    loops; in `scan`, `fori_loop` and `while_loop` they run 10 to 60 times slower. Here the program that `fn` is traced
-    to is rewritten instead, so it does not matter which library its convolutions come from. On a GPU, ReLU takes its
-    gradient from its outputs, so that convolution, bias, residual and ReLU can be one kernel, and no activation is kept
-    twice. On a TPU this is `fn`. Values change by rounding alone. Gradients must be taken inside `fn`, so that their
-    part of the program is there to be rewritten.
+    On a CPU, XLA converts convolutions, above all those of gradients, to the form of its fast kernels only outside
+    loops; in `scan`, `fori_loop` and `while_loop` they run 10 to 60 times slower. This function rewrites the traced
+    program of `fn`, so it works for convolutions from any library. On a GPU, ReLU's gradient uses its outputs, so that
+    convolution, bias, residual and ReLU can be one kernel, and no activation is stored twice. On a TPU the result is
+    `fn`. Values change only by rounding. Take gradients inside `fn`, so that they can be rewritten too.
 
-    The attacks of this library and its training loop do this themselves. It is for loops of your own.
+    This library's attacks and training loop already do this. Use it for your own loops.
 
     Args:
-      fn: of any arguments; the arrays among them are traced, all others stay what they are. It returns arrays.
+      fn: a function that returns arrays; arrays among its arguments are traced, other arguments are passed unchanged.
 
     >>> import jax.numpy as jnp
     >>> @loop_safe
@@ -65,10 +64,10 @@ def loop_safe(fn: F) -> F:
 
 
 def fori_loop(lower: Any, upper: Any, body: Callable[[Any, C], C], init: C) -> C:
-    """`jax.lax.fori_loop` with a body that is `loop_safe`."""
+    """`jax.lax.fori_loop` with a `loop_safe` body."""
     return jax.lax.fori_loop(lower, upper, loop_safe(body), init)
 
 
 def while_loop(condition: Callable[[C], Any], body: Callable[[C], C], init: C) -> C:
-    """`jax.lax.while_loop` with a body that is `loop_safe`."""
+    """`jax.lax.while_loop` with a `loop_safe` body."""
     return jax.lax.while_loop(condition, loop_safe(body), init)

@@ -1,4 +1,4 @@
-"""Which kind of device a program is for: the one place that decides."""
+"""The platform that a program is written for; decided only here."""
 
 import contextlib
 import contextvars
@@ -13,7 +13,7 @@ _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", d
 
 
 def platform() -> str:
-    """The platform that programs are for: that of `compiling_for`, else that of JAX's default device.
+    """The platform that programs are written for: that of `compiling_for`, else that of JAX's default device.
 
     >>> with compiling_for("tpu"):
     ...     platform()
@@ -24,9 +24,9 @@ def platform() -> str:
 
 @contextlib.contextmanager
 def compiling_for(target: str) -> Iterator[None]:
-    """Within this context programs are written for `target`, one of `PLATFORMS`, whether it is there or not.
+    """In this context programs are written for `target`, one of `PLATFORMS`, even without such a device.
 
-    It is read while a program is traced. What JAX traced before, and keeps, stays as it was.
+    The target is read while a program is traced. Programs that JAX traced and cached before do not change.
     """
     check_choice("target", target, PLATFORMS)
     token = _target.set(target)

@@ -1,4 +1,4 @@
-"""The training loop: pure step, compiled epoch, and the order of things between epochs."""
+"""The training loop: a pure step, a compiled epoch, and the work between epochs."""
 
 from piat_jax.training.epoch import Recipe, TrainingDivergedError, run_epoch, train_steps
 from piat_jax.training.examples import Examples

@@ -1,4 +1,4 @@
-"""Training data that stays encoded on the disk: windows of steps, decoded by workers while the device works."""
+"""Training data that stays encoded on disk: workers decode windows of steps while the device computes."""
 
 import os
 import time
@@ -20,27 +20,27 @@ from piat_jax.data.types import Split
 from piat_jax.training.streaming import WINDOW_BYTES, Stream, Window
 
 WORTH_A_WORD = 0.1
-"""Of an epoch's time that the device waits for images."""
+"""The share of an epoch spent waiting for images from which a note is given."""
 LEAST_SECONDS = 2.0
-"""Of training that say something about rates."""
+"""The least training time from which rates are estimated."""
 NAMED = 3
-"""Files that a note names."""
+"""The number of files that a note names."""
 
 
 @jax.tree_util.register_static
 class EncodedStream(Stream):
-    """A `Stream` of encoded images: each batch's training crops, drawn by key, epoch and example and by nothing else.
+    """A `Stream` of encoded images, whose training crops depend only on key, epoch and example.
 
-    So they do not depend on workers, on batches, on processes, or on where a run was stopped. Each process decodes its
-    own rows of a batch. About two windows are on the host: one that is gathered, and what is decoded ahead of it.
+    Crops do not depend on workers, batches, processes, or where a run was stopped. Each process decodes its own rows of
+    a batch. The host holds about two windows: one being gathered, and the images decoded ahead.
 
     Args:
       split: `RecordImages` and labels.
-      batch_size, extra, extra_per_batch, replays, window_bytes, mesh, epoch_steps: as of `Stream`.
-      workers: processes that decode; 0 decodes in threads of this one.
+      batch_size, extra, extra_per_batch, replays, window_bytes, mesh, epoch_steps: as in `Stream`.
+      workers: number of decoding processes; 0 decodes in threads of this process.
 
     Raises:
-      InputError: a batch larger than the data, or images that are no `RecordImages`.
+      InputError: a batch larger than the data, or images that are not `RecordImages`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class EncodedStream(Stream):
         self.speed = Speed()
 
     def window(self, key: Array, epoch: int, step: int) -> tuple[Window, int]:
-        """As of `Stream`."""
+        """As in `Stream`, measuring speed."""
         self._announce(key, epoch)
         self.speed.asks()
         window, end = super().window(key, epoch, step)
@@ -87,22 +87,22 @@ class EncodedStream(Stream):
         return window, end
 
     def close(self) -> None:
-        """End the workers, after the window that they are at."""
+        """Stop the workers after their current window."""
         for coming in self._windows.values():
             coming.cancel()
         self._windows = {}
         self._use(None)
 
     def _use(self, loader: Loader | None) -> None:
-        """Put a loader in the place of the one there is, which ends when the thread is through with it."""
+        """Replace the loader; the old one is closed once the thread has finished with it."""
         old, self._loader, self._announced = self._loader, loader, set()
         if old:
             self._thread.submit(old.close).result()
 
     def _announce(self, key: Array, epoch: int) -> None:
-        """Tell the workers the order of an epoch and of the next one, so that they need not wait between them.
+        """Tell the workers the order of this epoch and the next, so that they do not wait between epochs.
 
-        Processes compute it even where they decode nothing, as all run the same programs.
+        Every process computes the order, even without rows to decode, because all processes must run the same programs.
         """
         words = tuple(np.asarray(jax.random.key_data(named_key(key, "crop"))).ravel().tolist())
         if self.own and (self._loader is None or self._loader.words != words):
@@ -119,10 +119,10 @@ class EncodedStream(Stream):
             self._loader.forget(epoch)
 
     def _make(self, order: Array, number: int, epoch: int) -> Window:
-        """Gather a window, decoded by the workers, and send it."""
+        """Gather a window that the workers decode, and send it to the device."""
         asked = self._indices(order, number).reshape(-1, self.batch_size)[:, self.rows.start : self.rows.stop]
         steps, here = asked.shape
-        # The last window is filled up, so that all have one shape; its steps end before.
+        # The last window is padded, so that all windows have the same shape; its steps end earlier.
         images = np.zeros((self.length, here, *self.encoded.shape[1:]), np.uint8)
         labels, indices = (np.zeros((self.length, here), np.int32) for _ in range(2))
         indices[:steps] = asked
@@ -141,20 +141,20 @@ class EncodedStream(Stream):
         return self._sent([self._send(part) for part in (images, labels, indices)], number)
 
     def _decode(self, epoch: int, number: int, images: np.ndarray) -> np.ndarray:
-        """Fill the first rows of each batch `[steps, rows, H, W, C]` of a window; the examples `[steps, own]` there."""
+        """Fill the first rows of a window's batches `[steps, rows, H, W, C]`; returns their examples `[steps, own]`."""
         steps, here = images.shape[:2]
         count, shape = steps * self.own, images.shape[2:]
         pixels = images.reshape(count, *shape) if self.own == here else np.empty((count, *shape), np.uint8)
         indices = np.empty(count, np.int64)
         if self._loader is None:
-            raise InputError("the stream was closed; make another one")
+            raise InputError("the stream was closed; make a new one")
         self._loader.take(epoch, number * self.length * self.own, pixels, indices)
         if self.own != here:
             images[:, : self.own] = pixels.reshape(steps, self.own, *shape)
         return indices.reshape(steps, self.own).astype(np.int32)
 
     def _send(self, part: np.ndarray) -> Array:
-        """An array with this process's rows of each batch, on its way to the devices."""
+        """Start sending an array with this process's rows of each batch to the devices."""
         if self.mesh is None:
             return jax.device_put(part)
         sharding = NamedSharding(self.mesh, PartitionSpec(None, AXIS))
@@ -162,14 +162,14 @@ class EncodedStream(Stream):
         return jax.make_array_from_process_local_data(sharding, part, shape)
 
     def notes(self) -> list[str]:
-        """What is to be said after an epoch and was not: bad images, and a host that is too slow."""
+        """New notes after an epoch: undecodable images, and a host that is too slow."""
         lines = []
         replaced = dict(self._loader.replaced) if self._loader else {}
         if new := sorted(replaced.keys() - self._said):
             self._said |= set(new)
             names = ", ".join(self.encoded.name(index) for index in new[:NAMED])
             lines.append(
-                f"{len(new)} training image{'s' * (len(new) > 1)} could not be decoded, and the next one stood in: "
+                f"{len(new)} training image{'s' * (len(new) > 1)} could not be decoded, replaced by the next one: "
                 f"{names}{', ...' if len(new) > NAMED else ''}"
             )
         line = self.speed.note(self.workers, os.cpu_count() or 1)
@@ -180,7 +180,7 @@ class EncodedStream(Stream):
 
 
 class Speed:
-    """How fast the host decodes and the device trains, from when each waits for the other."""
+    """Measures how fast the host decodes and the device trains, from their waiting times."""
 
     def __init__(self) -> None:
         self.images = self.made = 0
@@ -190,34 +190,34 @@ class Speed:
         self._begun = self._warm = False
 
     def asks(self) -> None:
-        """The device wants a window."""
+        """The device requests a window."""
         self._asked = time.perf_counter()
         if self._had:
             self.trained += self._asked - self._had
             self.images += self._taken
 
     def has(self, images: int) -> None:
-        """The device has it; the first ones of a run wait for workers to start, and do not count."""
+        """The device has its window; a run's first window does not count, because the workers are still starting."""
         now = time.perf_counter()
         if self._begun:
             self.waited += now - self._asked
         self._had, self._taken, self._begun = now, images, True
 
     def decoded(self, images: int, seconds: float) -> None:
-        """The host has made a window of so many images."""
+        """The host has decoded a window of `images` images."""
         if self._warm:
             self.made += images
             self.decoding += seconds
         self._warm = True
 
     def note(self, workers: int, cores: int) -> str:
-        """A line where the device waits for the host; "" where it does not. What was counted begins anew."""
+        """A note if the device waits for the host, else ""; resets all counts."""
         total = self.trained + self.waited
         share = self.waited / total if total else 0.0
         host, device = self.made / max(self.decoding, 1e-9), self.images / max(self.trained, 1e-9)
         known = self.images and self.made
         self.images = self.made = 0
-        self.trained = self.waited = self.decoding = self._had = 0.0  # what follows an epoch is no training
+        self.trained = self.waited = self.decoding = self._had = 0.0  # the time after an epoch is not training
         if not known or total < LEAST_SECONDS or share < WORTH_A_WORD or host >= device:
             return ""
         return (
@@ -227,7 +227,7 @@ class Speed:
 
 
 def local_rows(batch_size: int, mesh: Mesh | None) -> range:
-    """Which rows of a batch are on devices of this process.
+    """The rows of a batch that are on devices of this process.
 
     >>> local_rows(8, None)
     range(0, 8)

@@ -1,4 +1,4 @@
-"""A whole epoch as one compiled loop over data that lives on the device, run in chunks of steps."""
+"""An epoch as one compiled loop over data on the device, run in chunks of steps."""
 
 import dataclasses
 import functools
@@ -33,23 +33,23 @@ StepEnd = Callable[[TrainState], TrainState]
 
 
 class Recipe(NamedTuple):
-    """What is compiled into the loop; equal recipes with the same optimizer share one compilation.
+    """Settings compiled into the loop; equal recipes with the same optimizer share one compilation.
 
     Args:
-      optimizer: any of optax.
-      batch_size: examples of a step; the last partial batch of an epoch is dropped.
-      crop_padding, padding_mode, flip, policy, policy_operations, policy_magnitude, cutout, erasing: as of
+      optimizer: any optax optimizer.
+      batch_size: examples per step; the last partial batch of an epoch is dropped.
+      crop_padding, padding_mode, flip, policy, policy_operations, policy_magnitude, cutout, erasing: as in
         `data.augment.augment`.
-      step_end: what follows each step, such as an average of the weights: `(state) -> state`.
-      mesh: devices that share each batch (core/sharding.py); None for one.
-      extra_per_batch: how many of a batch are of `Examples.extra`, or of each set of it.
-      split_state: share out the state as well: each device keeps a part of weights, momentum and anchor.
-      skip_nonfinite: leave steps out whose loss or gradient is not finite, instead of stopping.
-      microbatches: equal parts of a batch that are taken one after the other, as of `train_step`.
-      extra_smoothing: the share of the label of each generated example that is spread over classes, or one for each
-        set; (): the batch has labels alone. Else loss and attack are told probabilities (`Batch.targets`).
-      smoothing_over: over which classes, as of `core.labels.smoothed`.
-      epoch_steps: how many steps an epoch has; 0 = the whole batches of the training set.
+      step_end: hooks `(state) -> state` to run after each step, such as a weight average.
+      mesh: devices that share each batch (core/sharding.py); None for one device.
+      extra_per_batch: how many examples of a batch come from `Examples.extra`, or from each of its sets.
+      split_state: shard the state too: each device keeps a part of weights, momentum and anchor.
+      skip_nonfinite: skip steps whose loss or gradient is not finite, instead of stopping.
+      microbatches: number of equal parts of a batch to process one after the other, as in `train_step`.
+      extra_smoothing: the share of a generated example's label to spread over classes, or one share per set. With (),
+        batches have labels only; else loss and attack receive probabilities (`Batch.targets`).
+      smoothing_over: over which classes, as in `core.labels.smoothed`.
+      epoch_steps: number of steps per epoch; 0 = the full batches of the training set.
     """
 
     optimizer: optax.GradientTransformation
@@ -73,19 +73,19 @@ class Recipe(NamedTuple):
     erasing: float = 0.0
 
     def steps(self, num_examples: int) -> int:
-        """How many steps an epoch of so many training examples has."""
+        """The number of steps per epoch with `num_examples` training examples."""
         return steps_per_epoch(num_examples, self.batch_size, self.epoch_steps)
 
 
 class ChunkRecord(NamedTuple):
-    """What the steps of a chunk were like."""
+    """The record of a chunk of steps."""
 
-    steps: Array  # int32, how many were done
-    metrics: dict[str, Array]  # [S] each, at the steps' numbers in the epoch of S steps
+    steps: Array  # int32, number of steps done
+    metrics: dict[str, Array]  # [S] each, for an epoch of S steps, filled at the chunk's steps
 
 
 class TrainingDivergedError(InputError):
-    """The loss or its gradient became infinite or NaN; `state` is the one before, `report` says where."""
+    """The loss or its gradient became infinite or NaN; `state` is from before the step, `report` describes the step."""
 
     def __init__(self, message: str, state: TrainState, position: Position, report: Mapping[str, Any]):
         super().__init__(message)
@@ -104,22 +104,22 @@ def train_steps(
     *,
     recipe: Recipe,
 ) -> tuple[TrainState, ChunkRecord]:
-    """Steps `start` to `stop - 1` of epoch `state.epoch`, in one compiled loop; `state` is donated.
+    """Run steps `start` to `stop - 1` of epoch `state.epoch` in one compiled loop; `state` is donated.
 
-    The permutation, the augmentation and the attack all happen inside. A step whose loss or gradient is not finite
-    leaves the state as it was and ends the loop, or with `skip_nonfinite` just counts. `start` and `stop` are traced:
-    chunks of any length share one compilation.
+    Permutation, augmentation and attack all run inside the loop. A step whose loss or gradient is not finite does not
+    change the state; it ends the loop, or is skipped with `skip_nonfinite`. `start` and `stop` are traced, so chunks of
+    any length share one compilation.
     """
     order = _order(key, state.epoch, examples, objective, recipe)
     augment_key = jax.random.fold_in(named_key(key, "augment"), state.epoch)
     steps = recipe.steps(examples.count)
 
-    # Traced once: for the shapes of its metrics and for the loop.
+    # One trace serves both the shapes of the metrics and the loop.
     @functools.partial(jax.jit, inline=True)
     def step(state: TrainState, number: Array) -> tuple[TrainState, dict[str, Array]]:
         images, labels, indices = examples.take(order, number, recipe.batch_size, recipe.extra_per_batch)
         if objective.views > 1:
-            # An index of its own for each view of an example: all that is random derives from it.
+            # Each view of an example has its own index, because all randomness derives from indices.
             views = [indices + view * (examples.count + examples.extra_count) for view in range(objective.views)]
             images, labels, indices = (
                 jnp.concatenate([images] * len(views)),
@@ -143,7 +143,7 @@ def train_steps(
             batch = batch._replace(targets=_targets(batch, objective, state, recipe))
         batch = split_batch(batch, recipe.mesh)
         if recipe.split_state:
-            # Once a step: an attack takes the weights many times, and each time they would be sent around.
+            # Gather once per step: an attack uses the weights many times and would gather them each time.
             params, model_state = keep_replicated((state.params, state.model_state), recipe.mesh)
             state = dataclasses.replace(state, params=params, model_state=model_state)
         state, metrics = train_step(
@@ -172,7 +172,7 @@ def train_steps(
         finite = metrics[FINITE] = metrics.get(FINITE, True) & jnp.isfinite(metrics["loss"])
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
         if recipe.skip_nonfinite:
-            # Schedules move on: what counts steps does so in whole numbers, here and in the optimizer's state.
+            # Schedules advance in skipped steps too: step counts, here and in the optimizer's state, are integers.
             counted = jax.tree.map(
                 lambda new, kept: new if jnp.issubdtype(new.dtype, jnp.integer) else kept,
                 after.opt_state,
@@ -186,7 +186,7 @@ def train_steps(
     shapes = {FINITE: jax.ShapeDtypeStruct((), bool), **jax.eval_shape(step, state, start)[1]}
     seen = {name: jnp.zeros((steps, *value.shape), value.dtype) for name, value in shapes.items()}
     number, _, state, seen = jax.lax.while_loop(unfinished, advance, (start, jnp.array(True), state, seen))
-    # Once more, for what belongs to places in the batch: XLA would hand it out split (Free-AT).
+    # Once more for arrays over positions in the batch (Free-AT), which XLA would return sharded.
     state = keep_state(state, recipe.mesh, split=recipe.split_state)
     return state, keep_replicated(ChunkRecord(number - start, seen), recipe.mesh)
 
@@ -205,30 +205,30 @@ def run_epoch(
     position: Position | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, dict[str, float]]:
-    """One epoch, in chunks of steps; how long they are shows nowhere in the result.
+    """Train one epoch, in chunks of steps whose length does not affect the result.
 
     Args:
       state: donated.
       objective: the method.
-      examples: the training data: uint8 images and labels of NumPy or JAX, or a `Stream` from the host. What is not on
-        the device is checked and moved there first, at every call.
+      examples: the training data: uint8 images and labels as NumPy or JAX arrays, or a `Stream` from the host. Arrays
+        that are not on the device are checked and moved there at every call.
       key: the run's key.
-      recipe: what is compiled in.
-      epochs: how many the run has.
-      steps_per_chunk: the most steps between two looks at the loss.
-      seconds_per_chunk: about as much time between them at most, if a step takes less.
+      recipe: the settings compiled into the loop.
+      epochs: number of epochs of the run.
+      steps_per_chunk: the most steps between two checks of the loss.
+      seconds_per_chunk: about the most time between two checks, if a step takes less.
       on_chunk: called as `on_chunk(steps done, steps in the epoch)` after each chunk.
-      position: where in the epoch to go on; default its beginning.
-      should_stop: asked after each chunk.
+      position: where in the epoch to continue; default its beginning.
+      should_stop: called after each chunk.
 
     Returns:
-      The state after the epoch, and each metric's mean over its steps; with `skip_nonfinite` over those that were not
-      skipped, and how many were as "skipped_steps".
+      The state after the epoch, and each metric's mean over its steps. With `skip_nonfinite` the mean is over the steps
+      that were not skipped, and "skipped_steps" counts the others.
 
     Raises:
       TrainingDivergedError: the loss or the gradient of a step was not finite.
-      StopTraining: `should_stop` said so.
-      InputError: examples that are not what is said above, or labels that are no class of the model.
+      StopTraining: `should_stop` returned true.
+      InputError: examples other than described above, or labels that are not classes of the model.
     """
     if isinstance(examples, Examples) and not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(examples)):
         examples = on_device(examples, objective, state, recipe.mesh)
@@ -237,11 +237,11 @@ def run_epoch(
     total = recipe.steps(examples.count)
     at = position or Position(int(state.epoch) + 1)
     before, began = at.seconds, time.perf_counter()
-    # Python numbers would go to the device anew at every call.
+    # Python numbers would be transferred to the device at every call.
     objective = jax.tree.map(jnp.asarray, objective)
     objective, examples, key = replicate((objective, examples, key), recipe.mesh)
     state = put_state(state, recipe.mesh, split=recipe.split_state)
-    # Only the epoch's end looks at the anchor: with and without PIAT the loop is the same program.
+    # Only the end of an epoch uses the anchor, so the loop is the same program with and without PIAT.
     anchor, state = state.anchor, dataclasses.replace(state, anchor=None)
     length = steps_per_chunk if math.isinf(seconds_per_chunk) else 1
     while at.steps < total:
@@ -283,7 +283,7 @@ def _order(
 
 
 def _targets(batch: Batch, objective: Objective, state: TrainState, recipe: Recipe) -> Array:
-    """The labels as probabilities `[B, K]`, those of generated examples smoothed."""
+    """The labels as probabilities `[B, K]`, smoothed for generated examples."""
     shares = as_counts(recipe.extra_per_batch)
     smoothing = recipe.extra_smoothing * (len(shares) if len(recipe.extra_smoothing) == 1 else 1)
     own = [0.0] * (recipe.batch_size - sum(shares))
@@ -294,7 +294,7 @@ def _targets(batch: Batch, objective: Objective, state: TrainState, recipe: Reci
 
 
 def _count(at: Position, chunk: ChunkRecord) -> Position:
-    """The position after a chunk. Summed step by step, so that chunks of any length give the same sums."""
+    """The position after a chunk; metrics are summed step by step, so that chunk lengths do not change the sums."""
     numbers = range(at.steps, at.steps + int(chunk.steps))
     finite = chunk.metrics[FINITE]
     sums = dict(at.metrics)
@@ -309,12 +309,12 @@ def _count(at: Position, chunk: ChunkRecord) -> Position:
 def _diverged(
     state: TrainState, at: Position, chunk: ChunkRecord, total: int, order: Array, batch_size: int
 ) -> TrainingDivergedError:
-    """What is said of the last step of a chunk, and the position before it."""
+    """The error for the last step of a chunk, with the position before the step."""
     number = at.steps - 1
     values = {name: float(value[number]) for name, value in chunk.metrics.items() if name != FINITE}
     bad = [f"{name} {value}" for name, value in values.items() if name != "loss" and not math.isfinite(value)]
     loss = values["loss"]
-    what = f"the gradient or the state it led to was not finite where the loss was {loss:.4g}"
+    what = f"the gradient or the new state was not finite at a loss of {loss:.4g}"
     if not math.isfinite(loss):
         what = f"the loss became {loss}" + (f" with {', '.join(bad)}" if bad else "")
     indices = [int(index) for index in order[number * batch_size : at.steps * batch_size]]

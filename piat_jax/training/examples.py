@@ -1,4 +1,4 @@
-"""Training data on the device: what it must be, and the way there."""
+"""Training data on the device: checks and transfer."""
 
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,14 +19,14 @@ Pair: TypeAlias = tuple[Array | np.ndarray, Array | np.ndarray]
 
 
 class Examples(NamedTuple):
-    """Training data, of NumPy or JAX: `fit` and `run_epoch` check it, and move to the device once what is not there."""
+    """Training data as NumPy or JAX arrays; `fit` and `run_epoch` check it and move it to the device if needed."""
 
     images: Array | np.ndarray  # [N, H, W, C] uint8
     labels: Array | np.ndarray  # [N] whole numbers in [0, K)
     extra: Pair | tuple[Pair, ...] | None = None
-    """Generated images and labels beside them, or a tuple of such pairs, one of each set: data.batching.epoch_order."""
+    """Additional generated images and labels, or a tuple of such pairs, one per set: data.batching.epoch_order."""
 
-    # Windows and streams have it too. It hides tuple.count, which is of no use here.
+    # Windows and streams have `count` too. It hides tuple.count, which is not needed here.
     @property
     def count(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """N."""
@@ -41,12 +41,12 @@ class Examples(NamedTuple):
 
     @property
     def extra_counts(self) -> tuple[int, ...]:
-        """How many generated examples each set has."""
+        """The number of generated examples in each set."""
         return tuple(labels.shape[0] for _, labels in self.sources)
 
     @property
     def extra_count(self) -> int:
-        """How many generated examples there are."""
+        """The number of generated examples."""
         return sum(self.extra_counts)
 
     def take(
@@ -72,29 +72,31 @@ class Examples(NamedTuple):
 
 
 def on_device(examples: Examples, objective: Objective, state: TrainState, mesh: Mesh | None) -> Examples:
-    """The examples on the device, or on all of the mesh, with labels in int32; what is there already is not copied.
+    """Check the examples and move them to the device, or to all devices of the mesh, with int32 labels.
+
+    Arrays that are already there are not copied.
 
     Args:
       examples: the training data.
-      objective: the method; its model says how many classes there are.
-      state: any of its states.
-      mesh: devices that share each batch; None for one.
+      objective: the method; its model determines the number of classes.
+      state: any training state of the method.
+      mesh: devices that share each batch; None for one device.
 
     Raises:
-      InputError: images that are not uint8 `[N, H, W, C]`, labels that are not whole numbers `[N]` in [0, K), none of
-        either, or extra examples of another shape.
+      InputError: images that are not uint8 `[N, H, W, C]`, labels that are not whole numbers `[N]` in [0, K), no
+        examples, or extra examples of another shape.
     """
     several = len(examples.sources) > 1
     extra = {f"examples.extra{f'[{n}]' if several else ''}": pair for n, pair in enumerate(examples.sources)}
     given: dict[str, Pair] = {"examples": examples[:2], **extra}
     splits = {name: _as_split(name, *pair) for name, pair in given.items()}
     image_shape = examples.images.shape[1:]
-    # Of images of other axes `check_split` says so, before it looks at labels.
+    # For images with other axes, `check_split` raises before it checks labels.
     classes = _count_classes(objective, state, image_shape) if len(image_shape) == 3 else 0
     for name, split in splits.items():
         check_split(name, split, classes)
         if split.images.shape[1:] != image_shape:
-            raise InputError(f"{name} images are {split.images.shape[1:]}, the others {image_shape}; give one kind")
+            raise InputError(f"{name} images are {split.images.shape[1:]}, the others {image_shape}; give one shape")
     pairs = [
         (images, labels if isinstance(labels, jax.Array) and labels.dtype == jnp.int32 else split.labels)
         for (images, labels), split in zip(given.values(), splits.values())
@@ -106,10 +108,10 @@ def on_device(examples: Examples, objective: Objective, state: TrainState, mesh:
 
 
 def _as_split(name: str, images: Any, labels: Any) -> Split:
-    """The pair with its labels as int32 on the host, those beyond it as numbers that are beyond any class."""
+    """The pair with its labels as int32 on the host; labels outside int32 become values that are not classes."""
     for part, value in (("images", images), ("labels", labels)):
         if not isinstance(value, np.ndarray | jax.Array):
-            raise InputError(f"{name} {part} are a {type(value).__name__}; give an array of NumPy or JAX")
+            raise InputError(f"{name} {part} are a {type(value).__name__}; give a NumPy or JAX array")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{name} labels have dtype {labels.dtype}; give whole numbers, one class index each")
     wide = np.asarray(labels).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Rates by layer, for fine-tuning: how deep each part of a network lies, found from its forward."""
+"""Layer-wise learning-rate decay for fine-tuning; the depth of each part is found from the network's forward."""
 
 import re
 from typing import Any
@@ -15,25 +15,25 @@ BLOCK, NUMBER = re.compile(r"blocks_(\d+)"), re.compile(r"_\d+$")
 
 
 def layer_scales(model: Model, variables: Variables, image_shape: tuple[int, ...], layer_decay: float) -> PyTree:
-    """`layer_decay ** (parts above)` for each parameter: 1 for the head, less the nearer a part lies to the images.
+    """`layer_decay ** (parts above)` for each parameter: 1 for the head, smaller for parts nearer to the images.
 
-    Parts are the modules at the top of the tree of parameters, in the order in which the forward uses them. A parameter
-    of the network itself, such as a class token, counts with the part before it. Stages are cut into their blocks
-    (Swin), or where a model has `blocks_per_part` into so many in a row (three in ConvNeXt); what halves the image
-    counts with the first of a stage, and what is numbered beside stages counts as one (patches and their norm).
+    Parts are the top-level modules of the parameter tree, in the order in which the forward uses them. A parameter of
+    the network itself, such as a class token, belongs to the part before it. Stages are split into their blocks (Swin),
+    or into groups of `blocks_per_part` blocks if the model has this attribute (three in ConvNeXt). A downsampling layer
+    belongs to the first block of its stage. Numbered modules next to stages count as one part (patches and their norm).
 
     Args:
       model: the model.
       variables: its weights and state, or their shapes.
       image_shape: `(H, W, C)`.
-      layer_decay: in (0, 1]; 0.75 of 12 blocks leaves the first 3 % of the rate.
+      layer_decay: in (0, 1]; with 0.75 and 12 blocks the first block has 3 % of the rate.
 
     Returns:
       A tree of floats like the weights.
 
-    Source: layer-wise learning rate decay as in BEiT, Bao et al. (2022), arXiv:2106.08254, which counts all embeddings
-    as one part, and the last norm with the head. Stages: ConvNeXt's as in the code of Liu et al. (2022), which has
-    twelve parts between stem and head of the networks with 3, 3, 27 and 3 blocks; Swin's blocks as in timm.
+    Source: layer-wise learning-rate decay as in BEiT, Bao et al. (2022), arXiv:2106.08254, which counts all embeddings
+    as one part, and the last norm with the head. ConvNeXt's stages follow the code of Liu et al. (2022), which has
+    twelve parts between stem and head for networks with 3, 3, 27 and 3 blocks. Swin's blocks follow timm.
     """
     check_range("layer_decay", layer_decay, 0, 1, open_low=True)
 
@@ -67,7 +67,7 @@ def layer_scales(model: Model, variables: Variables, image_shape: tuple[int, ...
 
 
 def _first_uses(jaxpr: Any, numbers: dict[Any, int]) -> list[int]:
-    """The inputs of a program by their numbers, in the order in which it first uses them."""
+    """The numbers of a program's inputs, in the order of their first use."""
     found: dict[int, None] = {}
     for equation in jaxpr.eqns:
         inner = next((each for each in inner_jaxprs(equation) if len(each.invars) == len(equation.invars)), None)
@@ -80,7 +80,7 @@ def _first_uses(jaxpr: Any, numbers: dict[Any, int]) -> list[int]:
 
 
 def _depth_of_parts(paths: list[list[str]]) -> int:
-    """How far down the tree of parameters its modules are: below names that all paths share."""
+    """The depth of the modules in the parameter tree, below names that all paths share."""
     top = 0
     while all(len(path) > top + 1 for path in paths) and len({path[top] for path in paths}) == 1:
         top += 1

@@ -1,4 +1,4 @@
-"""Epochs in their fixed order: train, epoch-end hooks, evaluate, record. Evaluation and saving come as callbacks."""
+"""Epochs in a fixed order: train, epoch-end hooks, evaluate, record. Evaluation and saving are callbacks."""
 
 import dataclasses
 import functools
@@ -20,18 +20,18 @@ from piat_jax.training.stopping import Interrupted, Position, StopTraining
 from piat_jax.training.streaming import Stream
 
 SECONDS_PER_CHUNK = 2.0
-"""How long a request to stop has to wait, about, where a single step takes less."""
+"""About the longest time before a request to stop is handled, if a single step takes less."""
 
 
 class EpochRecord(NamedTuple):
-    """What one epoch was like."""
+    """The record of one epoch."""
 
     epoch: int  # 1-based
     train: Mapping[str, float]  # means over the epoch's steps
-    scores: Mapping[str, float]  # what `evaluate` returned; empty where it did not run
+    scores: Mapping[str, float]  # returned by `evaluate`; empty if it did not run
     train_seconds: float
     evaluate_seconds: float
-    images_per_second: float  # of training alone
+    images_per_second: float  # of training only
 
 
 def fit(
@@ -50,36 +50,36 @@ def fit(
     position: Position | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Train from `state.epoch`, or where in an epoch `position` says, to `epochs`.
+    """Train from `state.epoch`, or from `position` within an epoch, to `epochs`.
 
-    After each epoch, in this order: the objective's `after_epoch`; the `epoch_end` hooks, each seeing what the one
-    before returned (PIAT first, then what averages its weights); `evaluate(state, epoch)`; `on_epoch(state, record)`,
-    which saves and logs. So what is evaluated and saved is what the next epoch starts from.
+    After each epoch, the order is: the objective's `after_epoch`; the `epoch_end` hooks, each with the result of the
+    previous one (PIAT first, then averages of its weights); `evaluate(state, epoch)`; `on_epoch(state, record)`, which
+    saves and logs. The next epoch therefore starts from the state that was evaluated and saved.
 
     Args:
-      state: donated; at the end of an epoch, as `on_epoch` got it.
+      state: donated; at the end of an epoch, as `on_epoch` received it.
       objective: the method.
-      examples: training data: images `[N, H, W, C]` in uint8 and labels `[N]` in [0, K), of any type of whole numbers,
-        both arrays of NumPy or JAX; they are moved to the device once. Or a `Stream` from the host.
-      key: the run's key: with the same one, a run that is stopped and resumed equals one that is not.
+      examples: training data: uint8 images `[N, H, W, C]` and labels `[N]` in [0, K) of any integer type, as NumPy or
+        JAX arrays, which are moved to the device once. Or a `Stream` from the host.
+      key: the run's key; with the same key, a resumed run equals an uninterrupted one.
       recipe: optimizer, batch size and augmentation.
       epochs: the last epoch, 1-based.
       epoch_end: pure functions `(state, epoch) -> state`.
-      evaluate: scores of a state; may return nothing. It may raise `Interrupted` to stop.
-      on_epoch: called once an epoch, last.
+      evaluate: scores of a state; may be empty. It may raise `Interrupted` to stop.
+      on_epoch: called once per epoch, last.
       on_chunk: called as `(epoch, steps done, steps)` during an epoch.
-      steps_per_chunk: the most steps between two looks at the loss; fewer where they take longer than two seconds.
-      position: that of a `StopTraining` or `TrainingDivergedError`, to go on from its state.
-      should_stop: asked after each chunk and each epoch.
+      steps_per_chunk: the most steps between two checks of the loss; fewer if they take longer than two seconds.
+      position: the position of a `StopTraining` or `TrainingDivergedError`, to resume from its state.
+      should_stop: called after each chunk and each epoch.
 
     Returns:
       The state after the last epoch.
 
     Raises:
-      StopTraining: training was asked to stop; holds the state, and the position to go on from.
-      TrainingDivergedError: a loss or gradient that is not finite; holds the state before and its position.
-      InputError: examples that are not what is said above, such as images in floats or labels from 1 to K; a recipe
-        whose microbatches are no parts of the batch.
+      StopTraining: training was asked to stop; holds the state, and the position to resume from.
+      TrainingDivergedError: a loss or gradient that is not finite; holds the state before the step and its position.
+      InputError: examples other than described above, such as float images or labels from 1 to K; a recipe whose
+        microbatches do not divide the batch.
     """
     check_parts(objective, recipe.batch_size, recipe.microbatches, recipe.mesh.size if recipe.mesh else 1)
     if isinstance(examples, Examples):
@@ -101,7 +101,7 @@ def fit(
                 recipe=recipe,
                 epochs=epochs,
                 steps_per_chunk=steps_per_chunk,
-                # Processes that train together run the same chunks, whatever their clocks say.
+                # Processes that train together must run the same chunks, so clocks must not decide.
                 seconds_per_chunk=SECONDS_PER_CHUNK if jax.process_count() == 1 else math.inf,
                 on_chunk=lambda done, total, epoch=epoch: on_chunk(epoch, done, total),
                 position=at,
@@ -109,7 +109,7 @@ def fit(
             )
             state = _close_epoch(state, objective, key, jnp.int32(epochs))
             for hook in epoch_end:
-                # A buffer of its own: hooks may donate the state.
+                # A new buffer for each hook: hooks may donate the state.
                 state = hook(state, jnp.int32(epoch))
             jax.block_until_ready(state)
             at = Position(epoch, steps, metrics=metrics, seconds=time.perf_counter() - began)
@@ -126,7 +126,7 @@ def fit(
 
 @functools.partial(jax.jit, donate_argnames="state")
 def _close_epoch(state: TrainState, objective: Objective, key: Array, epochs: Array) -> TrainState:
-    """Count the epoch, after the objective's own end of it."""
+    """Run the objective's `after_epoch`, then count the epoch."""
     context = Context(jax.random.fold_in(named_key(key, "epoch"), state.epoch), state.step, state.epoch, epochs)
     objective_state = objective.after_epoch(state.objective_state, context)
     return dataclasses.replace(state, epoch=state.epoch + 1, objective_state=objective_state)

@@ -1,4 +1,4 @@
-"""Optimizers: any of optax by its name, with decay, clipping and rates by layer around it."""
+"""Optimizers: any optax optimizer by name, with weight decay, gradient clipping and layer-wise rates."""
 
 import functools
 import inspect
@@ -17,15 +17,15 @@ from piat_jax.training.schedules import Rate
 
 DECAYS = ("all", "matrices")
 DEFAULTS = {"sgd": {"momentum": 0.9}}
-"""Where ours differ from optax's: PyTorch codes of this field do without momentum nowhere."""
+"""Defaults that differ from optax's: the field's PyTorch codes always use momentum."""
 MASKS = ("mask", "weight_decay_mask")
 MOMENTA = ("momentum", "b1", "beta")
-"""What optimizers call what a one-cycle schedule moves against the rate."""
+"""Optimizers' names for the momentum, which a one-cycle schedule moves against the rate."""
 
 
 @functools.cache
 def optimizer_names() -> tuple[str, ...]:
-    """The optimizers that a config may name: those of optax and optax.contrib that need a learning rate alone.
+    """The optimizers that a config may name: those of optax and optax.contrib that need only a learning rate.
 
     >>> set(optimizer_names()) >= {"sgd", "adamw", "lamb", "lion", "muon"}
     True
@@ -42,7 +42,7 @@ def _is_optimizer(name: str, value: Any) -> bool:
 
 
 def optimizer_fields(name: str) -> dict[str, Any]:
-    """The arguments of an optimizer that a config can say, with their defaults.
+    """The arguments of an optimizer that a config can set, with their defaults.
 
     >>> optimizer_fields("sgd"), optimizer_fields("lion")
     ({'momentum': 0.9, 'nesterov': False}, {'b1': 0.9, 'b2': 0.99})
@@ -53,9 +53,9 @@ def optimizer_fields(name: str) -> dict[str, Any]:
 
 
 def optimizer_function(name: str) -> Callable[..., optax.GradientTransformation]:
-    """What optax has under a name, or InputError."""
+    """The optax function with this name; raises InputError if there is none."""
     if isinstance(name, str) and name.startswith("schedule_free"):
-        raise InputError(f"optimizer {name!r} evaluates other weights than it trains; use it through optax, or adamw")
+        raise InputError(f"optimizer {name!r} evaluates other weights than it trains; give adamw, or use it via optax")
     check_choice("optimizer", name, optimizer_names())
     return getattr(optax, name, None) or getattr(contrib, name)
 
@@ -70,22 +70,22 @@ def build_optimizer(
     max_norm: float = 0.0,
     scales: PyTree | None = None,
 ) -> optax.GradientTransformation:
-    """An optimizer of optax by its name; the gradient is clipped, decayed, and stepped along, in this order.
+    """An optax optimizer by name, preceded by gradient clipping and weight decay, in this order.
 
     Args:
       name: one of `optimizer_names`.
-      rate: a learning rate, a schedule of it, or a `Rate`, whose momentum moves as well.
-      fields: of `optimizer_fields`.
-      weight_decay: decoupled where the optimizer has an argument for it (adamw, lamb, lion), as PyTorch's AdamW; else
+      rate: a learning rate, a learning-rate schedule, or a `Rate`, which may also schedule the momentum.
+      fields: arguments from `optimizer_fields`.
+      weight_decay: decoupled if the optimizer has an argument for it (adamw, lamb, lion), as in PyTorch's AdamW; else
         coupled: added to the gradient before all momenta (sgd, adam), as in PyTorch's SGD and Adam.
-      weight_decay_on: what decays: "all" parameters, or "matrices", those of two or more axes, which leaves out biases
-        and what BatchNorm and LayerNorm have.
-      max_norm: a gradient whose L2 norm over all parameters is larger is first scaled to it; 0 leaves it alone.
-      scales: a tree of factors on each parameter's update, such as `layer_scales` makes; None leaves it alone.
+      weight_decay_on: which parameters decay: "all", or "matrices", those with two or more axes, which excludes biases
+        and the parameters of BatchNorm and LayerNorm.
+      max_norm: clips the gradient's L2 norm over all parameters to this value; 0 = no clipping.
+      scales: a tree of factors on each parameter's update, such as from `layer_scales`; None = no factors.
 
     Raises:
       InputError: an unknown name or field, a value out of range, an optimizer that needs more than gradients, a
-        momentum that moves where the optimizer has none, or a decay that it cannot leave out.
+        schedule of the momentum for an optimizer without one, or an optimizer whose decay cannot exclude parameters.
 
     >>> optimizer = build_optimizer("sgd", 0.1, {"momentum": 0.5}, weight_decay=0.1)
     >>> optimizer.update(1.0, optimizer.init(2.0), 2.0)[0].item()
@@ -111,7 +111,7 @@ def build_optimizer(
         masks = [argument for argument in MASKS if argument in parameters]
         if mask and not masks:
             raise InputError(f"weight_decay_on='matrices': {name} decays all parameters or none; give 'all'")
-        # What is False by default decays nothing, and True everything.
+        # The mask is always given, because some optimizers decay nothing by default and some everything.
         options |= {masks[0]: mask or _all} if masks else {}
     rate = rate if isinstance(rate, Rate) else Rate(rate)  # type: ignore[arg-type]
     try:
@@ -119,7 +119,7 @@ def build_optimizer(
         _try(optimizer)
     except InputError:
         raise
-    except Exception as error:  # whatever optax says of its arguments
+    except Exception as error:  # any error that optax raises for its arguments
         raise InputError(f"optimizer {name!r} cannot be used here: {str(error).partition(chr(10))[0]}") from error
     return optimizer if scales is None else optax.chain(optimizer, _scaled(scales))
 
@@ -127,12 +127,12 @@ def build_optimizer(
 def _at_rate(
     function: Callable[..., optax.GradientTransformation], name: str, rate: Rate, options: dict[str, Any]
 ) -> optax.GradientTransformation:
-    """The optimizer, with a momentum that moves where the rate has one."""
+    """The optimizer, with a scheduled momentum if the rate has one."""
     if rate.momentum is None:
         return function(rate.learning_rate, **options)
     moved = next((momentum for momentum in MOMENTA if momentum in options), None)
     if moved is None:
-        raise InputError(f"{name} has no momentum for the schedule to move; give another schedule or optimizer")
+        raise InputError(f"{name} has no momentum, which the schedule changes; give another schedule or optimizer")
     fixed = {field: value for field, value in options.items() if field != moved}
     injected = optax.inject_hyperparams(functools.partial(function, **fixed))
     return injected(**{"learning_rate": rate.learning_rate, moved: rate.momentum})
@@ -143,14 +143,14 @@ def sgd(
 ) -> optax.GradientTransformation:
     """PyTorch's SGD: `v <- momentum v + (g + weight_decay w)`, `w <- w - lr v`, on every parameter.
 
-    The decay enters before the momentum (coupled) and reaches BatchNorm's scale and shift and all biases, as in every
-    public code of the papers.
+    The decay is added before the momentum (coupled) and includes BatchNorm's scale and shift and all biases, as in all
+    public codes of the papers.
 
     Args:
       learning_rate: a number, or a function of the step.
       momentum: of the velocity v.
       weight_decay: of every parameter.
-      max_norm: a gradient g whose L2 norm over all parameters is larger is first scaled to it; 0 leaves g alone.
+      max_norm: clips the L2 norm of g over all parameters to this value; 0 = no clipping.
 
     >>> import jax
     >>> optimizer = sgd(0.1, momentum=0.5, weight_decay=0.1)
@@ -170,11 +170,11 @@ def _all(params: PyTree) -> PyTree:
 
 
 def _scaled(scales: PyTree) -> optax.GradientTransformation:
-    """Multiplies each parameter's update by a factor of its own."""
+    """Multiplies each parameter's update by its own factor."""
     return optax.stateless(lambda updates, params: jax.tree.map(lambda u, scale: u * scale, updates, scales))
 
 
 def _try(optimizer: optax.GradientTransformation) -> None:
-    """Trace an update, so that optax checks its arguments; nothing is computed."""
+    """Trace an update without computing it, so that optax checks its arguments."""
     params = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
     jax.eval_shape(lambda tree: optimizer.update(tree, optimizer.init(tree), tree), params)

@@ -1,4 +1,4 @@
-"""What a run says while it runs: a bar on a terminal, plain lines elsewhere, not many of them in a notebook."""
+"""Progress output of a run: a bar on a terminal, plain lines elsewhere, fewer lines in a notebook."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 MOST_LINES = 100
-"""That a notebook gets of a run."""
+"""The most lines that a run prints in a notebook."""
 
 
 class TrainingProgress:
-    """One line per epoch, in a notebook per some epochs, and on a terminal a bar within the whole run.
+    """Prints one line per epoch (in a notebook, per several epochs), and on a terminal a bar for the whole run.
 
-    The bar has images per second and the time left.
+    The bar shows images per second and the time left.
     """
 
     def __init__(self, epochs: int, *, first_epoch: int, images_per_epoch: int):
@@ -35,7 +35,7 @@ class TrainingProgress:
             self.bar.start()
 
     def chunk(self, epoch: int, done: int, total: int) -> None:
-        """Steps done within an epoch."""
+        """Report the steps done within an epoch."""
         if not self.bar:
             return
         finished = epoch - 1 + done / total
@@ -49,7 +49,7 @@ class TrainingProgress:
         )
 
     def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
-        """An epoch is over; all `values` but losses are shares and shown in percent."""
+        """Report the end of an epoch; all `values` except losses are shares, shown in percent."""
         if epoch % self.every and epoch != self.epochs:
             return
         shown = "  ".join(f"{name} {_show(name, value)}" for name, value in values.items())
@@ -66,7 +66,7 @@ class TrainingProgress:
         return time.perf_counter() - self.began
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar:
             self.bar.stop()
 
@@ -76,7 +76,7 @@ class TrainingProgress:
 
 
 def in_notebook() -> bool:
-    """Whether this is a kernel of Jupyter, which keeps every line that is printed.
+    """Whether this is a Jupyter kernel, which keeps every printed line.
 
     >>> in_notebook()
     False
@@ -86,7 +86,7 @@ def in_notebook() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Seconds as readable text.
 
     >>> duration(75), duration(3.2), duration(7260)
     ('1m15s', '3s', '2h01m')

@@ -1,4 +1,4 @@
-"""Learning rates by name: functions of the run's length, whose keyword arguments are fields of `config.optimizer`."""
+"""Learning-rate schedules by name: functions of the run's length; keyword arguments are `config.optimizer` fields."""
 
 import itertools
 import math
@@ -19,38 +19,38 @@ UNITS = ("epochs", "shares")
 
 
 class Rate(NamedTuple):
-    """What a schedule decides at each optimizer step, 0-based."""
+    """Learning rate and momentum as functions of the optimizer step, 0-based."""
 
     learning_rate: optax.Schedule
-    momentum: optax.Schedule | None = None  # where the momentum moves as well
+    momentum: optax.Schedule | None = None  # if the momentum is scheduled too
 
 
 class Length(NamedTuple):
     """A run's length, and how often its rate changes."""
 
     epochs: int
-    steps: int  # in an epoch
+    steps: int  # per epoch
     every: str  # "step" or "epoch"
 
     @property
     def rates(self) -> int:
-        """How many rates the run has: one for each step, or one for each epoch."""
+        """The number of rates in the run: one per step, or one per epoch."""
         return self.epochs * (self.steps if self.every == "step" else 1)
 
     def knot(self, name: str, value: float, unit: str) -> float:
-        """A place in the run as a number of rates."""
+        """Convert a place in the run to a number of rates."""
         most = 1 if unit == "shares" else self.epochs
         check_range(name, value, 0, most)
         return value / most * self.rates
 
     def over(self, rate: Callable[[Array], Array]) -> optax.Schedule:
-        """A function of the rate's number, from 0, as one of the step."""
+        """Convert a function of the rate's number, from 0, to a function of the step."""
         length = 1 if self.every == "step" else self.steps
         return lambda step: rate((jnp.asarray(step, jnp.int32) // length).astype(float))
 
 
 SCHEDULES: Registry[Callable[..., Rate]] = Registry("schedule")
-"""Functions `(*, length, ...) -> Rate`; their other arguments, which have defaults, are fields."""
+"""Functions `(*, length, ...) -> Rate`; all other arguments have defaults and are config fields."""
 
 schedule = SCHEDULES.register
 
@@ -66,13 +66,13 @@ def schedule_fields(name: str) -> dict[str, Any]:
 
 
 def build_rate(name: str, fields: Mapping[str, Any], *, epochs: int, steps_per_epoch: int) -> Rate:
-    """The schedule of this name for a run of so many epochs.
+    """The schedule with this name for a run of `epochs` epochs.
 
     Args:
       name: one of `SCHEDULES`.
-      fields: of `schedule_fields`.
-      epochs: of the run.
-      steps_per_epoch: optimizer steps in an epoch.
+      fields: fields from `schedule_fields`.
+      epochs: number of epochs of the run.
+      steps_per_epoch: optimizer steps per epoch.
 
     Raises:
       InputError: an unknown name, or a field out of range.
@@ -93,9 +93,7 @@ def build_rate(name: str, fields: Mapping[str, Any], *, epochs: int, steps_per_e
     return SCHEDULES[name](length=Length(epochs, steps_per_epoch, values["lr_every"]), **values)
 
 
-@schedule(
-    "piecewise_linear", summary="Linear between knots, as the papers' codes have it.", paper="the PIAT paper, V-A"
-)
+@schedule("piecewise_linear", summary="Linear between knots, as in the papers' codes.", paper="the PIAT paper, V-A")
 def _piecewise_linear(
     *,
     length: Length,
@@ -104,12 +102,12 @@ def _piecewise_linear(
     lr_unit: str = "epochs",
     lr_every: str = "epoch",
 ) -> Rate:
-    """A rate that is linear between knots. Each epoch has that of its 1-based number; steps go on between them.
+    """A rate that is linear between knots: an epoch's rate is that of its 1-based number, a step's lies between.
 
     Args:
-      lr_epochs: increasing knots; unless given they move with the number of epochs.
+      lr_epochs: increasing knots; the defaults scale with the number of epochs.
       lr_values: learning rate at each knot; constant before the first and after the last.
-      lr_unit: of the knots: epochs, or shares of the run.
+      lr_unit: unit of the knots: epochs, or shares of the run.
       lr_every: whether the rate changes with each epoch or each step.
     """
     del lr_every
@@ -124,24 +122,24 @@ def _piecewise_linear(
 
 
 def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per_epoch: int) -> optax.Schedule:
-    """A learning rate interpolated linearly between knots, evaluated once an epoch at its 1-based number.
+    """A learning rate interpolated linearly between knots, evaluated once per epoch at its 1-based number.
 
     `lr(n) = interp(n; epochs, values)`: with the PIAT paper's knots (0, 60, 90, 120) and values (1e-2, 1e-2, 1e-3,
-    1e-4) it is 1e-2 until epoch 60, 9.7e-3 at 61 and 1e-4 at 120. Not a step decay and not linear in log scale. A step
-    decay is written with two knots an epoch apart: (35, 36) with (0.1, 0.01) drops after epoch 35.
+    1e-4) the rate is 1e-2 until epoch 60, 9.7e-3 at 61 and 1e-4 at 120. It is not a step decay and not linear in log
+    scale. For a step decay, give two knots one epoch apart: (35, 36) with (0.1, 0.01) drops after epoch 35.
 
     Args:
       epochs: increasing knots.
-      values: the learning rate at each; constant before the first and after the last.
-      steps_per_epoch: optimizer steps in an epoch.
+      values: the learning rate at each knot; constant before the first and after the last.
+      steps_per_epoch: optimizer steps per epoch.
 
     Returns:
       step (0-based) -> learning rate.
 
     Raises:
-      InputError: knots that are not finite or do not increase, or as many values as there are no knots for.
+      InputError: knots that are not finite or do not increase, or a number of values that differs from that of knots.
 
-    Source: PIAT paper, Section V-A; per epoch as in SEAT and Generalist, its lineage.
+    Source: PIAT paper, Section V-A; one rate per epoch, as in SEAT and Generalist, from which PIAT derives.
 
     >>> schedule = piecewise_linear((0, 60, 90, 120), (1e-2, 1e-2, 1e-3, 1e-4), steps_per_epoch=10)
     >>> [round(float(schedule(10 * (n - 1))), 6) for n in (1, 60, 61, 75, 120)]
@@ -159,7 +157,7 @@ def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per
 
 
 def check_knots(epochs: Sequence[float], values: Sequence[float]) -> None:
-    """Raise InputError unless these are increasing knots, each with a rate."""
+    """Raise InputError unless the knots increase and each has a rate."""
     if len(epochs) != len(values) or not epochs:
         raise InputError(f"lr_epochs has {len(epochs)} entries and lr_values {len(values)}; give one value per knot")
     if not all(map(math.isfinite, epochs)):
@@ -171,23 +169,23 @@ def check_knots(epochs: Sequence[float], values: Sequence[float]) -> None:
             raise InputError(f"lr_values={tuple(values)} must be finite and at least 0")
 
 
-@schedule("constant", summary="One rate throughout.")
+@schedule("constant", summary="One rate for the whole run.")
 def _constant(
     *, length: Length, lr: float = 0.1, lr_warmup: float = 0.0, lr_unit: str = "epochs", lr_every: str = "epoch"
 ) -> Rate:
-    """One rate, after a warm-up.
+    """A constant rate after a warm-up.
 
     Args:
       lr: learning rate.
-      lr_warmup: how long the rate rises to lr, in the unit of lr_unit; 0 = no warm-up.
-      lr_unit: of the warm-up: epochs, or shares of the run.
+      lr_warmup: how long the rate rises to lr, in lr_unit; 0 = no warm-up.
+      lr_unit: unit of the warm-up: epochs, or shares of the run.
       lr_every: whether the rate changes with each epoch or each step.
     """
     del lr_every
     return Rate(length.over(_warmed_up(length, lr, lr_warmup, lr_unit, lambda number, _: jnp.full_like(number, lr))))
 
 
-@schedule("step", summary="Divided at some places of the run.")
+@schedule("step", summary="Multiplied by a factor at given places in the run.")
 def _step(
     *,
     length: Length,
@@ -198,21 +196,21 @@ def _step(
     lr_unit: str = "epochs",
     lr_every: str = "epoch",
 ) -> Rate:
-    """A rate that is multiplied by a factor at some places, as PyTorch's MultiStepLR.
+    """A rate that is multiplied by a factor at given places, like PyTorch's MultiStepLR.
 
     Args:
-      lr: learning rate to begin with.
-      lr_drops: where it drops, increasing, in the unit of lr_unit.
-      lr_factor: what each drop multiplies it by.
-      lr_warmup: how long the rate first rises to lr, in the same unit; 0 = no warm-up.
-      lr_unit: of the drops and the warm-up: epochs, or shares of the run.
+      lr: initial learning rate.
+      lr_drops: where the rate drops, increasing, in lr_unit.
+      lr_factor: factor of each drop.
+      lr_warmup: how long the rate first rises to lr, in lr_unit; 0 = no warm-up.
+      lr_unit: unit of the drops and the warm-up: epochs, or shares of the run.
       lr_every: whether the rate changes with each epoch or each step.
     """
     del lr_every
     check_at_least("lr_factor", lr_factor, 0)
     if any(late <= early for early, late in itertools.pairwise(lr_drops)):
         raise InputError(f"lr_drops={tuple(lr_drops)} must increase")
-    # In floats a drop at a third of the run may fall on either side of its step.
+    # In floating point, a drop at a third of the run could fall on either side of its step.
     drops = jnp.asarray([length.knot("lr_drops", drop, lr_unit) - 1e-3 for drop in lr_drops], float)
 
     def rate(number: Array, _: float) -> Array:
@@ -233,13 +231,13 @@ def _cosine(
     lr_unit: str = "epochs",
     lr_every: str = "epoch",
 ) -> Rate:
-    """`lr_final + (lr - lr_final) (1 + cos(pi s)) / 2`, s the share of what follows the warm-up.
+    """`lr_final + (lr - lr_final) (1 + cos(pi s)) / 2`, where s is the share done of the run after the warm-up.
 
     Args:
       lr: highest learning rate.
       lr_final: learning rate at the end.
-      lr_warmup: how long the rate first rises to lr, in the unit of lr_unit; 0 = no warm-up.
-      lr_unit: of the warm-up: epochs, or shares of the run.
+      lr_warmup: how long the rate first rises to lr, in lr_unit; 0 = no warm-up.
+      lr_unit: unit of the warm-up: epochs, or shares of the run.
       lr_every: whether the rate changes with each epoch or each step.
     """
     del lr_every
@@ -257,13 +255,13 @@ def _linear(
     lr_unit: str = "epochs",
     lr_every: str = "epoch",
 ) -> Rate:
-    """`lr + (lr_final - lr) s`, s the share of what follows the warm-up.
+    """`lr + (lr_final - lr) s`, where s is the share done of the run after the warm-up.
 
     Args:
       lr: highest learning rate.
       lr_final: learning rate at the end.
-      lr_warmup: how long the rate first rises to lr, in the unit of lr_unit; 0 = no warm-up.
-      lr_unit: of the warm-up: epochs, or shares of the run.
+      lr_warmup: how long the rate first rises to lr, in lr_unit; 0 = no warm-up.
+      lr_unit: unit of the warm-up: epochs, or shares of the run.
       lr_every: whether the rate changes with each epoch or each step.
     """
     del lr_every
@@ -273,7 +271,7 @@ def _linear(
 
 @schedule(
     "triangular",
-    summary="Up from 0 in a straight line, and down again: the cyclic rate of fast training.",
+    summary="Linearly up from 0 and down again: the cyclic rate of fast training.",
     paper="Smith (2017), arXiv:1506.01186",
 )
 def _triangular(
@@ -287,17 +285,17 @@ def _triangular(
     lr_unit: str = "epochs",
     lr_every: str = "epoch",
 ) -> Rate:
-    """From 0 to `lr` at `lr_peak` and on to `lr_final` at the end, in straight lines.
+    """Linearly from 0 to `lr` at `lr_peak`, then linearly to `lr_final` at the end.
 
-    The momentum goes the other way, as PyTorch's CyclicLR has it unless told otherwise.
+    The momentum moves in the opposite direction, as in PyTorch's CyclicLR by default.
 
     Args:
       lr: highest learning rate.
-      lr_peak: where it is reached, in the unit of lr_unit.
+      lr_peak: where lr is reached, in lr_unit.
       lr_final: learning rate at the end.
       momentum_low: momentum, or b1 of the Adam family, at the peak.
       momentum_high: momentum at the beginning and the end.
-      lr_unit: of lr_peak: epochs, or shares of the run.
+      lr_unit: unit of lr_peak: epochs, or shares of the run.
       lr_every: whether rate and momentum change with each epoch or each step.
     """
     del lr_every
@@ -314,7 +312,7 @@ def _triangular(
 
 @schedule(
     "one_cycle",
-    summary="Up and down once, while the momentum goes down and up.",
+    summary="Up and down once, while the momentum moves down and up.",
     paper="Smith and Topin (2019), arXiv:1708.07120",
 )
 def _one_cycle(
@@ -330,19 +328,19 @@ def _one_cycle(
     lr_unit: str = "epochs",
     lr_every: str = "epoch",
 ) -> Rate:
-    """PyTorch's OneCycleLR: from `lr / lr_start_div` to lr and down to `lr / (lr_start_div lr_final_div)`.
+    """PyTorch's OneCycleLR: from `lr / lr_start_div` up to lr, then down to `lr / (lr_start_div lr_final_div)`.
 
-    The momentum, or b1 of the Adam family, goes the other way.
+    The momentum, or b1 of the Adam family, moves in the opposite direction.
 
     Args:
       lr: highest learning rate.
-      lr_peak: where it is reached, in the unit of lr_unit.
-      lr_start_div: lr over the first rate.
-      lr_final_div: the first rate over the last.
+      lr_peak: where lr is reached, in lr_unit.
+      lr_start_div: lr divided by the first rate.
+      lr_final_div: the first rate divided by the last rate.
       lr_anneal: form of rise and fall: cosine, linear.
       momentum_low: momentum at the peak.
       momentum_high: momentum at the beginning and the end.
-      lr_unit: of lr_peak: epochs, or shares of the run.
+      lr_unit: unit of lr_peak: epochs, or shares of the run.
       lr_every: whether rate and momentum change with each epoch or each step.
     """
     del lr_every
@@ -351,7 +349,7 @@ def _one_cycle(
         check_range(name, value, 0, math.inf, open_low=True)
     for name, value in (("momentum_low", momentum_low), ("momentum_high", momentum_high)):
         check_range(name, value, 0, 1)
-    # As in PyTorch, the last rate of each phase is its end: a run of N rates has numbers up to N - 1.
+    # As in PyTorch, a phase ends at its last rate; N rates have the numbers 0 to N - 1.
     peak, last = length.knot("lr_peak", lr_peak, lr_unit) - 1, length.rates - 1
 
     def cycle(begin: float, middle: float, end: float) -> optax.Schedule:
@@ -367,7 +365,7 @@ def _one_cycle(
 
 
 def anneal(form: str, begin: float, end: float, share: Array) -> Array:
-    """From `begin` to `end` by a straight line or half a cosine.
+    """The value at `share` between `begin` and `end`, on a straight line or half a cosine.
 
     >>> [round(float(anneal(form, 0.0, 1.0, jnp.array(0.25))), 3) for form in ("linear", "cosine")]
     [0.25, 0.146]
@@ -378,7 +376,7 @@ def anneal(form: str, begin: float, end: float, share: Array) -> Array:
 
 
 def _annealed(form: str, length: Length, begin: float, end: float) -> Callable[[Array, float], Array]:
-    """`(number, of the first rate after the warm-up) -> rate`, falling until the end of the run."""
+    """`(number, number of the first rate after the warm-up) -> rate`, annealed until the end of the run."""
 
     def rate(number: Array, start: float) -> Array:
         share = (number - start) / max(length.rates - start, 1e-6)
@@ -390,7 +388,7 @@ def _annealed(form: str, length: Length, begin: float, end: float) -> Callable[[
 def _warmed_up(
     length: Length, lr: float, warmup: float, unit: str, rate: Callable[[Array, float], Array]
 ) -> Callable[[Array], Array]:
-    """The rate after a straight rise, whose first rate is that of `1 / (w + 1)` of the way, not 0."""
+    """The rate with a linear warm-up over w rates, whose first rate is `lr / (w + 1)`, not 0."""
     start = length.knot("lr_warmup", warmup, unit)
     if not start:
         return lambda number: rate(number, 0.0)

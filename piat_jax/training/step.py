@@ -15,7 +15,7 @@ from piat_jax.core.types import Array, Batch, Context, Objective, PyTree, TrainS
 from piat_jax.objectives.parts import check_parts, joined, loss_gradient, perturbed
 
 FINITE = "finite"
-"""The name among a step's metrics of whether its gradient and the statistics it leaves are finite."""
+"""The metric of a step that says whether its gradient and the new state are finite."""
 
 
 def init_state(
@@ -26,10 +26,10 @@ def init_state(
     key: Array,
     variables: Variables | None = None,
 ) -> TrainState:
-    """The state before the first step; `images[B, H, W, C]` give the shape only, B that of a step where it matters.
+    """The state before the first step; only the shape of `images[B, H, W, C]` matters, B as in a step for Free-AT.
 
-    Training starts from `variables` where there are some (pretrained weights), else from fresh ones. The objective's
-    state gets buffers of its own, so an objective may return one array in two places, or the weights themselves.
+    Training starts from `variables` if given (pretrained weights), else from new ones. The objective's state is copied
+    into its own buffers, so an objective may return one array in two places, or the weights themselves.
     """
     variables = variables or objective.model.init(named_key(key, "init"), images)
     return TrainState(
@@ -37,7 +37,7 @@ def init_state(
         epoch=jnp.zeros((), jnp.int32),
         params=variables.params,
         model_state=variables.model_state,
-        opt_state=jax.jit(optimizer.init)(variables.params),  # in one program, not one for each shape
+        opt_state=jax.jit(optimizer.init)(variables.params),  # one program instead of one per shape
         objective_state=copied(objective.init(variables, images, key=named_key(key, "objective"))),
     )
 
@@ -53,26 +53,27 @@ def train_step(
     steps_per_epoch: Array | int = 1,
     microbatches: int = 1,
 ) -> tuple[TrainState, Mapping[str, Array]]:
-    """One step, pure and to be jitted by the caller.
+    """One training step, a pure function for the caller to jit.
 
     Args:
-      objective: the method; its attack runs on the current weights and is a constant to the gradient.
+      objective: the method; its attack runs on the current weights, and no gradient flows through it.
       optimizer: any optax transformation.
       state: the current state.
-      batch: clean images and labels, `objective.views` augmentations of each example one after the other.
-      key: the run's key; the step's is derived from it and `state.step`, so that a resumed run draws the same.
-      epochs: how many the run has, traced or not; a method's schedule is a matter of the share that has passed.
-      steps_per_epoch: optimizer steps in an epoch, traced or not, for schedules that move with each step (A&P); with 1
-        they move once an epoch.
-      microbatches: equal parts of the batch that are attacked, and then differentiated, one after the other: the memory
-        of activations is a part's, the gradient the whole batch's. BatchNorm in training mode takes its statistics from
-        each part and updates the running ones once a part.
+      batch: clean images and labels, with `objective.views` augmentations of each example, one view after the other.
+      key: the run's key; the step's key derives from it and `state.step`, so that a resumed run draws the same.
+      epochs: number of epochs of the run, traced or not; methods' schedules use the share that has passed.
+      steps_per_epoch: optimizer steps per epoch, traced or not, for schedules that change with each step (A&P); with 1
+        they change once per epoch.
+      microbatches: gradient accumulation: the number of equal parts of the batch that are attacked, and then
+        differentiated, one after the other. Activations take the memory of one part; the gradient is the full batch's.
+        BatchNorm in training mode uses each part's statistics and updates its running statistics once per part.
 
     Returns:
-      The next state, and the objective's metrics (scalars) with "finite": whether the gradient and the next state are.
+      The next state, and the objective's metrics (scalars) with "finite": whether the gradient and the next state are
+      finite.
 
     Raises:
-      InputError: the batch has no such parts, or the method's examples see each other.
+      InputError: the batch cannot be split into such parts, or the method's examples depend on each other.
     """
     check_parts(objective, batch.labels.shape[0] // objective.views, microbatches)
     context = Context(
@@ -87,7 +88,7 @@ def train_step(
     weights = objective.perturb_weights(state.params, state.model_state, state.objective_state, adversarial, context)
     gradient, aux = loss_gradient(objective, weights, state.model_state, state.objective_state, adversarial, context)
     adversarial = joined(objective, state.variables, state.objective_state, adversarial, context)
-    # From w to w + update, with both taken at the perturbed weights: what was added to w does not stay in it.
+    # The update is computed at the perturbed weights but added to w, so the perturbation does not stay in w.
     updates, opt_state = optimizer.update(gradient, state.opt_state, weights)
     variables = Variables(optax.apply_updates(state.params, updates), aux.model_state)
     state = dataclasses.replace(

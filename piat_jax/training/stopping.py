@@ -1,4 +1,4 @@
-"""Stopping on request: where in an epoch a run stood, and the signals that ask for it."""
+"""Stopping on request: a run's position within an epoch, and stop signals."""
 
 import os
 import signal
@@ -17,17 +17,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Position(NamedTuple):
-    """Where in an epoch a state is from; with it a run goes on as if it had not been stopped."""
+    """A state's position within an epoch; a run resumes from it as if it had not been stopped."""
 
-    epoch: int  # 1-based; the epoch's training is over if `state.epoch` has reached it, its evaluation is not
-    steps: int = 0  # done in this epoch, and so how far into its permutation
-    counted: int = 0  # those of them that were not skipped
-    metrics: Mapping[str, float] = {}  # each metric's sum over these; once the training is over its mean
-    seconds: float = 0.0  # spent on them
+    epoch: int  # 1-based; if `state.epoch` has reached it, the epoch's training is done, but not its evaluation
+    steps: int = 0  # steps done in this epoch, and so the position in its permutation
+    counted: int = 0  # steps that were not skipped
+    metrics: Mapping[str, float] = {}  # each metric's sum over the counted steps; its mean once training is done
+    seconds: float = 0.0  # training time of these steps
 
 
 class StopTraining(Exception):
-    """Training was asked to stop: the state, and where in its epoch it is."""
+    """Training was asked to stop; holds the state and its position in the epoch."""
 
     def __init__(self, state: TrainState, position: Position):
         super().__init__(f"stopped in epoch {position.epoch} after {position.steps} steps")
@@ -35,13 +35,13 @@ class StopTraining(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised inside of what may be cut off; as Ctrl-C, it is nothing that `except Exception` catches."""
+    """Raised inside interruptible functions; like Ctrl-C, it is not caught by `except Exception`."""
 
 
 class StopSignals:
-    """Within this context the first SIGTERM or Ctrl-C is a request to stop, and the second ends the process at once.
+    """In this context, the first SIGTERM or Ctrl-C requests a stop, and the second ends the process at once.
 
-    `requested` is for `fit`'s `should_stop`. Of several processes that train together a signal to one stops all.
+    Use `requested` as `fit`'s `should_stop`. If several processes train together, a signal to one stops all.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def requested(self) -> bool:
-        """Whether a signal has come, to whichever of the processes; all have to ask."""
+        """Whether any process has received a signal; all processes must call it."""
         return any_of_all(self._received)
 
     def interruptible(self, run: Callable[..., Result]) -> Callable[..., Result]:
-        """The same function, left with `Interrupted` as soon as a signal comes.
+        """The same function, which raises `Interrupted` as soon as a signal arrives.
 
-        Processes that work together do not begin it, and leave it together, where it calls `check`: one that left by
-        itself would keep the others waiting.
+        Processes that work together do not start it after a signal, and leave it together where it calls `check`: a
+        process that left alone would keep the others waiting.
         """
 
         def call(*arguments: Any) -> Result:
@@ -72,12 +72,12 @@ class StopSignals:
         return call
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come to one of several processes; alone, `interruptible` does it."""
+        """Raise `Interrupted` if one of several processes has a signal; for one process `interruptible` does this."""
         if jax.process_count() > 1 and self.requested():
             raise Interrupted
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # Python takes no handlers elsewhere
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
@@ -90,6 +90,6 @@ class StopSignals:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         # Not print: a handler may run in the middle of one.
-        os.write(2, b"stopping: what is done will be saved; the same signal again stops at once\n")
+        os.write(2, b"stopping: progress will be saved; the same signal again stops at once\n")
         if self._interruptible:
             raise Interrupted

@@ -1,4 +1,4 @@
-"""Training data that does not fit on the device: windows of whole steps, sent while the one before is worked on."""
+"""Training data that does not fit on the device: windows of steps, sent while the device works on the previous one."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from piat_jax.data.batching import as_counts, epoch_order, steps_per_epoch
 from piat_jax.data.types import Split
 
 WINDOW_BYTES = 1 << 26
-"""Of images in a window. Two are on the device, one more is being filled on the host."""
+"""Bytes of images per window. Two windows are on the device, and the host fills a third."""
 
 
 @functools.partial(
@@ -28,14 +28,14 @@ WINDOW_BYTES = 1 << 26
 )
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The batches of some successive steps, on the device; `Stream.window` makes them."""
+    """The batches of successive steps on the device; `Stream.window` makes them."""
 
     images: Array  # [W, B, H, W, C] uint8
     labels: Array  # [W, B] int32
-    indices: Array  # [W, B] int32, as of `epoch_order`
+    indices: Array  # [W, B] int32, as in `epoch_order`
     first: Array  # int32, the first batch's step
-    count: int  # of the training set
-    extra_counts: tuple[int, ...]  # of each set of generated examples
+    count: int  # size of the training set
+    extra_counts: tuple[int, ...]  # size of each set of generated examples
 
     @property
     def extra_count(self) -> int:
@@ -55,19 +55,19 @@ class Window:
 
 @jax.tree_util.register_static
 class Stream:
-    """Training data on the host, in place of `Examples` on the device; the same batches, so the same results.
+    """Training data on the host, in place of `Examples` on the device, with the same batches and results.
 
-    A thread gathers the next window and sends it while the device works, at the end of an epoch the next one's first.
+    A thread gathers and sends the next window while the device works; at the end of an epoch, the next epoch's first.
 
     Args:
-      split: images (an array, a mapped file, or encoded files) and labels.
+      split: images (an array, a memory-mapped file, or encoded files) and labels.
       batch_size: B.
-      extra: generated examples beside it, or several sets of them.
-      extra_per_batch: how many of each batch are of these, or of each set.
-      replays: how often in a row each batch is taken (Free-AT).
-      window_bytes: of images in a window, at least one batch.
+      extra: additional generated examples, or several sets of them.
+      extra_per_batch: how many examples of each batch are generated, or how many per set.
+      replays: how many times in a row each batch is used (Free-AT).
+      window_bytes: bytes of images per window; a window has at least one batch.
       mesh: devices that share each batch.
-      epoch_steps: how many steps an epoch has; 0 = the whole batches of the training set.
+      epoch_steps: number of steps per epoch; 0 = the full batches of the training set.
 
     Raises:
       InputError: a batch larger than the data.
@@ -96,7 +96,7 @@ class Stream:
         image_bytes = int(np.prod(split.images.shape[1:]))
         self.length = max(1, min(self.steps, window_bytes // (batch_size * image_bytes)))
         self._thread = ThreadPoolExecutor(1, "stream")
-        # By (key, epoch, window): what is on the device or on its way; and the orders of their epochs.
+        # By (key, epoch, window): windows on the device or in transfer, and the orders of their epochs.
         self._windows: dict[Any, Future[Window]] = {}
         self._orders: dict[Any, Array] = {}
 
@@ -106,7 +106,7 @@ class Stream:
         return sum(self.extra_counts)
 
     def check(self, batch_size: int, extra_per_batch: int | tuple[int, ...], epoch_steps: int) -> None:
-        """Raise InputError where its batches are not those of the recipe that they are for."""
+        """Raise InputError unless the stream's batches match the recipe's."""
         for name, wanted in (
             ("batch_size", batch_size),
             ("extra_per_batch", extra_per_batch),
@@ -114,16 +114,16 @@ class Stream:
         ):
             own = getattr(self, name)
             if as_counts(own) != as_counts(wanted):
-                raise InputError(f"{name}={wanted} of the recipe is {own} of the stream; give both the same")
+                raise InputError(f"{name}={wanted} in the recipe differs from {own} in the stream; give both the same")
 
     def window(self, key: Array, epoch: int, step: int) -> tuple[Window, int]:
-        """The window with a step of an epoch, and the first step after it; the one that follows is sent meanwhile."""
+        """The window with a given step, and the first step after it; starts sending the following window."""
         key_data = tuple(np.asarray(jax.random.key_data(key)).ravel().tolist())
         number = step // self.length
         last = number == (self.steps - 1) // self.length
         following = (epoch + 1, 0) if last else (epoch, number + 1)
         wanted = [(key_data, epoch, number), (key_data, *following)]
-        # Asked for here and not in the thread: the device takes it before the steps that the caller asks for next.
+        # Dispatched here, not in the thread, so that the device runs it before the caller's next steps.
         self._orders = {
             name[:2]: self._orders[name[:2]] if name[:2] in self._orders else self._order(key, name[1])
             for name in wanted
@@ -141,7 +141,7 @@ class Stream:
         return _order(key, epoch, *counts)
 
     def _make(self, order: Array, number: int, epoch: int) -> Window:
-        """Gather a window and send it."""
+        """Gather a window and send it to the device."""
         indices = self._indices(order, number)
         rows = len(indices)
         images = np.zeros((self.length * self.batch_size, *self._splits[0].images.shape[1:]), np.uint8)
@@ -152,7 +152,7 @@ class Stream:
             images[here] = split.images[indices[here] - start]
             labels[here] = split.labels[indices[here] - start]
             start += len(split.labels)
-        # The last window is filled up, so that all have one shape; its steps end before.
+        # The last window is padded, so that all windows have the same shape; its steps end earlier.
         indices = np.pad(indices, (0, len(images) - rows))
         parts = [part.reshape(self.length, self.batch_size, *part.shape[1:]) for part in (images, labels, indices)]
         if self.mesh is None:
@@ -162,24 +162,24 @@ class Stream:
         return self._sent(parts, number)
 
     def _indices(self, order: Any, number: int) -> np.ndarray:
-        """The examples of a window, batch after batch; of the last one as many as there are."""
+        """The examples of a window, batch after batch; the last window may have fewer."""
         begin = number * self.length * self.batch_size
         end = min(begin + self.length * self.batch_size, self.steps * self.batch_size)
         return np.asarray(order)[begin:end]
 
     def _sent(self, parts: Any, number: int) -> Window:
-        """The window of images, labels and indices that are on their way to the device, when they are there."""
+        """The window of images, labels and indices, once they have arrived on the device."""
         at: Any = np.int32(number * self.length)
         first = jax.device_put(at) if self.mesh is None else replicate(at, self.mesh)
         images, labels, indices = jax.block_until_ready(parts)
         return Window(images, labels, indices, first, self.count, self.extra_counts)
 
     def notes(self) -> list[str]:
-        """What is to be said after an epoch; nothing here."""
+        """Notes after an epoch; none here."""
         return []
 
     def close(self) -> None:
-        """End what works for it; nothing here does."""
+        """Stop workers; there are none here."""
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
@@ -198,18 +198,18 @@ def _order(
 
 
 def check_extra(images: Any, extra: Split, batch_size: int, extra_per_batch: int) -> None:
-    """Raise InputError unless so many extra examples of each batch go with images of this shape.
+    """Raise InputError unless the extra examples fit the images' shape and the batch size.
 
     >>> check_extra(np.zeros((1, 8, 8, 1)), Split(np.zeros((1, 8, 8, 3)), np.zeros(1)), 8, 4)
     Traceback (most recent call last):
-    piat_jax.core.checks.InputError: extra images are (8, 8, 3), the training images (8, 8, 1); give one kind
+    piat_jax.core.checks.InputError: extra images are (8, 8, 3), the training images (8, 8, 1); give one shape
     """
     if extra.images.shape[1:] != images.shape[1:]:
         raise InputError(
-            f"extra images are {extra.images.shape[1:]}, the training images {images.shape[1:]}; give one kind"
+            f"extra images are {extra.images.shape[1:]}, the training images {images.shape[1:]}; give one shape"
         )
     if not 0 < extra_per_batch < batch_size:
         raise InputError(
             f"{extra_per_batch} of batch_size={batch_size} would be extra examples; "
-            "give an extra_fraction that leaves at least one of either kind"
+            "give an extra_fraction that leaves at least one of each kind"
         )

@@ -398,7 +398,7 @@ def test_cw_is_pgd_on_the_margin():
         (pgd, {"steps": 2.5}, "steps=2.5 must be a whole number of at least 1"),
         (mi_fgsm, {"steps": 2.5}, "steps=2.5 must be a whole number of at least 1"),
         (pgd, {"eps": "8/255"}, "eps='8/255' is text; give a number"),
-        (pgd, {"key": 0}, "key=0 is no key; give jax.random.key(0)"),
+        (pgd, {"key": 0}, "key=0 is not a key; give jax.random.key(0)"),
         (pgd, {"images": 255 * IMAGES}, "give pixels in [0, 1] and normalise inside logits_fn"),
         (fgsm, {"images": IMAGES * jnp.nan}, "images range from nan to nan"),
         (pgd, {"labels": LABELS - 1}, "labels range from -1 to"),

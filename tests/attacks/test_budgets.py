@@ -136,9 +136,9 @@ def test_an_attack_in_its_counting_form():
     jax.tree.map(np.testing.assert_array_equal, counted, expected)
     assert type(counted) is Counted
     for other, message in (
-        (bind(pgd, restarts=2), "iterates are counted of one run to its end, and attack has {'restarts': 2, 'keep':"),
-        (bind(mi_fgsm), "attack mi_fgsm counts no iterates; give bind(pgd, ...)"),
-        (pgd, "attack function counts no iterates; give bind(pgd, ...)"),
+        (bind(pgd, restarts=2), "iterates are counted for one run to its end, but attack has {'restarts': 2, 'keep':"),
+        (bind(mi_fgsm), "attack mi_fgsm does not count iterates; give bind(pgd, ...)"),
+        (pgd, "attack function does not count iterates; give bind(pgd, ...)"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             counting(other)

@@ -409,7 +409,7 @@ class TestWhatANetworkMayReturn:
     def test_a_module_of_equinox(self, attack):
         Module = type("Net", (), {"__module__": "equinox.nn", "__call__": lambda self, x: x.reshape(3, -1) @ x})
         with pytest.raises(
-            InputError, match=re.escape("Net of Equinox, which takes one example; give jax.vmap(module)")
+            InputError, match=re.escape("an Equinox Net, which takes one example; give jax.vmap(module)")
         ):
             attack(Module(), IMAGES, LABELS, key=KEY)
 

@@ -187,7 +187,7 @@ def test_they_have_names():
 @pytest.mark.parametrize(
     ("attack", "options", "message"),
     [
-        (ddn, {"norm": "linf"}, "norm='linf' is none of ddn's; give 'l2', or take fmn or fab"),
+        (ddn, {"norm": "linf"}, "norm='linf' is not supported by ddn; give 'l2', or use fmn or fab"),
         (ddn, {"gamma": 1.5}, "gamma=1.5 must be in (0, 1]"),
         (ddn, {"start_eps": -1.0}, "start_eps=-1.0 must be at least 0"),
         (ddn, {"steps": 0}, "steps=0 must be at least 1"),

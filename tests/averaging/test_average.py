@@ -173,7 +173,7 @@ def test_equal_averages_are_equal_and_hash():
         ({"weight": 0.9, "every": "epochs"}, "every='epochs' is unknown; did you mean 'epoch'?"),
         ({"weight": 0.9, "batch_stats": "keep"}, "batch_stats='keep' is unknown"),
         ({"weight": 0.9, "start": 55, "epochs": 200}, "start=55 must be a share of the run"),
-        ({"weight": 0.9, "start": 0.5}, "start=0.5 is a share of the run; give its epochs as well"),
+        ({"weight": 0.9, "start": 0.5}, "start=0.5 is a share of the run; give epochs as well"),
         ({"weight": 0.9, "epochs": 0}, "epochs=0 must be at least 1"),
     ],
 )

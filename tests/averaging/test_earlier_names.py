@@ -20,7 +20,7 @@ def same(one, other):
 
 
 def test_states_are_begun_by_init():
-    with pytest.warns(DeprecationWarning, match=r"PIAT\.start is called PIAT\.init now; the old name goes"):
+    with pytest.warns(DeprecationWarning, match=r"PIAT\.start is called PIAT\.init now; the next release removes"):
         same(PIAT().start(STATE), PIAT().init(STATE))
     with pytest.warns(DeprecationWarning, match=r"Average\.start_average is called Average\.init now"):
         same(Average(0.9).start_average(STATE), Average(0.9).init(STATE))
@@ -32,7 +32,9 @@ def test_an_average_says_every_when():
     assert average == Average(0.9, every="step") == Average(0.9, "step")
     with pytest.warns(DeprecationWarning, match=r"Average\.period is called Average\.every now"):
         assert average.period == "step"
-    with pytest.raises(InputError, match="Average is given period and every, which are one argument; leave period"):
+    with pytest.raises(
+        InputError, match="Average received period and every, which are the same argument; leave out period"
+    ):
         Average(0.9, period="step", every="step")
     assert list(inspect.signature(Average).parameters) == ["weight", "every", "start", "epochs", "batch_stats", "name"]
 

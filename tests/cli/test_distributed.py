@@ -68,7 +68,7 @@ def test_two_processes_are_as_one(tmp_path):
     assert "robust accuracy" in out
     assert "robust accuracy" not in quiet
     assert "error: workdir=" in err
-    assert "error: the first process cannot go on" in other
+    assert "error: the first process has stopped with an error" in other
 
     together = tmp_path / "run"
     assert found(together) == found(alone)
@@ -106,5 +106,5 @@ def test_each_process_gives_as_many_devices():
     chosen = data_mesh(8, devices).devices.tolist()
     assert [device.process_index for device in chosen] == [0, 0, 1, 1]
     assert data_mesh(6, devices).size == 2
-    with pytest.raises(InputError, match="batch_size=7 cannot be shared among 2 processes"):
+    with pytest.raises(InputError, match="batch_size=7 cannot be divided among 2 processes"):
         data_mesh(7, devices)

@@ -339,7 +339,7 @@ def test_minimum_norms(trained, tmp_path, capsys):
     ):
         assert message in evaluated(f"--attacks={attack}", "--overwrite", code=2).err
     told = evaluated("--attacks=ddn9", "--overwrite", "--config.evaluation.norm=linf", code=2).err
-    assert "attack 'ddn9': evaluation.norm='linf' is none of ddn's; give 'l2', or take fmn or fab" in told
+    assert "attack 'ddn9': evaluation.norm='linf' is not supported by ddn; give 'l2', or use fmn or fab" in told
 
 
 def test_evaluate_options(run, capsys):

@@ -35,9 +35,9 @@ def test_a_name_is_given_once_but_the_same_file_may_run_twice(shapes):
     define()
     again = define()
     assert shapes["ball"] is again
-    with pytest.raises(InputError, match="shape 'ball' is there already; choose another name"):
+    with pytest.raises(InputError, match="shape 'ball' already exists; give another name"):
         shapes.register("ball")(max)
-    with pytest.raises(InputError, match="shape 'pair' is there already"):
+    with pytest.raises(InputError, match="shape 'pair' already exists"):
         shapes["pair"] = (again, {"sides": 3})
     assert shapes["ball"] is again
     assert shapes.about("ball").summary == "Round."
@@ -52,7 +52,7 @@ def test_what_is_removed_leaves_no_text(shapes):
 
 @pytest.mark.parametrize("name", ["", "a+b", "a b", "a.b", 3])
 def test_a_name_that_no_config_could_hold_is_refused(shapes, name):
-    with pytest.raises(InputError, match=r"is no name; use letters, digits, _ and -, such as 'my_shape'"):
+    with pytest.raises(InputError, match=r"is not a name; give letters, digits, _ and -, such as 'my_shape'"):
         shapes[name] = max
 
 

@@ -57,10 +57,10 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tmp_path, 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     free = types.SimpleNamespace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
-    with pytest.raises(InputError, match=r"^the images take 2.0 MB, and .* has 1.0 MB free; name a folder .*TMPDIR"):
+    with pytest.raises(InputError, match=r"^the images take 2.0 MB, but .* has 1.0 MB free; give a folder .*TMPDIR"):
         scratch("the images", (2, 10**6), np.uint8)
     free.free = 10**18  # as others write meanwhile, or behind a quota
-    with pytest.raises(InputError, match=r"^the images take \d+.0 TB, and .* has .* free; name"):
+    with pytest.raises(InputError, match=r"^the images take \d+.0 TB, but .* has .* free; give"):
         scratch("the images", (10**6, 10**8), np.uint8)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with pytest.raises(InputError, match=r"absent cannot hold a temporary file \(No such file.*TMPDIR"):

@@ -32,8 +32,8 @@ def test_whole_sets_pass(tmp_path, suffix, begin):
         (["train-00000-of-00001-aa.parquet", "train-00000-of-00001-bb.parquet"], "has part 0 of 1 twice: .*; keep one"),
         (["train-00000-of-00002.parquet", "train-00000-of-00002-bb.parquet"], "has part 0 of 2 twice"),
         (["train-00000-of-00001.parquet", "train-00000-of-00002.parquet"], "has parts of 1 and of 2; keep those"),
-        (["train-00000-of-00001.parquet", "train.parquet"], "has train.parquet beside train-00000-of-00001.parquet"),
-        (["train-00000-of-00001.parquet", "train-00005-of-00001.parquet"], "has part 5 of 1, which cannot be"),
+        (["train-00000-of-00001.parquet", "train.parquet"], "has train.parquet next to train-00000-of-00001.parquet"),
+        (["train-00000-of-00001.parquet", "train-00005-of-00001.parquet"], "has part 5 of 1, which cannot exist"),
     ],
 )
 def test_what_is_no_whole_set_is_refused(tmp_path, names, message):

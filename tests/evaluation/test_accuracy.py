@@ -100,7 +100,7 @@ def test_the_arguments_of_before_work_and_warn(setup):
     with pytest.warns(DeprecationWarning, match=r"correct_under_attack\(make_logits_fn\(model, variables\), ...\) now"):
         found = correct_under_attack(logits_fn.model, logits_fn.variables, images, labels, None, key=jax.random.key(0))
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(InputError, match="takes four arguments before key=, and got 5"):
+    with pytest.raises(InputError, match="takes four arguments before key=, but got 5"):
         correct_under_attack(*setup, None, None, key=jax.random.key(0))
 
 
@@ -133,9 +133,7 @@ def test_an_image_outside_the_threat_model_is_no_success(setup, kind):
     np.testing.assert_array_equal(flags, clean)
     (finding,) = findings
     assert finding.name == "invalid_images"
-    assert "7 of 13 images that are not finite, or outside ball or box; they count as attacks that failed" in str(
-        finding
-    )
+    assert "7 of 13 images that are not finite, or outside ball or box; they count as failed attacks" in str(finding)
     assert "stray(" in finding.message
 
 

@@ -117,7 +117,7 @@ class TestResult:
         same(Robustness.load(tmp_path / "deep" / "folder"), reference(), seconds=True)
         summary = json.loads((tmp_path / "deep" / "folder" / "result.json").read_text())
         assert summary["robust_accuracy"] == reference().accuracy
-        with pytest.raises(InputError, match="holds no result"):
+        with pytest.raises(InputError, match=r"holds no result\.json"):
             Robustness.load(tmp_path)
 
     def test_table(self):
@@ -314,8 +314,8 @@ def stop_after(blocks):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ((Member("a", bind(pgd)), "square"), "attacks mixes members with others"),
-        ((Member("a", bind(pgd)), Member("a", bind(pgd, steps=3))), "attacks has members of the same name a"),
+        ((Member("a", bind(pgd)), "square"), "attacks mixes Members and names"),
+        ((Member("a", bind(pgd)), Member("a", bind(pgd, steps=3))), "attacks has several members named a"),
         ((Member("a", pgd),), "attack of member 'a' is <function pgd"),
     ],
 )
@@ -412,7 +412,7 @@ class TestResume:
         evaluate(folder=tmp_path / "a")
         with pytest.raises(InputError, match="another network; remove it, or give another folder"):  # finished as well
             evaluate(logits_fn=Partial(network, weights(1)), folder=tmp_path / "a")
-        with pytest.raises(InputError, match="holds files that are not of an evaluation"):
+        with pytest.raises(InputError, match="holds files that are not from an evaluation"):
             evaluate(folder=tmp_path)
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="is a file"):
@@ -455,7 +455,7 @@ def test_progress_goes_down_to_nothing():
         ({"norm": "linff"}, "norm='linff' is unknown; did you mean 'linf'?"),
         ({"version": "standart"}, "version='standart' is unknown; did you mean 'standard'?"),
         ({"attacks": ("apgd_ce",)}, "attack='apgd_ce' is unknown; did you mean 'apgd-ce'?"),
-        ({"attacks": ("square", "square")}, "attacks=square,square names one twice"),
+        ({"attacks": ("square", "square")}, "attacks=square,square names an attack twice"),
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"steps": 5.5}, "steps=5.5 must be a whole number of at least 1"),
         ({"targets": 0}, "targets=0 must be at least 1"),
@@ -530,7 +530,7 @@ class TestNetworksAsUsersHaveThem:
             "Net", (), {"__module__": "equinox._module", "__call__": lambda self, x: network(weights(), x[None])[0]}
         )
         with pytest.raises(
-            InputError, match=re.escape("Net of Equinox, which takes one example; give jax.vmap(module)")
+            InputError, match=re.escape("an Equinox Net, which takes one example; give jax.vmap(module)")
         ):
             evaluate(self.quick, logits_fn=one())
         found = evaluate(self.quick, logits_fn=jax.vmap(one()))

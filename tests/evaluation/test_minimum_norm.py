@@ -119,7 +119,7 @@ def test_where_nothing_is_correct_there_is_no_median():
 
 def test_other_attacks_are_refused():
     images, labels, _ = examples()
-    with pytest.raises(InputError, match="is no minimum-norm attack; give such as bind"):
+    with pytest.raises(InputError, match="is not a minimum-norm attack; give one, such as bind"):
         minimum_norms(NETWORK, images, labels, fmn, key=KEY)
     with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
         minimum_norms(NETWORK, images, labels, bind(fmn), key=KEY, batch_size=0)

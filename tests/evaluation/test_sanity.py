@@ -45,7 +45,7 @@ identity_backwards.defvjp(lambda x: (jnp.round(8 * x) / 8, None), lambda _, g: (
         (lambda x: jax.nn.softmax(linear(x)), "probabilities", "give logits"),
         (lambda x: linear(jnp.round(10 * x) / 10), "vanishing_gradients", "vanishes at 44 of 44 correctly"),
         (lambda x: linear(jnp.round(10 * x) / 10), "non_differentiable", "between image and logits: round."),
-        (lambda x: 1000 * linear(x), "saturated_loss", "the cross-entropy alone vanishes at"),
+        (lambda x: 1000 * linear(x), "saturated_loss", "the cross-entropy, unlike the margin's, vanishes at"),
         (
             lambda x: linear(identity_backwards(x)),
             "gradient_is_not_derivative",
@@ -54,7 +54,7 @@ identity_backwards.defvjp(lambda x: (jnp.round(8 * x) / 8, None), lambda _, g: (
         (
             lambda x: linear(x) + 1e-3 * jax.random.normal(jax.random.key(0), (len(x), 3)),
             "randomised",
-            "from a key of its own",
+            "from its own key",
         ),
         (lambda x: linear(x).at[3, 0].set(jnp.nan), "non_finite", "1 of 48 clean images have logits"),
     ],
@@ -137,9 +137,9 @@ def test_a_black_box_is_told_where_it_breaks_more_than_an_honest_network_shows(c
     (finding,) = black_box(count, usual + 1, left)
     assert finding.name == "black_box_is_stronger"
     assert finding.message.startswith(
-        f"square, which uses no gradients, broke {usual + 1} of the {left} examples that the gradient attacks before it"
+        f"square, which uses no gradients, broke {usual + 1} of the {left} examples that earlier gradient attacks left"
     )
-    assert f"where up to {usual} are usual: gradients may be masked at some images" in finding.message
+    assert f"(up to {usual} are usual): gradients may be masked at some images" in finding.message
     (finding,) = black_box(count, left // 10 + 1, left)
     assert "gradients are likely masked and the true robust accuracy is lower" in finding.message
 

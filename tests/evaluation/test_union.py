@@ -73,7 +73,7 @@ def test_what_cannot_be_a_union_is_refused():
         AutoAttackUnion(eps=(8, 1.0, 12.0))
     network, images, labels, _ = examples(16)
     one, other = (QUICK.run(network, images[part], labels[part]) for part in (slice(8), slice(8, 16)))
-    with pytest.raises(InputError, match="parts are of other examples"):
+    with pytest.raises(InputError, match="parts are of different examples"):
         UnionRobustness({"linf": one, "l2": other})
     with pytest.raises(InputError, match="at least one"):
         UnionRobustness({})

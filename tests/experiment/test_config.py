@@ -72,7 +72,7 @@ def test_the_protocol_of_vision_transformers(name):
     )
     assert larger.wrappers["ard_prm"].patch_size == 16
     assert larger.build_model(10).module.remat
-    with pytest.raises(InputError, match="ard=True drops attention, and this model has none"):
+    with pytest.raises(InputError, match="ard=True drops attention, but this model has none"):
         read_config("configs/cifar10_resnet18.py:ard_prm", {"ard_prm.ard": "true"})
 
 
@@ -344,8 +344,8 @@ def test_what_is_wrong_in_a_config_file_of_ones_own_is_one_line(tmp_path, code, 
         ("las", {"las.strategy": "resnet81"}, "did you mean 'resnet18'"),
         ("swa", {"average.start": "2"}, "start=2.0 must be a share of the run"),
         ("fawa", {"dataset.validation_examples": "0"}, "set dataset.validation_examples"),
-        ("mart+rat", {}, "goes around no MART"),
-        ("standard+awp+gairat", {}, "GAIRAT needs adversarial images, and the method inside makes none"),
+        ("mart+rat", {}, "cannot go around MART"),
+        ("standard+awp+gairat", {}, "GAIRAT needs adversarial images, but the method inside crafts none"),
         ("gairat", {"attack.steps": "1"}, "steps=1 must be at least 2"),
     ],
 )

@@ -90,7 +90,7 @@ def test_bad_images_are_skipped_and_counted_or_stop_a_run(tmp_path):
     _, listener = train(folder, tmp_path / "skips", **{"dataset.on_bad_image": "skip"})
     assert [line.split(":")[0] for line in listener.notes if "decoded" in line] == [
         "1 image to evaluate on is left out",
-        "1 training image could not be decoded, and the next one stood in",
+        "1 training image could not be decoded, replaced by the next one",
     ]
 
 

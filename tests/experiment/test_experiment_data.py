@@ -40,7 +40,7 @@ def test_generated_examples_are_placed_beside_the_others(tmp_path, stream):
     ("extra", "fraction", "message"),
     [
         ({"label": 3}, 0.5, "dataset.extra='.*extra.npz' has label 3 for 3 classes"),
-        ({"shape": (4, 5, 1)}, 0.5, r"extra images are \(4, 5, 1\), the training images \(4, 4, 1\); give one kind"),
+        ({"shape": (4, 5, 1)}, 0.5, r"extra images are \(4, 5, 1\), the training images \(4, 4, 1\); give one shape"),
         ({}, 0.01, "0 of batch_size=10 would be extra examples; give an extra_fraction that leaves at least one"),
         ({}, 1.0, "10 of batch_size=10 would be extra examples"),
     ],

@@ -193,7 +193,7 @@ def test_weights_in_parts_are_all_needed(resnet, tmp_path):
         save(tmp_path / f"model-0000{number}-of-00002.safetensors", dict(part))
     assert_same(load_weights(tmp_path, model, SHAPE).variables, variables)
     save(tmp_path / "model-00002-of-00003.safetensors", state)  # left of an earlier download
-    with pytest.raises(InputError, match="has parts of 2 and of 3; keep those of one whole"):
+    with pytest.raises(InputError, match="has parts of 2 and of 3; keep those of one set"):
         load_weights(tmp_path, model, SHAPE)
 
 

@@ -119,12 +119,22 @@ def test_gates_of_swin():
 @pytest.mark.parametrize(
     ("name", "options", "side", "message"),
     [
-        ("convnext", {"depths": (1, 1), "widths": (8, 8)}, 32, r"widths=\(8, 8\) must grow, one for each of depths"),
+        ("convnext", {"depths": (1, 1), "widths": (8, 8)}, 32, r"\(8, 8\) must increase, one for each of depths"),
         ("convnext", {"depths": (1,), "widths": (8,), "stem": (4, 6)}, 32, "must end with the width of the first"),
-        ("convnext", {"depths": (1, 1), "widths": (8, 12)}, 36, "need sides that 8 divides"),
-        ("convnext", {"depths": (1,), "widths": (8,), "stem": (8,)}, 32, "makes one pixel of 1, 2 pixels a side"),
-        ("vit", {"depth": 1, "patch_size": 3, "stem_width": 4}, 12, "makes one pixel of 1, 2 pixels a side, not of 3"),
-        ("swin", {"depths": (1,), "heads": (2, 2)}, 32, "must be one for each of depths"),
+        ("convnext", {"depths": (1, 1), "widths": (8, 12)}, 36, "need sides divisible by 8"),
+        (
+            "convnext",
+            {"depths": (1,), "widths": (8,), "stem": (8,)},
+            32,
+            "1 convolutions cannot have stride 4; give one of 1, 2",
+        ),
+        (
+            "vit",
+            {"depth": 1, "patch_size": 3, "stem_width": 4},
+            12,
+            "1 convolutions cannot have stride 3; give one of 1, 2",
+        ),
+        ("swin", {"depths": (1,), "heads": (2, 2)}, 32, "must have one number for each of depths"),
         ("swin", {"depths": (1,), "heads": (5,)}, 32, "width=96 cannot be divided among heads=5"),
         ("swin", {"patch_size": 3}, 32, "patch_size=3 does not divide images of 32x32"),
         ("xcit", {"patch_size": 32}, 64, "not of 32"),
@@ -140,5 +150,5 @@ def test_what_does_not_fit(name, options, side, message):
 
 def test_images_of_another_size_have_other_windows():
     model, variables, _ = reference.network("swin")
-    with pytest.raises(InputError, match="windows of 2x2, 9 relative positions, and the model has 25"):
+    with pytest.raises(InputError, match="windows of 2x2, 9 relative positions, but the model has 25"):
         jax.eval_shape(functools.partial(model.apply, *variables, train=False), jnp.zeros((1, 16, 16, 3)))

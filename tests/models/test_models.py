@@ -268,7 +268,7 @@ def test_bad_arguments_are_refused(name, options, message):
 
 @pytest.mark.parametrize(
     ("module", "message"),
-    [(ResNet, "is no Flax Linen module; give an instance"), (nn.Dense(3), "Dense takes no argument 'train'; write")],
+    [(ResNet, "is not a Flax Linen module; give an instance"), (nn.Dense(3), "Dense takes no argument 'train'; give")],
 )
 def test_a_module_of_ones_own_is_checked(module, message):
     with pytest.raises(InputError, match=message):

@@ -134,7 +134,7 @@ def test_initialisation():
     ("name", "options", "shape", "message"),
     [
         ("vit", {}, (1, 16, 18, 3), "patch_size=4 does not divide images of 16x18 pixels"),
-        ("convit", {}, (1, 16, 12, 3), "ConViT needs square images: 12 patches"),
+        ("convit", {}, (1, 16, 12, 3), "ConViT needs a square grid, but the images have 12 patches"),
         ("vit", {"heads": 3}, (1, 16, 16, 3), "width=16 cannot be divided among heads=3"),
         ("vit", {"patch_size": 0}, (1, 16, 16, 3), "patch_size=0 must be at least 1"),
         ("convit", {"local_depth": 3}, (1, 16, 16, 3), r"local_depth=3 must be in \[0, 2\]"),
@@ -148,7 +148,7 @@ def test_what_does_not_fit(name, options, shape, message):
 def test_images_of_another_size_and_gates_of_another_model():
     model = make("vit")
     variables = Variables(drawn(model, X), {})
-    with pytest.raises(InputError, match="the images give 5 tokens and the position embedding has 17"):
+    with pytest.raises(InputError, match="the images give 5 tokens, but the position embedding has 17"):
         jax.eval_shape(functools.partial(model.apply, *variables, train=False), X[:, :8, :8])
     with pytest.raises(InputError, match=f"{ATTENTION_GATES} have shape \\(2,\\); this model has 3"):
         jax.eval_shape(with_attention_gates(make_logits_fn(model, variables), jnp.ones(2, bool)), X)

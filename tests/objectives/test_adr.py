@@ -152,7 +152,7 @@ def test_gradients_are_finite_at_no_and_at_saturated_logits(scale):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperatures": (2.0,)}, "temperatures=(2.0,) must be two numbers, the first and the last of the run"),
+        ({"temperatures": (2.0,)}, "temperatures=(2.0,) must be two numbers, the first and last value of the run"),
         ({"temperatures": (2.0, 0.0)}, "temperatures=0.0 must be in (0, inf]"),
         ({"shares": (0.7, 1.5)}, "shares=1.5 must be in [0, 1]"),
         ({"decay": 1.5}, "decay=1.5 must be in [0, 1]"),

@@ -179,7 +179,7 @@ def test_every_crafting_method_takes_it(method):
             lambda: ARDPRM(TRADES(model=MODEL, attack=ATTACK), patch_size=3).init(VARIABLES, IMAGES, key=KEY),
             "patch_size=3 does not divide images of 8x8 pixels",
         ),
-        (lambda: Drop(KEY, 1.0, None, 2, 4)(lambda x: x, IMAGES, IMAGES, 0), "give what make_logits_fn returns"),
+        (lambda: Drop(KEY, 1.0, None, 2, 4)(lambda x: x, IMAGES, IMAGES, 0), "give the result of make_logits_fn"),
     ],
 )
 def test_what_does_not_go_together(make, message):

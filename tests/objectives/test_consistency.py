@@ -109,5 +109,5 @@ def test_bad_arguments_are_refused(options, message):
 
 def test_an_odd_batch_has_no_two_views():
     odd = AdversarialBatch(Batch(IMAGES[:3], LABELS[:3], jnp.arange(3)), ADVERSARIAL[:3])
-    with pytest.raises(InputError, match="a batch of 3 has no two views"):
+    with pytest.raises(InputError, match="a batch of 3 does not hold two views"):
         value(Consistency(make(PGDAT)), PARAMS, odd)

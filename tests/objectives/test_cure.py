@@ -182,5 +182,5 @@ def test_bad_arguments_are_refused(options, message):
 def test_other_attacks_and_parts_of_a_batch_are_refused():
     with pytest.raises(InputError, match="CURE sets the attack's 'loss', which this attack does not take"):
         CURE(make(PGDAT, attack=no_loss))
-    with pytest.raises(InputError, match="CURE conserves weights by the whole batch's gradient; leave it at 1"):
+    with pytest.raises(InputError, match="CURE conserves weights by the full batch's gradient; leave it at 1"):
         AWP(CURE(make(PGDAT))).check_part(2)

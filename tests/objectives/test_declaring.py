@@ -80,13 +80,13 @@ def test_a_wrapper_likewise_and_the_old_way_goes_on():
 
 @pytest.mark.parametrize(("declare", "base"), [(method, "AttackedObjective"), (wrapper, "Wrapper")])
 def test_a_class_of_another_kind_is_refused(declare, base):
-    with pytest.raises(InputError, match=rf"{declare.__name__} 'mine': Mine is no {base}; make it a subclass"):
+    with pytest.raises(InputError, match=rf"{declare.__name__} 'mine': Mine is not a {base}; make it a subclass"):
 
         @declare("mine")
         class Mine:
             pass
 
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         declare({"method": "trades", "wrapper": "awp"}[declare.__name__])(
             type("Other", (AttackedObjective if base == "AttackedObjective" else Wrapper,), {})
         )

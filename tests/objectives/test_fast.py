@@ -151,9 +151,9 @@ class TestFree:
     def test_what_is_wrong_is_said(self):
         with pytest.raises(InputError, match="replays=0 must be at least 1"):
             self.objective(replays=0)
-        with pytest.raises(InputError, match="Free-AT's perturbations belong to places"):
+        with pytest.raises(InputError, match="Free-AT's perturbations belong to positions"):
             check_parts(self.objective(), 4, 2)
-        with pytest.raises(InputError, match="FreeAT takes step_size of its attack"):
+        with pytest.raises(InputError, match="FreeAT needs its attack's step_size"):
             FreeAT(model=MODEL, attack=bind(n_fgsm, eps=0.1))
         state = jnp.zeros((1, *IMAGES.shape[1:]))
         with pytest.raises(InputError, match="give init_state as many images as a step has"):

@@ -107,7 +107,9 @@ def test_a_method_that_does_not_craft_has_no_iterates():
         def perturb(self, variables, objective_state, batch, context):
             return AdversarialBatch(batch, batch.images[:, ::-1])
 
-    with pytest.raises(InputError, match=r"GAIRAT needs the attack's iterates counted; let Flipped\.perturb call self"):
+    with pytest.raises(
+        InputError, match=r"GAIRAT needs counts of the attack's iterates; let Flipped\.perturb call self"
+    ):
         perturb(GAIRAT(make(Flipped)))
 
 
@@ -115,7 +117,7 @@ def test_a_method_that_does_not_craft_has_no_iterates():
     ("inner", "message"),
     [
         (make(PGDAT, attack=bind(ATTACK, steps=1)), "attack.steps=1 must be at least 2"),
-        (make(PGDAT, attack=bind(mi_fgsm, steps=5)), "attack mi_fgsm counts no iterates; give bind(pgd, ...)"),
+        (make(PGDAT, attack=bind(mi_fgsm, steps=5)), "attack mi_fgsm does not count iterates; give bind(pgd, ...)"),
         (
             make(PGDAT, attack=bind(ATTACK, restarts=2)),
             "GAIRAT follows one run to its end: attack.restarts=2",

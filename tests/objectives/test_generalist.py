@@ -198,5 +198,5 @@ def test_bad_arguments_are_refused():
         generalist(decay=2.0)
     aux = Aux(STATE, {}, {"adversarial": jnp.zeros((4, 3))})
     context = CONTEXT._replace(trial_step=None)
-    with pytest.raises(InputError, match="Generalist takes the learning rate of the run's optimizer"):
+    with pytest.raises(InputError, match="Generalist needs the learning rate of the run's optimizer"):
         generalist().after_step(Variables(PARAMS, STATE), state_of(generalist()), CURVED, aux, context)

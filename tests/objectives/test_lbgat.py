@@ -119,7 +119,7 @@ def test_the_learning_rate_is_that_of_the_runs_optimizer():
         kernels.append((before, state.objective_state.own))
     for (before, own), rate in zip(kernels, (0.2, 0.1)):
         np.testing.assert_allclose(before - rate * own.momentum["kernel"], own.params["kernel"], rtol=1e-5)
-    with pytest.raises(InputError, match=r"LBGAT takes the learning rate of the run's optimizer; set context\.trial"):
+    with pytest.raises(InputError, match=r"LBGAT needs the learning rate of the run's optimizer; set context\.trial"):
         learning_rate("LBGAT", CONTEXT._replace(trial_step=None), PARAMS)
 
 
@@ -158,7 +158,7 @@ def test_gradients_are_finite_at_no_and_at_saturated_logits(scale):
 
 def test_it_goes_directly_around_trades():
     for inner in (make(PGDAT), AWP(make(TRADES))):
-        with pytest.raises(InputError, match=f"and {type(inner).__name__} is inside; put it directly around TRADES"):
+        with pytest.raises(InputError, match=f"but {type(inner).__name__} is inside; put it directly around TRADES"):
             LBGAT(inner, guide=MODEL)
     with pytest.raises(InputError, match=re.escape("momentum=-0.5 must be at least 0")):
         lbgat(momentum=-0.5)

@@ -329,13 +329,13 @@ def test_from_the_config_line(method, classes):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Mix(LAS(make(PGDAT), strategy=MODEL)), "Mix does not go around LAS; leave one of them out"),
-        (lambda: Mix(Mix(make(PGDAT))), "Mix does not go around Mix; leave one of them out"),
-        (lambda: RAT(Mix(make(TRADES))), "Mix scales the cross-entropy that RAT takes a share of"),
-        (lambda: Mix(RAT(make(TRADES))), "Mix does not go around RAT; leave one of them out"),
+        (lambda: Mix(LAS(make(PGDAT), strategy=MODEL)), "Mix cannot go around LAS; leave out one of them"),
+        (lambda: Mix(Mix(make(PGDAT))), "Mix cannot go around Mix; leave out one of them"),
+        (lambda: RAT(Mix(make(TRADES))), "Mix scales the cross-entropy, of which RAT takes a share"),
+        (lambda: Mix(RAT(make(TRADES))), "Mix cannot go around RAT; leave out one of them"),
         (
             lambda: LAS(AWP(Mix(make(PGDAT))), strategy=MODEL),
-            "LAS chooses by images that Mix then changes; leave LAS or Mix out",
+            "LAS chooses by images that Mix then changes; leave out LAS or Mix",
         ),
         (lambda: Mix(make(PGDAT), prob=30.0), "prob=30.0 must be in [0, 1]"),
         (lambda: Mix(make(PGDAT), switch=-1.0), "switch=-1.0 must be"),

@@ -188,7 +188,7 @@ def test_the_default_head_is_that_of_our_models():
 
 def test_only_trades_may_be_inside():
     for inside in (make(PGDAT), AWP(make(PGDAT))):
-        with pytest.raises(InputError, match="goes around no PGDAT"):
+        with pytest.raises(InputError, match="cannot go around PGDAT"):
             RAT(inside, head=HEAD)
 
 

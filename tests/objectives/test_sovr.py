@@ -92,5 +92,5 @@ def test_bad_arguments_are_refused(options, message):
 
 
 def test_parts_of_a_batch_are_refused():
-    with pytest.raises(InputError, match="SOVR switches the smallest margins of the whole batch; leave it at 1"):
+    with pytest.raises(InputError, match="SOVR switches the smallest margins of the full batch; leave it at 1"):
         AWP(SOVR(make(PGDAT))).check_part(2)

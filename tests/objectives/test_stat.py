@@ -136,7 +136,7 @@ def test_gradients_are_finite_at_no_and_at_saturated_logits(scale):
 
 def test_what_follows_one_image_of_each_example_is_refused():
     for around in (GAIRAT(make(STAT)), TE(make(STAT), examples=4, start=0.0)):
-        with pytest.raises(InputError, match="STAT crafts two images of each example; GAIRAT and TE do not go around"):
+        with pytest.raises(InputError, match="STAT crafts two images of each example; leave out GAIRAT and TE"):
             perturb(around)
     assert np.isfinite(value(AWP(make(STAT)), batch=BATCH)[0])
 

@@ -226,7 +226,7 @@ def test_bad_images_are_replaced_and_counted(tmp_path, stream):
     np.testing.assert_array_equal(labels, split.labels[indices])
     np.testing.assert_array_equal(images[hit], np.stack([split.images.drawn(9, WORDS, 0)] * 2))
     (line,) = bad.notes()
-    assert line.startswith("2 training images could not be decoded, and the next one stood in: ")
+    assert line.startswith("2 training images could not be decoded, replaced by the next one: ")
     assert all(split.images.name(index) in line for index in (7, 8))
     assert bad.notes() == []  # each is said once
 

@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_before_its_step_and_says_where(problem,
 def test_a_gradient_that_is_not_finite_stops_too(problem):
     with pytest.raises(
         TrainingDivergedError,
-        match=r"the gradient or the state it led to was not finite where the loss was .* step 3 of 3",
+        match=r"the gradient or the new state was not finite at a loss of .* step 3 of 3",
     ):
         run_counting(problem, Counting(blow_up_at=2, infinite=0.0))
 

@@ -88,7 +88,7 @@ IMAGES, LABELS = np.zeros((26, 8, 8, 1), np.uint8), np.zeros(26, np.int64)
         (IMAGES, LABELS - 1, "examples has label -1; give labels in"),
         (IMAGES, LABELS + 2**32, "examples has label 2147483647; give labels in"),
         (IMAGES, np.uint64(LABELS) + np.uint64(2**63), "examples has label -1; give labels in"),
-        (IMAGES, LABELS.tolist(), "examples labels are a list; give an array of NumPy or JAX"),
+        (IMAGES, LABELS.tolist(), "examples labels are a list; give a NumPy or JAX array"),
         (IMAGES[:0], LABELS[:0], "examples is empty"),
     ],
 )
@@ -109,7 +109,7 @@ def test_fit_checks_what_is_on_the_device_too(problem):
     ("extra", "message"),
     [
         ((IMAGES, LABELS + 3), "examples.extra has label 3"),
-        ((IMAGES[:, :4], LABELS), r"examples.extra images are \(4, 8, 1\), the others \(8, 8, 1\); give one kind"),
+        ((IMAGES[:, :4], LABELS), r"examples.extra images are \(4, 8, 1\), the others \(8, 8, 1\); give one shape"),
     ],
 )
 def test_so_are_the_generated_examples(problem, extra, message):

@@ -108,9 +108,9 @@ def test_streamed_epochs_equal_those_on_the_device(several, sources):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epoch_steps": 4}, "epoch_steps=4 of the recipe is 0 of the stream; give both the same"),
-        ({"extra_per_batch": (3, 2)}, r"extra_per_batch=\(3, 2\) of the recipe is \(2, 3\) of the stream"),
-        ({"batch_size": 13}, "batch_size=13 of the recipe is 8 of the stream"),
+        ({"epoch_steps": 4}, "epoch_steps=4 in the recipe differs from 0 in the stream; give both the same"),
+        ({"extra_per_batch": (3, 2)}, r"extra_per_batch=\(3, 2\) in the recipe differs from \(2, 3\) in the stream"),
+        ({"batch_size": 13}, "batch_size=13 in the recipe differs from 8 in the stream"),
     ],
 )
 def test_a_stream_of_other_batches_than_the_recipes_is_refused(several, sources, changes, message):

@@ -272,11 +272,11 @@ def test_memory_shrinks():
     [
         ("pgd_at", 5, "microbatches=5 does not divide batch_size=12; give a divisor of it"),
         ("pgd_at", 0, "microbatches=0 must be at least 1"),
-        ("gairat", 2, "GAIRAT's weights have mean 1 over the whole batch"),
-        ("las", 2, "LAS's strategy learns from one reward of the whole batch"),
-        ("trades+rat", 2, "RAT's soft labels come from gradients of the whole batch"),
+        ("gairat", 2, "GAIRAT's weights have mean 1 over the full batch"),
+        ("las", 2, "LAS's strategy learns from one reward of the full batch"),
+        ("trades+rat", 2, "RAT's soft labels come from gradients of the full batch"),
         ("trades+rat+awp", 2, "RAT's soft labels"),
-        ("mix", 4, "parts of 3 examples, and Mix pairs them; give an even number"),
+        ("mix", 4, "parts of 3 examples, but Mix needs pairs; give an even number"),
     ],
 )
 def test_what_cannot_be_taken_in_parts_is_refused(name, microbatches, message):
@@ -286,7 +286,7 @@ def test_what_cannot_be_taken_in_parts_is_refused(name, microbatches, message):
 
 
 def test_mails_own_weights_are_refused_in_the_papers_form_alone():
-    with pytest.raises(InputError, match="MAIL's weights have mean 1 over the whole batch"):
+    with pytest.raises(InputError, match="MAIL's weights have mean 1 over the full batch"):
         stepped(method_of("mail", **{"mail.normalization": "paper"}), 2)
 
 
@@ -335,7 +335,7 @@ def test_a_gradient_taken_of_parts_at_once_is_refused():
 
     own = wrapper("own")(Own)
     del WRAPPERS["own"]
-    with pytest.raises(InputError, match=r"take the gradient by objectives\.loss_gradient"):
+    with pytest.raises(InputError, match=r"give it to objectives\.loss_gradient"):
         stepped(own(method_of("pgd_at")), 2)
 
 

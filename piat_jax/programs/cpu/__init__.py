@@ -1,7 +1,7 @@
-"""All that exists because XLA's compiler for CPUs is slow where it need not be."""
+"""Workarounds for cases in which XLA's compiler for CPUs is needlessly slow."""
 
 from piat_jax.programs.cpu.convolutions import rewritten as _convolution
 from piat_jax.programs.cpu.sums import rewritten as _sum
 
 RULES = {"conv_general_dilated": _convolution, "reduce_sum": _sum}
-"""By the name of a primitive, what stands in its place (programs/jaxprs.py)."""
+"""Rewrite rules by primitive name (programs/jaxprs.py)."""

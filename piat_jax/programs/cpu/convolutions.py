@@ -1,8 +1,8 @@
-"""Convolutions in the form that XLA's kernels for CPUs take anywhere, in loops too.
+"""Convolutions in the form that XLA's fast CPU kernels accept everywhere, including in loops.
 
-XLA:CPU brings the convolutions of a gradient into the form its fast kernels take only in the entry computation; inside
-scan, fori_loop and while_loop the same gradients run 15 to 60 times slower. Written in that form from the start, they
-are fast anywhere: channels last in all operands, the images' pixels next to each other, no groups of the batch.
+XLA:CPU converts a gradient's convolutions to the form of its fast kernels only in the entry computation; inside scan,
+fori_loop and while_loop the same gradients run 15 to 60 times slower. Here they are written in that form from the
+start: channels last in all operands, no dilation of the images, no batch groups.
 """
 
 import dataclasses
@@ -20,17 +20,18 @@ from piat_jax.programs.cpu import winograd
 from piat_jax.programs.jaxprs import Replacement, is_placed
 
 SPATIAL = 3
-"""XLA has kernels for one to so many spatial axes."""
+"""XLA has kernels for one to three spatial axes."""
 
 
 def rewritten(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | None:
-    """The rule of `conv_general_dilated`; what XLA's kernels take as it is, or do not take at all, stays."""
+    """The rule for `conv_general_dilated`; keeps convolutions that XLA's kernels accept as they are, or not at all."""
     given = equation.params
     lhs, rhs = equation.invars
     images, kernel, outputs = lhs.aval, rhs.aval, equation.outvars[0].aval
     spatial = len(images.shape) - 2
     spread = any(d > 1 for d in given["lhs_dilation"])
-    steps = any(d > 1 for d in given["window_strides"])  # over spread-out images, no gradient of a plain one has them
+    # Gradients of plain convolutions never have both dilated images and strides.
+    steps = any(d > 1 for d in given["window_strides"])
     if (
         not 1 <= spatial <= SPATIAL
         or (spread and steps)
@@ -38,7 +39,7 @@ def rewritten(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | No
         or 0 in (*images.shape, *kernel.shape, *outputs.shape)
     ):
         return None
-    # A gradient by images flips the kernel first. Given the kernel itself, loops flip nothing that others have.
+    # The gradient by images flips the kernel first. Taking the kernel before the flip avoids a flip outside the loop.
     flip = definitions.get(rhs) if isinstance(rhs, Var) else None
     pixels = set(given["dimension_numbers"].rhs_spec[2:])
     flipped = flip is not None and flip.primitive.name == "rev" and set(flip.params["dimensions"]) == pixels
@@ -66,7 +67,7 @@ def rewritten(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | No
 class Convolution:
     """`lax.conv_general_dilated` with these parameters, as plain convolutions.
 
-    With `flipped` it is given the kernel before it is flipped over all pixels.
+    With `flipped` its input is the kernel before the flip along all pixel axes.
     """
 
     strides: tuple[int, ...]
@@ -81,20 +82,20 @@ class Convolution:
     flipped: bool
 
     def is_plain(self) -> bool:
-        """Whether XLA's kernels take it as it is."""
+        """Whether XLA's kernels accept the convolution unchanged."""
         dimensions = len(self.numbers.lhs_spec)
         orders = _images(self.numbers.lhs_spec), _kernel(self.numbers.rhs_spec), _images(self.numbers.out_spec)
         ordered = all(order == tuple(range(dimensions)) for order in orders)
         return ordered and not self.flipped and self.batch_groups == 1 and set(self.lhs_dilation) == {1}
 
     def is_minimal(self, dtype: Any) -> bool:
-        """Whether it is one of float32 that may be rounded differently, over pixels next to each other."""
+        """Whether it is a float32 convolution without strides, dilation or groups, at default precision."""
         once = {*self.strides, *self.lhs_dilation, *self.rhs_dilation, self.groups, self.batch_groups} == {1}
         default = self.precision in (None, (lax.Precision.DEFAULT, lax.Precision.DEFAULT))
         return once and default and dtype == jnp.float32 and self.dtype in (None, jnp.float32)
 
     def __call__(self, lhs: Array, rhs: Array) -> Array:
-        """What the convolution gives, in the layout that it has."""
+        """The convolution's result, in its own layout."""
         # The barriers keep XLA from folding a transposition, or the flip, back into the convolution.
         images = _ordered(lhs, _images(self.numbers.lhs_spec), barrier=True)
         kernel = _ordered(rhs, _kernel(self.numbers.rhs_spec), barrier=not self.flipped)
@@ -106,7 +107,7 @@ class Convolution:
         return _ordered(outputs, _inverse(_images(self.numbers.out_spec)))
 
     def _in_phases(self, images: Array, kernel: Array) -> Array:
-        """One convolution for each phase of the images' dilation, without the zeros that it would bring in."""
+        """One convolution per phase of the images' dilation, without the zeros of a dilated array."""
         if set(self.lhs_dilation) == {1}:
             return self._plain(images, kernel, self.padding, self.rhs_dilation)
         axes = list(zip(images.shape[1:-1], kernel.shape, self.lhs_dilation, self.rhs_dilation, self.padding))
@@ -117,7 +118,7 @@ class Convolution:
         found = []
         for phase in itertools.product(*axes):
             taps = kernel[tuple(axis.taps for axis in phase)]
-            if 0 in taps.shape:  # a stride beyond the window: these pixels are not looked at
+            if 0 in taps.shape:  # a stride larger than the window skips these pixels
                 found.append(jnp.zeros((batch, *each, features), self.dtype or images.dtype))
             else:
                 found.append(self._plain(images, taps, [axis.padding for axis in phase], dilation))
@@ -147,18 +148,18 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class ByWinograd:
-    """A 3x3 convolution of stride 1 with many channels, forward or by its images (programs/cpu/winograd.py)."""
+    """A 3x3 convolution of stride 1 with many channels, or its gradient by images (programs/cpu/winograd.py)."""
 
     numbers: lax.ConvDimensionNumbers
     flipped: bool
 
     def applies(self, lhs: Sequence[int], rhs: Sequence[int], padding: object) -> bool:
-        """Whether operands of these shapes are such ones."""
+        """Whether this applies to operands of these shapes."""
         images, kernel = _images(self.numbers.lhs_spec), _kernel(self.numbers.rhs_spec)
         return winograd.applies(_shape(lhs, images), _shape(rhs, kernel), padding, winograd.CHANNELS)
 
     def __call__(self, lhs: Array, rhs: Array) -> Array:
-        """What the convolution gives, in the layout that it has."""
+        """The convolution's result, in its own layout."""
         images = _ordered(lhs, _images(self.numbers.lhs_spec))
         kernel = _ordered(rhs, _kernel(self.numbers.rhs_spec))
         if self.flipped:
@@ -170,36 +171,37 @@ class ByWinograd:
 
 @dataclasses.dataclass(frozen=True)
 class KernelByWinograd:
-    """The gradient of such a convolution by its kernel: the images' channels are a batch, and the batch is summed over.
+    """The gradient of such a convolution by its kernel.
 
-    The window, which is the cotangent, is as large as the images.
+    It is a convolution with the images' channels as batch, a sum over the batch, and the cotangent as a window as large
+    as the images.
     """
 
     numbers: lax.ConvDimensionNumbers
 
     def applies(self, lhs: Sequence[int], rhs: Sequence[int], padding: object) -> bool:
-        """Whether operands of these shapes are such ones."""
+        """Whether this applies to operands of these shapes."""
         images, cotangent = _shape(lhs, _summed(self.numbers.lhs_spec)), _shape(rhs, _summed(self.numbers.rhs_spec))
         kernel = (3, 3, images[-1], cotangent[-1])
         return images[:-1] == cotangent[:-1] and winograd.applies(images, kernel, padding, winograd.GRADIENT_CHANNELS)
 
     def __call__(self, lhs: Array, rhs: Array) -> Array:
-        """The gradient, in the layout that the convolution has."""
+        """The gradient, in the convolution's layout."""
         images, cotangent = (_ordered(x, _summed(spec)) for x, spec in zip((lhs, rhs), self.numbers))
         gradient = winograd.kernel_gradient(images, cotangent).transpose(2, 0, 1, 3)  # [C, 3, 3, O]
         return _ordered(gradient, _inverse(_images(self.numbers.out_spec)))
 
 
 class _Phase(NamedTuple):
-    """The outputs `s v + a` of an axis, v below `size`: with which taps they are reached, and from which pixels."""
+    """The outputs `s v + a` of an axis, v below `size`: the taps that reach them, and the padding of the images."""
 
     taps: slice
-    padding: tuple[int, int]  # negative where the images are cropped
+    padding: tuple[int, int]  # negative to crop the images
     size: int
 
 
 def _phases(size: int, taps: int, spread: int, dilation: int, padding: tuple[int, int]) -> list[_Phase]:
-    """Output o meets tap k at pixel `(o + dilation k - low) / spread`, where that is whole: at every `step`-th tap."""
+    """Output o meets tap k at pixel `(o + dilation k - low) / spread` if this is whole: at every `step`-th tap."""
     low = padding[0]
     each = -(-_outputs(size, taps, spread, dilation, padding) // spread)
     step = spread // math.gcd(spread, dilation)
@@ -214,29 +216,29 @@ def _phases(size: int, taps: int, spread: int, dilation: int, padding: tuple[int
 
 
 def _outputs(size: int, taps: int, spread: int, dilation: int, padding: tuple[int, int]) -> int:
-    """How many a window gives that moves over an axis of so many pixels."""
+    """The number of outputs along an axis of `size` pixels."""
     return (size - 1) * spread + 1 + sum(padding) - (taps - 1) * dilation
 
 
 def _groups_as_channels(images: Array, groups: int) -> Array:
-    """`[G n, ..., C]` as `[n, ..., G C]`: groups of the batch are groups of the channels."""
+    """`[G n, ..., C]` as `[n, ..., G C]`: turns batch groups into channel groups."""
     batch, *pixels, channels = images.shape
     cut = images.reshape(groups, batch // groups, *pixels, channels)
     return jnp.moveaxis(cut, 0, -2).reshape(batch // groups, *pixels, groups * channels)
 
 
 def _images(spec: Sequence[int]) -> tuple[int, ...]:
-    """The axes batch, pixels, channels, of a spec (batch, channels, pixels)."""
+    """The axes batch, pixels, channels from a spec (batch, channels, pixels)."""
     return (spec[0], *spec[2:], spec[1])
 
 
 def _kernel(spec: Sequence[int]) -> tuple[int, ...]:
-    """The axes pixels, in, out, of a spec (out, in, pixels)."""
+    """The axes pixels, in, out from a spec (out, in, pixels)."""
     return (*spec[2:], spec[1], spec[0])
 
 
 def _summed(spec: Sequence[int]) -> tuple[int, ...]:
-    """The axes batch, pixels, channels of an operand of a gradient by the kernel, which sums over the batch."""
+    """The axes batch, pixels, channels of an operand of the gradient by the kernel, which sums over the batch."""
     return (spec[1], *spec[2:], spec[0])
 
 

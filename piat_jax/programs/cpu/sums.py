@@ -12,23 +12,23 @@ from piat_jax.programs.jaxprs import Replacement, is_placed
 
 @dataclasses.dataclass(frozen=True)
 class SumByAxis:
-    """The sum over these axes, the last of them first, `[...]` to `[...]`.
+    """The sum over several axes, one at a time, the last axis first, `[...]` to `[...]`.
 
-    Together, XLA (from jax 0.11 on) makes a tree of windows of them, which takes 15 times as long. The barrier keeps it
-    from putting them together again (experiments/results/throughput/NOTES.md).
+    From jax 0.11 on, XLA turns a sum over several axes into a tree of windows, which takes 15 times as long. The
+    barrier keeps XLA from merging the sums again (experiments/results/throughput/NOTES.md).
     """
 
     axes: tuple[int, ...]
 
     def __call__(self, x: Array) -> Array:
-        """`x` without these axes."""
+        """`x` summed over these axes."""
         for axis in sorted(self.axes, reverse=True):
             x = lax.optimization_barrier(lax.reduce_sum(x, (axis,)))
         return x
 
 
 def rewritten(equation: Any, definitions: Mapping[Any, Any]) -> Replacement | None:
-    """The rule of `reduce_sum`: sums over several axes that leave the channels, the last axis, as they are."""
+    """The rule for `reduce_sum`: sums over several axes except the last, the channels."""
     del definitions
     axes, (x,) = equation.params["axes"], equation.invars
     dimensions = len(x.aval.shape)

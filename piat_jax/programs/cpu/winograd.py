@@ -1,17 +1,17 @@
 """3x3 convolutions with four times fewer multiplications: Winograd's minimal filtering F(4x4, 3x3), for CPUs.
 
-Four by four outputs Y are computed together, from the six by six inputs d that they see and the kernel g:
+It computes four by four outputs Y together, from the six by six inputs d that they depend on and the kernel g:
 
     Y = A^T [(G g G^T) * (B^T d B)] A
 
 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, equation 8). Summed over channels, the
-product in the middle is a matrix product for each of the 36 places in a tile; the transforms beside it cost little
-where channels are many (experiments/results/throughput/NOTES.md).
+elementwise product is a matrix product for each of the 36 positions in a tile; the transforms cost little if there are
+many channels (experiments/results/throughput/NOTES.md).
 
-The three matrices take polynomials to their values at six points and back (Toom and Cook). Lavin and Gray's points, 0,
-1, -1, 2, -2 and infinity, leave an error of 3.4e-6 in float32, where a direct convolution has 1e-7; ours leave 1.5e-6
-(standard normal images and kernels, 256 channels). They are also closed under 1/p, where a flipped kernel has its
-values.
+The three matrices convert polynomials to their values at six points and back (Toom and Cook). Lavin and Gray's points,
+0, 1, -1, 2, -2 and infinity, have an error of 3.4e-6 in float32; a direct convolution has 1e-7, and the points used
+here 1.5e-6 (standard normal images and kernels, 256 channels). They are also closed under 1/p, the points at which a
+flipped kernel has the same values.
 """
 
 import math
@@ -25,32 +25,32 @@ from jax import lax
 from piat_jax.core.types import Array
 
 CHANNELS, GRADIENT_CHANNELS = 64, 32
-"""From so many on, in and out, it is faster: by images and forward, and by the kernel."""
+"""The least input and output channels from which it is faster: forward and gradient by images, gradient by kernel."""
 PADDING = ((1, 1), (1, 1))
 TILE = 4
-"""Outputs that are computed together, in either direction."""
+"""Outputs per tile along each axis."""
 PIECE = 1 << 19
-"""Numbers in as many images as are transformed at a time: with their transforms they stay in the cache."""
+"""Array entries of images to transform at a time: together with their transforms they fit into the cache."""
 LARGE = 1 << 16
-"""Kernels of more channels, in times out, are read again for each piece at a higher cost than that saves."""
+"""For kernels with more channels, in times out, reading the kernel for each piece costs more than pieces save."""
 POINTS = np.array([0, 3 / 2, -3 / 2, 2 / 3, -2 / 3])  # and infinity
-INVERSE = [5, 3, 4, 1, 2, 0]  # where 1/p stands
+INVERSE = [5, 3, 4, 1, 2, 0]  # the positions of 1/p
 
 
 def _values(coefficients: int) -> np.ndarray:
-    """From so many coefficients to the values at the points; the one at infinity is the highest coefficient."""
+    """The matrix from coefficients to values at the points; the value at infinity is the highest coefficient."""
     return np.vstack([np.vander(POINTS, coefficients, increasing=True), np.eye(coefficients)[-1]])
 
 
-# With the kernel's values divided by |p| those of a flipped kernel are the same ones in the order of 1/p.
+# With the kernel's values divided by |p|, a flipped kernel has the same values in the order of 1/p.
 _SCALE = np.array([1, *(1 / abs(POINTS[1:])), 1])[:, None]
 G = _SCALE * _values(3)
 A_T = _values(TILE).T
-B_T = np.round(np.linalg.inv(_values(TILE + 2)).T / _SCALE, 12)  # zeros are to be zero
+B_T = np.round(np.linalg.inv(_values(TILE + 2)).T / _SCALE, 12)  # rounding makes zeros exact
 
 
 def applies(images: Sequence[int], kernel: Sequence[int], padding: object, channels: int) -> bool:
-    """Whether a convolution of stride 1 of these shapes can be done this way, and has so many channels."""
+    """Whether this works for a convolution of stride 1 with these shapes, and it has at least `channels` channels."""
     return (
         tuple(kernel[:2]) == (3, 3)
         and len(images) == 4
@@ -60,17 +60,17 @@ def applies(images: Sequence[int], kernel: Sequence[int], padding: object, chann
     )
 
 
-# Jitted, it is traced once for all layers of a shape; its hundreds of sums were half of what tracing a network took.
+# Jitted, so that it is traced once per shape; its hundreds of sums took half the time of tracing a network.
 @jax.jit
 def convolve(images: Array, kernel: Array) -> Array:
-    """`[B, H, W, C]` and `[3, 3, C, O]` to `[B, H, W, O]`: stride 1, padding 1, H and W whole tiles."""
+    """`[B, H, W, C]` and `[3, 3, C, O]` to `[B, H, W, O]`: stride 1, padding 1, H and W divisible by the tile."""
     return _convolve(images, kernel, B_T, A_T, contracted=2)
 
 
 @jax.jit
 def input_gradient(cotangent: Array, kernel: Array) -> Array:
     """The gradient of `sum(cotangent * convolve(images, kernel))` by the images, `[B, H, W, C]`."""
-    # The flipped kernel has the same values in another order, so the transform of the forward serves here too.
+    # The flipped kernel has the same values in another order, so the forward's transform is reused.
     return _convolve(cotangent, kernel, B_T[INVERSE], A_T[:, INVERSE], contracted=3)
 
 
@@ -110,7 +110,7 @@ def kernel_gradient(images: Array, cotangent: Array) -> Array:
 
 
 def _pieces(images: Array, kernel: tuple[int, ...]) -> int:
-    """Into how many pieces the images are cut, equal ones."""
+    """The number of equal pieces to cut the images into."""
     if math.prod(kernel[2:]) > LARGE:
         return 1
     batch = images.shape[0]
@@ -118,7 +118,7 @@ def _pieces(images: Array, kernel: tuple[int, ...]) -> int:
 
 
 def _cut(images: Array, count: int) -> Array:
-    """`[B, ...]` as `[B / n, n, ...]`: each of n pieces has images from all over a batch that devices may share."""
+    """`[B, ...]` as `[B / n, n, ...]`: each of n pieces has images from the whole batch, which may be sharded."""
     return images.reshape(-1, count, *images.shape[1:])
 
 
@@ -141,10 +141,10 @@ def _input_tiles(images: Array, b_t: np.ndarray) -> Array:
 
 
 def _combine(parts: Sequence[Array], matrix: np.ndarray, axis: int) -> Array:
-    """The matrix times the parts, its rows along a new axis: sums that XLA fuses, as it would not fuse a product."""
+    """The matrix times the parts, with rows along a new axis, written as sums, which XLA fuses, unlike a product."""
     sums = [sum(number * part for number, part in zip(map(float, row), parts, strict=True) if number) for row in matrix]
-    # The barriers, here and before the first of two transforms, keep XLA from computing again for each of the 36 places
-    # what comes before, or for each of its uses what comes out.
+    # The barriers, here and before the first of two transforms, keep XLA from recomputing inputs for each of the 36
+    # positions, and outputs for each use.
     return lax.optimization_barrier(jnp.stack(sums, axis))
 
 
