@@ -150,7 +150,7 @@ def test_what_is_printed_to_be_run_is_quoted_and_needs_no_attack_of_training(fol
         (["net.safetensors"], "1 positional arguments; give two"),
         (["run", "run"], "exists; give a name that is free"),
         (["run", "x.safetensors"], "nothing is written with this ending"),
-        (["absent.pt", "x", *NETWORK], "is no file and no folder"),
+        (["absent.pt", "x", *NETWORK], "is not a file or a folder"),
         (["net.safetensors", "x", *NETWORK], "--config is missing: a run needs a config"),
         (["net.safetensors", "x", "--to=onxx"], "to='onxx' is unknown; did you mean 'onnx'?"),
         (["net.safetensors", "x.jax", "--config.seed=1"], "it does not go with --to=jax"),

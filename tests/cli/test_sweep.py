@@ -126,7 +126,7 @@ def test_the_name_of_before_works_and_says_the_new_one(monkeypatch, capsys):
 
 
 def test_a_value_that_is_no_list_is_named():
-    with pytest.raises(InputError, match="'1,2' are values of a list"):
+    with pytest.raises(InputError, match="'1,2' is for a field that holds a list"):
         library.split_values("1,2", (0.5,))
 
 

@@ -122,14 +122,14 @@ def test_weights_that_cannot_be_started_from(run, tmp_path, capsys):
     buffers = {"mean": np.array([0.25], np.float32), "std": np.array([0.5], np.float32)}
     write_safetensors(tmp_path / "net.safetensors", {**state_dict(normalised, variables), **buffers})
     assert command(tmp_path / "x", f"--config.model.weights={tmp_path / 'net.safetensors'}") == 2
-    assert "normalise by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
+    assert "expect images normalised by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
     # A run's own are found as well: its config says them.
     shutil.copytree(run, tmp_path / "normalised")
     config = json.loads((run / "config.json").read_text())
     config["model"] |= {"mean": [0.25], "std": [0.5]}
     (tmp_path / "normalised" / "config.json").write_text(json.dumps(config))
     assert command(tmp_path / "x", f"--config.model.weights={tmp_path / 'normalised'}") == 2
-    assert "normalise by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
+    assert "expect images normalised by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
@@ -579,7 +579,7 @@ def test_a_run_is_not_resumed_with_other_data(run, tmp_path, capsys, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(data, "load", other)
         assert command(folder, "--resume", "--config.epochs=3") == 2
-    assert "was begun with other data (monitor.images: " in capsys.readouterr().err
+    assert "began with other data (monitor.images: " in capsys.readouterr().err
     assert files(folder) == kept
     # A run of an older version does not say which; it is told from then on, and holds out the last ones as it did.
     (folder / "data.json").unlink()
@@ -592,7 +592,7 @@ def test_a_run_is_not_resumed_with_other_data(run, tmp_path, capsys, monkeypatch
 def test_fewer_epochs_than_are_done_change_nothing(run, capsys):
     before = files(run)
     assert command(run, "--resume", "--config.epochs=1") == 2
-    assert "epochs=1 are fewer than the 2 that the run in" in capsys.readouterr().err
+    assert "epochs=1 is less than the 2 that the run in" in capsys.readouterr().err
     after = files(run)
     assert {path for path in before if before[path] != after[path]} <= {run / "lock"}
 
@@ -716,7 +716,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("mine")
     for flag in ("--overwrite", "--resume"):
         assert command(tmp_path, flag) == 2
-        assert "holds files that are not of a run" in capsys.readouterr().err
+        assert "holds files that do not belong to a run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert command(tmp_path / "thesis.tex") == 2
     assert "is a file" in capsys.readouterr().err

@@ -265,7 +265,7 @@ def test_no_number_of_any_config_but_a_radius_may_be_infinite(number):
         (f"{EMBEDDED}:trades+pia", "'pia' is unknown; did you mean 'piat'"),
         (f"{EMBEDDED}:trades+mart", "has 2 objectives"),
         (f"{EMBEDDED}:swa+swa", "has 'swa' twice"),
-        (f"{EMBEDDED}:ema2", "'ema2' is a further average, and there is no first; write 'ema'"),
+        (f"{EMBEDDED}:ema2", "'ema2' is a further average without a first one; write 'ema'"),
         (f"{EMBEDDED}:ema+swa3x", "'swa3x' is unknown"),
         (f"{EMBEDDED}:ema+awp2", "'awp2' is unknown; did you mean 'awp'"),
         (f"{EMBEDDED}:awp+awp", "has 'awp' twice"),
