@@ -759,7 +759,7 @@ def test_of_several_folders_those_that_are_no_runs_are_left_out(run, tmp_path, c
     arguments = [str(tmp_path / "report"), str(run), "--attacks=clean", "--checkpoint=final", "--overwrite"]
     assert errors.run(evaluate.main, arguments) == 0
     told = capsys.readouterr()
-    assert f"note: {tmp_path / 'report'} is no run and is left out" in told.err
+    assert f"note: {tmp_path / 'report'} is not a run and is left out" in told.err
     assert "clean" in told.out
     assert errors.run(evaluate.main, [*arguments[1:-1], "--resume"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("%  known")
