@@ -126,7 +126,7 @@ def test_the_patches_of_a_vision_transformer_are_read_off_the_file(tmp_path, cap
     small = [*network, "--option=patch_size=4", "--image_shape=32,32,3"]
     assert command(tmp_path / "vit.safetensors", tmp_path / "other", "--to=safetensors", *small) == 2
     told = capsys.readouterr().err
-    assert "its patches are of 16 pixels: give the model patch_size=16 (--option=patch_size=16)" in told
+    assert "its patches have 16 pixels: give the model patch_size=16 (--option=patch_size=16)" in told
     assert command(tmp_path / "vit.safetensors", tmp_path / "other", "--to=safetensors", *small, "--adapt") == 0
 
 

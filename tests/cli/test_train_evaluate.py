@@ -111,7 +111,7 @@ def test_it_starts_from_weights(run, tmp_path, monkeypatch, capsys):
 
 
 def test_weights_that_cannot_be_started_from(run, tmp_path, capsys):
-    files = {"absent.pt": "is no file", run: "is of another model"}
+    files = {"absent.pt": "is not a file", run: "is of another model"}
     for file, message in files.items():
         assert command(tmp_path / "x", f"--config.model.weights={file}", "--config.model.options.width=3") == 2
         error = capsys.readouterr().err

@@ -141,7 +141,7 @@ def test_every_row_is_of_a_network_that_is_there():
     assert published("timm:swin_base_patch4_window12_384").options == {"window": 12}
     assert str(published("robustbench:Wong2020Fast")) == "288 pixels a side"
     for name, message in (
-        ("tim:convnext_tiny", "nobody called 'tim' is known; did you mean 'timm'"),
+        ("tim:convnext_tiny", "source 'tim' is unknown; did you mean 'timm'"),
         ("timm:convnext_tiny.fb_in1", "did you mean 'convnext_tiny.fb_in1k'"),
         ("torchvision:resnet51", "did you mean 'resnet50'"),
         ("robustbench:Singh2023Revisiting_ConvNeXt-T", "did you mean 'Singh2023Revisiting_ConvNeXt-T-ConvStem'"),
@@ -218,7 +218,7 @@ def test_a_file_is_converted_by_its_published_name(tmp_path, monkeypatch, capsys
         ("convnext_tiny_convstem", {}, 32, "convnext_tiny", "it looks like convnext_tiny_convstem with num"),
         ("vit_tiny", {"patch_size": 8}, 32, "vit_small", "vit_tiny or deit_tiny with num_classes=1000, patch_size=8"),
         ("swin_tiny", {"window": 2}, 64, "convit_tiny", "like swin_tiny with num_classes=1000, window=2, patch_size=4"),
-        ("xcit", {"width": 16, "heads": 2, "depth": 1}, 32, "vit_tiny", "it looks like a XCiT, of which none by name"),
+        ("xcit", {"width": 16, "heads": 2, "depth": 1}, 32, "vit_tiny", "it looks like a XCiT, but none of these"),
     ],
 )  # fmt: skip
 def test_another_network_is_called_by_its_name(of, options, side, model, message, monkeypatch):
