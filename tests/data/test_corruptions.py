@@ -106,7 +106,7 @@ def test_what_is_wrong_with_folders(tmp_path):
     assert "ImageNet-C from https://zenodo.org/records/2235448" in told
     write_folders(tmp_path)
     home = "Tiny-ImageNet-C.tar from https://zenodo.org/records/2536630"
-    assert "has shape (4, 4, 3) where tiny_imagenet has images of shape (8, 8, 3)" in fails(
+    assert "has shape (4, 4, 3), but tiny_imagenet has images of shape (8, 8, 3)" in fails(
         tmp_path, "tiny_imagenet", (8, 8, 3)
     )
     assert "has 3 class folders, which must be the same 4 everywhere" in fails(tmp_path, "tiny_imagenet", classes=4)

@@ -151,7 +151,7 @@ def write_tar(path, members, mode="w"):
         ([("a.jpg", b"1"), ("a.cls", b"0"), ("a.cls", b"2")], r"has a\.cls twice; remove one"),
         ([("a.jpg", b"1"), ("a.cls", b"cat")], r"has b'cat' in a\.cls; give a class index as text"),
         ([("a.jpg", b"1"), ("a.cls", b"9999999")], "has label 9999999; give class indices from 0, without gaps"),
-        ([], "holds no image; give tar files with KEY.jpg and KEY.cls with some"),
+        ([], "holds no image; give tar files with KEY.jpg and KEY.cls"),
     ],
 )
 def test_tars_that_cannot_be_used_are_named(tmp_path, members, message):
