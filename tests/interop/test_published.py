@@ -212,7 +212,7 @@ def test_a_file_is_converted_by_its_published_name(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("of", "options", "side", "model", "message"),
     [
-        ("resnet50_imagenet", {}, 64, "resnet50", "it looks like resnet50_imagenet with num_classes=1000: give"),
+        ("resnet50_imagenet", {}, 64, "resnet50", "it looks like resnet50_imagenet with num_classes=1000; give"),
         ("wrn_50_2", {}, 64, "resnet50_imagenet", "it looks like wrn_50_2 with num_classes=1000"),
         ("resnet18", {}, 32, "resnet18_imagenet", "does not fit ImageNetResNet; it looks like resnet18 with"),
         ("convnext_tiny_convstem", {}, 32, "convnext_tiny", "it looks like convnext_tiny_convstem with num"),

@@ -334,7 +334,7 @@ def test_the_library_reads_what_we_write(resnet, tmp_path):
         ("absent.pt", "is not a file"),
         ("a.txt", "has an unknown format"),
         ("empty", "holds no weights"),
-        ("a.npz", "not a whole"),
+        ("a.npz", "not a complete"),
     ],
 )
 def test_files_that_cannot_be_read(name, message, tmp_path):

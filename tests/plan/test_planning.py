@@ -149,7 +149,7 @@ def test_devices_that_cannot_share_the_batch_are_noted():
     experiment = config.load("embedded:pgd_at", {**SMALL, "batch_size": 6})
     made = plan(experiment, TARGET, jax.devices()[:4], what=["train"])
     assert made.estimates[0].devices == 3
-    assert "note: 3 of 4 devices can share a batch of 6 equally" in to_text(made)
+    assert "note: only 3 of 4 devices can share a batch of 6 equally" in to_text(made)
 
 
 def test_the_largest_batch_is_found_on_the_line():
