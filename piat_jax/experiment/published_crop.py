@@ -37,7 +37,7 @@ def published_crop(
         return {}, ""
     told = f"{name} was published for images of {row}"
     if size != row.size:
-        return {}, f"{told}; with dataset.image_size={size} the crop is what the config says"
+        return {}, f"{told}; with dataset.image_size={size} the crop is the config's"
     resizing = "none" if not row.resize else "both" if row.squash else "short"
     wanted: dict[str, Any] = {"resize": row.resize, "resizing": resizing, "interpolation": row.interpolation}
     kept = [each for each in wanted if each in given or fields[each] != plain[each]]

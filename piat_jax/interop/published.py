@@ -34,7 +34,7 @@ class Published:
         what = f"{self.size} pixels a side"
         if self.resize:
             sides = "both sides" if self.squash else "the shorter side"
-            what += f", the middle after {self.interpolation} resizing of {sides} to {self.resize}"
+            what += f", center crop after {self.interpolation} resizing of {sides} to {self.resize}"
         return what
 
 

@@ -133,10 +133,10 @@ def test_every_row_is_of_a_network_that_is_there():
     assert published("timm:convnext_tiny") == published("timm:convnext_tiny.in12k_ft_in1k")
     assert published("torchvision:resnet50.IMAGENET1K_V1").resize == 256
     assert str(published("timm:swin_tiny_patch4_window7_224")) == (
-        "224 pixels a side, the middle after bicubic resizing of the shorter side to 248"
+        "224 pixels a side, center crop after bicubic resizing of the shorter side to 248"
     )
     assert str(published("timm:convnext_large.fb_in22k_ft_in1k_384")) == (
-        "384 pixels a side, the middle after bicubic resizing of both sides to 384"
+        "384 pixels a side, center crop after bicubic resizing of both sides to 384"
     )
     assert published("timm:swin_base_patch4_window12_384").options == {"window": 12}
     assert str(published("robustbench:Wong2020Fast")) == "288 pixels a side"
@@ -189,7 +189,7 @@ def test_a_file_is_converted_by_its_published_name(tmp_path, monkeypatch, capsys
 
     out = converted("--quiet")
     told = capsys.readouterr().out
-    assert "published for images of 16 pixels a side, the middle after bilinear resizing of the shorter" in told
+    assert "published for images of 16 pixels a side, center crop after bilinear resizing of the shorter" in told
     assert "normalisation (from the name): mean (0.485, 0.456, 0.406)" in told
     written = json.loads((out / "config.json").read_text())
     # The network's own name, the file's classes, the table's images.

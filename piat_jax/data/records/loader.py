@@ -135,7 +135,7 @@ class Loader:
             if indices[place] < 0:
                 self._next = -1
                 self.images.drawn_or_next(index, self.words, epoch)
-                raise InputError(f"{self.images.name(index)} could not be decoded at first, but later; check the disk")
+                raise InputError(f"{self.images.name(index)} could not be decoded, and then it could; run again")
             self.replaced[index] = self.replaced.get(index, 0) + 1
 
     def close(self) -> None:
