@@ -1,4 +1,4 @@
-"""Config files, and overrides of their fields: the only module that uses ml_collections.
+"""Config files, and overrides of their fields: the only module besides config files that uses ml_collections.
 
 The result is an `Experiment`. All problems are reported together, with the nearest existing name.
 """

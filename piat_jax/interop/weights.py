@@ -195,7 +195,7 @@ def _found_normalization(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[
         return None
     if {len(values) for values in found.values()} != {1}:
         raise InputError(
-            f"{path} has no single mean and std: {found}; give the file without them, and the model with them"
+            f"{path} has no single mean and std: {found}; remove them from the file and give them to the model"
         )
     return found["mean"].pop(), found["std"].pop()
 
