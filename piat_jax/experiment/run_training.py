@@ -155,7 +155,7 @@ def train(
             on_first(functools.partial(run.write_diverged, error.report))
             raise InputError(
                 f"{error}. The state before that step was saved; {DIVERGED} in {str(run.folder)!r} has the images. "
-                "--resume --config.nonfinite=skip continues without such steps"
+                "Give --resume --config.nonfinite=skip to continue without such steps"
             ) from error
         except StopTraining as stop:
             recorder.stopped(stop.state, stop.position)

@@ -130,7 +130,7 @@ def test_facts_and_numbers_are_those_of_the_files(run_at):
     joined = " ".join(texts)
     assert "1 of 2 settings were run with one seed" in joined
     assert "AutoAttack was not run" in joined
-    assert "a step is 0.003922 (1/255); it is started once." in joined
+    assert "a step is 0.003922 (1/255); it starts once." in joined
     assert "1 of 3 runs have not reached their last epoch" in joined
     # Half of 1,000: 100 * sqrt(0.25 / 1000).
     assert "the standard error of each is at most 1.6 points" in joined

@@ -736,7 +736,7 @@ def test_a_diverged_run_keeps_its_last_good_state_and_can_leave_the_step_out(tmp
     assert command(folder) == 2
     told = capsys.readouterr().err
     assert "the loss became inf at step 4 (epoch 2, step 2 of 2, images " in told
-    assert "With --resume --config.nonfinite=skip" in told
+    assert "Give --resume --config.nonfinite=skip" in told
     report = json.loads((folder / "diverged.json").read_text())
     assert (report["epoch"], report["step"], len(report["images"])) == (2, 2, 16)
     assert Checkpoints(folder / "checkpoints").info("last")["position"]["steps"] == 1
