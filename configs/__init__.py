@@ -1,1 +1,1 @@
-"""Experiments as config files: one per data set and architecture, the method chosen after the colon."""
+"""Experiments as config files: one per data set and architecture; the method follows after the colon."""

@@ -1,11 +1,11 @@
-r"""Bartoldson et al. (2024), arXiv:2404.09349: Wang et al.'s protocol with more of everything, CIFAR-10.
+r"""Bartoldson et al. (2024), arXiv:2404.09349: Wang et al.'s protocol at a larger scale, CIFAR-10.
 
     piat-train --config=cifar10_bartoldson2024:trades+ema+piat --workdir=runs/bartoldson2024 --config.fsdp=true \
         --config.dataset.stream=true --config.dataset.extra=500m.npz
 
 The published model, clean / AutoAttack in %, L-inf 8/255: 93.68 / 73.71 (WRN-94-16, 500 M generated images). Its
-code is Wang et al.'s (2023), with the same defaults; the share of generated images is 0.8 above 1 M. Batch, epochs and
-images of its best run are in the paper: set them by their fields.
+code is that of Wang et al. (2023), with the same defaults; above 1 M images the generated fraction is 0.8. The paper
+states the batch size, epochs and images of its best run: set their fields.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ The paper's numbers, clean / PGD-20 / AutoAttack, L-inf 8/255, in percent; A&P i
     TRADES 82.75 / 52.77 / 49.61            83.51 / 53.21 / 50.11                     86.03 / 55.88 / 52.35
     MART   63.61 / 42.51 / 37.08            80.32 / 53.11 / 48.35                     81.20 / 56.17 / 51.13
 
-They start from weights pretrained on ImageNet; without them the numbers are out of reach.
+The runs start from weights pretrained on ImageNet; without these the numbers cannot be reached.
 """
 
 from ml_collections import ConfigDict

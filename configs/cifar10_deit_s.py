@@ -8,8 +8,8 @@ The paper's numbers, clean / PGD-20 / AutoAttack, L-inf 8/255, in percent; A&P i
     TRADES 82.32 / 52.52 / 49.07            82.81 / 52.74 / 49.40                     83.43 / 53.31 / 50.10
     MART   76.77 / 52.06 / 47.06            78.43 / 52.98 / 47.94                     78.39 / 53.83 / 48.97
 
-47.94 under PGD-20 is likely a misprint: AutoAttack is 3 to 6 points lower everywhere else. They start from weights
-pretrained on ImageNet; without them the numbers are out of reach.
+47.94 under PGD-20 is likely a misprint: everywhere else AutoAttack is 3 to 6 points lower. The runs start from weights
+pretrained on ImageNet; without these the numbers cannot be reached.
 """
 
 from ml_collections import ConfigDict

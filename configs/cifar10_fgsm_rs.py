@@ -2,12 +2,12 @@ r"""FGSM-RS, Wong et al. (2020), arXiv:2001.03994: one step from a random start,
 
     piat-train --config=cifar10_fgsm_rs:pgd_at+piat --workdir=runs/fgsm_rs
 
-RobustBench has the paper's model at 83.34 % clean and 43.21 % under AutoAttack. From the same protocol:
+RobustBench lists the paper's model with 83.34 % clean and 43.21 % AutoAttack accuracy. With the same protocol:
 
 * N-FGSM, de Jorge et al. (2022), arXiv:2202.01181, which does not collapse at larger radii: --config.attack.name=n_fgsm
 * GradAlign, Andriushchenko & Flammarion (2020), arXiv:2007.02617 (79.84 / 43.93): `cifar10_fgsm_rs:grad_align`
 * Free-AT, Shafahi et al. (2019), arXiv:1904.12843: `cifar10_fgsm_rs:free`, fast_adversarial's 11 epochs of 8 replays at
-  a rate of 0.04, which are 88 epochs here, each of an eighth of the data
+  a learning rate of 0.04; here these are 88 epochs, each with an eighth of the data
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from piat_jax.configs import common
 
 
 def get_config(method: str = "pgd_at") -> ConfigDict:
-    """The protocol of fast_adversarial: up to 0.2 and down to 0 in 15 epochs, in a straight line, each step."""
+    """The protocol of fast_adversarial: a learning rate that rises to 0.2 and falls to 0 linearly in 15 epochs."""
     config = common.get_config(method)
     config.model.name = "preact_resnet18"
     config.model.mean, config.model.std = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)

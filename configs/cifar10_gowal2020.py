@@ -1,12 +1,12 @@
-r"""Gowal et al. (2020), arXiv:2010.03593: TRADES with SiLU and an average of the weights, CIFAR-10.
+r"""Gowal et al. (2020), arXiv:2010.03593: TRADES with SiLU and weight averaging, CIFAR-10.
 
     piat-train --config=cifar10_gowal2020:trades+ema+piat --workdir=runs/gowal2020
     piat-train --config=cifar10_gowal2020 --workdir=runs/gowal2020_70_16 --config.model.name=dm_wrn_70_16
 
-The published WRN-70-16 of CIFAR-10 alone, clean / AutoAttack in %, L-inf 8/255: 85.29 / 57.20.
+The published WRN-70-16 without additional data, clean / AutoAttack in %, L-inf 8/255: 85.29 / 57.20.
 
-The attack of DeepMind's code is PGD whose steps Adam takes; here it is PGD with steps of 2/255. Its clean forward does
-not update BatchNorm's statistics, ours does.
+DeepMind's code attacks by PGD with Adam; here it is PGD with steps of 2/255. Its clean forward does not update
+BatchNorm's statistics, ours does.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from piat_jax.configs import common
 
 
 def get_config(method: str = "trades+ema") -> ConfigDict:
-    """Drops at half and three quarters of 200 epochs, batch 512."""
+    """200 epochs, learning-rate drops at half and three quarters, batch size 512."""
     config = common.use_deepmind(common.get_config(method))
     config.epochs = 200
     config.batch_size = 512

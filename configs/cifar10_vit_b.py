@@ -8,7 +8,7 @@ The paper's numbers, clean / PGD-20 / AutoAttack, L-inf 8/255, in percent; A&P i
     TRADES 83.45 / 53.07 / 49.76            83.91 / 53.52 / 50.56                     87.09 / 55.97 / 52.57
     MART   77.05 / 52.99 / 47.95            78.75 / 53.51 / 49.01                     82.23 / 55.94 / 51.03
 
-They start from weights pretrained on ImageNet; without them the numbers are out of reach.
+The runs start from weights pretrained on ImageNet; without these the numbers cannot be reached.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
-"""What config files begin with: every field with its default, and the protocols that several of them share.
+"""The base of config files: every field with its default, and protocols that several configs share.
 
 The defaults are the PIAT paper's protocol for ResNet-18 on CIFAR-10; `piat-train --config=NAME --fields` lists every
-field with its meaning. A file of your own begins in the same way, wherever it is:
+field with its meaning. Your own file begins in the same way, in any folder:
 
     from piat_jax.configs import common
 
@@ -22,16 +22,16 @@ def get_config(method: str = "pgd_at") -> ConfigDict:
     """The protocol with `method`: parts such as "trades", "trades+piat" or "mart+awp+swa"; piat-methods lists them."""
     config = default_config(method)
     if "fawa" in config.method.split("+"):
-        config.dataset.validation_examples = 1000  # it decides on them, as in CFA
+        config.dataset.validation_examples = 1000  # fawa decides by their accuracy, as in CFA
     if "ard_prm" in config:
         config.ard_prm.ard = False  # needs attention; the configs of Vision Transformers set it
     return config
 
 
 def use_100_classes(config: ConfigDict) -> ConfigDict:
-    """What the methods' codes set differently for CIFAR-100."""
+    """Apply the settings that the methods' codes change for CIFAR-100."""
     if "fawa" in config.method.split("+"):
-        # 25 a class. The worst of 100 classes may never reach a threshold, and CFA's code has none for them.
+        # 25 per class. The worst of 100 classes may never reach a threshold, and CFA's code has none for CIFAR-100.
         config.dataset.validation_examples = 2500
         config.average.threshold = 0.0
     if "rat" in config:
@@ -54,7 +54,7 @@ def use_100_classes(config: ConfigDict) -> ConfigDict:
 
 
 def use_wrn_32_10(config: ConfigDict) -> ConfigDict:
-    """The paper's protocol for WRN-32-10: five blocks per group (the WRN-34-10 of others), 180 epochs."""
+    """The paper's protocol for WRN-32-10: five blocks per group (others call it WRN-34-10), 180 epochs."""
     config.model.name = "wrn_32_10"
     if "rat" in config:
         config.rat.head = ("fc", "dense", "kernel")
@@ -68,20 +68,20 @@ def use_wrn_32_10(config: ConfigDict) -> ConfigDict:
 
 
 def use_vit(config: ConfigDict, name: str) -> ConfigDict:
-    """The paper's protocol for Vision Transformers, that of A&P: pretrained weights, patches of 4 pixels, 40 epochs.
+    """The paper's protocol for Vision Transformers, from A&P: pretrained weights, patches of 4 pixels, 40 epochs.
 
-    A&P's code differs in two ways. TRADES and MART start 0.001 N(0, 1) away in normalised units, a quarter of ours in
-    pixels. And its PGD-AT mixes images in three batches of ten, of which the PIAT paper says nothing: `mix`, whose
-    defaults are A&P's, in the method. The learning rate is A&P's too, divided by 10 after epochs 35 and 38; the PIAT
-    paper's text has "at the 36th and 38th epochs", and so the second an epoch before.
+    A&P's code differs in two ways. TRADES and MART start at a distance of 0.001 N(0, 1) in normalised units, a quarter
+    of ours in pixels. Its PGD-AT mixes images in three batches of ten, which the PIAT paper does not mention; add `mix`
+    to the method, with A&P's values as defaults. The learning rate is A&P's too, divided by 10 after epochs 35 and 38;
+    the PIAT paper has "at the 36th and 38th epochs", which puts the second drop an epoch earlier.
     """
     config.model.name = name
     config.model.mean = (0.4914, 0.4822, 0.4465)
     config.model.std = (0.2471, 0.2435, 0.2616)
     config.model.options.patch_size = 4
-    config.model.options.remat = False  # True where memory is short: each block is then computed again for its gradient
+    config.model.options.remat = False  # True saves memory: each block is then recomputed for its gradient
     config.epochs = 40
-    # A&P's code trains on the last 16 of 50,000 images as well; here they are dropped, others each epoch.
+    # A&P's code also trains on the last 16 of 50,000 images; here 16 are dropped, different ones in each epoch.
     config.batch_size = 64
     config.optimizer.lr_epochs = (0.0, 35.0, 36.0, 38.0, 39.0, 40.0)  # drops after epochs 35 and 38
     config.optimizer.lr_values = (0.1, 0.1, 0.01, 0.01, 0.001, 0.001)
@@ -98,10 +98,10 @@ def use_vit(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def use_deepmind(config: ConfigDict) -> ConfigDict:
-    """What Gowal et al. (2020), Rebuffi et al. (2021) and Wang et al. (2023) share: WRN-28-10 with SiLU, Nesterov.
+    """The common protocol of Gowal et al. (2020), Rebuffi et al. (2021) and Wang et al. (2023).
 
-    Their average has decay 0.995 and the weights' own statistics, attacks see BatchNorm in training mode, and the best
-    epoch is chosen by CW-40 on 1,024 training images that are held out.
+    WRN-28-10 with SiLU, Nesterov momentum, an average with decay 0.995 and the weights' statistics, attacks that see
+    BatchNorm in training mode, and selection of the best epoch by CW-40 on 1,024 held-out training images.
     """
     config.model.name = "dm_wrn_28_10"
     config.model.bn_momentum = 0.01
@@ -126,10 +126,10 @@ def use_deepmind(config: ConfigDict) -> ConfigDict:
 
 
 def use_imagenet(config: ConfigDict) -> ConfigDict:
-    """ImageNet-1k in its files, images of 224 pixels, L-inf 4/255, activations in bfloat16.
+    """ImageNet-1k from files, images of 224 pixels, L-inf 4/255, activations in bfloat16.
 
-    Five training images of each class are held out to choose the best epoch, so the validation images, which are
-    everybody's test set, choose nothing. Published runs train on these 5,000 as well.
+    Five training images of each class are held out to choose the best epoch, because the field uses the validation
+    images as its test set. Published runs also train on these 5,000 images.
     """
     config.dataset.name = "~/imagenet"
     config.dataset.image_size = 224
@@ -148,11 +148,11 @@ def use_imagenet(config: ConfigDict) -> ConfigDict:
 
 
 def use_singh2023(config: ConfigDict) -> ConfigDict:
-    """The protocol of Singh et al. (2023), arXiv:2303.01870, for networks with a stem of convolutions.
+    """The protocol of Singh et al. (2023), arXiv:2303.01870, for networks with a convolutional stem.
 
-    APGD-2 from the clean image, AdamW, a cosine with warm-up, RandAugment, random erasing, mixup or CutMix in every
-    batch with smoothed labels, an average with decay 0.9999. The numbers are those of the released code (its
-    run_train.sh, main.py and parserr.py).
+    APGD-2 from the clean image, AdamW, a cosine schedule with warm-up, RandAugment, random erasing, mixup or CutMix in
+    every batch with label smoothing, an average with decay 0.9999. The numbers are those of the released code
+    (run_train.sh, main.py and parserr.py).
     """
     use_imagenet(config)
     config.dataset.interpolation = "bicubic"

@@ -11,7 +11,7 @@ from piat_jax.configs import common
 
 
 def get_config(method: str = "piat") -> ConfigDict:
-    """A small ResNet without augmentation, eps 0.1, long enough for robust overfitting to show."""
+    """A small ResNet without augmentation, eps 0.1, trained long enough to show robust overfitting."""
     config = common.get_config(method)
     config.dataset.name = "embedded"
     config.dataset.crop_padding = 0
@@ -28,11 +28,11 @@ def get_config(method: str = "piat") -> ConfigDict:
     config.attack.eps = 0.1
     config.attack.step_size = 0.025
     if "mu" in config.objective:
-        # The paper's 5 took one seed of three to chance in the first epoch at this learning rate, for good. A likely
-        # reason: the gradient through a normalised logit vector grows as 1 / |z|, and logits start small. Clipped at
-        # norm 1 (optimizer.max_norm), or warmed up for five epochs, such a seed trains on 512 images.
+        # With the paper's 5, one seed of three stayed at chance level from the first epoch at this learning rate. A
+        # likely reason: the gradient through a normalised logit vector grows as 1 / |z|, and logits start small. With
+        # gradients clipped to norm 1 (optimizer.max_norm), or five epochs of warm-up, such a seed trains on 512 images.
         config.objective.mu = 1.0
-    # A moving average over as many epochs as with the papers' 391 steps an epoch; here there are 32.
+    # The moving average spans as many epochs as in the papers, which have 391 steps per epoch; here there are 32.
     for fields in config.values():
         if isinstance(fields, ConfigDict) and fields.get("decay") == 0.999:
             fields.decay = 0.99

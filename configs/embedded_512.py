@@ -2,8 +2,8 @@ r"""Every method on 512 images of Fashion-MNIST, on a CPU: what `python -m exper
 
     piat-train --config=configs/embedded_512.py:trades+awp+piat --workdir=runs/trades+awp+piat
 
-Half the images of embedded.py and a shorter attack, so that a run takes about a minute of one core; so few images
-overfit soon. experiments/results/all_methods has the measured numbers.
+Half the images of embedded.py and a shorter attack, so that a run takes about a minute on one core. With so few images,
+training overfits early. experiments/results/all_methods has the measured numbers.
 """
 
 from ml_collections import ConfigDict

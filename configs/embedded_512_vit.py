@@ -2,8 +2,8 @@ r"""Every method for Vision Transformers on 512 images of Fashion-MNIST, on a CP
 
     piat-train --config=configs/embedded_512_vit.py:trades+ard_prm+piat --workdir=runs/embedded_512_vit/x
 
-It starts from fresh weights, since nothing that was pretrained is in the package, and does not get far: PGD-AT had
-31.3 % clean and 23.4 % PGD-20 accuracy after 100 epochs (one seed).
+It starts from random weights, since the package has no pretrained ones, and stays weak: PGD-AT had 31.3 % clean and
+23.4 % PGD-20 accuracy after 100 epochs (one seed).
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from piat_jax.configs import common, embedded_512
 
 
 def get_config(method: str = "ard_prm+piat") -> ConfigDict:
-    """embedded_512.py with the Vision Transformers' optimizer and four blocks, as long as there."""
+    """embedded_512.py with the Vision Transformers' optimizer, four blocks, and the same number of epochs."""
     small = embedded_512.get_config(method)
     config = common.use_vit(embedded_512.get_config(method), "vit")
     config.model.mean = config.model.std = ()

@@ -13,7 +13,7 @@ from piat_jax.configs import embedded
 
 
 def get_config(method: str = "pgd_at") -> ConfigDict:
-    """FGSM-RS at 0.3: a step of 0.375 from a uniform start, the triangular rate of fast_adversarial."""
+    """FGSM-RS at 0.3: a step of 0.375 from a uniform start, the triangular schedule of fast_adversarial."""
     config = embedded.get_config(method)
     config.model.options.width = 16
     config.epochs = 40

@@ -1,4 +1,4 @@
-r"""The recipe of Wang et al. (2023) in small: 512 images of Fashion-MNIST, and generated ones, on a CPU.
+r"""A small version of Wang et al.'s recipe (2023): 512 images of Fashion-MNIST and generated images, on a CPU.
 
     python -m experiments.recipes --kinds=generated --workdir=runs/recipes
     piat-train --config=embedded_generated:trades+ema+piat --workdir=runs/x --config.dataset.extra=generated.npz

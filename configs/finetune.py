@@ -1,12 +1,12 @@
-r"""Fine-tuning a clean or robust model to another data set or norm, from a file of weights or a run.
+r"""Fine-tune a clean or robust model to another data set or norm, from a file of weights or a run.
 
     piat-train --config=finetune:trades+piat --workdir=runs/finetuned --config.model.weights=runs/x \
         --config.model.name=preact_resnet18 --config.dataset.name=cifar100
     piat-train --config=finetune:multi_norm --workdir=runs/three_norms --config.model.weights=runs/x --config.epochs=3
 
-`model.weights` takes what piat-convert takes: a file of PyTorch's or safetensors, a hub's folder, or a run; a head of
-another number of classes begins anew. AdamW with a cosine, lower rates for what lies near the images (layer_decay), and
-no decay on biases and norms: the habits of the field, not of one paper.
+`model.weights` takes the same sources as piat-convert: a PyTorch or safetensors file, a folder from the hub, or a run.
+A head with another number of classes is initialised again. AdamW with a cosine schedule, lower learning rates for early
+layers (layer_decay), and no decay of biases and norms: common practice, not one paper's protocol.
 """
 
 from ml_collections import ConfigDict

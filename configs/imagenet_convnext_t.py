@@ -1,4 +1,4 @@
-r"""Singh et al. (2023), arXiv:2303.01870: ConvNeXt-T with a stem of convolutions, ImageNet, L-inf 4/255.
+r"""Singh et al. (2023), arXiv:2303.01870: ConvNeXt-T with a convolutional stem, ImageNet, L-inf 4/255.
 
     piat-train --config=imagenet_convnext_t --workdir=runs/convnext_t --config.dataset.name=~/imagenet \
         --config.model.weights=clean/weights.pt
@@ -6,16 +6,16 @@ r"""Singh et al. (2023), arXiv:2303.01870: ConvNeXt-T with a stem of convolution
         --config.optimizer.lr_warmup=10 --config.model.weights=clean/weights.pt
 
 The second line is the protocol with PIAT, which the paper does not have, in the 50 epochs of its larger networks.
-The authors begin with weights that were trained on clean images with the same stem, and publish them beside the robust
+The authors start from weights that were trained on clean images with the same stem, and publish them with the robust
 ones; from random weights the results are lower.
 
 The authors' models, clean / AutoAttack in % on RobustBench's 5,000 images, 300 epochs: ConvNeXt-T 72.7 / 49.5; by
 model.name: ConvNeXt-S (convnext_small_convstem, 50 epochs) 74.4 / 52.4, ConvNeXt-B (convnext_base_convstem, 300) 75.9 /
-56.1. The batch is 80 images on each of so many GPUs in the released script; 8 make 640.
+56.1. The released script has a batch of 80 images per GPU; 8 GPUs make 640.
 
-Otherwise than there: timm's RandAugment leaves out every second operation, varies the magnitude and has ranges that
-grow with it, ours is torchvision's; LayerNorm's factors and those on branches do not decay (in the code all but the
-biases of a ConvNeXt do); activations are bfloat16, not float16.
+Differences from the code: timm's RandAugment leaves out every second operation, varies the magnitude and has ranges
+that grow with it, ours is torchvision's; scales of LayerNorm and of branches do not decay (in the code, all parameters
+of a ConvNeXt except biases do); activations are bfloat16, not float16.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ from piat_jax.configs import common
 
 
 def get_config(method: str = "pgd_at+mix+ema") -> ConfigDict:
-    """ConvNeXt-T with two convolutions in place of patches; images are not normalised, as in the code."""
+    """ConvNeXt-T with two convolutions instead of patches; images are not normalised, as in the code."""
     config = common.use_singh2023(common.get_config(method))
     config.model.name = "convnext_tiny_convstem"
     return config

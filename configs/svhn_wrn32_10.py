@@ -1,4 +1,4 @@
-r"""SVHN, WRN-32-10: the PIAT paper's protocol; it has no number for this pair.
+r"""SVHN, WRN-32-10: the PIAT paper's protocol; the paper has no numbers for this pair.
 
 piat-train --config=configs/svhn_wrn32_10.py:nmse+piat --workdir=runs/svhn_wrn32_10/nmse+piat
 """

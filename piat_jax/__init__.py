@@ -1,10 +1,10 @@
-"""Adversarial training of image classifiers in JAX: PIAT, NMSE and what they are compared with.
+"""Adversarial training of image classifiers in JAX: PIAT, NMSE and the methods that they are compared with.
 
     run = piat_jax.train("embedded:nmse+piat", workdir="runs/x", epochs=3)
     model = piat_jax.load("runs/x")
     model.evaluate(images, labels, "clean,pgd20,aa")
 
-`dir(piat_jax)` is the table of contents. Names and submodules are loaded when they are first used.
+`dir(piat_jax)` is the table of contents. Names and submodules are loaded on first use.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-# Name -> the module that has it.
+# Name -> the module that defines it.
 _HOMES = {
     "PIAT": "averaging",
     "AutoAttack": "evaluation",

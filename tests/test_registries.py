@@ -169,7 +169,7 @@ def test_a_data_set_that_is_made():
     with pytest.raises(InputError, match="data_dir='x' has no meaning for 'made'; leave it out"):
         load("made", data_dir="x")
     dataset("unmade")(lambda: None)
-    with pytest.raises(InputError, match=r"dataset='unmade': its function makes nothing; let it return a"):
+    with pytest.raises(InputError, match=r"dataset='unmade': its function returns nothing; let it return a"):
         load("unmade")
 
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Attack your own model
 #
-# An attack here is a pure function: `attack(logits_fn, images, labels, key=key)`. `logits_fn` takes images `[N, H, W, C]` in [0, 1] to logits `[N, K]`. Where it comes from is up to
-# you. Below are Flax NNX, Equinox, Haiku and PyTorch, and then PIAT with BatchNorm.
+# An attack here is a pure function: `attack(logits_fn, images, labels, key=key)`. `logits_fn` maps images `[N, H, W, C]` in [0, 1] to logits `[N, K]`, and may come from
+# any library. This page shows Flax NNX, Equinox, Haiku and PyTorch, and then PIAT with BatchNorm.
 
 # %%
 import jax
@@ -25,7 +25,7 @@ def robust_accuracy(logits_fn):
 # %% [markdown]
 # ## Flax NNX, with BatchNorm
 #
-# Evaluation mode matters: in training mode each logit depends on the other images of the batch. The network is trained for a moment on clean images, so that there is something to
+# Evaluation mode matters: in training mode each logit depends on the other images of the batch. The network is trained briefly on clean images, so that there is something to
 # break.
 
 # %%
@@ -66,7 +66,8 @@ print("clean and PGD-10:", robust_accuracy(net))
 # %% [markdown]
 # ## AutoAttack, the same function
 #
-# Few steps and queries, to be quick here; leave them out for the real one. It prints what each attack was run on and broke, and warns of what makes the number doubtful.
+# Few steps and queries keep this example fast; leave them out for the real evaluation. The table shows how many examples each attack was run on and broke, and warnings if the
+# result is doubtful.
 
 # %%
 from piat_jax.evaluation import AutoAttack
@@ -74,7 +75,7 @@ from piat_jax.evaluation import AutoAttack
 print(AutoAttack(eps=0.1, steps=10, queries=50).run(net, images[:32], labels[:32]))
 
 # %% [markdown]
-# It notices what would be wrong. NNX itself refuses to update statistics inside of an attack; a copy that does so is found out:
+# AutoAttack detects misuse. NNX itself refuses to update statistics inside an attack; a copy that does so is detected:
 
 # %%
 net.train()
@@ -89,7 +90,7 @@ net.eval()
 # %% [markdown]
 # ## Equinox and Haiku
 #
-# They are functions of one image, or of parameters: close over what they need.
+# Their networks are functions of one image, or of parameters: close over the rest.
 
 # %%
 import equinox as eqx
@@ -105,20 +106,20 @@ print("Haiku:", robust_accuracy(lambda x: network.apply(params, x)))
 # %% [markdown]
 # ## PyTorch
 #
-# `torch_logits_fn` runs the module where it is, gradients included. (PyTorch is not installed where this page was built.)
+# `torch_logits_fn` runs the module in PyTorch, including gradients. (PyTorch is not installed where this page was built.)
 #
 #     from piat_jax.interop import torch_logits_fn
 #
 #     result = AutoAttack(eps=8 / 255).run(torch_logits_fn(module.eval()), images, labels)
 #
-# Or take the weights over, and it is a network of JAX:
+# Or convert the weights to a JAX network:
 #
 #     model = piat_jax.load("weights.pt", model="wrn_28_10", num_classes=10)
 
 # %% [markdown]
 # ## PIAT with BatchNorm
 #
-# `interpolated` wraps any optax optimizer, and interpolates the parameters every `period` steps. BatchNorm's running statistics are no parameters: estimate them anew at the weights
+# `interpolated` wraps any optax optimizer, and interpolates the parameters every `period` steps. BatchNorm's running statistics are not parameters: re-estimate them at the weights
 # that you evaluate.
 
 # %%

@@ -19,7 +19,7 @@ run("experiments.run piat")
 # %% [markdown]
 # ## What would it take?
 #
-# `--dry_run` says which runs are missing and what they would cost, by what one step of each method costs. Here at the scale of a CPU: 512 embedded images.
+# `--dry_run` lists missing runs and estimates their cost from the cost of a step of each method. Here it is the CPU scale: 512 embedded images.
 
 # %%
 run("experiments.run piat table1 --dry_run --seeds=0")
@@ -30,8 +30,8 @@ run("experiments.run piat table1 --dry_run --seeds=0")
 #     python -m experiments.run piat table1                                              # a CPU, about a minute for each run
 #     python -m experiments.run piat table1 --scale=paper --data=cifar10 --config.dataset.data_dir=~/data
 #
-# The second line is the paper's: ResNet-18, 120 epochs, on a GPU or TPU. Stop it when you like: the same command goes on. At the end it writes a report with our numbers beside the
-# paper's, intervals over seeds, and a verdict on each claim. Ours, of three seeds, is in the repository:
+# The second line is the paper's scale: ResNet-18, 120 epochs, on a GPU or TPU. You may stop it at any time; the same command resumes it. At the end it writes a report with our
+# numbers next to the paper's, intervals over seeds, and a verdict on each claim. Our report, with three seeds, is in the repository:
 
 # %%
 from IPython.display import Markdown, display
@@ -45,7 +45,7 @@ display(Markdown("...\n\n" + report[start : report.index("\n## ", start)]))
 # %% [markdown]
 # ## By hand
 #
-# An item is nothing but runs of configs. These are three of the rows:
+# An item consists of ordinary runs of configs. These are three of the rows:
 #
 #     piat-sweep --config=embedded_512 --methods=trades,nmse,nmse+piat --seeds=0,1,2 --workdir=runs/three_rows
 #     piat-evaluate runs/three_rows/trades_0 --attacks=clean,pgd20,cw20,aa

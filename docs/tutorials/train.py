@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Train in five minutes
 #
-# A small ResNet learns to withstand PGD on 1,024 images of Fashion-MNIST, which are part of the package. Three epochs of `nmse+piat` show how it is done; the config's 100 epochs
-# take a few minutes on a CPU. In a shell the same is `piat-train --config=embedded:nmse+piat --workdir=runs/first`.
+# A small ResNet learns to withstand PGD on 1,024 images of Fashion-MNIST, which are part of the package. Three epochs of `nmse+piat` show the steps; the config's 100 epochs
+# take a few minutes on a CPU. The same in a shell is `piat-train --config=embedded:nmse+piat --workdir=runs/first`.
 
 # %%
 import tempfile
@@ -13,7 +13,7 @@ folder = tempfile.mkdtemp()
 run = piat_jax.train("embedded:nmse+piat", workdir=f"{folder}/first", epochs=3, overrides={"attack.steps": 5})
 
 # %% [markdown]
-# `overrides` takes any field of the config. A wrong one is answered at once, before anything is written:
+# `overrides` takes any field of the config. A wrong one raises an error immediately, before anything is written:
 
 # %%
 try:
@@ -48,7 +48,7 @@ print(model.evaluate(test.images, test.labels, "clean,pgd10"))
 # %% [markdown]
 # ## What an adversarial image looks like
 #
-# Clean images, the same after the attack, and the difference; true and predicted classes are above.
+# Clean images, the same images after the attack, and the difference; true and predicted classes are above.
 
 # %%
 model.show(test.images, test.labels, attack="pgd20", count=8)
@@ -56,16 +56,16 @@ model.show(test.images, test.labels, attack="pgd20", count=8)
 # %% [markdown]
 # ## Resume
 #
-# A run that was stopped goes on where it was; one that is done takes more epochs.
+# A stopped run resumes where it was; a finished run can be extended by more epochs.
 
 # %%
 run = piat_jax.train("embedded:nmse+piat", workdir=run.folder, epochs=4, overrides={"attack.steps": 5}, resume=True)
 print(len(run.metrics()), "epochs")
 
 # %% [markdown]
-# ## Take it away
+# ## Export
 #
-# As safetensors with a model card; `to_torch`, `to_onnx` and `to_jax` write the other forms.
+# As safetensors with a model card; `to_torch`, `to_onnx` and `to_jax` write the other formats.
 
 # %%
 from pathlib import Path

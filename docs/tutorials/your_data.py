@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A data set of your own
 #
-# Three ways, from the shortest to the one for data that fits nowhere: arrays in an `.npz` file, a folder of images, and encoded images of any size that stay on the disk.
+# Three ways, from the simplest to the one for data larger than memory: arrays in an `.npz` file, a folder of images, and encoded images of any size that stay on disk.
 
 # %%
 import tempfile
@@ -16,7 +16,7 @@ rng = np.random.default_rng(0)
 
 
 def discs(count):
-    """Gray pictures of a small or a large disc, and which it is."""
+    """Gray pictures of a small or a large disc, with labels."""
     labels = rng.integers(0, 2, count)
     y, x = np.mgrid[:24, :24]
     centre = rng.uniform(9, 15, (count, 2, 1, 1))
@@ -46,7 +46,7 @@ run = piat_jax.train(
 print(run.metrics()[-1]["test_pgd5"])
 
 # %% [markdown]
-# In a shell: `piat-train --config=embedded:piat --config.dataset.name=./discs.npz --workdir=runs/discs`. What is wrong with the data is told before anything is trained:
+# In a shell: `piat-train --config=embedded:piat --config.dataset.name=./discs.npz --workdir=runs/discs`. Problems of the data are reported before training:
 
 # %%
 np.savez(folder / "wrong.npz", x_train=x_train, y_train=y_train + 1, x_test=x_test, y_test=y_test + 1)
@@ -58,7 +58,7 @@ except piat_jax.InputError as error:
 # %% [markdown]
 # ## A folder of images
 #
-# `train/CLASS/*.png` and `test/CLASS/*.png`, of one size. `piat-data inspect FOLDER` counts, measures and finds duplicates; here it is a call.
+# `train/CLASS/*.png` and `test/CLASS/*.png`, all of one size. `piat-data inspect FOLDER` counts examples, measures pixel statistics and finds duplicates; here the same from Python.
 
 # %%
 from PIL import Image
@@ -77,8 +77,8 @@ print(to_text(dataset, inspect(dataset)))
 # %% [markdown]
 # ## Images of any size
 #
-# With `dataset.image_size` they stay encoded on the disk and are decoded and cropped while the device trains: photographs, ImageNet, anything that is larger than the memory. Class
-# folders, tar files, parquet, array_record and tfrecord will do.
+# With `dataset.image_size` images stay encoded on disk and are decoded and cropped while the device trains: photographs, ImageNet, any data larger than memory. Class
+# folders, tar files, parquet, array_record and tfrecord are supported.
 
 # %%
 for path in (folder / "pictures").rglob("*.png"):
@@ -94,4 +94,4 @@ run = piat_jax.train(
 print(run.metrics()[-1]["test_pgd5"])
 
 # %% [markdown]
-# [Data](../../guides/data/) has the other forms, [Encoded images](../../encoded_images/) the details, and [ImageNet from nothing](../../imagenet/) the largest case.
+# [Data](../../guides/data/) has the other formats, [Encoded images](../../encoded_images/) the details, and [ImageNet from nothing](../../imagenet/) the largest case.

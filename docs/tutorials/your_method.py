@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A method of your own
 #
-# A config file is Python, and may define a network, a method, an average or an attack. It then has everything that the others have: PIAT, wrappers, checkpoints, resume, reports. This
-# one pairs clean and adversarial logits in the L1 norm.
+# A config file is Python, and may define a network, a method, an average or an attack. It then works with everything else: PIAT, wrappers, checkpoints, resuming, reports. This
+# method pairs clean and adversarial logits in the L1 norm.
 
 # %%
 import tempfile
@@ -46,8 +46,8 @@ def get_config(method="l1_pairing"):
 ''')
 
 # %% [markdown]
-# `terms` gets the logits of the clean and the adversarial batch, both in training mode, and returns what each example adds to the loss. Attack, gradient, BatchNorm, label smoothing
-# and several devices are looked after. A field of the class is a field of the config.
+# `terms` receives the logits of the clean and the adversarial batch, both in training mode, and returns each example's contribution to the loss. The library handles attack,
+# gradient, BatchNorm, label smoothing and several devices. A field of the class is a field of the config.
 #
 # ## Train it, alone and with PIAT
 
@@ -62,9 +62,9 @@ for method in ("l1_pairing", "l1_pairing+piat", "l1_pairing+awp+piat"):
 # %% [markdown]
 # In a shell: `piat-train --config=mine.py:l1_pairing+awp+piat --workdir=runs/mine --config.objective.weight=0.2`. `piat-sweep` and `piat-report` compare it with the others.
 #
-# ## Is it what I meant?
+# ## Is the loss correct?
 #
-# The loss is a pure function of arrays: compare it with the formula on numbers of your own.
+# The loss is a pure function of arrays: compare it with the formula on your own numbers.
 
 # %%
 import types
@@ -83,9 +83,9 @@ np.testing.assert_allclose(pairing, 0.5 * np.abs(z - adversarial).sum(1), rtol=1
 print("the formula's numbers:", np.asarray(loss), np.asarray(pairing))
 
 # %% [markdown]
-# ## What goes wrong
+# ## Errors
 #
-# A name that is taken, or a field without a default, is told where it is defined. A loss that is not finite stops the run before its step, and names the images.
+# A name that is already used, or a field without a default, raises an error at its definition. A loss that is not finite stops the run before its step, and the error names the images.
 
 # %%
 from piat_jax.objectives import AttackedObjective

@@ -1,4 +1,4 @@
-"""What runs have shown: tables and curves in the papers' form. Imports matplotlib only where it draws."""
+"""Tables and figures of runs' results, in the papers' form. Imports matplotlib only for drawing."""
 
 from piat_jax.analysis.curves import robust_accuracy_figure
 from piat_jax.analysis.runs import Checkpoint, RunResults, display_name, load_run

@@ -1,4 +1,4 @@
-"""The figures of a report: any metric over the epochs, accuracy against the radius, confusion matrices."""
+"""The figures of a report: metrics over the epochs, accuracy as a function of the radius, confusion matrices."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SIZE = (4.3, 2.6)  # inches
 DEFAULT_SCORES = ("test_clean", "train_adversarial_accuracy", "train_loss", "learning_rate")
-"""What is drawn of every run beside the accuracy that chose the best epoch."""
+"""The metrics that are drawn for every run, besides the accuracy that chose the best epoch."""
 TITLES = {
     "train_loss": "Training loss",
     "train_adversarial_accuracy": "Training accuracy under attack",
@@ -25,11 +25,11 @@ TITLES = {
     "peak_memory_bytes": "Peak memory (bytes)",
 }
 MOST_CLASSES = 20
-"""Of a confusion matrix that is drawn."""
+"""Maximum number of classes in a drawn confusion matrix."""
 
 
 class Score(NamedTuple):
-    """A metric, and how it is drawn."""
+    """A metric and how to draw it."""
 
     key: str
     title: str
@@ -38,12 +38,12 @@ class Score(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Of the axis."""
+        """The axis label."""
         return self.title_of_axis or self.title
 
 
 def score_of(key: str) -> Score:
-    """How a metric is drawn: shares in percent.
+    """How to draw a metric: fractions are shown in percent.
 
     >>> score_of("test_pgd20").label, score_of("train_loss").label, score_of("test_clean").title
     ('PGD-20 accuracy (%)', 'Training loss', 'Clean accuracy')
@@ -58,7 +58,7 @@ def score_of(key: str) -> Score:
 
 
 def series_of(group: Group, read: Callable[[RunResults], tuple[np.ndarray, np.ndarray]], scale: float) -> Curve | None:
-    """The mean and range of the seeds at the epochs that all have; None where there is none, or no finite value."""
+    """The mean and range over seeds at their common epochs; None if there are none, or no finite value."""
     series = [read(run) for run in group.runs]
     common = np.array(sorted(set.intersection(*(set(found.tolist()) for found, _ in series))), int)
     if not len(common):
@@ -70,9 +70,9 @@ def series_of(group: Group, read: Callable[[RunResults], tuple[np.ndarray, np.nd
 
 
 def interpolation_weights(run: RunResults) -> tuple[np.ndarray, np.ndarray]:
-    """The epochs of a run with PIAT, and the weight that each gives to the past; none of others.
+    """The epochs of a run with PIAT, and the weight of the past in each; empty for other runs.
 
-    `lambda_n = (a n + b) / (c n + d)`, by the config: it is not recorded.
+    `lambda_n = (a n + b) / (c n + d)`, computed from the config, since it is not recorded.
     """
     given = [run.fields.get(f"piat.{name}") for name in "abcd"]
     if "piat" not in run.method.split("+") or None in given:
@@ -84,7 +84,7 @@ def interpolation_weights(run: RunResults) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_score(groups: Sequence[Group], score: Score) -> "Figure | None":
-    """A metric over the epochs, a line for each of the first `MOST_LINES` groups; None where none has it."""
+    """Draw a metric over the epochs, one line for each of the first `MOST_LINES` groups; None if none has it."""
     groups = groups[:MOST_LINES]
     return draw_lines(
         groups, [series_of(group, lambda run: run.series(score.key), score.scale) for group in groups], score.label
@@ -92,7 +92,7 @@ def draw_score(groups: Sequence[Group], score: Score) -> "Figure | None":
 
 
 def draw_weights(groups: Sequence[Group]) -> "Figure | None":
-    """PIAT's weight of the past over the epochs, of the first groups; None where none has PIAT."""
+    """Draw PIAT's weight of the past over the epochs for the first groups; None if none has PIAT."""
     groups = groups[:MOST_LINES]
     return draw_lines(
         groups, [series_of(group, interpolation_weights, 1.0) for group in groups], "Weight of the past λ"
@@ -102,16 +102,16 @@ def draw_weights(groups: Sequence[Group]) -> "Figure | None":
 def draw_lines(
     groups: Sequence[Group], curves: Sequence[Curve | None], label: str, along: str = "Epoch"
 ) -> "Figure | None":
-    """One line for each group, with a band from the lowest seed to the highest.
+    """Draw one line per group, with a band from the lowest seed to the highest.
 
     Args:
-      groups: what the lines are of, at most `MOST_LINES`; a group has the same colour in every figure of a report.
+      groups: the lines' groups, at most `MOST_LINES`; a group has the same colour in every figure of a report.
       curves: of each group, or None.
       label: of the vertical axis.
-      along: the horizontal one.
+      along: label of the horizontal axis.
 
     Returns:
-      The figure; None where there is no curve.
+      The figure; None if there is no curve.
     """
     if not any(curves):
         return None
@@ -132,7 +132,7 @@ def draw_lines(
         first = min(each.epochs[0] for each in curves if each)
         if along == "Epoch":
             axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-        if first == last:  # a point is no line
+        if first == last:  # a single point is not a line
             for line in axes.lines:
                 line.set_marker("o")
         else:
@@ -142,27 +142,27 @@ def draw_lines(
 
 
 class Matrix(NamedTuple):
-    """How often each class was taken for each."""
+    """How often each class was predicted as each class."""
 
     counts: np.ndarray  # [K, K] integers, by the true class, then the predicted one
     names: tuple[str, ...]
 
     @property
     def accuracy(self) -> float:
-        """The share on the diagonal."""
+        """The fraction on the diagonal."""
         return float(np.trace(self.counts) / max(self.counts.sum(), 1))
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Matrix:
-    """Count what was taken for what.
+    """Count predictions by true and predicted class.
 
     Args:
       labels: `[N]` true classes.
-      predicted: `[N]` predicted ones.
+      predicted: `[N]` predicted classes.
       names: of the K classes.
 
     Raises:
-      InputError: a class is none of the K.
+      InputError: a class is not among the K.
 
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), ["cat", "dog"]).counts.tolist()
     [[1, 1], [0, 1]]
@@ -170,13 +170,13 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names: Sequence[
     counts = np.zeros((len(names), len(names)), int)
     for what, values in (("labels", labels), ("predicted", predicted)):
         if len(values) and not 0 <= values.min() <= values.max() < len(names):
-            raise InputError(f"{what} has the classes {values.min()} to {values.max()}; there are {len(names)} names")
+            raise InputError(f"{what} has classes {values.min()} to {values.max()}, but there are {len(names)} names")
     np.add.at(counts, (labels, predicted), 1)
     return Matrix(counts, tuple(names))
 
 
 def mistakes(matrix: Matrix, most: int = 10) -> list[tuple[str, str, int]]:
-    """The most frequent mistakes: true class, predicted class, how many examples.
+    """The most frequent mistakes: true class, predicted class, number of examples.
 
     >>> mistakes(Matrix(np.array([[5, 2], [0, 1]]), ("cat", "dog")))
     [('cat', 'dog', 2)]
@@ -188,7 +188,7 @@ def mistakes(matrix: Matrix, most: int = 10) -> list[tuple[str, str, int]]:
 
 
 def draw_matrix(matrix: Matrix) -> "Figure":
-    """A confusion matrix: of each true class (rows) the share in percent that is taken for each class (columns)."""
+    """Draw a confusion matrix: percent of each true class (rows) that are predicted as each class (columns)."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle

@@ -1,4 +1,4 @@
-"""Accuracy over training, drawn for print."""
+"""Figures of accuracy over training, for print."""
 
 import os
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, without its yellow, which is too light for a line.
+# Okabe and Ito's palette without yellow, which is too light for a line.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MOST_LINES = 2 * len(COLORS)
-"""What can be told apart in one panel: the palette twice, with other dashes."""
+"""Number of distinguishable lines in one panel: the palette twice, with different dashes."""
 MARKERS = "os^Dv<>"
 WIDTH = 3.5  # inches, a column of a two-column paper
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """Percent over epochs: the mean of the seeds and their range."""
+    """Percent over epochs: the mean over seeds and their range."""
 
     epochs: np.ndarray
     mean: np.ndarray
@@ -48,7 +48,7 @@ class Curve:
 
 
 def curve(group: Group, key: str) -> Curve | None:
-    """The metric `key` after the epochs for which every seed has it; None if there is no such epoch."""
+    """The metric `key` at the epochs for which every seed has it; None if there is no such epoch."""
     series = [run.series(key) for run in group.runs]
     epochs = [set(found.tolist()) for found, _ in series]
     common = np.array(sorted(set.intersection(*epochs)), int)
@@ -61,23 +61,23 @@ def curve(group: Group, key: str) -> Curve | None:
 def robust_accuracy_figure(
     runs: Sequence[RunResults], path: str | os.PathLike[str], *, key: str = "test_pgd20", training: bool = False
 ) -> "Figure":
-    """Draw a test accuracy over the epochs, one line per method, and save it: the form of the PIAT paper's Fig. 1.
+    """Draw a test accuracy over the epochs, one line per method, and save it, as in the PIAT paper's Fig. 1.
 
-    Several seeds give their mean and a band from lowest to highest, at the epochs that all of them have. A marker is at
-    a line's highest point. Methods without the metric are left out.
+    Several seeds become their mean and a band from lowest to highest, at their common epochs. A marker shows a line's
+    highest point. Methods without the metric are left out.
 
     Args:
-      runs: what load_run returned.
+      runs: from load_run.
       path: .png (200 dpi), .svg or .pdf.
       key: the metric.
-      training: a second panel with the accuracy under the training attack: where it goes on rising while the test
-        accuracy falls, there is robust overfitting.
+      training: add a panel with the accuracy under the training attack: if it still rises while the test accuracy
+        falls, the run overfits robustly.
 
     Returns:
       The figure.
 
     Raises:
-      InputError: no run has the metric, or the path ends in something else.
+      InputError: no run has the metric, or the path has another suffix.
     """
     path = expanded(path)
     check_choice("suffix", path.suffix, SUFFIXES)
@@ -95,13 +95,13 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def draw(runs: Sequence[RunResults], *, key: str = "test_pgd20", training: bool = False) -> "Figure":
-    """The figure of robust_accuracy_figure, not saved."""
+    """The figure of `robust_accuracy_figure`, without saving it."""
     groups = group_runs(runs)
     return draw_groups(groups, names_of(groups), key=key, training=training)
 
 
 def draw_groups(groups: Sequence[Group], names: Sequence[str], *, key: str, training: bool = False) -> "Figure":
-    """The same with a name given for each group, whose runs differ in their seed alone.
+    """The same with a name for each group, whose runs differ only in their seeds.
 
     Raises:
       InputError: no group has the metric.
@@ -138,17 +138,17 @@ def draw_groups(groups: Sequence[Group], names: Sequence[str], *, key: str, trai
 
 
 def draw_norms(runs: Sequence[RunResults], attack: str, *, checkpoint: str = "best") -> "Figure":
-    """Accuracy against the radius, of the smallest norms that a minimum-norm attack has found; one line per method.
+    """Draw accuracy as a function of the radius, from a minimum-norm attack's norms; one line per method.
 
-    Several seeds give their mean and a band from lowest to highest. Methods without the attack are left out.
+    Several seeds become their mean and a band from lowest to highest. Methods without the attack are left out.
 
     Args:
-      runs: what load_run returned.
+      runs: from load_run.
       attack: such as "fmn100".
       checkpoint: "best" or "final".
 
     Raises:
-      InputError: no run has the attack, or they have it in several norms.
+      InputError: no run has the attack, or runs have it in different norms.
     """
     groups = group_runs(runs)
     points = [[run.checkpoints.get(checkpoint) for run in group.runs] for group in groups]
@@ -176,27 +176,27 @@ def draw_norms(runs: Sequence[RunResults], attack: str, *, checkpoint: str = "be
 
 
 def _reach(drawn: Curve) -> float:
-    """The radius at which a twentieth of the clean accuracy is left, or the last: few images are far beyond it."""
+    """The radius at which a twentieth of the clean accuracy is left, or the last; few images are far beyond it."""
     low = drawn.mean <= 0.05 * drawn.mean[0]
     return float(drawn.epochs[np.argmax(low) if low.any() else -1])
 
 
 def _norm_curve(found: Sequence[NormCurve]) -> Curve:
-    """Accuracies of some seeds at the radii of the one that reaches farthest; behind its last radius each is level."""
+    """Accuracies of several seeds at the radii of the longest curve; shorter ones are extended by their last value."""
     radii = np.array(max(found, key=lambda each: each.eps[-1]).eps)
     values = 100 * np.stack([np.interp(radii, each.eps, each.accuracy) for each in found])
     return Curve(radii, values.mean(0), values.min(0), values.max(0))
 
 
 def tidy(axes: "Axes") -> None:
-    """A grid behind the lines, and no frame above and on the right."""
+    """Put a grid behind the lines, and remove the upper and right frame."""
     axes.grid(True, color="#E0E0E0", linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def plain(text: str) -> str:
-    r"""Text that matplotlib shows as it is: a dollar is no formula.
+    r"""Escape text so that matplotlib does not read a dollar as a formula.
 
     >>> print(plain("a$b$"))
     a\$b\$
@@ -205,7 +205,7 @@ def plain(text: str) -> str:
 
 
 def shortened(name: str, most: int = 14) -> str:
-    """A class's name that fits beside a row or above an image.
+    """Shorten a class's name to fit next to a row or above an image.
 
     >>> shortened("red admiral, Vanessa atalanta")
     'red admiral'
@@ -221,14 +221,14 @@ def plot(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], *, 
       axes: to draw into.
       curves: of each name, or None.
       names: of the lines.
-      test: mark each line's highest point, and dash no line of the palette.
-      style: of the lines where `test` is false.
+      test: mark each line's highest point, and draw the palette's lines solid.
+      style: of the lines if `test` is false.
     """
     for index, (drawn, name) in enumerate(zip(curves, names)):
         if drawn is None:
             continue
         color = COLORS[index % len(COLORS)]
-        # Beyond the palette a second pass differs by its dashes; the training panel is dashed as a whole.
+        # After the palette's colours, a second pass is dashed differently; all lines of the training panel are dashed.
         dashes = "-" if index < len(COLORS) else "-."
         axes.plot(
             drawn.epochs,
@@ -257,7 +257,7 @@ def plot(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], *, 
 
 
 def _label_lines(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[str], figure: "Figure") -> None:
-    """Write each name right of its line's end, moved apart where they would overlap."""
+    """Write each name to the right of its line's end, moved apart to avoid overlaps."""
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top)
     line_height = 9.5 / 72 / (axes.get_position().height * figure.get_figheight())  # as a fraction of the axes
@@ -279,7 +279,7 @@ def _label_lines(axes: "Axes", curves: Sequence[Curve | None], names: Sequence[s
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights moved to be `gap` apart: touching ones form a block around their mean, kept in [0, 1].
+    """Move ascending heights `gap` apart: touching ones form a block around their mean, kept in [0, 1].
 
     >>> [round(height, 2) for height in spread([0.1, 0.5, 0.52, 0.99, 1.0], 0.1)]
     [0.1, 0.46, 0.56, 0.9, 1.0]
@@ -297,7 +297,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def names_of(groups: Sequence[Group]) -> list[str]:
-    """Method names as matplotlib takes them, with data set and model where these differ."""
+    """Method names, escaped for matplotlib, with data set and model if these differ."""
     several = [len({getattr(group, field) for group in groups}) > 1 for field in ("dataset", "model")]
     return [
         plain(", ".join([group.name, *(text for text, on in zip((group.dataset, group.model), several) if on)]))

@@ -1,4 +1,4 @@
-"""Tables of what is evaluated beside attacks within a radius: minimum norms, corruptions, images of other networks."""
+"""Tables of further evaluations: minimum norms, common corruptions, transfer attacks."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from piat_jax.analysis.tables import NORM_NAMES, attack_name
 
 
 def minimum_norm_table(runs: Sequence[RunResults]) -> Table | None:
-    """The median of the smallest norms that minimum-norm attacks have found; None where none was run.
+    """The median norms from minimum-norm attacks; None if none was run.
 
     Raises:
       InputError: from group_runs.
@@ -22,14 +22,14 @@ def minimum_norm_table(runs: Sequence[RunResults]) -> Table | None:
         for checkpoint in ("best", "final")
     ]
     notes = [
-        "Median norm of the nearest misclassified images that were found, over the test examples that are correct when "
-        "clean; pixels in [0, 1]."
+        "Median norm of the nearest misclassified images that were found, over the correctly classified clean test "
+        "examples; pixels in [0, 1]."
     ]
     return make_table(group_runs(runs), columns, notes)
 
 
 def minimum_norm_names(runs: Sequence[RunResults]) -> dict[str, str]:
-    """The minimum-norm attacks that any run was evaluated under, and what a table calls them.
+    """The minimum-norm attacks of any run, and their names in a table.
 
     >>> minimum_norm_names([])
     {}
@@ -50,7 +50,7 @@ def _median_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | N
 
 
 def corruption_table(runs: Sequence[RunResults], checkpoint: str) -> Table | None:
-    """Accuracy under common corruptions of a checkpoint, by corruption; None where none was evaluated so.
+    """A checkpoint's accuracy under common corruptions, by corruption; None if no run has it.
 
     Raises:
       InputError: from group_runs.
@@ -81,15 +81,15 @@ def corruption_table(runs: Sequence[RunResults], checkpoint: str) -> Table | Non
     how = "mCE: errors relative to AlexNet's." if normalised == {True} else "The mean error is not normalised."
     notes = [
         f"Accuracy (%) of the {checkpoint} checkpoint on {counts} images at each of five severities. Mean: over the "
-        f"fifteen corruptions of the paper; extra ones apart. {how}"
+        f"fifteen corruptions of the paper; extra ones are separate. {how}"
     ]
     if len(normalised) > 1:
-        notes.append("Some errors are relative to AlexNet's and some are not: their column does not compare.")
+        notes.append("Some errors are relative to AlexNet's and some are not, so their column is not comparable.")
     return make_table(group_runs(runs), columns, notes)
 
 
 def transfer_table(runs: Sequence[RunResults]) -> Table | None:
-    """The accuracy of the best and the final checkpoint under images made on other networks; None where there is none.
+    """The accuracy of the best and the final checkpoint under transfer attacks; None if no run has it.
 
     Raises:
       InputError: from group_runs.
@@ -107,12 +107,12 @@ def transfer_table(runs: Sequence[RunResults]) -> Table | None:
         return Column(f"{attack_name(attack)} from {_short_source(source)} {checkpoint.capitalize()}", value)
 
     columns = [column(*pair, checkpoint) for pair in found for checkpoint in ("best", "final")]
-    notes = ["Accuracy (%) under adversarial images that were made on another network, for it."]
+    notes = ["Accuracy (%) under adversarial images that were crafted on another network."]
     return make_table(group_runs(runs), columns, notes)
 
 
 def _short_source(source: str) -> str:
-    """A checkpoint's folder without what every one has.
+    """A short name for a checkpoint's folder.
 
     >>> _short_source("runs/b/checkpoints/best"), _short_source("runs/b/checkpoints/last")
     ('b best', 'b final')

@@ -1,4 +1,4 @@
-"""Sections of a report that are of classes and single examples."""
+"""Sections of a report on classes and single examples."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,15 +16,15 @@ from piat_jax.analysis.table import MISSING
 from piat_jax.analysis.tables import NORMS_OF_AA, attack_name, attack_names, worst_class_table
 
 MOST_SHOWN, MOST_MATRICES = 6, 4
-"""Settings that have confusion matrices, and how many each."""
+"""Maximum number of settings with confusion matrices, and of matrices for each."""
 MOST_GRIDS, MOST_ATTACKS = 4, 2
-"""Settings that have images, and under how many attacks each."""
+"""Maximum number of settings with images, and of attacks for each."""
 MOST_ROWS = 200
-"""Checkpoints in the table of what AutoAttack broke."""
+"""Maximum number of checkpoints in the table of examples that AutoAttack broke."""
 
 
 def classes(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup]:
-    """The worst class, and the accuracy of each under each attack."""
+    """The worst class, and each class's accuracy under each attack."""
     content: list[Markup] = []
     if found := worst_class_table(runs):
         content += [tag("h3", "The worst class"), table(found)]
@@ -44,7 +44,7 @@ def classes(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup]
 
 
 def _class_rows(groups: Sequence[Group], attack: str) -> Iterator[tuple[str, tuple[str, ...], list[float | None]]]:
-    """Name, classes and accuracies (%, mean over seeds) of the groups that have the same classes as the first."""
+    """Name, classes and accuracies (%, mean over seeds) of the groups with the same classes as the first."""
     first: tuple[str, ...] = ()
     for group in groups:
         point = next((name for name in CHECKPOINTS if all(name in run.checkpoints for run in group.runs)), "")
@@ -65,7 +65,7 @@ def _percent(value: float | None) -> str:
 
 
 def read_predictions(run: RunResults, checkpoint: str, attack: str) -> Predictions | None:
-    """What a run's folder has of a checkpoint under an attack; None where that is of another evaluation or not there.
+    """Read a checkpoint's predictions under an attack; None if they do not exist or belong to another evaluation.
 
     Raises:
       InputError: the file cannot be read.
@@ -80,7 +80,7 @@ def read_predictions(run: RunResults, checkpoint: str, attack: str) -> Predictio
 
 
 def _point_of(group: Group, attack: str) -> tuple[str, list[Predictions]]:
-    """The checkpoint of a group that has predictions of every seed, and these."""
+    """The checkpoint of a group for which every seed has predictions, and these predictions."""
     for name in CHECKPOINTS:
         found = [read_predictions(run, name, attack) for run in group.runs]
         if all(found):
@@ -89,7 +89,7 @@ def _point_of(group: Group, attack: str) -> tuple[str, list[Predictions]]:
 
 
 def matrices(groups: Sequence[Group], figures: Figures) -> list[Markup]:
-    """Confusion matrices of the first settings; of many classes the most frequent mistakes."""
+    """Confusion matrices of the first settings; for many classes the most frequent mistakes instead."""
     content: list[Markup] = []
     for number, group in enumerate(groups[:MOST_SHOWN]):
         drawn = []
@@ -106,7 +106,7 @@ def matrices(groups: Sequence[Group], figures: Figures) -> list[Markup]:
             seeds = f" over {len(found)} seeds" if len(found) > 1 else ""
             caption = (
                 f"{group.name}, {name} checkpoint, {title}: {100 * matrix.accuracy:.1f} % of {len(labels)} "
-                f"predictions{seeds} are right."
+                f"predictions{seeds} are correct."
             )
             if not finite.all():
                 caption += f" {int((~finite).sum())} without finite logits are left out."
@@ -117,12 +117,12 @@ def matrices(groups: Sequence[Group], figures: Figures) -> list[Markup]:
                 wrong = grid(("True", "Predicted", "Examples"), charts.mistakes(matrix), labels=2)
                 drawn.append(tag("div", note(caption), wrong))
         if drawn:
-            content += [tag("h3", f"{group.name}: what is taken for what"), tag("div", *drawn, class_="figures small")]
+            content += [tag("h3", f"{group.name}: confusion of classes"), tag("div", *drawn, class_="figures small")]
     if content:
         many = f" At most the first {MOST_SHOWN} of {len(groups)} settings." if len(groups) > MOST_SHOWN else ""
         content.append(
             note(
-                "Rows: the true class; numbers: of how many percent of its examples. What is right is on the "
+                "Rows: the true class; numbers: percent of its examples. Correct predictions are on the "
                 f"diagonal.{many}"
             )
         )
@@ -130,7 +130,7 @@ def matrices(groups: Sequence[Group], figures: Figures) -> list[Markup]:
 
 
 def broken(groups: Sequence[Group]) -> list[Markup]:
-    """How many examples each member of AutoAttack broke, of what those before it had left."""
+    """How many examples each member of AutoAttack broke, of those that earlier members had left."""
     rows: list[tuple[str, int, str, Mapping[str, Any]]] = []
     for run in [run for group in groups for run in group.runs]:
         for checkpoint in CHECKPOINTS:
@@ -154,12 +154,12 @@ def broken(groups: Sequence[Group]) -> list[Markup]:
         for name, seed, checkpoint, found in rows[:MOST_ROWS]
     ]
     heads = ("Method", "Seed", "Checkpoint", "Examples", "Wrong when clean", *members, "Robust (%)")
-    how = "Attacks from left to right, each on what those before it have left: a small number says little of an attack."
+    how = "Attacks run from left to right, each on the examples still left: a small number says little of an attack."
     return [grid(heads, cells), note(how)]
 
 
 def grids(groups: Sequence[Group], figures: Figures) -> list[Markup]:
-    """Images of the first settings: clean, adversarial, and what changed."""
+    """Images of the first settings: clean, adversarial, and their difference."""
     content: list[Markup] = []
     having = (group for group in groups if next(_with_images(group.runs[0]), None))
     first = list(islice(having, MOST_GRIDS + 1))
@@ -179,19 +179,19 @@ def grids(groups: Sequence[Group], figures: Figures) -> list[Markup]:
             held = int((found.predicted == found.labels)[found.indices].sum())
             caption = (
                 f"{attack_name(attack)} on {run.folder.name}, {point} checkpoint: {len(found.indices) - held} examples "
-                f"that were broken, then {held} that held. Above: the true class, and the one predicted under attack. "
+                f"that were broken, then {held} that held. Above: the true class, and that predicted under attack. "
                 f"Difference: {'black and white are -eps and eps' if known else 'scaled to its largest value'}."
             )
             if attack.startswith("aa"):
-                caption += " Of what held, AutoAttack keeps the clean image."
+                caption += " For examples that held, AutoAttack keeps the clean image."
             content.append(figures.add(f"images_{number}_{file_name(attack)}", figure, caption, kind="wide"))
     if len(first) > MOST_GRIDS:
-        content.append(note(f"Images of the first {MOST_GRIDS} settings, of the first seed of each."))
+        content.append(note(f"Images of the first {MOST_GRIDS} settings, from the first seed of each."))
     return content
 
 
 def _with_images(run: RunResults) -> Iterator[tuple[str, str, Predictions]]:
-    """The attacks of which images were kept, the strongest first, with the checkpoint."""
+    """The attacks with stored images, the strongest first, with their checkpoints."""
     for attack in reversed(attack_names([run])):
         for name in CHECKPOINTS:
             found = read_predictions(run, name, attack)

@@ -1,4 +1,4 @@
-"""Images as they are, as an attack left them, and what it changed."""
+"""Grids of images: clean, adversarial, and their difference."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PIXELS = 96
-"""The side of an image that is drawn; of larger ones every n-th pixel is."""
+"""Maximum side of a drawn image; for larger images, every n-th pixel is drawn."""
 COLUMN = 0.78  # inches
 ROWS = ("clean", "adversarial", "difference")
 
@@ -27,19 +27,19 @@ def draw_grid(
     predicted: Sequence[str] = (),
     predicted_attacked: Sequence[str] = (),
 ) -> "Figure":
-    """One column for each image: clean, adversarial, and the difference, gray where there is none.
+    """Draw one column per image: clean, adversarial, and the difference, where gray means none.
 
     Args:
-      clean: `[N, H, W, C]` uint8, or floats in [0, 1]; one channel is gray, three are colours, of others the first.
+      clean: `[N, H, W, C]` uint8, or floats in [0, 1]; one channel is gray, three are colours, else the first is drawn.
       attacked: `[N, H, W, C]` floats in [0, 1].
-      eps: the change that is drawn black or white; the largest one in each image unless given.
+      eps: the change that is drawn black or white; by default the largest change in each image.
       true: names of the true classes, above the clean images.
-      predicted: names of the classes predicted for these, where they differ below that.
-      predicted_attacked: names of those predicted for the adversarial images; coloured where they are not the true
-        ones, or without these not those predicted for the clean ones.
+      predicted: names of the classes predicted for the clean images, shown below the true class if they differ.
+      predicted_attacked: names of the classes predicted for the adversarial images; coloured if they differ from the
+        true classes, or without these from `predicted`.
 
     Raises:
-      InputError: no images; shapes that differ; as many names as there are no images.
+      InputError: there are no images, shapes differ, or there is not one name per image.
     """
     clean = _as_float(clean)
     attacked = _as_float(attacked)
@@ -80,7 +80,7 @@ def draw_grid(
 
 
 def _clean_title(column: int, true: Sequence[str], predicted: Sequence[str]) -> str:
-    """The true class, and where another one is predicted, that below it."""
+    """The true class, and below it the predicted class if it differs."""
     first, *others = dict.fromkeys(each[column] for each in (true, predicted) if len(each)) or [""]
     return "\n".join([shortened(first), *(f"({shortened(other)})" for other in others)])
 
@@ -95,7 +95,7 @@ def _as_float(images: np.ndarray) -> np.ndarray:
 
 
 def _picture(image: np.ndarray) -> tuple[np.ndarray, bool]:
-    """An image as matplotlib takes it, not larger than is drawn, and whether it is gray."""
+    """An image for matplotlib, reduced to the drawn size, and whether it is gray."""
     step = max(1, -(-max(image.shape[:2]) // MOST_PIXELS))
     image = np.clip(image[::step, ::step], 0, 1)
     return (image, False) if image.shape[-1] == 3 else (image[..., 0], True)

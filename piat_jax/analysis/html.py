@@ -1,4 +1,4 @@
-"""HTML that escapes whatever it is not told to be HTML already."""
+"""HTML elements, with escaping of all text that is not marked as HTML."""
 
 import html
 from collections.abc import Iterable
@@ -6,21 +6,21 @@ from collections.abc import Iterable
 from piat_jax.analysis.table import MISSING, Cell, Table
 
 EMPTY = ("br", "img", "meta")
-"""Elements without an end."""
+"""Elements without an end tag."""
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """An element; children that are no Markup are text, and attributes are quoted.
+    """An element; children that are not Markup are escaped, and attributes are quoted.
 
     Args:
       name: of the element.
-      *children: text, Markup, or what has a `str`; None is nothing.
+      *children: text, Markup, or any object, as its `str`; None is skipped.
       **attributes: `class_` is class, and `data_x` is data-x; None or "" leaves one out.
 
     >>> tag("p", "a < b, ", tag("b", "c"), class_="note")
@@ -33,7 +33,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def join(children: Iterable[object], separator: str = "") -> Markup:
-    """Children one after the other, as `tag` takes them.
+    """Join children, as `tag` takes them.
 
     >>> join(["<", Markup("<br>")])
     '&lt;<br>'
@@ -43,12 +43,12 @@ def join(children: Iterable[object], separator: str = "") -> Markup:
 
 
 def grid(heads: Iterable[object], rows: Iterable[Iterable[object]], *, labels: int = 1, name: str = "") -> Markup:
-    """A table that scrolls by itself where it is wider than the page.
+    """A table that scrolls if it is wider than the page.
 
     Args:
       heads: of the columns.
       rows: their cells, as `tag` takes children.
-      labels: how many columns are text, from the left; the others are numbers.
+      labels: number of text columns, from the left; the others are numbers.
       name: a class of the table.
     """
     top = tag("tr", *(tag("th", head, scope="col", class_=_of_column(i, labels)) for i, head in enumerate(heads)))
@@ -57,7 +57,7 @@ def grid(heads: Iterable[object], rows: Iterable[Iterable[object]], *, labels: i
 
 
 def table(found: Table) -> Markup:
-    """A table of means, the best of each column bold, and its notes below."""
+    """A table of means, with the best of each column in bold and its notes below."""
     rows = [[_cell(cell) for cell in row] for row in found.rows]
     return join([grid(found.columns, rows, labels=found.labels), *(note(text) for text in found.notes)])
 

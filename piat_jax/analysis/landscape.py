@@ -14,16 +14,16 @@ from piat_jax.programs.jit import program_jit
 
 
 class Directions(NamedTuple):
-    """Two directions in weight space, trees like the weights, each of length 1 as a whole."""
+    """Two directions in weight space, as trees like the weights, each of total length 1."""
 
     u: PyTree
     v: PyTree
 
 
 def random_directions(key: Array, params: PyTree) -> Directions:
-    """`u / ||u||` and `v / ||v||` with `u, v ~ N(0, I)` over all weights together.
+    """Draw `u / ||u||` and `v / ||v||` with `u, v ~ N(0, I)` over all weights together.
 
-    The norm is that of the whole direction, as Eq. 13 has it, and not that of each filter.
+    The norm is that of the entire direction, as in Eq. 13, not that of each filter.
 
     Args:
       key: typed PRNG key.
@@ -37,7 +37,7 @@ def random_directions(key: Array, params: PyTree) -> Directions:
 
     def draw(key: Array) -> PyTree:
         keys = jax.random.split(key, len(leaves))
-        # Vectors: XLA:CPU compiles draws of many axes slowly.
+        # Drawn as vectors, as XLA:CPU compiles draws with many axes slowly.
         drawn = [jax.random.normal(k, (leaf.size,)).reshape(leaf.shape) for k, leaf in zip(keys, leaves)]
         length = jnp.sqrt(sum((jnp.sum(leaf**2) for leaf in drawn), start=jnp.float32(0)))
         return jax.tree.unflatten(structure, [leaf / length for leaf in drawn])
@@ -57,10 +57,10 @@ def loss_landscape(
     key: Array,
     points_per_call: int = 50,
 ) -> np.ndarray:
-    """`L(theta + m_1 u + m_2 v)`, the mean cross-entropy under attack, over a grid of `(m_1, m_2)`.
+    """Compute `L(theta + m_1 u + m_2 v)`, the mean cross-entropy under attack, on a grid of `(m_1, m_2)`.
 
-    The same images, labels and randomness at every point; the attack is run anew at each point's weights. BatchNorm's
-    statistics stay those of theta.
+    All points use the same images, labels and randomness; the attack runs again at each point's weights. BatchNorm's
+    running statistics are those of theta.
 
     Args:
       model: the model.
@@ -68,18 +68,18 @@ def loss_landscape(
       images: `[B, H, W, C]` in [0, 1].
       labels: `[B]`.
       directions: u and v.
-      coordinates: `[G]`, the values of both m_1 and m_2, in units of weights.
-      attack: with its hyper-parameters bound; None for the clean loss.
-      key: the attack's.
-      points_per_call: grid points in one compiled call.
+      coordinates: `[G]`, the values of both m_1 and m_2, in units of the weights.
+      attack: with bound hyper-parameters; None for the clean loss.
+      key: for the attack.
+      points_per_call: grid points per compiled call.
 
     Returns:
       `[G, G]`, m_1 along the first axis.
 
     Raises:
-      InputError: no coordinates, or a loss that is not finite.
+      InputError: there are no coordinates, or a loss is not finite.
 
-    Source: the PIAT paper, Eq. 13 and Fig. 8, whose m are in [-1, 1] and whose loss is under PGD-20.
+    Source: the PIAT paper, Eq. 13 and Fig. 8, with m in [-1, 1] and the loss under PGD-20.
 
     >>> from piat_jax.models import create
     >>> model = create("mlp", num_classes=2, hidden=(4,))
@@ -99,7 +99,7 @@ def loss_landscape(
     size = min(points_per_call, count)
     found = []
     for start in range(0, count, size):
-        # The last block is filled up with its last point: one shape, one compilation.
+        # The last block is padded with its last point, so that there is one shape and one compilation.
         block = points[np.minimum(np.arange(start, start + size), count - 1)].astype(np.float32)
         found.append(_losses(model, variables, directions, images, labels, attack, key, jnp.asarray(block)))
     values = np.concatenate(jax.device_get(found))[:count].reshape(len(coordinates), -1)

@@ -1,4 +1,4 @@
-"""The frame of a report: one HTML file that asks for nothing from anywhere."""
+"""The frame of a report: one self-contained HTML file."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from piat_jax.analysis.html import Markup, join, tag
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""No script runs and nothing is fetched, whatever a page holds."""
+"""No script runs and nothing is loaded, whatever a page contains."""
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --muted: #5b6470; --rule: #d9dee4; --soft: #f4f6f8;
   --accent: #0059a3; --line0: #0072b2; --line1: #d55e00; --line2: #009e73; --line3: #cc79a7; --line4: #e69f00;
@@ -57,7 +57,7 @@ class Section(NamedTuple):
 
 
 def page(title: str, about: str, sections: Sequence[Section]) -> str:
-    """The whole file.
+    """The complete file.
 
     Args:
       title: of the page.

@@ -1,4 +1,4 @@
-"""Each method without and with PIAT, as a table and as a figure: the form of the PIAT paper's Table III and Fig. 6."""
+"""Each method without and with PIAT, as a table and as a figure, as in the PIAT paper's Table III and Fig. 6."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ class Pair(NamedTuple):
     within: tuple[RunResults, ...]
 
     def cells(self, attack: str, checkpoint: str) -> tuple[Cell | None, Cell | None, Cell | None]:
-        """Accuracy without and with, and the mean difference of the seeds."""
+        """Accuracy without and with PIAT, and the mean difference over seeds."""
         value = accuracy_of(attack, checkpoint)
         one, other = ([value(run) for run in runs] for runs in (self.without, self.within))
         change = [None if a is None or b is None else b - a for a, b in zip(one, other)]
@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
 
 def find_pairs(runs: Sequence[RunResults]) -> list[Pair]:
-    """The methods that were run both ways with the same seeds; other runs are left out.
+    """The methods that were run without and with PIAT with the same seeds; other runs are left out.
 
     Raises:
       InputError: from group_runs.
@@ -48,7 +48,7 @@ def find_pairs(runs: Sequence[RunResults]) -> list[Pair]:
 
 
 def piat_table(pairs: Sequence[Pair], checkpoint: str) -> Table:
-    """Accuracy without and with PIAT under each attack, the better one bold, and the change.
+    """A table of the accuracy without and with PIAT under each attack, the better one in bold, and the change.
 
     Args:
       pairs: at least one.

@@ -1,4 +1,4 @@
-"""A figure that a notebook shows by itself. It imports matplotlib, so it is imported where it is used."""
+"""A figure that a notebook displays automatically. This module imports matplotlib, so import it only when needed."""
 
 import io
 
@@ -6,14 +6,14 @@ from matplotlib.figure import Figure
 
 
 class Picture(Figure):
-    """A figure of matplotlib that needs neither pyplot nor a backend to be shown in a notebook.
+    """A matplotlib figure that a notebook displays without pyplot or a backend.
 
     >>> Picture()._repr_png_()[1:4]
     b'PNG'
     """
 
     def _repr_png_(self) -> bytes:
-        """What IPython asks for."""
+        """The method that IPython calls."""
         written = io.BytesIO()
         self.savefig(written, format="png", dpi=144)
         return written.getvalue()

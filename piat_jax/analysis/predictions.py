@@ -1,4 +1,4 @@
-"""What evaluation keeps of one checkpoint under one attack: the predicted classes, and a few images."""
+"""The stored predictions of one checkpoint under one attack: the predicted classes, and a few images."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from piat_jax.core.files import write_arrays
 
 FOLDER = "predictions"
 MOST_BROKEN, MOST_HELD = 8, 4
-"""Examples whose images are kept: such as the attack has broken, and such as it has not."""
+"""Number of stored images of examples that the attack broke, and of those that held."""
 IMAGE_BYTES = 2 * 2**20
-"""Of these images, of clean and of attacked ones each."""
+"""Maximum size of the stored clean images, and of the attacked ones."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,20 @@ class Predictions:
     """The classes that a checkpoint predicts for N images, and the images of M of them."""
 
     labels: np.ndarray  # [N] true classes
-    predicted: np.ndarray  # [N] of the attacked images, or the clean ones; -1 where a logit is not finite
-    seconds: float  # that it took, compilation included
-    indices: np.ndarray  # [M] which examples the images are of
+    predicted: np.ndarray  # [N] for attacked images, or clean ones; -1 if a logit is not finite
+    seconds: float  # evaluation time, including compilation
+    indices: np.ndarray  # [M] the images' examples
     clean: np.ndarray  # [M, H, W, C] uint8, or float16 in [0, 1]
     attacked: np.ndarray  # [M, H, W, C] float16
 
     def save(self, path: Path) -> None:
-        """Write a file, which `load` reads."""
+        """Write a file that `load` reads."""
         path.parent.mkdir(exist_ok=True)
         write_arrays(path, {name: np.asarray(value) for name, value in vars(self).items()})
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
           InputError: it is not such a file.
@@ -57,7 +57,7 @@ class Predictions:
 
 
 def path_of(folder: Path, checkpoint: str, attack: str) -> Path:
-    """The file of a run's checkpoint under an attack.
+    """The path of the predictions of a run's checkpoint under an attack.
 
     >>> path_of(Path("runs/x"), "final:swa", "pgd20").as_posix()
     'runs/x/predictions/final_swa-pgd20.npz'
@@ -66,12 +66,12 @@ def path_of(folder: Path, checkpoint: str, attack: str) -> Path:
 
 
 def choose(correct: np.ndarray, clean: np.ndarray | None, image_shape: Sequence[int]) -> np.ndarray:
-    """The first examples that an attack has broken, and the first that held; what was wrong when clean is neither.
+    """Choose the first examples that an attack broke, and the first that held, without misclassified clean ones.
 
     Args:
       correct: `[N]` bool, under the attack.
-      clean: `[N]` bool, on the clean image; None where it is not known, and every wrong example counts as broken.
-      image_shape: of which fewer are chosen where they are large.
+      clean: `[N]` bool, on the clean image; None if unknown, so that every wrong example counts as broken.
+      image_shape: for large images, fewer examples are chosen.
 
     >>> choose(np.array([False, True, False, True]), np.array([True, True, False, True]), (8, 8, 3)).tolist()
     [0, 1, 3]
@@ -91,16 +91,16 @@ def make_predictions(
     clean: np.ndarray | None = None,
     correct: np.ndarray | None = None,
 ) -> Predictions:
-    """What is kept of an attack.
+    """The predictions to store for an attack.
 
     Args:
       labels: `[N]`.
       predicted: `[N]`.
-      seconds: that the evaluation took.
+      seconds: evaluation time.
       shown: the clean images, `[N, H, W, C]` uint8 or floats in [0, 1], and the attacked ones of the first L examples;
-        both may be maps of files. None: no images are kept.
-      clean: `[N]` the classes predicted for clean images, where they are known.
-      correct: `[N]` bool, which examples the attack leaves; those whose predicted class is the label, unless given.
+        both may be memory-mapped. None = no images are stored.
+      clean: `[N]` the classes predicted for clean images, if known.
+      correct: `[N]` bool, the examples that withstand the attack; by default those with a correct prediction.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     left = np.equal(predicted, labels) if correct is None else correct

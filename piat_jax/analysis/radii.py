@@ -1,4 +1,4 @@
-"""Accuracy against the radius, of runs that were evaluated at several."""
+"""Accuracy as a function of the radius, for runs that were evaluated at several radii."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OF_RADIUS = ("evaluation.eps", "evaluation.step_size")
-"""What differs between evaluations of one experiment at several radii."""
+"""Fields that differ between evaluations of one experiment at several radii."""
 
 
 def radius_groups(runs: Sequence[RunResults]) -> list[Group]:
-    """Runs that differ in the radius of their evaluation and their seed alone, where there are several radii."""
+    """Groups of runs that differ only in evaluation radius and seed, if there are several radii."""
     known = [run for run in runs if {"eps", "norm"} <= run.settings.keys()]
     reduced = {
         id(run): replace(run, fields={name: value for name, value in run.fields.items() if name not in OF_RADIUS})
@@ -42,12 +42,12 @@ def radius_groups(runs: Sequence[RunResults]) -> list[Group]:
 
 
 def draw_radii(groups: Sequence[Group], attack: str, *, checkpoint: str = "best") -> "Figure | None":
-    """The accuracy under an attack at each radius, and when clean at 0; one line for each group of `radius_groups`.
+    """Draw the accuracy under an attack at each radius (clean at 0), one line for each group of `radius_groups`.
 
-    Seeds give their mean and a band from lowest to highest, at each radius those that have it.
+    At each radius, the seeds that have it become their mean and a band from lowest to highest.
 
     Returns:
-      The figure; None where no group has the attack at two radii, or norms differ.
+      The figure; None if no group has the attack at two radii, or norms differ.
     """
     norms = {group.runs[0].settings["norm"] for group in groups}
     curves = [_curve(group, attack, checkpoint) for group in groups[:MOST_LINES]]

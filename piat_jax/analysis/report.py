@@ -1,4 +1,4 @@
-"""A report of runs as one HTML page, and its figures as files."""
+"""A report on runs as one HTML page, and its figures as files."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,38 +35,38 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_FOLDERS = 200
-"""Runs that are listed with their folders."""
-OTHER_DEVICES = "Timings of different devices do not compare."
+"""Maximum number of runs that are listed with their folders."""
+OTHER_DEVICES = "Timings of different devices are not comparable."
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is written."""
+    """The page and its figures."""
 
     html: str
     figures: dict[str, "Figure"]
 
 
 def make_report(runs: Sequence[RunResults], *, scores: Sequence[str] = ()) -> Report:
-    """A page of some runs with whatever is known of them; what nothing is known of has no section.
+    """Make a page on some runs; sections without data are left out.
 
     Args:
-      runs: what load_run returned.
-      scores: metrics to draw over the epochs, beside those of every report: "train_loss", "test_cw20".
+      runs: from load_run.
+      scores: further metrics to draw over the epochs: "train_loss", "test_cw20".
 
     Raises:
-      InputError: no run has one of `scores`; from group_runs.
+      InputError: no run has one of `scores`; or from group_runs.
     """
     groups, figures = group_runs(runs), Figures()
     check_scores(runs, scores)
     titles = list(dict.fromkeys(group.dataset for group in groups))
     sections = [
-        Section("compared", "What was compared", _compared(groups)),
+        Section("compared", "Compared settings", _compared(groups)),
         Section("accuracy", "Best and final checkpoint", _accuracy(runs)),
         Section("curves", "Over the epochs", _curves(groups, figures, scores)),
         Section("radius", "Accuracy against the radius", _radius(runs, groups, figures)),
         Section("classes", "Classes", [*examples.classes(runs, groups), *examples.matrices(groups, figures)]),
-        Section("broken", "What AutoAttack broke", examples.broken(groups)),
+        Section("broken", "Examples that AutoAttack broke", examples.broken(groups)),
         Section("images", "Images", examples.grids(groups, figures)),
         Section("beside", "Corruptions and transfer", _beside(runs)),
         Section("cost", "Time and cost", _cost(groups)),
@@ -77,11 +77,11 @@ def make_report(runs: Sequence[RunResults], *, scores: Sequence[str] = ()) -> Re
 
 
 def check_scores(runs: Sequence[RunResults], scores: Sequence[str]) -> None:
-    """Raise InputError where no run has a metric."""
+    """Raise InputError if no run has one of the metrics."""
     known = sorted({key for run in runs for entry in run.metrics for key, value in entry.items() if _is_number(value)})
     for key in scores:
         if not any(len(run.series(key)[0]) for run in runs):
-            raise InputError(f"scores={key!r} is in no run's metrics; they have {', '.join(known)}")
+            raise InputError(f"scores={key!r} is not in any run's metrics; they have {', '.join(known)}")
 
 
 def _is_number(value: object) -> bool:
@@ -89,7 +89,7 @@ def _is_number(value: object) -> bool:
 
 
 def radius(norm: str, eps: float) -> str:
-    """A norm and a radius as people write them.
+    """A norm and a radius in the usual notation.
 
     >>> radius("linf", 8 / 255), radius("l2", 0.5), radius("linf", 0.1)
     ('L-inf, eps 8/255', 'L2, eps 0.5', 'L-inf, eps 25.5/255')
@@ -99,7 +99,7 @@ def radius(norm: str, eps: float) -> str:
 
 
 def threat(fields: Mapping[str, Any], prefix: str = "") -> str:
-    """The norm and radius that fields name; "" where they do not."""
+    """The norm and radius in some fields; "" if they are missing."""
     norm, eps = fields.get(f"{prefix}norm"), fields.get(f"{prefix}eps")
     return radius(norm, float(eps)) if isinstance(norm, str) and isinstance(eps, int | float) else ""
 
@@ -129,7 +129,7 @@ def _compared(groups: Sequence[Group]) -> list[Markup]:
 
 
 def _environments(runs: Sequence[RunResults]) -> Iterator[str]:
-    """A line for each combination of devices, versions and commit."""
+    """One line for each combination of devices, versions and commit."""
     found: dict[str, int] = {}
     for run in runs:
         about = run.description
@@ -154,7 +154,7 @@ def _accuracy(runs: Sequence[RunResults]) -> list[Markup]:
     for title, found in (
         ("Averages of the weights", averages_table(runs)),
         (
-            "How steadily training went",
+            "Stability of training",
             stability_table(runs) if any(len(run.series(run.selected)[0]) for run in runs) else None,
         ),
     ):
@@ -173,11 +173,11 @@ def _curves(groups: Sequence[Group], figures: Figures, scores: Sequence[str]) ->
     for key in dict.fromkeys([*selected, *charts.DEFAULT_SCORES, *scores]):
         score = charts.score_of(key)
         held_out = any(run.held_out for run in runs) and key.startswith("test_")
-        where = " on held-out training images, where there are some" if held_out else ""
+        where = " on held-out training images, if there are any" if held_out else ""
         if figure := charts.draw_score(groups, score):
             drawn.append(figures.add(f"curve_{file_name(key)}", figure, f"{score.title}{where}."))
     if figure := charts.draw_weights(groups):
-        weights = "Weight λ that PIAT gives to the past at each epoch's end, by the config."
+        weights = "PIAT's weight λ of the past at the end of each epoch, computed from the config."
         drawn.append(figures.add("curve_piat_weight", figure, weights))
     if not drawn:
         return []
@@ -209,7 +209,7 @@ def _radius(runs: Sequence[RunResults], groups: Sequence[Group], figures: Figure
     together = radius_groups(runs)
     for attack, name in attack_names([run for group in together for run in group.runs]).items():
         if attack != "clean" and (figure := draw_radii(together, attack)):
-            caption = f"Accuracy of the best checkpoint under {name} at the radii that it was evaluated at."
+            caption = f"Accuracy of the best checkpoint under {name} at the radii of its evaluations."
             drawn.append(figures.add(f"radii_{file_name(attack)}", figure, caption))
     if drawn:
         content.append(tag("div", *drawn, class_="figures"))
@@ -233,9 +233,9 @@ def _cost(groups: Sequence[Group]) -> list[Markup]:
         *(Column(f"{name} (s)", _seconds_of(attack), lowest=True) for attack, name in attack_names(runs).items()),
     ]
     notes = [
-        "Monitoring: the evaluations during training. Images/s: the median epoch's. Memory: the most that training "
-        "used, on a GPU or TPU of one device, on a CPU of the process. Seconds of an attack: the evaluation of one "
-        "checkpoint, compilation included."
+        "Monitoring: the evaluations during training. Images/s: median over epochs. Memory: the peak in training, of one "
+        "device on a GPU or TPU, of the process on a CPU. Seconds of an attack: the evaluation of one checkpoint, "
+        "including compilation."
     ]
     made = make_table(groups, columns, notes)
     made = _without_empty(made)
@@ -254,7 +254,7 @@ def _seconds_of(attack: str) -> Callable[[RunResults], float | None]:
 
 
 def _without_empty(found: Table) -> Table | None:
-    """The table without columns that have no number; None where all are so."""
+    """The table without empty columns; None if all are empty."""
     fixed = found.labels + 1
     kept = [i for i in range(len(found.columns)) if i < fixed or any(row[i] is not None for row in found.rows)]
     if len(kept) == fixed:
@@ -279,7 +279,7 @@ def _memory(run: RunResults) -> float | None:
 
 
 def _reading(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup]:
-    """What the numbers are, and what they do not say."""
+    """The meaning of the numbers, and their limits."""
     lines: list[str] = []
     radii = list(
         dict.fromkeys(filter(None, (threat(run.settings) or threat(run.fields, "evaluation.") for run in runs)))
@@ -293,7 +293,7 @@ def _reading(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup
         sizes = " or ".join(f"{value:.4g} ({255 * value:.3g}/255)" for value in known)
         restarts = sorted({run.settings.get("restarts", 1) for run in runs})
         times = "once" if restarts == [1] else f"{' or '.join(map(str, restarts))} times"
-        lines.append(f"The number in an attack's name is that of its steps; a step is {sizes}; it is started {times}.")
+        lines.append(f"The number in an attack's name is its number of steps; a step is {sizes}; it starts {times}.")
     names = attack_names(runs)
     if any(name.startswith("aa") for name in names):
         counts = " or ".join(map(str, sorted({run.aa_examples for run in runs})))
@@ -306,7 +306,7 @@ def _reading(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup
     counts = sorted({run.num_examples for run in runs})
     error = 100 * float(np.sqrt(0.25 / max(counts[0], 1)))
     lines.append(
-        f"Accuracies are on {' or '.join(map(str, counts))} test images; the standard error of one is at most "
+        f"Accuracies are on {' or '.join(map(str, counts))} test images; the standard error of each is at most "
         f"{error:.1f} points."
     )
     lines.append(
@@ -316,10 +316,10 @@ def _reading(runs: Sequence[RunResults], groups: Sequence[Group]) -> list[Markup
     single = sum(len(group.runs) == 1 for group in groups)
     if single:
         what = "Every setting was" if single == len(groups) else f"{single} of {len(groups)} settings were"
-        lines.append(f"{what} run with one seed: nothing here says how much another seed would change.")
+        lines.append(f"{what} run with one seed, so the variation over seeds is unknown.")
     else:
-        lines.append("± is the sample standard deviation over seeds, not an interval.")
+        lines.append("± is the sample standard deviation over seeds, not a confidence interval.")
     unfinished = sum(run.metrics[-1]["epoch"] != run.epochs for run in runs)
     if unfinished:
-        lines.append(f"{unfinished} of {len(runs)} runs have not come to their last epoch.")
+        lines.append(f"{unfinished} of {len(runs)} runs have not reached their last epoch.")
     return [tag("ul", *(tag("li", line) for line in lines))]

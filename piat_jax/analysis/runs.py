@@ -1,4 +1,4 @@
-"""What a run folder says, read and checked."""
+"""Read and check the results in run folders."""
 
 import json
 import math
@@ -24,32 +24,32 @@ CHECKPOINTS = ("best", "final")
 
 @dataclass(frozen=True)
 class ByClass:
-    """The accuracy of each class under an attack, fractions."""
+    """The accuracy of each class under an attack, in [0, 1]."""
 
     names: tuple[str, ...]
-    accuracy: tuple[float | None, ...]  # None where no example is of the class
+    accuracy: tuple[float | None, ...]  # None for a class without examples
     worst_class: str
     worst: float
 
 
 @dataclass(frozen=True)
 class NormCurve:
-    """What a minimum-norm attack has found: the median norm, and the accuracy at some radii."""
+    """The result of a minimum-norm attack: the median norm, and the accuracy at some radii."""
 
     norm: str
-    median: float | None  # None where nothing was found for half of the examples
-    found: float  # for which share of the examples that are correct when clean, a fraction
+    median: float | None  # None if nothing was found for half of the examples
+    found: float  # success rate on correctly classified clean examples, in [0, 1]
     eps: tuple[float, ...]  # ascending from 0
     accuracy: tuple[float, ...]  # fractions
 
 
 @dataclass(frozen=True)
 class CorruptionScores:
-    """Accuracy under common corruptions, fractions."""
+    """Accuracy under common corruptions, in [0, 1]."""
 
     clean: float
     mean: float  # over the fifteen corruptions and five severities
-    mce: float  # relative to AlexNet's errors where `normalised`, else the mean error
+    mce: float  # relative to AlexNet's errors if `normalised`, else the mean error
     normalised: bool
     extra: float | None  # the mean over other corruptions
     by_corruption: Mapping[str, float]  # the mean over severities
@@ -62,7 +62,7 @@ class Checkpoint:
 
     epoch: int
     accuracy: Mapping[str, float]  # by attack ("clean", "pgd20", ...), fractions
-    by_class: Mapping[str, ByClass] = field(default_factory=dict)  # by attack; of earlier versions none
+    by_class: Mapping[str, ByClass] = field(default_factory=dict)  # by attack; {} for earlier versions
     minimum_norm: Mapping[str, NormCurve] = field(default_factory=dict)  # by attack
     corruptions: CorruptionScores | None = None
     transfer: Mapping[tuple[str, str], float] = field(default_factory=dict)  # by (source, attack), fractions
@@ -70,7 +70,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RunResults:
-    """What one training run gave."""
+    """The results of one training run."""
 
     folder: Path
     method: str
@@ -79,24 +79,24 @@ class RunResults:
     epochs: int  # planned
     seed: int
     metrics: tuple[Mapping[str, float], ...]  # one entry per epoch, in order
-    num_examples: int  # that the checkpoints were evaluated on
-    aa_examples: int  # the first of them, on which AutoAttack and its members were run
-    held_out: int  # training images that chose the best epoch; 0: the test images did, as in the papers
-    checkpoints: Mapping[str, Checkpoint]  # of "best", "final" those that were evaluated
-    select: str = "pgd20"  # the attack that chose the best epoch, and that curves are drawn of
+    num_examples: int  # number of examples on which the checkpoints were evaluated
+    aa_examples: int  # the first n of them, for AutoAttack and its members
+    held_out: int  # number of training images that chose the best epoch; 0 = the test images did, as in the papers
+    checkpoints: Mapping[str, Checkpoint]  # the evaluated ones of "best" and "final"
+    select: str = "pgd20"  # the attack that chose the best epoch, and whose curves are drawn
     fields: Mapping[str, Any] = field(default_factory=dict)  # of the config, "group.name" to value
-    averages: Mapping[str, Checkpoint] = field(default_factory=dict)  # the final one of each further average
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the evaluation, as evaluation.json has them
-    class_names: tuple[str, ...] = ()  # of earlier versions none
+    averages: Mapping[str, Checkpoint] = field(default_factory=dict)  # the final checkpoint of each further average
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the evaluation, from evaluation.json
+    class_names: tuple[str, ...] = ()  # () for earlier versions
     description: Mapping[str, Any] = field(default_factory=dict)  # run.json: versions, devices, commit
 
     @property
     def selected(self) -> str:
-        """The metric that chose the best epoch; of held-out examples it stands for theirs."""
+        """The metric that chose the best epoch, also if it was measured on held-out examples."""
         return f"test_{self.select}"
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """The epochs that have the metric `key`, and its values; held-out examples stand in for the test set's."""
+        """The epochs that have the metric `key`, and its values; held-out examples replace the test set if used."""
         if not any(key in entry for entry in self.metrics):
             key = key.replace("test_", "validation_", 1)
         pairs = [(entry["epoch"], entry[key]) for entry in self.metrics if key in entry]
@@ -107,7 +107,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
     """Read config.json, metrics.jsonl and evaluation.json of a run folder.
 
     Raises:
-      InputError: a file is missing or holds something else; the message names it, and the command that writes it.
+      InputError: a file is missing or invalid; the message names it, and the command that writes it.
     """
     folder = expanded(folder)
     if not folder.is_dir():
@@ -160,7 +160,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunResults:
 
 
 def display_name(method: str) -> str:
-    """What the papers call a method.
+    """The name of a method in the papers.
 
     >>> [display_name(method) for method in ("pgd_at", "pgd_at+piat", "nmse+piat", "trades+awp", "pgd_at+las+piat")]
     ['PGD-AT', 'PIAT', 'PIAT+NMSE', 'TRADES+AWP', 'PIAT+LAS-AT']
@@ -168,18 +168,18 @@ def display_name(method: str) -> str:
     parts = [part for part in method.split("+") if part != "piat"]
     piat = [INTERPOLATIONS.about("piat").title] if len(parts) < len(method.split("+")) else []
     if piat or len(parts) > 1:
-        # PGD-AT goes without saying.
+        # PGD-AT is implied.
         parts = [part for part in parts if part != "pgd_at"]
     return "+".join([*piat, *map(_title, parts)])
 
 
 def _title(part: str) -> str:
-    """What a part is called; one of a config file that was not read here, as any name without a title."""
+    """A part's title; a part from an unread config file, which has no title, by its name."""
     registries = (METHODS, WRAPPERS, AVERAGES)
     return next((known.about(part).title for known in registries if part in known), default_title(part))
 
 
-# Fields that make no other experiment: where data lie, what was looked at or kept; the seed is what groups are made of.
+# Fields that do not make a different experiment: the data's place, logging, saving; seeds are grouped.
 IDLE = ("seed", "fsdp", "nonfinite", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "kd.")
 WATCHED = ("every_epochs", "attacks", "select", "final_attacks", "batch_size")
 IDLE += tuple(f"evaluation.{name}" for name in WATCHED)
@@ -187,25 +187,25 @@ IDLE += tuple(f"evaluation.{name}" for name in WATCHED)
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one experiment, which differ in their seed alone."""
+    """The runs of one experiment, which differ only in their seeds."""
 
     dataset: str
     model: str
     method: str
     runs: tuple[RunResults, ...]
-    variant: str = ""  # what is set otherwise than in other runs of the same method: "attack.eps=8/255"
+    variant: str = ""  # fields that differ from other runs of the same method: "attack.eps=8/255"
 
     @property
     def name(self) -> str:
-        """What the papers call the method, and what is set otherwise."""
+        """The method's name in the papers, and the fields that differ."""
         return ", ".join(filter(None, [display_name(self.method), self.variant]))
 
 
 def group_runs(runs: Sequence[RunResults]) -> list[Group]:
-    """Runs by data set, model, method and whatever else differs, each in the order of first appearance.
+    """Group runs by data set, model, method and all other differing fields, in the order of first appearance.
 
     Raises:
-      InputError: no runs; two runs of one experiment and seed.
+      InputError: there are no runs, or two runs of one experiment and seed.
     """
     if not runs:
         raise InputError("no runs; give at least one")
@@ -228,10 +228,10 @@ def group_runs(runs: Sequence[RunResults]) -> list[Group]:
 
 
 def variants(runs: Sequence[RunResults]) -> list[str]:
-    """What sets each of some runs of a method apart from the others, as "attack.eps=8/255, epochs=60".
+    """The fields that distinguish each of some runs of a method, as "attack.eps=8/255, epochs=60".
 
-    A field that says no more than one before it, such as an evaluation's radius that follows the attack's, is left out,
-    and so is one that a run of another version lacks.
+    Redundant fields, such as an evaluation's radius that follows the attack's, are left out, and so are fields that
+    runs of other versions lack.
     """
     names = [name for name in dict.fromkeys(name for run in runs for name in run.fields) if not name.startswith(IDLE)]
     telling: dict[tuple[Any, ...], str] = {}
@@ -254,17 +254,17 @@ def _short(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(_short(name, each) for each in value)
     if isinstance(value, str):
-        return value.rpartition("/")[2] or "none"  # of a path its end
+        return value.rpartition("/")[2] or "none"  # of a path, the last part
     return in_255ths(name, value) or (f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
 def read_json(path: Path, command: str = "piat-evaluate") -> dict[str, Any]:
-    """The object in a JSON file, or an InputError that names it and the command that writes it."""
+    """Read the object in a JSON file, or raise an InputError that names it and the command that writes it."""
     return _object(_read_text(path, command), str(path))
 
 
 def _read_metrics(path: Path, command: str) -> tuple[Mapping[str, float], ...]:
-    """Epochs in order; of an epoch that was run twice (resumed) the later line counts."""
+    """Epochs in order; if an epoch was run twice (resumed), the later line counts."""
     by_epoch = {}
     for number, line in enumerate(_read_text(path, command).splitlines(), 1):
         if not line.strip():
@@ -294,7 +294,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON ({error}); mend or remove it") from error
+        raise InputError(f"{where} is not JSON ({error}); repair or remove it") from error
     if not isinstance(value, dict):
         raise InputError(f"{where} holds a JSON {type(value).__name__}; it must be an object, {{...}}")
     return value
@@ -312,7 +312,7 @@ def _field(path: Path, content: Any, name: str, kind: type) -> Any:
 
 
 def _by_class(path: Path, found: Any, names: Sequence[str]) -> dict[str, ByClass]:
-    """What evaluation.json has of the classes, by attack."""
+    """The class accuracies in evaluation.json, by attack."""
     read = {}
     for attack in found:
         kept = {name: _field(path, found, f"{attack}.{name}", kind) for name, kind in _OF_CLASSES.items()}
@@ -320,7 +320,7 @@ def _by_class(path: Path, found: Any, names: Sequence[str]) -> dict[str, ByClass
         known = {f"{attack}, class {number}": value for number, value in enumerate(values) if value is not None}
         _accuracies(str(path), {**known, f"{attack}.worst": kept["worst"]})
         if len(values) != len(names):
-            raise InputError(f"{path} has {len(values)} accuracies under {attack} and {len(names)} class_names")
+            raise InputError(f"{path} has {len(values)} accuracies under {attack} but {len(names)} class_names")
         read[attack] = ByClass(tuple(names), tuple(values), kept["worst_class"], kept["worst"])
     return read
 
@@ -334,7 +334,7 @@ def _transfers(path: Path, found: Mapping[str, Any]) -> dict[tuple[str, str], fl
 
 
 def _norm_curves(path: Path, found: Any) -> dict[str, NormCurve]:
-    """What evaluation.json has of minimum norms, by attack."""
+    """The minimum norms in evaluation.json, by attack."""
     read = {}
     for attack in found:
         norm, share = (
@@ -345,14 +345,14 @@ def _norm_curves(path: Path, found: Any) -> dict[str, NormCurve]:
         _accuracies(str(path), {**shares, f"{attack}.found": share})
         if len(eps) != len(accuracy) or not eps or sorted(eps) != eps:
             raise InputError(
-                f"{path} has {len(eps)} radii of {attack} for {len(accuracy)} accuracies, or not ascending"
+                f"{path} has {len(eps)} radii of {attack} for {len(accuracy)} accuracies, or they do not ascend"
             )
         read[attack] = NormCurve(norm, found[attack].get("median"), share, tuple(eps), tuple(accuracy))
     return read
 
 
 def _corruptions(path: Path, epoch: int) -> CorruptionScores | None:
-    """What a file of the folder `corruptions` holds; None where there is none, or one of other weights or not whole."""
+    """The results in a file of the folder `corruptions`; None if missing, incomplete or for other weights."""
     if not path.exists():
         return None
     found = read_json(path, "piat-evaluate --corruptions")

@@ -1,4 +1,4 @@
-"""Figures inside a page: SVG whose colours are the page's, so that they suit a light and a dark one."""
+"""Figures inside a page: SVG with the page's colours, for light and dark mode."""
 
 import io
 import re
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PIXELS = 115
-"""Of an inch: letters of 8 points are as large as a page's notes."""
-# By what matplotlib writes. Black is ink, and so the seventh line too.
+"""Pixels per inch: 8-point letters are as large as a page's notes."""
+# By the colours that matplotlib writes. Black becomes the ink colour, and so does the seventh line.
 VARIABLES = {
     "#ffffff": "var(--paper)",
     "#000000": "var(--ink)",
@@ -27,9 +27,9 @@ def inline_svg(figure: "Figure", *, name: str, text: str) -> Markup:
     """A figure as an element of a page.
 
     Args:
-      figure: of matplotlib. Its texts stay texts, in the page's ink.
-      name: goes before every id, which are unique in a page only so.
-      text: what is read aloud in the figure's place.
+      figure: of matplotlib. Its text remains text, in the page's ink colour.
+      name: prefix of all ids, to make them unique in a page.
+      text: description for screen readers.
     """
     import matplotlib
 
@@ -57,9 +57,9 @@ def framed(figure: "Figure", *, name: str, caption: str, kind: str = "") -> Mark
 
     Args:
       figure: of matplotlib.
-      name: of the element and before its ids.
-      caption: below it, and read aloud.
-      kind: a class: "wide" scrolls instead of getting small, "small" stands beside others.
+      name: of the element, and prefix of its ids.
+      caption: below it, and for screen readers.
+      kind: a class: "wide" scrolls instead of shrinking, "small" is placed next to others.
     """
     drawn = tag(
         "div", inline_svg(figure, name=name, text=caption), class_="drawing", tabindex=0 if kind == "wide" else None
@@ -68,7 +68,7 @@ def framed(figure: "Figure", *, name: str, caption: str, kind: str = "") -> Mark
 
 
 def file_name(key: str) -> str:
-    """A metric's name as that of a file and an element."""
+    """A metric's name as a name for a file and an element."""
     return "".join(each if (each.isalnum() and each.isascii()) or each in "_-" else "_" for each in key)
 
 
@@ -79,6 +79,6 @@ class Figures:
     drawn: dict[str, "Figure"] = field(default_factory=dict)
 
     def add(self, name: str, figure: "Figure", caption: str, *, kind: str = "") -> Markup:
-        """The element of a figure, which is kept under its name."""
+        """Store a figure under its name, and return its element."""
         self.drawn[name] = figure
         return framed(figure, name=name, caption=caption, kind=kind)

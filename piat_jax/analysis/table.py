@@ -1,4 +1,4 @@
-"""A table of means over seeds: cells, how it is made of runs, and its forms."""
+"""A table of means over seeds: its cells, its construction from runs, and its formats."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ MISSING = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Cell:
-    """Percent: a mean over seeds, and their sample standard deviation where there are several."""
+    """Percent: the mean over seeds, and the sample standard deviation if there are several."""
 
     mean: float
     std: float | None = None
@@ -30,7 +30,7 @@ class Cell:
 class Table:
     """A table that renders to Markdown, CSV and plain text.
 
-    A cell that is None has no value. The first `labels` columns are text, then comes the number of seeds.
+    A None cell has no value. The first `labels` columns are text, followed by the number of seeds.
     """
 
     columns: tuple[str, ...]
@@ -39,7 +39,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def to_markdown(self) -> str:
-        """Aligned, the best of each column bold, notes below."""
+        """Markdown, aligned, with the best of each column in bold and notes below."""
         cells = [
             [f"**{cell}**" if isinstance(cell, Cell) and cell.best else _text(cell) for cell in r] for r in self.rows
         ]
@@ -49,7 +49,7 @@ class Table:
         return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in self.notes)
 
     def to_text(self) -> str:
-        """Aligned for the terminal, without markup."""
+        """Text for the terminal, aligned, without markup."""
         cells = [[_text(cell) for cell in row] for row in self.rows]
         widths = self._widths(cells, 1)
         lines = ["  ".join(self._pad(line, widths)).rstrip() for line in [[*self.columns], *cells]]
@@ -57,7 +57,7 @@ class Table:
         return "\n".join(lines) + "\n" + "".join(f"{note}\n" for note in self.notes)
 
     def to_csv(self) -> str:
-        """Means with four decimals; a column with several seeds is followed by its standard deviation."""
+        """CSV, means with four decimals; a column with several seeds is followed by its standard deviation."""
         several = [any(isinstance(cell, Cell) and cell.std is not None for cell in cells) for cells in zip(*self.rows)]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
@@ -87,7 +87,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers: what a run contributes, and which end is good."""
+    """A column of numbers: a run's value, and whether high or low is better."""
 
     name: str
     value: Callable[[RunResults], float | None]  # percent, or None
@@ -97,7 +97,7 @@ class Column:
 
 
 def make_table(groups: Sequence[Group], columns: Sequence[Column], notes: Sequence[str]) -> Table:
-    """One row per group; data set and model are columns where they differ."""
+    """One row per group; data set and model are columns if they differ."""
     labels = {
         "Dataset": [group.dataset for group in groups],
         "Model": [group.model for group in groups],
@@ -124,7 +124,7 @@ def _cell(column: Column, group: Group) -> Cell | None:
 
 
 def cell_of(values: Sequence[float | None]) -> Cell | None:
-    """Mean and deviation over seeds; None where a seed has no value."""
+    """Mean and deviation over seeds; None if a seed has no value."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -132,7 +132,7 @@ def cell_of(values: Sequence[float | None]) -> Cell | None:
 
 
 def _mark_best(cells: list[Cell | None], groups: Sequence[Group], lowest: bool) -> list[Cell | None]:
-    """Mark the best of each data set and model, and what prints the same; nothing where there is nothing to compare."""
+    """Mark the best of each data set and model, and values that print the same; nothing if there is only one row."""
     marked = list(cells)
     for block in {(group.dataset, group.model) for group in groups}:
         inside = {i: cells[i] for i, group in enumerate(groups) if (group.dataset, group.model) == block}

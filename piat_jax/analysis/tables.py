@@ -1,4 +1,4 @@
-"""Tables in the papers' form, over seeds."""
+"""Tables in the papers' form, with means over seeds."""
 
 import csv
 import io
@@ -12,16 +12,16 @@ from piat_jax.analysis.runs import RunResults, group_runs
 from piat_jax.analysis.table import Column, Table, make_table
 
 ATTACKS = ("clean", "pgd20", "cw20", "aa")
-"""The order of the columns; other attacks follow in the order in which they appear."""
+"""The order of the columns; other attacks follow in order of appearance."""
 NORM_NAMES = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
 NORMS_OF_AA = {"aa-linf": "L-inf", "aa-l2": "L2", "aa-l1": "L1", "aa-union": "union"}
 
 
 def best_final_table(runs: Sequence[RunResults]) -> Table:
-    """The best and the final checkpoint under each attack: the form of the PIAT paper's Table I.
+    """The best and the final checkpoint under each attack, as in the PIAT paper's Table I.
 
-    Diff is the distance of the two means, unsigned as in the paper; its deviation is that of the signed differences
-    of the runs. An attack that one seed of a method lacks has no mean. The best of each column is bold among the
+    Diff is the distance of the two means, unsigned as in the paper; its deviation is that of the runs' signed
+    differences. An attack that one seed of a method lacks has no mean. The best of each column is bold among the
     methods on one data set and model.
 
     Raises:
@@ -41,7 +41,7 @@ def best_final_table(runs: Sequence[RunResults]) -> Table:
     if fewer := sorted({run.aa_examples for run in runs if run.aa_examples != run.num_examples}):
         notes.append(f"AutoAttack and its members on the first {' or '.join(map(str, fewer))} of them.")
     if len(counts) > 1:
-        notes.append("The runs were evaluated on different numbers of test examples: their rows do not compare.")
+        notes.append("The runs were evaluated on different numbers of test examples, so rows are not comparable.")
     for run in runs:
         if "final" in run.checkpoints and run.checkpoints["final"].epoch != run.epochs:
             notes.append(
@@ -51,7 +51,7 @@ def best_final_table(runs: Sequence[RunResults]) -> Table:
 
 
 def worst_class_table(runs: Sequence[RunResults]) -> Table | None:
-    """The accuracy of the worst class of the best and the final checkpoint under each attack; None where none is known.
+    """The worst class's accuracy of the best and the final checkpoint under each attack; None if unknown.
 
     Raises:
       InputError: from group_runs.
@@ -68,12 +68,12 @@ def worst_class_table(runs: Sequence[RunResults]) -> Table | None:
         for attack, name in names.items()
         for checkpoint in ("best", "final")
     ]
-    notes = ["Accuracy (%) of the class that has the lowest; classes.csv has all classes of every run."]
+    notes = ["Accuracy (%) of the class with the lowest accuracy; classes.csv has all classes of every run."]
     return make_table(group_runs(runs), columns, notes)
 
 
 def averages_table(runs: Sequence[RunResults]) -> Table | None:
-    """The final checkpoints of runs with several averages, of each average; None where there are none.
+    """The final checkpoints of runs with several averages, for each average; None if there are none.
 
     Raises:
       InputError: from group_runs.
@@ -91,7 +91,7 @@ def averages_table(runs: Sequence[RunResults]) -> Table | None:
             variant = ", ".join(filter(None, (group.variant, f"average {name}")))
             groups.append(replace(group, runs=found, variant=variant))
     columns = [Column(f"{name} Final", accuracy_of(attack, "final")) for attack, name in attack_names(having).items()]
-    notes = ["Accuracy (%) of the final checkpoint: of the first average, then of each further one."]
+    notes = ["Accuracy (%) of the final checkpoint, for the first average, then for each further one."]
     return make_table(groups, columns, notes)
 
 
@@ -104,7 +104,7 @@ def _worst_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | No
 
 
 def classes_csv(runs: Sequence[RunResults]) -> str:
-    """A line for each run, checkpoint, attack and class: its accuracy in %, empty where no example is of it."""
+    """CSV with a line for each run, checkpoint, attack and class: accuracy in %, empty for a class without examples."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["dataset", "model", "method", "seed", "what", "attack", "class", "accuracy"])
@@ -122,14 +122,14 @@ def chosen_on(run: RunResults) -> str:
 
 
 def attack_names(runs: Sequence[RunResults]) -> dict[str, str]:
-    """The attacks that any run was evaluated under, in the order of the columns, and what the papers call them."""
+    """The attacks in any run's evaluation, in the order of the columns, and their names in the papers."""
     found = dict.fromkeys(attack for run in runs for point in run.checkpoints.values() for attack in point.accuracy)
     ordered = [*(name for name in ATTACKS if name in found), *(name for name in found if name not in ATTACKS)]
     return {name: attack_name(name) for name in ordered}
 
 
 def attack_name(attack: str) -> str:
-    """What the papers call an attack.
+    """The name of an attack in the papers.
 
     >>> [attack_name(attack) for attack in ("clean", "pgd20", "mi_fgsm10", "aa", "apgd-t", "aa-l2", "aa-union")]
     ['Clean', 'PGD-20', 'MI-FGSM-10', 'AA', 'APGD-T', 'AA L2', 'AA union']
@@ -140,7 +140,7 @@ def attack_name(attack: str) -> str:
 
 
 def runs_csv(runs: Sequence[RunResults]) -> str:
-    """Every run by itself: one line for each checkpoint, and for each evaluation during training (accuracies in %)."""
+    """CSV of all runs: a line for each checkpoint and for each evaluation during training (accuracies in %)."""
     attacks = attack_names(runs)
     during = {name: f"test_{name}" for name in attacks}
     out = io.StringIO()
@@ -161,7 +161,7 @@ def _number(value: float | None) -> str:
 
 
 def stability_table(runs: Sequence[RunResults]) -> Table:
-    """How steadily training went, from the accuracies during training under the attack that chose the best epoch.
+    """The stability of training, from accuracies during training under the attack that chose the best epoch.
 
     Raises:
       InputError: from group_runs.
@@ -180,9 +180,9 @@ def stability_table(runs: Sequence[RunResults]) -> Table:
         "epochs in the second half of training, in percentage points."
     ]
     if len(names) > 1:
-        notes.append(f"Robust: under what chose the best epoch, which is {' or '.join(names)}: not all rows compare.")
+        notes.append(f"Robust: under the selecting attack, {' or '.join(names)}, so not all rows are comparable.")
     if len({tuple(run.series(run.selected)[0]) for run in runs}) > 1:
-        notes.append("The runs were evaluated after different epochs: their oscillations do not compare.")
+        notes.append("The runs were evaluated after different epochs, so their oscillations are not comparable.")
     for run in runs:
         if run.metrics[-1]["epoch"] != run.epochs:
             notes.append(f"{run.folder}: trained for {run.metrics[-1]['epoch']} of {run.epochs} epochs.")
@@ -196,8 +196,8 @@ def _fall(values: np.ndarray) -> float:
 def oscillation(run: RunResults) -> float | None:
     """Mean absolute change of the selected accuracy between evaluated epochs in the second half, in percentage points.
 
-    It grows with the spacing of the evaluations; compare runs that were evaluated after the same epochs. None if fewer
-    than two epochs of the second half were evaluated.
+    It grows with the interval between evaluations, so compare only runs that were evaluated after the same epochs. None
+    if fewer than two epochs of the second half were evaluated.
     """
     epochs, values = run.series(run.selected)
     late = values[2 * epochs >= run.epochs]
@@ -205,7 +205,7 @@ def oscillation(run: RunResults) -> float | None:
 
 
 def accuracy_of(attack: str, checkpoint: str) -> Callable[[RunResults], float | None]:
-    """What a run's checkpoint reached under an attack, in percent; None where it was not evaluated."""
+    """A function that returns a run's accuracy under an attack in percent; None if it was not evaluated."""
 
     def value(run: RunResults) -> float | None:
         point = run.checkpoints.get(checkpoint)

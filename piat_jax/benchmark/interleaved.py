@@ -1,7 +1,7 @@
-"""Implementations of one piece of work measured in turn (A B A B), each in a process of its own.
+"""Measure implementations of the same work in turn (A B A B), each in a separate process.
 
-A process of its own gives each its thread pools, its device memory and a peak of its own; whoever is not due waits on a
-pipe and takes nothing of the machine.
+Separate processes have separate thread pools, device memory and memory peaks. A process whose turn it is not waits on a
+pipe and uses no resources.
 """
 
 import contextlib
@@ -17,47 +17,47 @@ from typing import Any, NamedTuple
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is measured."""
+    """The work that is measured."""
 
     what: str  # "train", "evaluate", the name of an attack of AutoAttack, or "matmul", which has no model
     model: str = ""  # a name in ours.NETWORKS
-    batch: int = 0  # images at once
+    batch: int = 0  # batch size
     dtype: str = "float32"  # of activations
     steps: int = 0  # of the attack
 
 
 class Work(NamedTuple):
-    """A case as one side does it."""
+    """A case as implemented by one side."""
 
-    run: Callable[[int], None]  # does it so many times; returns when the device is done
-    units: float  # images in one time; of "matmul" floating-point operations
-    device_memory: Callable[[], int | None]  # the device's peak in bytes; None where it does not count
-    about: Mapping[str, Any]  # versions, device, what else is known of the work
+    run: Callable[[int], None]  # does the work this many times; returns when the device is done
+    units: float  # images per time; for "matmul" floating-point operations
+    device_memory: Callable[[], int | None]  # the device's peak in bytes; None if the device does not count it
+    about: Mapping[str, Any]  # versions, device, and other facts
 
 
 class Measured(NamedTuple):
-    """What one side took."""
+    """The measurements of one side."""
 
     rates: list[float]  # units per second of each round
-    compile_seconds: float  # by how much the first time was longer than the second
+    compile_seconds: float  # the first time minus the second
     peak_memory: int | None  # bytes; see `_peak_growth`
     about: Mapping[str, Any]
 
 
 Prepare = Callable[[Case], Work]
-"""A function at the top of a module, which a fresh process can import."""
+"""A module-level function, which a new process can import."""
 
 
 def measure(sides: Mapping[str, Prepare], case: Case, *, rounds: int, seconds: float) -> dict[str, Measured]:
-    """Each side's rates at one case, after warming up; a side whose process fails is missing.
+    """Measure each side's rates at one case, after a warm-up; a side whose process fails is missing.
 
     Args:
       sides: by name, in the order in which they take turns.
-      case: what they do.
-      rounds: of each side.
-      seconds: what a round takes at least: short work is repeated, and waited for once.
+      case: the work.
+      rounds: number of rounds of each side.
+      seconds: minimum length of a round: short work is repeated, with one wait at the end.
     """
-    # All start at once, because imports take long; they warm up one after the other.
+    # All start together, because imports take long; they warm up in turn.
     workers = {name: _Worker(prepare, case, seconds) for name, prepare in sides.items()}
     try:
         ready = {name: answer for name, worker in workers.items() if (answer := worker.ask("prepare")) is not None}
@@ -76,10 +76,10 @@ def measure(sides: Mapping[str, Prepare], case: Case, *, rounds: int, seconds: f
 
 
 class _Worker:
-    """A process that answers questions."""
+    """A process that answers requests."""
 
     def __init__(self, prepare: Prepare, case: Case, seconds: float):
-        # Not forked: a copy of a process that has used JAX or PyTorch may hang.
+        # Not forked, as a copy of a process that has used JAX or PyTorch may hang.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, prepare, case, seconds), daemon=True)
@@ -87,7 +87,7 @@ class _Worker:
         theirs.close()
 
     def ask(self, question: str) -> Any:
-        """The answer; None from a process that has failed, which has said why on stderr."""
+        """The answer; None from a failed process, which has printed the reason on stderr."""
         try:
             self.connection.send(question)
             return self.connection.recv()
@@ -95,14 +95,14 @@ class _Worker:
             return None
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, even if it is busy."""
         self.connection.close()
         self.process.terminate()
         self.process.join()
 
 
 def _serve(connection: Connection, prepare: Prepare, case: Case, seconds: float) -> None:
-    """Warm up, run rounds, tell the peak of memory: in the order in which it is asked."""
+    """Warm up, run rounds and report the memory peak, in the order of the requests."""
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         connection.recv()
         before = _resident_peak()
@@ -122,7 +122,7 @@ def _seconds(work: Work, times: int) -> float:
 
 
 def _peak_growth(work: Work, before: int | None) -> int | None:
-    """Bytes: the device's own peak, else by how much the process's resident memory grew beyond what imports took."""
+    """Bytes: the device's peak, else the growth of the process's resident memory since the imports."""
     on_device, after = work.device_memory(), _resident_peak()
     if on_device is not None or after is None or before is None:
         return on_device
@@ -130,9 +130,9 @@ def _peak_growth(work: Work, before: int | None) -> int | None:
 
 
 def _resident_peak() -> int | None:
-    """The most bytes of RAM that this program has held; None where there is no /proc.
+    """The process's peak of resident memory in bytes; None without /proc.
 
-    Unlike getrusage's number it starts anew with the program, and not with what its parent held.
+    Unlike getrusage's number, it does not include the parent's peak.
     """
     status = Path("/proc/self/status")
     if not status.exists():

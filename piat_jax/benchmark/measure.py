@@ -1,4 +1,4 @@
-"""Cases measured on this machine, and what is written of them: a line of results.jsonl each, and a table of all."""
+"""Measure cases on this machine, and write the results: one line of results.jsonl each, and a table of all."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from piat_jax.core.files import expanded
 from piat_jax.models import DTYPES
 
 AUTOATTACK = VERSIONS["standard"]
-# An accelerator's rows, shown empty until one was at hand.
+# An accelerator's rows, which are empty until they are measured.
 PLANNED = [
     Case(what=what, model=model, batch=batch, dtype="bfloat16", steps=steps)
     for model in ("resnet18", "wrn_32_10")
@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def run(values: Any, sides: Mapping[str, Prepare]) -> None:
-    """Measure every case that `values`, the flags of piat-benchmark, ask for; "ours" is the first of `sides`."""
+    """Measure every case in `values`, the flags of piat-benchmark; "ours" is the first of `sides`."""
     cases, out = _cases(values), expanded(values.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"out={str(out)!r} is a file; give a folder")
@@ -59,7 +59,7 @@ def run(values: Any, sides: Mapping[str, Prepare]) -> None:
 
 
 def _cases(values: Any) -> list[Case]:
-    """Everything the flags ask for, model by model."""
+    """All cases of the flags, model by model."""
     for name in ("models", "batches", "what"):
         if not values[name].value:
             raise InputError(f"{name} is empty; give at least one")
@@ -90,7 +90,7 @@ def _cases(values: Any) -> list[Case]:
 
 
 def forwards(what: str, steps: int) -> int:
-    """What one image costs, in forwards; a gradient by images counts as one, one by weights and images as two.
+    """The cost of one image in forwards; a gradient by images counts as one, one by weights and images as two.
 
     >>> [forwards(what, 10) for what in ("train", "evaluate", "apgd-ce", "fab-t", "square")]
     [26, 21, 22, 31, 11]
@@ -104,8 +104,8 @@ def row(case: Case, measured: Mapping[str, Measured], matrix_rate: float) -> dic
     """A case's line of results.jsonl.
 
     Args:
-      case: what was measured.
-      measured: of each side; "ours" among them.
+      case: the measured work.
+      measured: of each side, including "ours".
       matrix_rate: floating-point operations per second of a large matrix product in the case's dtype.
     """
     about = measured["ours"].about
@@ -140,7 +140,7 @@ def _side(side: Measured, own_rate: float, per_image: float, matrix_rate: float)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a line for each side of each row, then the accelerator's cases that no row has yet."""
+    """A Markdown table: one line per side of each row, then the accelerator's cases without a row."""
     names = ("what", "model", "batch", "dtype", "steps")
     on_accelerators = [row for row in rows if not row["device"].startswith(ours.CPU)]
     done = {tuple(row[name] for name in names) for row in on_accelerators}
@@ -156,7 +156,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
-    """A row's lines of the table, one for each side."""
+    """A row's lines of the table, one per side."""
     lines = []
     for name, side in result["sides"].items():
         rate, memory = side["images_per_second"], side["peak_memory_bytes"]

@@ -1,4 +1,4 @@
-"""Our side of the benchmark: the library's own compiled training loop, evaluation and AutoAttack blocks."""
+"""Our side of the benchmark: the library's compiled training loop, evaluation and AutoAttack blocks."""
 
 import os
 import platform
@@ -28,17 +28,17 @@ from piat_jax.objectives import NMSE
 from piat_jax.training import Examples, Recipe, init_state, sgd, train_steps
 
 CPU = "cpu: "
-"""How the name of a device that is a CPU begins."""
+"""Prefix of a CPU's device name."""
 CLASSES = 10
 EPS, STEP_SIZE = 8 / 255, 2 / 255
 MU, MOMENTUM, WEIGHT_DECAY = 5.0, 0.9, 3.5e-3
-LEARNING_RATE = 1e-4  # images and labels are noise: nothing is to be learnt, and nothing may diverge
+LEARNING_RATE = 1e-4  # images and labels are noise: there is nothing to learn, and training must not diverge
 UNREACHED = 1e-6
-"""AutoAttack's radius here: nothing falls, so every row takes every step and both sides do the same work."""
+"""AutoAttack's radius here: no attack succeeds, so every row takes every step and both sides do the same work."""
 
 
 class Network(NamedTuple):
-    """A model and the images it is measured on."""
+    """A model and its images for the measurement."""
 
     name: str
     image_shape: tuple[int, int, int]  # height, width, channels
@@ -53,8 +53,8 @@ NETWORKS = {
 
 
 def prepare(case: Case) -> Work:
-    """A case as a user of this library runs it."""
-    # The other side needs room on the same GPU. JAX reads this when it first looks for devices.
+    """Prepare a case as a user of this library would run it."""
+    # The other side needs memory on the same GPU. JAX reads this when it first looks for devices.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     run, units, about = {"train": _train, "evaluate": _evaluate, "matmul": _matmul}.get(case.what, _attack)(case)
     run_about = describe_run()
@@ -63,14 +63,14 @@ def prepare(case: Case) -> Work:
 
 
 def draw_data(case: Case, batches: int) -> Split:
-    """Noise for images, uint8, and labels: so many batches."""
+    """Noise as uint8 images, and labels, for `batches` batches."""
     rng, count = np.random.default_rng(0), batches * case.batch
     images = rng.integers(0, 256, (count, *NETWORKS[case.model].image_shape), np.uint8)
     return Split(images, rng.integers(0, CLASSES, count).astype(np.int32))
 
 
 def evaluated_batches(on_cpu: bool) -> int:
-    """Batches in one evaluation, waited for together: the wait is nothing to a CPU, where a batch may take minutes."""
+    """The number of batches in one evaluation, with one wait: on a CPU one, as a batch may take minutes there."""
     return 1 if on_cpu else 8
 
 
@@ -113,7 +113,7 @@ def _evaluate(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]
 
 
 def _attack(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
-    """One run of an attack of AutoAttack on one block; a targeted one aims at the second highest logit."""
+    """One run of one of AutoAttack's attacks on one block; a targeted attack aims at the second highest logit."""
     use_one_device_a_core()
     (member,) = ensemble(attacks=(case.what,), steps=case.steps, queries=case.steps)
     blocks = Blocks(make_logits_fn(*_initialised(case)), case.batch, jax.local_devices(), _precision(case) or "default")
@@ -150,7 +150,7 @@ def _matmul(case: Case) -> tuple[Callable[[int], None], float, dict[str, Any]]:
 
 
 def matrix_size(on_cpu: bool) -> int:
-    """The side of the matrices whose product is timed: as large as fills the device."""
+    """The side of the matrices for the timed product: large enough to fill the device."""
     return 2048 if on_cpu else 8192
 
 
@@ -165,7 +165,7 @@ def _initialised(case: Case) -> tuple[models.LinenModel, Variables]:
 
 
 def _precision(case: Case) -> str | None:
-    """Of matrix products in evaluation: as piat-evaluate has them, unless a lower one is asked for."""
+    """The precision of matrix products in evaluation: piat-evaluate's, unless a lower one is requested."""
     return "highest" if case.dtype == "float32" else None
 
 
@@ -174,7 +174,7 @@ def _device_memory() -> int | None:
 
 
 def _device() -> str:
-    """The device's name; of a CPU, which JAX only calls that, the processor's and the number of cores."""
+    """The device's name; for a CPU, the processor's name and the number of cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind

@@ -1,1 +1,1 @@
-"""The commands; the only package that imports absl and ml_collections."""
+"""The commands. Only this package defines absl flags."""

@@ -1,6 +1,6 @@
-"""What a command is given: flags, through absl, in an object of their own, and overrides of a config's fields.
+"""Command-line arguments: absl flags in a separate object, and overrides of a config's fields.
 
-Nothing here loads JAX, so that --help is quick.
+This module does not import JAX, so that --help is fast.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from piat_jax.core.checks import InputError
 
 
 class HelpRequested(Exception):
-    """--help or --version was given; its answer is the message."""
+    """--help or --version was given; the message is the text to print."""
 
 
 def new_flags() -> flags.FlagValues:
@@ -27,10 +27,10 @@ def new_flags() -> flags.FlagValues:
 def parse(
     values: flags.FlagValues, arguments: Sequence[str], description: str | None, *, positional: bool = False
 ) -> list[str]:
-    """Read `arguments` into `values` and return the positional ones, where a command takes some.
+    """Parse `arguments` into `values` and return the positional ones, if the command takes any.
 
     Raises:
-      InputError: an unknown flag, a value of the wrong type, or a positional argument where none is taken.
+      InputError: an unknown flag, a value of the wrong type, or an unexpected positional argument.
       HelpRequested: --help or --version was given.
     """
     try:
@@ -47,7 +47,7 @@ def parse(
 
 
 def split_overrides(arguments: Sequence[str], kind: str = "config") -> tuple[dict[str, str], list[str]]:
-    """`--config.a.b=value` arguments as {"a.b": "value"}, and the rest; another `kind` takes the place of "config".
+    """Split off `--config.a.b=value` arguments as {"a.b": "value"}; another `kind` replaces "config".
 
     `--config.flag` and `--noconfig.flag` set a boolean; `--config.a.b value` works as well.
 

@@ -1,11 +1,11 @@
-"""Throughput of training, evaluation and AutoAttack on this machine.
+"""Measure the throughput of training, evaluation and AutoAttack on this machine.
 
     piat-benchmark --models=resnet18 --batches=64,128 --what=train,evaluate
 
-Measures this library alone; in a checkout, `python -m experiments.throughput.benchmark` has the same flags and lets
-PyTorch take turns with it. "train" is the step of PGD-10 + NMSE, "evaluate" PGD-20, "autoattack" its four attacks on
-one block each; each of those may be named alone. The images are noise of the size of CIFAR's (of Fashion-MNIST's for
-the model "small"). Appends a line for each case to results.jsonl in --out, and makes the table results.md of them all.
+Measures this library alone; in a checkout, `python -m experiments.throughput.benchmark` has the same flags and measures
+PyTorch in turn with it. "train" is a step of PGD-10 + NMSE, "evaluate" PGD-20, "autoattack" its four attacks on one
+block each; each of these attacks may also be named alone. The images are noise of CIFAR's size (Fashion-MNIST's for
+the model "small"). Appends one line per case to results.jsonl in --out, and writes all cases to the table results.md.
 """
 
 import math
@@ -18,23 +18,23 @@ from piat_jax.cli import arguments, errors
 
 
 def new_flags(out: str = "throughput") -> flags.FlagValues:
-    """The flags of the command; `out` is where it writes if not told."""
+    """The command's flags; `out` is the default of --out."""
     values = arguments.new_flags()
     flags.DEFINE_list("models", ["small", "resnet18"], "small, resnet18, wrn_32_10.", flag_values=values)
-    flags.DEFINE_list("batches", ["64", "128"], "Images at once.", flag_values=values)
-    flags.DEFINE_string("dtype", "float32", "Of activations: float32, bfloat16.", flag_values=values)
-    flags.DEFINE_list("what", ["train", "evaluate", "autoattack"], "What is measured.", flag_values=values)
-    flags.DEFINE_integer("steps", 10, "Of the attack in training and of AutoAttack's, Square's queries among them; "
+    flags.DEFINE_list("batches", ["64", "128"], "Batch sizes.", flag_values=values)
+    flags.DEFINE_string("dtype", "float32", "Data type of activations: float32 or bfloat16.", flag_values=values)
+    flags.DEFINE_list("what", ["train", "evaluate", "autoattack"], "What to measure.", flag_values=values)
+    flags.DEFINE_integer("steps", 10, "Steps of the attacks in training and AutoAttack (Square: queries); "
                          "the evaluation takes twice as many.", flag_values=values)  # fmt: skip
-    flags.DEFINE_integer("rounds", 5, "Of each side, in turn; at least 5.", flag_values=values)
-    flags.DEFINE_float("seconds", 1.0, "Of a round, at least: short work is repeated.", flag_values=values)
-    flags.DEFINE_float("minutes", math.inf, "Begin no further case after so long.", flag_values=values)
+    flags.DEFINE_integer("rounds", 5, "Rounds of each side, in turn; at least 5.", flag_values=values)
+    flags.DEFINE_float("seconds", 1.0, "Minimum length of a round: short work is repeated.", flag_values=values)
+    flags.DEFINE_float("minutes", math.inf, "Start no further case after this time.", flag_values=values)
     flags.DEFINE_string("out", out, "Folder to write to.", flag_values=values)
     return values
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command, of this library alone."""
+    """Run the command, for this library alone."""
     values = new_flags()
     arguments.parse(values, argv or ["--help"], __doc__)
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     sys.exit(errors.run(main))
 
 

@@ -1,18 +1,18 @@
-"""Weights from one form into another.
+"""Convert weights between formats.
 
     piat-convert weights.pt runs/imported --model=wrn_28_10 --num_classes=10 --config=cifar10_wrn32_10
     piat-convert model.safetensors runs/imported --model=timm:convnext_tiny.fb_in1k --config=CONFIG
     piat-convert runs/x exported --checkpoint=final --to=safetensors
 
-SOURCE is a file of weights (.safetensors, .pt, .pth, .bin, .npz), a folder that holds model.safetensors, the folder of
-a run, or hf:user/name, a repository of the Hugging Face hub, which alone is fetched. TARGET is what --to says: a run
-that piat-evaluate takes ("run"), a folder with safetensors, config.json and a model card ("safetensors"), a state_dict
-for PyTorch ("torch"), "onnx", or a compiled function of JAX ("jax"). Without --to its ending decides (.pt, .pth, .onnx,
-.jax); without one it is "safetensors" for a run, "run" for anything else.
+SOURCE is a file of weights (.safetensors, .pt, .pth, .bin, .npz), a folder with model.safetensors, the folder of a run,
+or hf:user/name, a repository of the Hugging Face hub; only the last is downloaded. --to is the form of TARGET: a run
+for piat-evaluate ("run"), a folder with safetensors, config.json and a model card ("safetensors"), a state_dict for
+PyTorch ("torch"), "onnx", or an exported JAX function ("jax"). Without --to, TARGET's ending decides (.pt, .pth, .onnx,
+.jax); without an ending, a run becomes "safetensors" and any other source a "run".
 
---model is the network's name in configs, or that of published weights, timm:NAME, torchvision:NAME or robustbench:NAME,
-which says size, classes, mean and std of the images where the file does not. A file that is called as RobustBench calls
-it, such as Carmon2019Unlabeled.pt, needs none.
+--model is the network's name in configs, or that of published weights: timm:NAME, torchvision:NAME or robustbench:NAME.
+A published name determines image size, classes, mean and std if the file does not. A file with RobustBench's name, such
+as Carmon2019Unlabeled.pt, needs no --model.
 """
 
 import ast
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from piat_jax.experiment.classifier import Classifier
 
 FORMS = ("run", "safetensors", "torch", "onnx", "jax")
-# Endings of files that hold weights, and that none of these forms is.
+# Endings of weight files that are not among the forms that can be written.
 OTHERS = (".safetensors", ".st", ".bin", ".ckpt", ".npz", ".h5", ".msgpack")
 ENDINGS = {".pt": "torch", ".pth": "torch", ".onnx": "onnx", ".jax": "jax"}
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     overrides, rest = arguments.split_overrides(argv)
     values = _flags()
     positional = arguments.parse(values, rest, __doc__, positional=True)
@@ -50,16 +50,16 @@ def main(argv: Sequence[str]) -> None:
     check_choice("to", form, FORMS)
     if target.suffix in OTHERS:
         raise InputError(
-            f"{target}: nothing is written with this ending; safetensors and runs are folders: give a name without, "
-            f"or with one of {', '.join(ENDINGS)}"
+            f"{target}: files with this ending cannot be written; safetensors and runs are folders: give a name "
+            f"without ending, or with one of {', '.join(ENDINGS)}"
         )
     if target.exists():
-        raise InputError(f"{target} exists; give a name that is free")
+        raise InputError(f"{target} already exists; give another name")
     if form != "run" and (overrides or (values.config and not is_run)):
-        raise InputError(f"--config says what a run is evaluated on; it does not go with --to={form}")
+        raise InputError(f"--config says how a run is evaluated; it does not go with --to={form}")
     if form == "run" and is_there and not values.config:
         raise InputError(
-            "--config is missing: a run needs a config, which says what to evaluate on; "
+            "--config is missing: a run needs a config that says what to evaluate on; "
             "give one such as --config=cifar10_resnet18"
         )
     options = {
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         config.read(values.config)  # it may define the run's method
     if form == "torch":
         import_torch(f"writing {target.name}")
-    if is_published(values.model):  # whose images are evaluated on
+    if is_published(values.model):  # its images are evaluated on
         overrides = {"model.name": values.model, **overrides}
     is_new = form == "run" and is_there
     experiment = config.load(values.config, overrides, trains=False, note=note) if is_new else None
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     )
     if loaded.origin.why:
         print(f"{loaded.origin.why}; --model names another")
-        if experiment:  # whose images are evaluated on
+        if experiment:  # its images are evaluated on
             overrides = {"model.name": loaded.origin.published, **overrides}
             experiment = config.load(values.config, overrides, trains=False, note=note)
     _print(loaded, quiet=values.quiet)
@@ -110,36 +110,36 @@ def main(argv: Sequence[str]) -> None:
     else:
         {"safetensors": loaded.to_safetensors, "torch": loaded.to_torch, "jax": loaded.to_jax}[form](target)
     if form == "torch" and getattr(loaded.model.module, "mean", ()):
-        print("a state_dict holds no normalisation: in PyTorch, mean and std stand before the network or in it")
+        print("a state_dict holds no normalisation: in PyTorch, apply mean and std before the network or in it")
     print(f"wrote {target}")
 
 
 def _flags() -> Any:
-    """The command's flags; what one holds has no static type."""
+    """The command's flags; their values have no static type."""
     values = arguments.new_flags()
     flags.DEFINE_string(
         "model",
         "",
-        "The network, as configs call it, or timm:NAME, torchvision:NAME, robustbench:NAME.",
+        "The network's name in configs, or timm:NAME, torchvision:NAME, robustbench:NAME.",
         flag_values=values,
     )
-    flags.DEFINE_integer("num_classes", 0, "Classes of the network.", flag_values=values)
-    flags.DEFINE_multi_string("option", [], "Of the network, NAME=VALUE: width=4.", flag_values=values)
+    flags.DEFINE_integer("num_classes", 0, "Number of classes.", flag_values=values)
+    flags.DEFINE_multi_string("option", [], "Option of the network, NAME=VALUE: width=4.", flag_values=values)
     flags.DEFINE_string(
-        "mean", "", "Of the input normalisation, one for each channel: 0.49,0.48,0.45; or none.", flag_values=values
+        "mean", "", "Input normalisation, one per channel: 0.49,0.48,0.45; or none.", flag_values=values
     )
-    flags.DEFINE_string("std", "", "The same for the standard deviation.", flag_values=values)
+    flags.DEFINE_string("std", "", "Standard deviation, in the same form as --mean.", flag_values=values)
     flags.DEFINE_string(
-        "image_shape", "", "height,width,channels; 32,32,3 unless a run knows better.", flag_values=values
+        "image_shape", "", "height,width,channels; 32,32,3 unless the source says otherwise.", flag_values=values
     )
-    flags.DEFINE_string("to", "", f"What TARGET becomes: {', '.join(FORMS)}.", flag_values=values)
+    flags.DEFINE_string("to", "", f"Form of TARGET: {', '.join(FORMS)}.", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Of a run: best, final, or final:swa for an average.", flag_values=values)
-    about_config = "For --to=run: data and attacks to evaluate with; of a run, the file that defines its method."
+    about_config = "For --to=run: data and attacks for evaluation; for a run, the file that defines its method."
     flags.DEFINE_string("config", "", about_config, flag_values=values)
-    flags.DEFINE_boolean("adapt", False, "Make patches, positions and head fit where they differ.", flag_values=values)
-    flags.DEFINE_boolean("unsafe_pickle", False, "Run what code a PyTorch file may hold.", flag_values=values)
-    flags.DEFINE_boolean("nchw", False, "Channels come first in the ONNX model's input.", flag_values=values)
-    flags.DEFINE_boolean("quiet", False, "Print the summary alone.", flag_values=values)
+    flags.DEFINE_boolean("adapt", False, "Adapt patches, positions and head that do not fit.", flag_values=values)
+    flags.DEFINE_boolean("unsafe_pickle", False, "Run any code that a PyTorch file holds.", flag_values=values)
+    flags.DEFINE_boolean("nchw", False, "Channels first in the ONNX model's input.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "Print only the summary.", flag_values=values)
     return values
 
 
@@ -149,7 +149,7 @@ def _numbers(flag: str, text: str) -> tuple[float, ...] | None:
     try:
         return tuple(float(Fraction(part.strip())) for part in text.strip("()").split(",") if part.strip())
     except (ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{flag}={text!r} is no list of numbers; give one for each channel: 0.49,0.48,0.45") from error
+        raise InputError(f"{flag}={text!r} is not a list of numbers; give one per channel: 0.49,0.48,0.45") from error
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -170,7 +170,7 @@ def _shape(text: str) -> tuple[int, ...] | None:
 
 
 def _print(loaded: "Classifier", *, quiet: bool) -> None:
-    """What went where."""
+    """Print the mapping of tensors to parameters, and the normalisation."""
     report = loaded.origin.report
     if not quiet and any(key != path for key, path, _ in report.mapped):  # a run's names are ours
         width = [max(len(row[column]) for row in report.mapped) for column in (0, 1)]
@@ -183,11 +183,11 @@ def _print(loaded: "Classifier", *, quiet: bool) -> None:
     if mean:
         print(f"normalisation (from the {report.normalization}): mean {mean}, std {std}")
     else:
-        print("normalisation: none, images go in as they are in [0, 1]; --mean and --std give one")
+        print("normalisation: none, images are used in [0, 1]; --mean and --std give one")
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     sys.exit(errors.run(main))
 
 

@@ -1,15 +1,15 @@
-"""Look at a data set, or convert it to a cache that is checked and quick to open.
+"""Inspect a data set, or convert it to a cache that is verified and fast to open.
 
     piat-data inspect cifar10 --data_dir=~/data --sheet=sheet.png
     piat-data inspect ~/imagenet --image_size=224
     piat-data prepare ~/tiny-imagenet-200 --out=~/data/tiny_imagenet
     piat-data unpack generated.npz --out=mapped.npz
 
-What stands after the command is a name (cifar10, cifar100, svhn, tiny_imagenet, fashion_mnist, mnist, embedded,
-circles, tfds:NAME) or the path of a folder or file, whose format is found out. With --image_size it is a folder or a
-pattern of encoded images of any size, of which --images are decoded, and the speed is measured. `prepare` can be
-stopped; the same command goes on. A cache is read by its path, or by its data set's name if its folder bears it.
-`unpack` writes a compressed .npz without compression, so that it is mapped and not read into memory: for dataset.extra.
+The command is followed by a name (cifar10, cifar100, svhn, tiny_imagenet, fashion_mnist, mnist, embedded, circles,
+tfds:NAME) or by the path of a folder or file, whose format is detected. With --image_size it is a folder or a pattern
+of encoded images of any size; `inspect` decodes --images of them and measures the speed. `prepare` can be stopped; the
+same command resumes it. A cache is opened by its path, or by its data set's name if its folder has that name.
+`unpack` writes a compressed .npz without compression, for dataset.extra: such a file is memory-mapped, not read.
 """
 
 import sys
@@ -29,13 +29,13 @@ COMMANDS = ("inspect", "prepare", "unpack")
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     values = arguments.new_flags()
-    flags.DEFINE_string("data_dir", "", "Where a named data set's files are.", flag_values=values)
-    flags.DEFINE_string("sheet", "", "Picture that inspect writes.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "Folder with a named data set's files.", flag_values=values)
+    flags.DEFINE_string("sheet", "", "Picture of examples that inspect writes.", flag_values=values)
     flags.DEFINE_string("out", "", "Folder that prepare writes, or file that unpack writes.", flag_values=values)
-    flags.DEFINE_integer("image_size", 0, "Of encoded images of any size: pixels a side.", flag_values=values)
-    flags.DEFINE_integer("images", 512, "Of these: how many of each split are decoded; 0 = all.", flag_values=values)
+    flags.DEFINE_integer("image_size", 0, "For encoded images of any size: crop side in pixels.", flag_values=values)
+    flags.DEFINE_integer("images", 512, "Number of them to decode in each split; 0 = all.", flag_values=values)
     given = arguments.parse(values, argv, __doc__, positional=True)
     if len(given) != 2:
         raise InputError("give a command and a data set, such as piat-data inspect cifar10; see --help")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         if values.image_size:
             if values.data_dir:
                 raise InputError(
-                    f"data_dir={values.data_dir!r} is of named data sets; {name!r} with image_size is a path"
+                    f"data_dir={values.data_dir!r} is for named data sets; {name!r} with image_size is a path"
                 )
             dataset = open_dataset(name, decoding=Decoding(size=values.image_size))
             print(encoded_to_text(dataset, inspect_encoded(dataset, images=values.images)))
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
         what = "FOLDER" if command == "prepare" else "FILE.npz"
         raise InputError(f"{command} needs --out={what}" if not values.out else "sheet is a flag of inspect")
     if command == "unpack":
-        print(f"{unpack(name, values.out, on_block=show_progress)} holds what {name} does and is mapped")
+        print(f"{unpack(name, values.out, on_block=show_progress)} holds the arrays of {name}, uncompressed")
         return
     dataset = open_dataset(name, data_dir=values.data_dir)
     folder = prepare(dataset, values.out, on_block=show_progress)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def write_sheet(path: str, dataset: "Dataset") -> None:
-    """Draw the sheet, or say why not."""
+    """Write the picture, or raise an InputError that says why it cannot be written."""
     from piat_jax.data.inspection import draw_sheet
 
     try:
@@ -90,13 +90,13 @@ def write_sheet(path: str, dataset: "Dataset") -> None:
 
 
 def show_progress(done: int, total: int) -> None:
-    """One line that counts, on a terminal."""
+    """Show the progress in one line, on a terminal."""
     if sys.stderr.isatty():
         print(f"\r{done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     sys.exit(errors.run(main))
 
 

@@ -1,4 +1,4 @@
-"""Starting as one of several processes that work together, on one machine or many."""
+"""Start as one of several processes that work together, on one machine or many."""
 
 import os
 import signal
@@ -12,32 +12,30 @@ from piat_jax.cli.errors import CRASHED, SAVED
 from piat_jax.core.checks import InputError
 
 SECONDS = 60
-"""How long a process may be silent before the others give it up, or be the last to end."""
+"""Seconds without a heartbeat after which a process counts as lost, or for which others wait for it at the end."""
 SECONDS_AFTER_ERROR = 5
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The flags that say which process this is."""
+    """Define the flags that say which process this is."""
     flags.DEFINE_boolean(
         "distributed",
         False,
-        "Work together with the others of this job: Slurm, Open MPI (a process for each GPU), Kubernetes, TPU pod.",
+        "Join the other processes of this job: Slurm, Open MPI (one process per GPU), Kubernetes, TPU pod.",
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "coordinator", None, "Where there is no such job: the first process's HOST:PORT.", flag_values=values
-    )
-    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "Without such a job: HOST:PORT of the first process.", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: number of processes.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "With --coordinator: number of this process, from 0.", flag_values=values)
 
 
 def start(values: flags.FlagValues) -> None:
-    """Join the other processes, if the flags say so; to be called before JAX is used.
+    """Join the other processes, if the flags say so; call this before JAX is used.
 
-    Only the first process speaks on stdout.
+    Only the first process writes to stdout.
 
     Raises:
-      InputError: flags that do not fit together, no job that JAX knows, or processes that do not come.
+      InputError: flags do not fit together, JAX finds no job, or the other processes do not connect.
     """
     import jax
 
@@ -60,7 +58,7 @@ def start(values: flags.FlagValues) -> None:
             coordinator,
             count,
             number,
-            # Within a Slurm job it would leave all GPUs but one.
+            # Within a Slurm job, detection would leave each process only one GPU.
             cluster_detection_method="deactivate" if coordinator else None,
             heartbeat_timeout_seconds=SECONDS,
             shutdown_timeout_seconds=SECONDS,
@@ -70,17 +68,17 @@ def start(values: flags.FlagValues) -> None:
             f"--distributed finds no job to join ({error}); give --coordinator, --num_processes and --process_id"
         ) from error
     except RuntimeError as error:
-        raise InputError(f"the processes do not come together: {str(error).partition(chr(10))[0]}") from error
-    # JAX keeps SIGTERM to itself from then on; what answers it here is `StopSignals`, and elsewhere it ends a process.
+        raise InputError(f"the processes cannot connect: {str(error).partition(chr(10))[0]}") from error
+    # JAX now catches SIGTERM. Restore the default: `StopSignals` handles it, and elsewhere it ends the process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with an exit code, and with a failure the others too.
+    """End this process with an exit code, and after a failure the other processes too.
 
-    They may wait for this one, which must not wait for them on its way out. Where they fail alike, they do so by
+    They may be waiting for this one, so it must not wait for them. If they fail in the same way, they end by
     themselves within a few seconds.
     """
     jax: Any = sys.modules.get("jax")

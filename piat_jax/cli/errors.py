@@ -1,4 +1,4 @@
-"""How every command ends: 0, or one clear line on stderr and a code that says which kind."""
+"""Exit of every command: 0, or a clear line on stderr and an exit code for the type of error."""
 
 import os
 import sys
@@ -9,18 +9,18 @@ from piat_jax.cli.arguments import HelpRequested
 from piat_jax.core.checks import InputError, SavedAndStopped
 
 SAVED = 75
-"""Exit code of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
+"""Exit code of a run that was asked to stop and can be resumed: EX_TEMPFAIL of sysexits.h, "try again"."""
 
 CRASHED = 1
-"""Exit code after an error that is nobody's input, as Python's own."""
+"""Exit code after an error that is not due to input, as in Python."""
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command's `main(arguments)` and turn what the user can mend into a line and an exit code.
+    """Run a command's `main(arguments)`; errors that the user can fix become a line and an exit code.
 
     Returns:
-      0; 2 after an InputError, one line for each of its lines; 75 after SIGTERM or Ctrl-C where all was saved; 130
-      after Ctrl-C elsewhere. 1 after any other exception where several processes work together; alone it is raised.
+      0; 2 after an InputError, which is printed; 75 after SIGTERM or Ctrl-C if everything was saved; 130 after another
+      Ctrl-C. 1 after any other exception if several processes work together; in a single process it is raised.
     """
     try:
         try:
@@ -35,7 +35,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     except SavedAndStopped as stopped:
         print(stopped, file=sys.stderr)
         return SAVED
-    except BrokenPipeError:  # who read the output has had enough
+    except BrokenPipeError:  # the reader of the output has stopped
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return CRASHED
     except KeyboardInterrupt:

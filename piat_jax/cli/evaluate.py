@@ -3,22 +3,22 @@
     piat-evaluate --workdir=runs/x --attacks=clean,pgd20,cw20,aa
 
 Writes evaluation.json into each run folder. An attack is a name and its number of steps: clean, fgsm, pgd20, cw20,
-mi_fgsm10; mt20 is PGD at one other class after the other, pgd_ll20 at the least likely one. "aa" is AutoAttack's
-standard version, "aa-plus" its larger one; apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square are its members alone, with
-AutoAttack's numbers unless one is given (apgd-ce20, square1000). aa-union is AutoAttack in L-inf, L2 and L1, each with
-its radius of evaluation.union_eps, and what is robust under all; aa-linf, aa-l2 and aa-l1 are its parts. What these
-find, example by example, is in the run's folder robustness; stopped, they go on with --resume, which also keeps the
-accuracies of attacks that were run before. With --config.evaluation.attack_precision=tensorfloat32 AutoAttack attacks
-in TF32, where a GPU has it, and judges in float32.
+mi_fgsm10; mt20 is PGD targeted at each other class in turn, pgd_ll20 at the least likely class. "aa" is AutoAttack's
+standard version, "aa-plus" its larger one. apgd-ce, apgd-dlr, apgd-t, fab, fab-t and square are its members alone, with
+AutoAttack's number of steps unless one is given (apgd-ce20, square1000). aa-union is AutoAttack in L-inf, L2 and L1,
+each with its radius in evaluation.union_eps, and the accuracy under all three; aa-linf, aa-l2 and aa-l1 are its parts.
+AutoAttack's results for each example are in the run's folder robustness. --resume continues stopped attacks and keeps
+the accuracies of attacks that were run before. With --config.evaluation.attack_precision=tensorfloat32 AutoAttack
+attacks in TF32, if the GPU has it, and judges in float32.
 
-ddn100, fmn100 and fab-norm100 look for the nearest misclassified image: their median norm and the accuracy against the
-radius are kept beside the accuracy at evaluation.eps. --corruptions=FOLDER evaluates on CIFAR-10-C, CIFAR-100-C,
-Tiny-ImageNet-C or ImageNet-C, and writes corruptions/best.json and final.json.
+ddn100, fmn100 and fab-norm100 search for the nearest misclassified image. Their median norm and the accuracy as a
+function of the radius are kept in addition to the accuracy at evaluation.eps. --corruptions=FOLDER evaluates on
+CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C, and writes corruptions/best.json and final.json.
 
---from=runs/b makes the images on the network of another run, by its best checkpoint or that whose folder is given.
+--from=runs/b crafts the images on another run's network: on its best checkpoint, or on the one whose folder is given.
 
 Several folders may be given as arguments: piat-evaluate runs/*
-Several processes evaluate as one, as they train.
+Several processes can evaluate together, as in training.
 """
 
 import sys
@@ -36,13 +36,11 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     overrides, rest = arguments.split_overrides(argv)
     values = arguments.new_flags()
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    flags.DEFINE_string(
-        "config", None, "Config and method; by default those the run was trained with.", flag_values=values
-    )
+    flags.DEFINE_string("config", None, "Config and method; by default those of training.", flag_values=values)
     flags.DEFINE_list(
         "checkpoint",
         [],
@@ -57,17 +55,17 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "corruptions",
         None,
-        "Folder of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C; without --attacks these alone.",
+        "Folder of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C; without --attacks only these.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "from",
         None,
-        "Folder of another run, or of its checkpoint: the attacks' images are made on its network.",
+        "Folder of another run, or of its checkpoint: the attacks' images are crafted on its network.",
         flag_values=values,
     )
-    flags.DEFINE_boolean("resume", False, "Keep what was found, and go on with what was stopped.", flag_values=values)
-    flags.DEFINE_boolean("overwrite", False, "Evaluate again, in place of what was found.", flag_values=values)
+    flags.DEFINE_boolean("resume", False, "Keep earlier results, and continue stopped attacks.", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "Evaluate again and replace the results.", flag_values=values)
     distributed.define_flags(values)
     folders = [Path(text) for text in arguments.parse(values, rest, __doc__, positional=True)]
     if values.workdir:
@@ -86,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
         parse_checkpoint(name)
     if values["attacks"].present and not values.attacks:
         raise InputError(
-            "--attacks is empty; name some, such as --attacks=clean,pgd20, or leave it out for the config's"
+            "--attacks is empty; give attacks, such as --attacks=clean,pgd20, or leave it out for the config's"
         )
     for name in ("num_examples", "aa_examples"):
         check_at_least(name, values[name].value, 0)
@@ -106,10 +104,10 @@ def main(argv: Sequence[str]) -> None:
     use_one_device_a_core()
     distributed.start(values)
     runs = [Run(folder) for folder in folders]
-    if len(runs) > 1 and any(run.exists for run in runs):  # as runs/* gives them
+    if len(runs) > 1 and any(run.exists for run in runs):  # as from runs/*
         for run in runs:
             if not run.exists:
-                print(f"note: {run.folder} is no run and is left out", file=sys.stderr)
+                print(f"note: {run.folder} is not a run and is left out", file=sys.stderr)
         runs = [run for run in runs if run.exists]
     experiments = [experiment_of(run, values.config, overrides) for run in runs]
     made_on = source_of(values["from"].value) if values["from"].value else None
@@ -136,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def experiment_of(run: "Run", text: str | None, overrides: dict[str, str]) -> "Experiment":
-    """The run's own experiment, or that of a config, with its overrides."""
+    """The run's experiment, or that of a config, with overrides."""
     from piat_jax.experiment import config
     from piat_jax.experiment.console import note
     from piat_jax.experiment.experiment import differences
@@ -145,13 +143,13 @@ def experiment_of(run: "Run", text: str | None, overrides: dict[str, str]) -> "E
         given = config.load(text, overrides, trains=False, note=note)
         changed = differences(run.experiment().plain(), given.plain()) if run.exists else []
         if told := [line for line in changed if not line.startswith(("log.", "checkpoint."))]:
-            print(f"note: --config differs from what {run.folder} was trained with: {'; '.join(told)}", file=sys.stderr)
+            print(f"note: --config differs from the training of {run.folder}: {'; '.join(told)}", file=sys.stderr)
         return given
     return config.resolve(run.experiment(), overrides, trains=False, note=note)
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     distributed.leave(errors.run(main))
 
 

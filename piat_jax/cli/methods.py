@@ -1,9 +1,9 @@
-"""List the methods: a sentence, the paper and the defaults of each.
+"""List the methods, each with a sentence, its paper and its defaults.
 
     piat-methods
     piat-methods awp trades+awp+piat
 
-A method is written as its parts joined by +: one objective, then wrappers from the inside out, an average, and piat.
+A method is its parts joined by +: one objective, then wrappers from the inside out, an average, and piat.
 """
 
 import sys
@@ -13,7 +13,7 @@ from piat_jax.cli import arguments, errors
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     names = arguments.parse(arguments.new_flags(), argv, __doc__, positional=True)
 
     from piat_jax.experiment.methods import describe, parts
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     sys.exit(errors.run(main))
 
 

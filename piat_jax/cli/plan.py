@@ -1,12 +1,12 @@
-"""What a run would need on a GPU or TPU that is not here: memory, kernels, collectives, and the least time.
+"""Plan a run on a GPU or TPU that is not present: memory, kernels, collectives, and a lower bound of the time.
 
     piat-plan --config=cifar10_resnet18:nmse+piat --target=h100 --config.model.dtype=bfloat16
     piat-plan --config=cifar10_wrn32_10 --target=v5e:4x4 --what=train,evaluate,autoattack --price=1.2
     piat-plan --config=cifar10_resnet18 --target=a100 --batches=64,256,1024
 
-XLA compiles the run's real programs for the target. That takes minutes, and no GPU, TPU, data or weights; it needs the
+XLA compiles the run's real programs for the target. This takes minutes and needs no GPU, TPU, data or weights, but the
 compiler's packages (pip install 'piat_jax[plan-gpu]' or 'piat_jax[plan-tpu]'). Targets: a100, a100-40, h100, h200,
-b200; v5e, v5p, v6e, also with a topology such as v5e:8x8. The times are lower bounds, not speeds.
+b200; v5e, v5p, v6e, also with a topology such as v5e:8x8. The times are lower bounds, not predictions.
 """
 
 import os
@@ -21,29 +21,29 @@ from piat_jax.core.files import expanded, unwritable, write_json
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     overrides, rest = arguments.split_overrides(argv)
     values = arguments.new_flags()
     flags.DEFINE_string("config", None, "Config and method.", flag_values=values)
-    flags.DEFINE_string("target", None, "The device, of a TPU also its topology.", flag_values=values)
-    flags.DEFINE_integer("devices", 0, "How many; 0 = one, or all of the topology.", flag_values=values)
-    flags.DEFINE_list("what", ["train"], "Of train, evaluate, autoattack.", flag_values=values)
-    flags.DEFINE_list("batches", [], "Batch sizes at which training is compiled too.", flag_values=values)
-    flags.DEFINE_boolean("largest", False, "Find the largest batch that fits, by compiling some.", flag_values=values)
-    flags.DEFINE_float("price", 0.0, "Dollars for one device and an hour; 0 tells no cost.", flag_values=values)
-    flags.DEFINE_float("robust", 0.5, "Share of the images that AutoAttack will not break.", flag_values=values)
-    flags.DEFINE_integer("kernels", 0, "List so many kinds of kernels in each part.", flag_values=values)
-    flags.DEFINE_string("json", "", "File that the numbers are written to.", flag_values=values)
-    flags.DEFINE_string("hlo", "", "Folder that the compiled programs are written to.", flag_values=values)
+    flags.DEFINE_string("target", None, "The device, for a TPU also its topology.", flag_values=values)
+    flags.DEFINE_integer("devices", 0, "Number of devices; 0 = one, or all of the topology.", flag_values=values)
+    flags.DEFINE_list("what", ["train"], "From train, evaluate, autoattack.", flag_values=values)
+    flags.DEFINE_list("batches", [], "Further batch sizes for which training is compiled.", flag_values=values)
+    flags.DEFINE_boolean("largest", False, "Find the largest batch that fits, by compilation.", flag_values=values)
+    flags.DEFINE_float("price", 0.0, "Dollars per device and hour; 0 shows no cost.", flag_values=values)
+    flags.DEFINE_float("robust", 0.5, "Assumed robust accuracy under AutoAttack, in [0, 1].", flag_values=values)
+    flags.DEFINE_integer("kernels", 0, "Number of kernel types to list in each part.", flag_values=values)
+    flags.DEFINE_string("json", "", "File to write the numbers to.", flag_values=values)
+    flags.DEFINE_string("hlo", "", "Folder to write the compiled programs to.", flag_values=values)
     arguments.parse(values, rest, __doc__)
-    # It needs no device, and is to leave those alone that are here. JAX and XLA read these when they begin.
+    # The command needs no device and must not occupy present ones. JAX and XLA read these variables when they start.
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for flag in ("config", "target"):
         if not values[flag].value:
             raise InputError(f"--{flag} is missing; see --help")
     if not values.what:
-        raise InputError("--what is empty; give some of train, evaluate, autoattack")
+        raise InputError("--what is empty; give at least one of train, evaluate, autoattack")
     for name in values.what:
         check_choice("what", name, ("train", "evaluate", "autoattack"))
     for name in ("devices", "kernels"):
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     experiment = config.load(values.config, overrides)
     devices = devices_of(target, grid, values.devices)
     hlo, numbers = (expanded(text) if text else None for text in (values.hlo, values.json))
-    for folder in filter(None, (hlo, numbers and numbers.parent)):  # now, and not after minutes
+    for folder in filter(None, (hlo, numbers and numbers.parent)):  # fails before minutes of compilation
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     sys.exit(errors.run(main))
 
 

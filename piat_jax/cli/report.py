@@ -1,21 +1,20 @@
-"""Compare runs: the best and the final checkpoint, how steadily training went, and the curves.
+"""Compare runs: best and final checkpoints, stability of training, and curves.
 
     piat-report runs/pgd_at runs/piat --out=report
     piat-report runs
 
-A folder is a run or holds runs. Writes table.md, table.csv, stability.md, runs.csv (every run by itself) and
-robust_accuracy.png, the accuracy that chose the best epoch, into --out, by default the folder `report` in what the
-given folders have in common. Of methods run without and with PIAT it also writes piat.md and, where there are several,
-piat.png. Runs of one method that differ in more than their seed have a row for each setting. What was not evaluated
-yet is left out, with a note.
+Each argument is a run's folder or a folder with runs. Writes table.md, table.csv, stability.md, runs.csv (one row per
+run) and robust_accuracy.png (the accuracy that selected the best epoch) into --out, by default the folder `report` in
+the deepest common folder. For methods that were run with and without PIAT it also writes piat.md and, if there are
+several, piat.png. Runs of one method that differ in more than the seed have one row per setting. Runs that have not
+been evaluated are left out, with a note.
 
-report.html has it all in one page, which needs no other file and no network; its figures are in `figures` as .png and
-.svg. --scores=train_loss,test_cw20 draws more metrics over the epochs.
+report.html has everything in one page without other files or a network; its figures are in `figures` as .png and .svg.
+--scores=train_loss,test_cw20 draws further metrics over the epochs.
 
-Where accuracies by class are known, worst_class.md has the worst class and classes.csv all of them. Of minimum-norm
-attacks minimum_norm.md has the medians, and a figure such as fmn100.png the accuracy against the radius.
-corruptions.md is of common corruptions, transfer.md of images made on other networks, averages.md of runs with several
-averages.
+If class accuracies are known, worst_class.md has the worst class and classes.csv all classes. For minimum-norm attacks
+minimum_norm.md has the medians, and a figure such as fmn100.png the accuracy as a function of the radius.
+corruptions.md has common corruptions, transfer.md transfer attacks, averages.md runs with several averages.
 """
 
 import os
@@ -34,18 +33,18 @@ PAGE, FIGURES = "report.html", "figures"
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     values = arguments.new_flags()
     flags.DEFINE_string("out", None, "Folder to write to.", flag_values=values)
-    flags.DEFINE_list("scores", [], "Metrics to draw over the epochs, beside the usual ones.", flag_values=values)
+    flags.DEFINE_list("scores", [], "Further metrics to draw over the epochs.", flag_values=values)
     given = [expanded(text) for text in arguments.parse(values, argv, __doc__, positional=True)]
     if not given:
-        raise InputError("no run folders; give some, such as piat-report runs; see --help")
+        raise InputError("no run folders given; give at least one, such as piat-report runs; see --help")
     report(given, expanded(values.out) if values.out else _common(given) / "report", scores=values.scores)
 
 
 def report(folders: Sequence[Path], out: Path, *, scores: Sequence[str] = ()) -> None:
-    """Write a report of the runs in some folders into another; `scores` are further metrics to draw."""
+    """Write a report on the runs in `folders` into `out`; `scores` are further metrics to draw."""
     from piat_jax.analysis.curves import MOST_LINES, draw, draw_norms, save
     from piat_jax.analysis.evaluation_tables import (
         corruption_table,
@@ -70,9 +69,9 @@ def report(folders: Sequence[Path], out: Path, *, scores: Sequence[str] = ()) ->
     for folder in found:
         if folder not in evaluated:
             how = command("piat-evaluate", workdir=folder)
-            print(f"note: {folder} is left out: it was not evaluated; {how} does it", file=sys.stderr)
+            print(f"note: {folder} is left out because it has not been evaluated; run {how}", file=sys.stderr)
     if not evaluated:
-        raise InputError(f"none of the {len(found)} runs was evaluated; piat-evaluate RUN does it")
+        raise InputError(f"none of the {len(found)} runs has been evaluated; run piat-evaluate RUN first")
     runs = [load_run(folder) for folder in evaluated]
     table, stability = best_final_table(runs), stability_table(runs)
     pairs = find_pairs(runs)
@@ -134,7 +133,7 @@ def report(folders: Sequence[Path], out: Path, *, scores: Sequence[str] = ()) ->
     if worst:
         print(f"Worst class\n{worst.to_text()}")
     if several > MOST_LINES:
-        print(f"{several} methods are too many lines for robust_accuracy.png; give at most {MOST_LINES} for it")
+        print(f"{several} methods are too many lines for robust_accuracy.png; give at most {MOST_LINES}")
     for run in runs:
         if run not in plotted:
             print(f"{run.folder} has no {selected} in its metrics and is not in the figure")
@@ -144,12 +143,12 @@ def report(folders: Sequence[Path], out: Path, *, scores: Sequence[str] = ()) ->
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """The run folders among `folders` and, sorted, in those that are none; each once."""
+    """The run folders among `folders` and (sorted) inside the others; each once."""
     found: dict[Path, Path] = {}
     for folder in folders:
         inside = [] if _is_run(folder) or not folder.is_dir() else sorted(filter(_is_run, folder.iterdir()))
         if folder.is_dir() and not inside and not _is_run(folder):
-            raise InputError(f"{folder} is no run and holds none; give folders that piat-train --workdir=... wrote")
+            raise InputError(f"{folder} is not a run and holds none; give folders that piat-train --workdir=... wrote")
         for run in inside or [folder]:
             found.setdefault(run.resolve(), run)
     return list(found.values())
@@ -159,18 +158,18 @@ def _is_run(folder: Path) -> bool:
     from piat_jax.analysis.runs import FILES
     from piat_jax.interop.weights import SAFETENSORS
 
-    is_export = (folder / SAFETENSORS).is_file()  # whose config.json is another
+    is_export = (folder / SAFETENSORS).is_file()  # its config.json is not a run's
     return not is_export and any((folder / name).is_file() for name in FILES)
 
 
 def _common(folders: Sequence[Path]) -> Path:
-    """The given folder; the deepest folder above several."""
+    """The given folder, or the deepest common folder of several."""
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
     return Path(os.path.relpath(common)) if not folders[0].is_absolute() else common
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     sys.exit(errors.run(main))
 
 

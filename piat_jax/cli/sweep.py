@@ -4,10 +4,10 @@
     piat-sweep --config=embedded --methods=piat --sweep.attack.eps=4/255,8/255 --workdir=runs/eps
     piat-sweep --config=cifar10_resnet18 --methods=pgd_at,piat --workdir=runs/x --list > jobs.txt
 
-Each run is an ordinary piat-train and piat-evaluate in a process of its own. --sweep.FIELD=A,B sets any field to each
-value (lists are parted by ;); --config.FIELD=VALUE sets it for all. A second call goes on where the first was stopped.
-The report is in the folder `report` of --workdir. --list prints a command line for each run that is not done instead,
-for a scheduler. Methods with kd or hat are taught by other runs of their seed ("standard", "pgd_at"), which are added.
+Each run is an ordinary piat-train and piat-evaluate in a separate process. --sweep.FIELD=A,B sets any field to each
+value (lists are separated by ;); --config.FIELD=VALUE sets it for all runs. A second call resumes a stopped sweep. The
+report is in the folder `report` of --workdir. With --list, the command only prints a command line for each unfinished
+run, for a scheduler. Methods with kd or hat need teachers with the same seed ("standard", "pgd_at"); these are added.
 """
 
 import sys
@@ -23,19 +23,19 @@ from piat_jax.core.files import expanded
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     overrides, rest = arguments.split_overrides(argv)
     swept, rest = arguments.split_overrides(rest, "sweep")
     values = arguments.new_flags()
     flags.DEFINE_string("config", None, "Name or file of a config, without a method.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the runs.", flag_values=values)
     flags.DEFINE_list("methods", ["piat"], "Methods to compare.", flag_values=values)
-    flags.DEFINE_list("seeds", ["0"], "Seeds to run each with.", flag_values=values)
+    flags.DEFINE_list("seeds", ["0"], "Seeds for each method.", flag_values=values)
     flags.DEFINE_list("attacks", [], "Attacks of the evaluation; by default the config's.", flag_values=values)
     flags.DEFINE_integer("aa_examples", 0, "AutoAttack: the first n test examples; 0 = all.", flag_values=values)
-    flags.DEFINE_integer("jobs", 0, "Runs at once; 0 leaves it to the machine.", flag_values=values)
-    flags.DEFINE_boolean("overwrite", False, "Start again where runs exist.", flag_values=values)
-    flags.DEFINE_boolean("list", False, "Only print the commands of what is not done.", flag_values=values)
+    flags.DEFINE_integer("jobs", 0, "Parallel runs; 0 = depending on the machine.", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "Replace existing runs.", flag_values=values)
+    flags.DEFINE_boolean("list", False, "Only print the commands of unfinished runs.", flag_values=values)
     arguments.parse(values, rest, __doc__)
     for flag in ("config", "workdir"):
         if not values[flag].value:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         attacks=tuple(values.attacks),
         aa_examples=values.aa_examples,
     )
-    sweep.check(jobs)  # every mistake shows before the first process starts
+    sweep.check(jobs)  # reports every mistake before the first process starts
     if values.list:
         for line in sweep.command_lines(jobs):
             print(line)
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     sys.exit(errors.run(main))
 
 

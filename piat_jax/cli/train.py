@@ -4,9 +4,9 @@
     piat-train --resume runs/x
     piat-train --config=cifar10_resnet18:nmse+piat --fields
 
-A config is the name of one that is installed with the package, or a file; the method stands after the colon.
---config.FIELD=VALUE overrides any field. Several processes train as one, each on its own devices: under Slurm, Open
-MPI or Kubernetes and on TPU pods with --distributed, elsewhere with --coordinator. They share the folder of the run.
+A config is a name that is installed with the package, or a file; the method follows after the colon.
+--config.FIELD=VALUE overrides any field. Several processes can train together, each on its own devices: under Slurm,
+Open MPI or Kubernetes and on TPU pods with --distributed, elsewhere with --coordinator. They share the run's folder.
 """
 
 import json
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     overrides, rest = arguments.split_overrides(argv)
     values = arguments.new_flags()
-    flags.DEFINE_string("config", None, "Name or file of a config, and the method after a colon.", flag_values=values)
+    flags.DEFINE_string("config", None, "Name or file of a config, then a colon and the method.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the run; new, empty, or with --resume its own.", flag_values=values)
-    flags.DEFINE_boolean("resume", False, "Go on from the last checkpoint in workdir.", flag_values=values)
+    flags.DEFINE_boolean("resume", False, "Continue from the last checkpoint in workdir.", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "Replace the run in workdir.", flag_values=values)
-    flags.DEFINE_boolean("fields", False, "Only list the fields: values and meanings.", flag_values=values)
-    flags.DEFINE_boolean("show", False, "Only print the config, and draw its learning rate.", flag_values=values)
+    flags.DEFINE_boolean("fields", False, "Only list the fields with values and meanings.", flag_values=values)
+    flags.DEFINE_boolean("show", False, "Only print the config and draw its learning rate.", flag_values=values)
     distributed.define_flags(values)
     folders = arguments.parse(values, rest, __doc__, positional=True)
     if folders and (len(folders) > 1 or values.workdir or not values.resume):
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def train_run(experiment: "Experiment", run: "Run", *, resume: bool, overwrite: bool, text: str | None) -> None:
-    """Train, and say what comes next."""
+    """Train, and print the command for evaluation."""
     from piat_jax.experiment import train
     from piat_jax.experiment.console import TrainingConsole
 
@@ -78,7 +78,7 @@ def train_run(experiment: "Experiment", run: "Run", *, resume: bool, overwrite: 
 
 
 def entry() -> None:
-    """Console entry point."""
+    """The console entry point."""
     distributed.leave(errors.run(main))
 
 

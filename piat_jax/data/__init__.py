@@ -1,7 +1,7 @@
-"""Data sets, and what turns them into augmented batches on the device.
+"""Data sets, and augmented batches of them on the device.
 
-`load` reads one by its name or path; `sources` says which formats are looked for where, and the decorator `dataset`
-adds a name and its reader. `batching` picks a step's examples; `augment` crops, flips and scales them.
+`load` reads a data set by its name or path; `sources` decides which formats are searched for where, and the decorator
+`dataset` adds a name and its reader. `batching` picks a step's examples; `augment` crops, flips and changes them.
 """
 
 import dataclasses
@@ -47,23 +47,23 @@ def load(
     decoding: Decoding | None = None,
     test_list: str = "",
 ) -> Dataset:
-    """The data set called `name`, in memory; arrays that are not compressed stay in their file and are mapped.
+    """Load the data set `name` into memory; uncompressed arrays stay in their file and are memory-mapped.
 
     Args:
       name: one of `names()`; "tfds:NAME" for any image-classification data set of TensorFlow Datasets; or the path of
-        a folder or file, whose format is found out.
-      data_dir: where a named data set's files are; empty looks in the usual places. For "npz", the file.
+        a folder or file, whose format is detected.
+      data_dir: folder with a named data set's files; empty = search the usual places. For "npz", the file.
       train_examples: keep the first n training examples; 0 keeps all.
       test_examples: keep the first n test examples; 0 keeps all.
-      decoding: how encoded images of any size become arrays of one; they then stay in their files and are decoded when
-        they are asked for, and `name` is a folder or a pattern (`records.opening.read_records`). Default: images that
-        have one size.
-      test_list: of encoded images: a text file with CLASS/FILE in each line, which names the test images that are
-        meant, in their order (`records.listed`); empty = all. `test_examples` are then the first n of the list.
+      decoding: how encoded images of any size become arrays of one size; they then stay in their files and are decoded
+        when they are indexed, and `name` is a folder or a pattern (`records.opening.read_records`). Default: images of
+        one size.
+      test_list: for encoded images: a text file with CLASS/FILE in each line, which selects and orders the test images
+        (`records.listed`); empty = all. `test_examples` then takes the first n of the list.
 
     Raises:
-      InputError: an unknown name, files that are missing (every place is listed) or damaged, more examples than there
-        are, or the first n are of other classes than the whole.
+      InputError: the name is unknown, files are missing (every searched place is listed) or damaged, there are fewer
+        examples than requested, or the first n have other classes than the entire set.
 
     >>> load("embedded", train_examples=100).train.images.shape
     (100, 28, 28, 1)
@@ -79,12 +79,12 @@ def load(
 def open_dataset(
     name: str, *, data_dir: str | os.PathLike[str] = "", decoding: Decoding | None = None, test_list: str = ""
 ) -> Dataset:
-    """As `load`, but images that are files, or bytes of files, are decoded only when they are indexed.
+    """As `load`, but encoded images are decoded only when they are indexed.
 
-    For data that does not fit in memory: `prepare` makes a cache of it.
+    For data that does not fit in memory: `prepare` writes a cache of it.
     """
     if test_list and decoding is None:
-        raise InputError(f"test_list={test_list!r} is of encoded images; give decoding, or leave it out")
+        raise InputError(f"test_list={test_list!r} is for encoded images; give decoding, or leave it out")
     found = find(name, data_dir) if decoding is None else read_records(name, decoding, test_list)
     num_classes, class_names = classes(found)
     shown = found.name or (name if name.startswith("tfds:") or name in names() else Path(found.where).stem)
@@ -94,14 +94,14 @@ def open_dataset(
 
 
 def classes(found: Found) -> tuple[int, tuple[str, ...]]:
-    """The number of classes and their names: those published, those the files name, else the highest label plus one."""
+    """The number of classes and their names: as published, else as in the files, else the highest label plus one."""
     if found.name in KNOWN:
         known = KNOWN[found.name]
         return len(found.class_names) or known.classes, known.class_names or found.class_names
     if found.class_names:
         return len(found.class_names), found.class_names
     labels = found.train[1]
-    fits = labels.ndim == 1 and 0 < labels.size == len(found.train[0])  # else `Split` says what is wrong
+    fits = labels.ndim == 1 and 0 < labels.size == len(found.train[0])  # else `Split` reports the problem
     counts = np.bincount(labels) if fits else np.ones(2, int)
     if not counts.all():
         empty = int(np.argmin(counts))

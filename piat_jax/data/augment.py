@@ -1,4 +1,4 @@
-"""Random crop, flip, policies, cutout and erasing on the device: pure, jittable, keyed per example."""
+"""Random crop, flip, policies, cutout and erasing on the device: pure, jittable, with one key per example."""
 
 from pathlib import PurePath
 
@@ -11,22 +11,22 @@ from piat_jax.core.types import Array
 from piat_jax.data.autoaugment import autoaugment, randaugment
 from piat_jax.data.dataset_info import KNOWN
 
-# jnp.pad's name of each mode. Zeros is torchvision's RandomCrop; reflect is davidcpage's cifar10-fast and its heirs.
+# jnp.pad's name of each mode. Zeros is as in torchvision's RandomCrop; reflect as in davidcpage's cifar10-fast.
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
 POLICIES = ("autoaugment", "autoaugment_imagenet", "randaugment", "")
 ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 3.3)
-"""Of a rectangle that is erased: its share of the image, and its height over its width."""
+"""Range of an erased rectangle's share of the image, and of its ratio of height to width."""
 ERASED_MEAN, ERASED_STD = 0.45, 0.225
-"""Of the noise in it, in [0, 1]: about N(0, 1) after the usual normalisation."""
+"""Mean and standard deviation of its noise, for pixels in [0, 1]: about N(0, 1) after the usual normalisation."""
 
 
 def check_augmentation(dataset_name: str, flip: bool) -> None:
-    """Raise InputError if `flip` would change what the images of this data set mean.
+    """Raise InputError if `flip` would change the meaning of this data set's images.
 
     Args:
-      dataset_name: `Dataset.name`, or the name or path that it is loaded by. Where it is not known it is judged by an
-        "svhn" or "mnist" in its last two parts; data of your own may flip.
-      flip: whether images are to be mirrored.
+      dataset_name: `Dataset.name`, or the name or path for loading. An unknown name counts as digits if its last two
+        parts contain "svhn" or "mnist"; other data may be flipped.
+      flip: whether images will be mirrored.
 
     >>> check_augmentation("cifar10", True)
     >>> check_augmentation("svhn", True)
@@ -54,28 +54,27 @@ def augment(
     cutout: int = 0,
     erasing: float = 0.0,
 ) -> Array:
-    """Each image padded, cropped back at a random place, mirrored with probability 1/2, changed and cut, in this order.
+    """Augment each image: pad and crop at random, mirror with probability 1/2, apply a policy, cut out and erase.
 
     Args:
       images: `[B, H, W, C]` of any dtype; uint8 costs a quarter of the memory traffic of float32.
-      keys: `[B]` typed keys, one per example (`core.rng.example_keys`): what happens to an example does not depend on
+      keys: `[B]` typed keys, one per example (`core.rng.example_keys`): an example's augmentation does not depend on
         the rest of the batch.
       crop_padding: pixels added on each side, at least 0; the crop's corner is uniform on [0, 2 * crop_padding]^2.
-        0 crops nothing.
+        0 = no crop.
       padding_mode: "zeros" or "reflect" (the mirror image, without repeating the edge; needs crop_padding < H, W).
-      flip: whether to mirror left and right at all.
-      policy: "autoaugment" for AutoAugment's CIFAR policy, "autoaugment_imagenet" for that of ImageNet, "randaugment"
-        (all in `data.autoaugment`), "" for none.
+      flip: whether to mirror images left and right.
+      policy: "autoaugment" for AutoAugment's CIFAR policy, "autoaugment_imagenet" for its ImageNet policy,
+        "randaugment" (all in `data.autoaugment`), "" for none.
       policy_operations, policy_magnitude: N and M of RandAugment.
-      cutout: the side, in pixels, of a black square around a pixel drawn from the image, partly outside at its border;
-        0 for none.
+      cutout: side, in pixels, of a black square around a random pixel; near the border a part lies outside. 0 = none.
       erasing: the probability that a rectangle of an image is replaced by noise, in [0, 1] (`random_erasing`).
 
     Returns:
       Images of the same shape and dtype; `images` itself if there is nothing to do.
 
     Raises:
-      InputError: a value out of range, or not one key per image.
+      InputError: a value is out of range, or there is not one key per image.
 
     Source: cutout is DeVries and Taylor (2017), arXiv:1708.04552; erasing Zhong et al. (2017), arXiv:1708.04896.
 
@@ -113,7 +112,7 @@ def augment(
 def crop_offsets(keys: Array, crop_padding: int) -> Array:
     """The corner `[B, 2]` (row, column) of each example's crop in the padded image, uniform on [0, 2 * padding]^2."""
     end = 2 * crop_padding + 1
-    # int32 whatever jax_enable_x64 says: other integers would draw other offsets.
+    # int32 regardless of jax_enable_x64: other integer types would draw other offsets.
     return jax.vmap(lambda key: jax.random.randint(named_key(key, "crop"), (2,), 0, end, jnp.int32))(keys)
 
 
@@ -123,7 +122,7 @@ def flip_mask(keys: Array) -> Array:
 
 
 def random_crop(images: Array, keys: Array, crop_padding: int, padding_mode: str) -> Array:
-    """Each image padded by `crop_padding` and cropped back to its size at `crop_offsets`."""
+    """Pad each image by `crop_padding` and crop it back to its size at `crop_offsets`."""
     pad = (crop_padding, crop_padding)
     padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)), mode=PADDING_MODES[padding_mode])
     zero = jnp.zeros((), jnp.int32)
@@ -135,12 +134,12 @@ def random_crop(images: Array, keys: Array, crop_padding: int, padding_mode: str
 
 
 def random_flip(images: Array, keys: Array) -> Array:
-    """Each image, mirrored left and right where `flip_mask` says so."""
+    """Mirror the images that `flip_mask` selects left and right."""
     return jnp.where(flip_mask(keys)[:, None, None, None], images[:, :, ::-1], images)
 
 
 def random_cutout(images: Array, keys: Array, side: int) -> Array:
-    """Each image with a black square of `side` pixels around a pixel of `cutout_centres`."""
+    """Put a black square of `side` pixels into each image, around its pixel from `cutout_centres`."""
     rows, columns = cutout_centres(keys, images.shape[1], images.shape[2]).T - side // 2
 
     def covered(start: Array, length: int) -> Array:
@@ -152,19 +151,19 @@ def random_cutout(images: Array, keys: Array, side: int) -> Array:
 
 
 def cutout_centres(keys: Array, height: int, width: int) -> Array:
-    """The middle `[B, 2]` (row, column) of each example's cutout, uniform over its pixels."""
+    """The center `[B, 2]` (row, column) of each example's cutout, uniform over the image's pixels."""
     end = jnp.array([height, width], jnp.int32)
     return jax.vmap(lambda key: jax.random.randint(named_key(key, "cutout"), (2,), 0, end, jnp.int32))(keys)
 
 
 def random_erasing(images: Array, keys: Array, probability: float) -> Array:
-    """Each image, with this probability, with a rectangle of noise in place of a part.
+    """Replace a rectangle of each image by noise, with this probability.
 
-    Its area is uniform on `ERASED_AREA`, its ratio log-uniform on `ERASED_RATIO`, its place uniform inside the image,
-    and its pixels N(`ERASED_MEAN`, `ERASED_STD`), cut off at [0, 1].
+    The rectangle's area is uniform on `ERASED_AREA`, its ratio log-uniform on `ERASED_RATIO`, its place uniform inside
+    the image, and its pixels N(`ERASED_MEAN`, `ERASED_STD`), clipped to [0, 1].
 
-    Source: Zhong et al. (2017), arXiv:1708.04896. Where a rectangle is higher or wider than the image, torchvision
-    draws again; here it is cut off. The noise is timm's "pixel" mode without its mean for each channel.
+    Source: Zhong et al. (2017), arXiv:1708.04896. If a rectangle is higher or wider than the image, torchvision draws
+    again; here it is clipped. The noise is timm's "pixel" mode without a mean per channel.
     """
     height, width = images.shape[1:3]
     sides, corners = erased_rectangles(keys, probability, height, width)
@@ -181,7 +180,7 @@ def random_erasing(images: Array, keys: Array, probability: float) -> Array:
 
 
 def erased_rectangles(keys: Array, probability: float, height: int, width: int) -> tuple[Array, Array]:
-    """The sides and the corner, both `[B, 2]` int32 (rows, columns), of what is erased; sides of 0 erase nothing."""
+    """Sides and corner, both `[B, 2]` int32 (rows, columns), of the erased rectangles; sides of 0 erase nothing."""
 
     def one(key: Array) -> tuple[Array, Array]:
         drawn = jax.random.uniform(named_key(key, "erasing"), (5,), jnp.float32)

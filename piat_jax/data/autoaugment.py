@@ -1,4 +1,4 @@
-"""AutoAugment's policies and RandAugment on the device: operations on bytes are Pillow's, one key per example."""
+"""AutoAugment's policies and RandAugment on the device: Pillow's operations on bytes, with one key per example."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from piat_jax.core.checks import InputError, check_choice, check_count, check_ra
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import Array
 
-# (operation, probability, magnitude in [0, 9]) twice: one of the 25 is drawn for each image, both parts are tried.
+# (operation, probability, magnitude in [0, 9]) twice: each image draws one of the 25, and both parts are tried.
 CIFAR_POLICY = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
     (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
@@ -68,31 +68,31 @@ IMAGENET_POLICY = (
     (("Equalize", 0.8, 0), ("Equalize", 0.6, 0)),
 )
 LEARNED = {"cifar": CIFAR_POLICY, "imagenet": IMAGENET_POLICY}
-"""AutoAugment's policies by the data that they were learned on."""
+"""AutoAugment's policies, by the data on which they were learned."""
 RANDOM_OPERATIONS = (
     "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
     "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
 )  # fmt: skip
-"""What RandAugment draws from."""
+"""The operations from which RandAugment draws."""
 MOST_MAGNITUDE = 30
-"""Of RandAugment; of AutoAugment it is 9."""
+"""Maximum magnitude of RandAugment; AutoAugment's is 9."""
 FILL = 128
-"""What moves in from outside: gray, for the mean that the paper's code fills in."""
+"""Fill value for pixels from outside the image: gray, close to the mean that the paper's code uses."""
 MOVES = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 class Operation(NamedTuple):
-    """One operation as numbers; arrays of these are looked up by what was drawn."""
+    """One operation as numbers; tables of these are indexed by the random draws."""
 
     branch: Any  # int32, of BRANCHES
-    matrix: Any  # [6] int32, in 1/65536 of a pixel: where a pixel comes from
-    factor: Any  # of a blend: 0 is all without, 1 the image
-    level: Any  # int32: bits that stay, or the byte from which on values are inverted
+    matrix: Any  # [6] int32, in 1/65536 of a pixel: maps a pixel to its source
+    factor: Any  # of a blend: 1 is the image, 0 the other image
+    level: Any  # int32: number of bits kept, or the byte from which values are inverted
 
 
 def autoaugment(images: Array, keys: Array, *, learned_on: str = "cifar") -> Array:
-    """One of the 25 pairs of operations on each image.
+    """Apply one of AutoAugment's 25 pairs of operations to each image.
 
     Args:
       images: `[B, H, W, C]` uint8, with C = 1 or 3.
@@ -103,7 +103,7 @@ def autoaugment(images: Array, keys: Array, *, learned_on: str = "cifar") -> Arr
       Images of the same shape, uint8. Moves and lookups are Pillow's to the byte, blends and AutoContrast up to 1.
 
     Raises:
-      InputError: images of another kind, or an unknown policy.
+      InputError: images have another type or shape, or the policy is unknown.
 
     Source: Cubuk et al. (2019), arXiv:1805.09501, with the magnitudes and signs of torchvision's AutoAugment.
 
@@ -130,7 +130,7 @@ def autoaugment(images: Array, keys: Array, *, learned_on: str = "cifar") -> Arr
 
 
 def randaugment(images: Array, keys: Array, *, operations: int = 2, magnitude: int = 9) -> Array:
-    """So many operations on each image, each drawn from 14 (`RANDOM_OPERATIONS`) and at one magnitude, either sign.
+    """Apply random operations to each image, each one of 14 (`RANDOM_OPERATIONS`), at one magnitude, with either sign.
 
     Args:
       images: `[B, H, W, C]` uint8, with C = 1 or 3.
@@ -142,10 +142,10 @@ def randaugment(images: Array, keys: Array, *, operations: int = 2, magnitude: i
       Images of the same shape, uint8; operations as in `autoaugment`.
 
     Raises:
-      InputError: images of another kind, or a number out of range.
+      InputError: images have another type or shape, or a number is out of range.
 
-    Source: Cubuk et al. (2019), arXiv:1909.13719, with the numbers of torchvision's RandAugment. What moves in from
-    outside is gray here, and black there.
+    Source: Cubuk et al. (2019), arXiv:1909.13719, with the numbers of torchvision's RandAugment. Pixels from outside
+    the image are gray here, and black there.
 
     >>> images = jnp.zeros((2, 8, 8, 3), jnp.uint8)
     >>> jax.jit(randaugment)(images, jax.random.split(jax.random.key(0))).shape
@@ -175,13 +175,13 @@ def _check_bytes(name: str, images: Array) -> None:
 
 
 def apply(image: Array, operation: Operation) -> Array:
-    """One operation on one image `[H, W, C]`; under vmap all branches are computed and one is kept."""
+    """Apply one operation to one image `[H, W, C]`; under vmap all branches are computed and one is kept."""
     return jax.lax.switch(operation.branch, BRANCHES, image, operation)
 
 
 @functools.lru_cache
 def policy_table(learned_on: str, height: int, width: int) -> Operation:
-    """The operations of a policy `[25, 2, 2]`: of each pair, each part, with the magnitude's two signs."""
+    """The operations of a policy, `[25, 2, 2]`: pair, part of the pair, sign of the magnitude."""
     rows = [
         [[encode(name, magnitude, sign, height, width) for sign in (1, -1)] for name, _, magnitude in pair]
         for pair in LEARNED[learned_on]
@@ -192,7 +192,7 @@ def policy_table(learned_on: str, height: int, width: int) -> Operation:
 
 @functools.lru_cache
 def random_table(magnitude: int, height: int, width: int) -> Operation:
-    """RandAugment's operations `[14, 2]`, with the magnitude's two signs."""
+    """RandAugment's operations, `[14, 2]`: operation, sign of the magnitude."""
     flat = [
         encode(name, magnitude, sign, height, width, most=MOST_MAGNITUDE)
         for name in RANDOM_OPERATIONS
@@ -202,7 +202,7 @@ def random_table(magnitude: int, height: int, width: int) -> Operation:
 
 
 def encode(name: str, magnitude: int, sign: int, height: int, width: int, *, most: int = 9) -> Operation:
-    """An operation of torchvision's name at a magnitude in [0, most], for images of one size.
+    """Encode an operation with torchvision's name at a magnitude in [0, most], for images of one size.
 
     >>> encode("Solarize", 6, 1, 32, 32).level.item(), round(encode("Color", 9, -1, 32, 32).factor.item(), 3)
     (85, 0.1)
@@ -230,7 +230,7 @@ def encode(name: str, magnitude: int, sign: int, height: int, width: int, *, mos
     else:
         branch, factor = name, 1 + 0.9 * share
     a, b, c, d, e, f = matrix
-    # From the middle of a pixel, rounded as Pillow's fixed point is.
+    # From the center of a pixel, rounded like Pillow's fixed-point numbers.
     fixed = [math.floor(65536 * v + 0.5) for v in (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)]
     return Operation(
         np.int32(BRANCH_NAMES.index(branch)), np.array(fixed, np.int32), np.float32(factor), np.int32(level)
@@ -238,7 +238,7 @@ def encode(name: str, magnitude: int, sign: int, height: int, width: int, *, mos
 
 
 def move(image: Array, operation: Operation) -> Array:
-    """Each pixel from its place under an affine map, the nearest one; `FILL` where that is outside."""
+    """Apply an affine map with nearest-neighbour sampling; `FILL` outside the image."""
     height, width = image.shape[:2]
     a, b, c, d, e, f = operation.matrix
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
@@ -249,7 +249,7 @@ def move(image: Array, operation: Operation) -> Array:
 
 
 def blend(image: Array, other: Array, factor: Array) -> Array:
-    """`other + factor (image - other)`, cut off below the point."""
+    """`other + factor (image - other)`, truncated to whole numbers."""
     other = other.astype(jnp.float32)
     return jnp.clip(other + factor * (image.astype(jnp.float32) - other), 0, 255).astype(jnp.uint8)
 
@@ -263,7 +263,7 @@ def gray(image: Array) -> Array:
 
 
 def smooth(image: Array) -> Array:
-    """The mean of 3x3 pixels, the middle one five times; the border as it is."""
+    """The mean of 3x3 pixels with weight 5 for the center; the border is unchanged."""
     x = image.astype(jnp.int32)
     rows = x[:-2] + x[1:-1] + x[2:]
     total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * x[1:-1, 1:-1]
@@ -271,39 +271,39 @@ def smooth(image: Array) -> Array:
 
 
 def brightness(image: Array, operation: Operation) -> Array:
-    """Towards or away from black."""
+    """Change the brightness: blend with black."""
     return blend(image, jnp.zeros_like(image), operation.factor)
 
 
 def color(image: Array, operation: Operation) -> Array:
-    """Towards or away from gray."""
+    """Change the saturation: blend with gray."""
     return blend(image, jnp.broadcast_to(gray(image), image.shape), operation.factor)
 
 
 def contrast(image: Array, operation: Operation) -> Array:
-    """Towards or away from the mean of the luma."""
+    """Change the contrast: blend with the mean luma."""
     luma = gray(image)
     mean = (2 * jnp.sum(luma) + luma.size) // (2 * luma.size)
     return blend(image, jnp.full(image.shape, mean), operation.factor)
 
 
 def sharpness(image: Array, operation: Operation) -> Array:
-    """Towards or away from the smoothed image."""
+    """Change the sharpness: blend with the smoothed image."""
     return blend(image, smooth(image), operation.factor)
 
 
 def posterize(image: Array, operation: Operation) -> Array:
-    """Some of the high bits only."""
+    """Keep only the high bits."""
     return image & operation.level.astype(jnp.uint8)
 
 
 def solarize(image: Array, operation: Operation) -> Array:
-    """Inverted from a byte on; from 0 on, all of it."""
+    """Invert values from `operation.level` on; 0 inverts all."""
     return jnp.where(image < operation.level, image, 255 - image)
 
 
 def autocontrast(image: Array, operation: Operation) -> Array:
-    """Each channel stretched to [0, 255]."""
+    """Stretch each channel to [0, 255]."""
     x = image.astype(jnp.int32)
     low, high = jnp.min(x, axis=(0, 1), keepdims=True), jnp.max(x, axis=(0, 1), keepdims=True)
     stretched = (x - low) * 255 // jnp.maximum(high - low, 1)
@@ -311,7 +311,7 @@ def autocontrast(image: Array, operation: Operation) -> Array:
 
 
 def equalize(image: Array, operation: Operation) -> Array:
-    """Each channel's histogram made even."""
+    """Equalize each channel's histogram."""
 
     def channel(values: Array) -> Array:
         counts = jnp.zeros(256, jnp.int32).at[values].add(1)

@@ -1,7 +1,7 @@
-"""Batches of a data set: a permutation per epoch, on the device a slice and a gather per step.
+"""Batches of a data set: one permutation per epoch, and on the device one slice and one gather per step.
 
-The last partial batch of an epoch is dropped: a compiled step wants one shape, and padding would change BatchNorm's
-statistics. Each epoch has a fresh permutation, so other examples are dropped each time.
+The last partial batch of an epoch is dropped: a compiled step needs one shape, and padding would change BatchNorm's
+statistics. Each epoch has a new permutation, so different examples are dropped.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from piat_jax.core.types import Array
 from piat_jax.data.shuffling import shuffled
 
 LARGE = 1 << 22
-"""Of more generated examples than this no permutation is made: `shuffling.shuffled` computes those that are taken."""
+"""For more generated examples than this, `shuffling.shuffled` computes the required indices without a permutation."""
 
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:
@@ -35,7 +35,7 @@ def check_batch_size(batch_size: int, num_examples: int) -> None:
 
 
 def steps_per_epoch(num_examples: int, batch_size: int, epoch_steps: int = 0) -> int:
-    """How many batches an epoch has: as many as are asked for, or the whole ones of the data.
+    """The number of batches in an epoch: `epoch_steps`, or the number of whole batches in the data.
 
     Args:
       num_examples: N.
@@ -43,7 +43,7 @@ def steps_per_epoch(num_examples: int, batch_size: int, epoch_steps: int = 0) ->
       epoch_steps: 0 = N // B.
 
     Raises:
-      InputError: `batch_size` is not in [1, num_examples], or the steps are fewer than none.
+      InputError: `batch_size` is not in [1, num_examples], or `epoch_steps` is negative.
 
     >>> steps_per_epoch(50_000, 128), steps_per_epoch(50_000, 128, epoch_steps=1000)
     (390, 1000)
@@ -54,7 +54,7 @@ def steps_per_epoch(num_examples: int, batch_size: int, epoch_steps: int = 0) ->
 
 
 def epoch_permutation(key: Array, num_examples: int) -> Array:
-    """The order of the examples in one epoch, `[num_examples]` int32; derive `key` from the epoch's number."""
+    """A random order of the examples for one epoch, `[num_examples]` int32; derive `key` from the epoch's number."""
     return jax.random.permutation(key, num_examples).astype(jnp.int32)
 
 
@@ -67,22 +67,24 @@ def epoch_order(
     replays: int = 1,
     epoch_steps: int = 0,
 ) -> Array:
-    """The examples of all steps of one epoch, one batch after the other.
+    """The examples of all steps of one epoch, batch by batch.
 
     Args:
       key: derive it from the epoch's number.
-      num_examples: N, of the training set.
+      num_examples: N, size of the training set.
       batch_size: B.
-      num_extra: M, of a set of generated examples beside it, or of each of several.
-      extra_per_batch: E, how many of each batch are of these, or of each set: its last ones, set by set.
-      replays: how often in a row each batch is taken; an epoch stays as many steps long and sees fewer batches.
-      epoch_steps: S, how many steps the epoch has; 0 = N // B.
+      num_extra: M, size of a set of generated examples, or sizes of several sets.
+      extra_per_batch: E, number of generated examples in each batch, or numbers for each set; they are the batch's last
+        ones, set by set.
+      replays: number of consecutive steps on each batch; the number of steps stays, so an epoch sees fewer batches.
+      epoch_steps: S, number of steps in the epoch; 0 = N // B.
 
     Returns:
-      Indices, int32. Without extra examples and S the epoch's permutation. Else `[S B]`: each batch has B - E of the N
-      and E of the M, which count from N on, those of a second set from N + M on. Without S an epoch stays as long as
-      it is without extra examples, so it sees `(N // B) (B - E)` of its own. None of a set repeats within the epoch
-      before all were seen. Then the N come in a new permutation, and the M in the same order again.
+      Indices, int32. Without extra examples and S, the epoch's permutation. Else `[S B]`: each batch has B - E of the N
+      training examples and E of the M generated ones, whose indices begin at N (at N + M for a second set). Without S
+      an epoch has as many steps as without extra examples, so it sees `(N // B) (B - E)` training examples. In an
+      epoch, no example of a set repeats before all of the set were seen. Then the N follow in a new permutation, and
+      the M in the same order again.
 
     >>> order = epoch_order(jax.random.key(0), 8, 4, 100, 3).reshape(2, 4)
     >>> (order < 8).sum(axis=1).tolist(), bool((order[:, 1:] >= 8).all())
@@ -113,19 +115,19 @@ def epoch_order(
 
 
 def _passes(key: Array, size: int, count: int) -> Array:
-    """At least so many indices of a set: permutations of it, one after the other."""
+    """At least `count` indices of a set: successive permutations of it."""
     first = epoch_permutation(key, size)
     if count <= size:
         return first
     again = named_key(key, "again")
-    # One by one, and not under vmap, where some generators draw other numbers.
+    # Not under vmap, where some generators draw other numbers.
     numbers = jnp.arange(1, -(-count // size))
     rest = jax.lax.map(lambda number: epoch_permutation(jax.random.fold_in(again, number), size), numbers)
     return jnp.concatenate([first, rest.reshape(-1)])
 
 
 def _of_extra(key: Array, size: int, count: int) -> Array:
-    """So many indices of a generated set, which begins anew where it ends."""
+    """`count` indices of a generated set, which starts again at its end."""
     if size <= LARGE:
         return epoch_permutation(key, size)[jnp.arange(count) % size]
     return shuffled(key, jnp.arange(count) % size, size)
@@ -141,7 +143,7 @@ def as_counts(counts: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def share_out(total: int, weights: Sequence[float]) -> tuple[int, ...]:
-    """Whole numbers in proportion to weights that sum to `total`, by largest remainder; of equals the first get more.
+    """Split `total` into whole numbers in proportion to weights, by largest remainder; ties favour the first.
 
     >>> share_out(10, (2.0, 1.0)), share_out(7, (1, 1, 1))
     ((7, 3), (3, 2, 2))
@@ -157,18 +159,18 @@ def share_out(total: int, weights: Sequence[float]) -> tuple[int, ...]:
 def take_batch(
     images: Array, labels: Array, order: Array, step: Array | int, batch_size: int
 ) -> tuple[Array, Array, Array]:
-    """The batch of one step.
+    """Take the batch of one step.
 
     Args:
       images: all images `[N, H, W, C]`, uint8, on the device.
       labels: all labels `[N]`.
       order: `epoch_permutation` of this epoch, `[N]`, or of a part of the examples.
-      step: the step within the epoch, in [0, steps_per_epoch), may be traced; a traced step beyond that repeats the
-        last examples of the order.
+      step: the step within the epoch, in [0, steps_per_epoch), may be traced; a traced step beyond this range repeats
+        the last examples of the order.
       batch_size: B, static.
 
     Returns:
-      `(images[B, H, W, C], labels[B], indices[B])`, where `indices` are the examples' places in the data set.
+      `(images[B, H, W, C], labels[B], indices[B])`, where `indices` are the examples' indices in the data set.
 
     Raises:
       InputError: the batch is larger than the data, or a concrete step is beyond the epoch.

@@ -21,7 +21,7 @@ SEED = 0
 
 
 def choose(labels: np.ndarray, num_examples: int, rng: np.random.RandomState) -> np.ndarray:
-    """The indices of `num_examples` examples, as many of each class as possible, in random order.
+    """Choose `num_examples` examples, balanced over the classes as far as possible; their indices in random order.
 
     >>> labels = np.array([0, 0, 0, 1, 1, 1])
     >>> np.bincount(labels[choose(labels, 4, np.random.RandomState(0))]).tolist()
@@ -36,8 +36,8 @@ def choose(labels: np.ndarray, num_examples: int, rng: np.random.RandomState) ->
 
 
 def subset(train: Split, test: Split) -> tuple[Split, Split]:
-    """The shipped examples out of the official training and test sets."""
-    # RandomState's stream is frozen by numpy's compatibility policy; default_rng's may change.
+    """The shipped examples from the official training and test sets."""
+    # NumPy's compatibility policy freezes RandomState's stream; that of default_rng may change.
     rng = np.random.RandomState(SEED)
     train_indices = choose(train.labels, TRAIN_EXAMPLES, rng)
     test_indices = choose(test.labels, TEST_EXAMPLES, rng)
@@ -48,7 +48,7 @@ def subset(train: Split, test: Split) -> tuple[Split, Split]:
 
 
 def write(path: str | os.PathLike[str], train: Split, test: Split) -> None:
-    """Write an .npz whose bytes depend on the arrays alone: no time stamps, no permissions of the day."""
+    """Write an .npz whose bytes depend only on the arrays: no time stamps, fixed permissions."""
     arrays = (train.images, train.labels.astype(np.uint8), test.images, test.labels.astype(np.uint8))
     with zipfile.ZipFile(expanded(path), "w") as archive:
         for key, array in zip(KEYS, arrays):
@@ -61,7 +61,7 @@ def write(path: str | os.PathLike[str], train: Split, test: Split) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Read SOURCE_DIR, write OUT.npz, print the hash of its content; 2 if something cannot be used."""
+    """Read SOURCE_DIR, write OUT.npz, print the hash of its content; return 2 if the input is invalid."""
     if len(arguments) != 2:
         print("usage: python -m piat_jax.data.build_subset SOURCE_DIR OUT.npz", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""A checked copy of any data set: four .npy files and dataset.json, which is written last."""
+"""The cache of a data set, a verified copy: four .npy files and dataset.json, which is written last."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def read_cache(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds as `prepare` wrote it; every file's sha256 is verified, and images stay in their files.
+    """Read the data set that `prepare` wrote to `folder`; every file's sha256 is verified, and images stay on disk.
 
     Raises:
-      InputError: a file is missing or is not what was written.
+      InputError: a file is missing or differs from the one that was written.
     """
     path = search.file(folder / DESCRIPTION)
     if not path:
@@ -44,9 +44,9 @@ def sha256(path: Path) -> str:
 
 
 def _verified(path: Path, expected: Any) -> np.ndarray:
-    """The array of a file whose hash is the expected one."""
+    """Open the array in a file and verify the file's hash."""
     if not path.is_file():
         raise InputError(f"{path} is missing; run piat-data prepare again")
     if sha256(path) != expected:
-        raise InputError(f"{path} is not the file that was written: its sha256 differs; run piat-data prepare again")
+        raise InputError(f"{path} is not the original file: its sha256 differs; run piat-data prepare again")
     return map_array(path)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the "python version", read without executing its pickles, and the "binary version"."""
+"""Readers of CIFAR-10 and CIFAR-100: the "python version", without executing its pickles, and the "binary version"."""
 
 import _codecs
 import gzip
@@ -31,7 +31,7 @@ tulip turtle wardrobe whale willow_tree wolf woman worm
 
 
 class Layout(NamedTuple):
-    """One of the published folders, and its archive."""
+    """One of the published folders and its archive."""
 
     name: str
     folder: str
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
 
 
 def read_cifar(search: Search, folder: Path, layout: Layout) -> Found | None:
-    """What `folder` holds of a layout: its folder, its archive, or its files themselves."""
+    """Read a layout in `folder`: as a subfolder, as an archive, or as files."""
     for place in (folder / layout.folder, folder) if folder.name != layout.folder else (folder,):
         if (place / layout.files[0]).exists() or place.name == layout.folder:
             paths = search.files(place, layout.files)
@@ -52,7 +52,7 @@ def read_cifar(search: Search, folder: Path, layout: Layout) -> Found | None:
 
 
 def to_found(layout: Layout, where: Path, contents: Mapping[str, tuple[str, bytes]]) -> Found:
-    """The examples of all files of a layout, given as `name -> (path, bytes)`."""
+    """The examples in all files of a layout, given as `name -> (path, bytes)`."""
     for file, other in itertools.combinations(layout.files, 2):
         if contents[file][1] == contents[other][1]:
             raise InputError(f"{contents[other][0]} is a copy of {file}; download it again")
@@ -61,10 +61,10 @@ def to_found(layout: Layout, where: Path, contents: Mapping[str, tuple[str, byte
 
 
 def read_archive(archive: Path, layout: Layout) -> Found:
-    """The examples in a .tar.gz; nothing is written to the disk."""
+    """Read the examples in a .tar.gz without writing to the disk."""
     found: dict[str, tuple[str, bytes]] = {}
     try:
-        # One pass in the archive's order: going back in a gzip stream means starting again.
+        # One pass in the archive's order, as seeking back in a gzip stream restarts it.
         with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
@@ -72,17 +72,17 @@ def read_archive(archive: Path, layout: Layout) -> Found:
                 content = tar.extractfile(member) if wanted else None
                 if content is not None:
                     found[path.name] = (f"{archive}:{layout.folder}/{path.name}", content.read())
-            while unpacked.read(1 << 20):  # to the checksum at the end, which tarfile does not look at
+            while unpacked.read(1 << 20):  # up to the checksum at the end, which tarfile does not check
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
-        raise InputError(f"{archive} is not a whole .tar.gz ({error}); download it again") from error
+        raise InputError(f"{archive} is not a complete .tar.gz ({error}); download it again") from error
     missing = [f"{layout.folder}/{file}" for file in layout.files if file not in found]
     if missing:
         raise InputError(f"{archive} lacks {', '.join(missing)}; download it again")
     return to_found(layout, archive, found)
 
 
-# Everything the CIFAR pickles need; numpy.core is numpy 1's name of numpy._core, which numpy 2 warns about.
+# All globals that CIFAR pickles need; numpy.core is numpy 1's name of numpy._core, which numpy 2 warns about.
 RECONSTRUCT = np.empty(0).__reduce__()[0]
 ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
@@ -94,14 +94,14 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles containers and arrays; any other global in the stream is refused before it is imported."""
+    """Unpickles containers and arrays; rejects any other global in the stream before importing it."""
 
     def __init__(self, path: str, data: bytes):
         super().__init__(io.BytesIO(data), encoding="bytes")
         self.path = path
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """The allowed global of this name, or InputError."""
+        """Return the allowed global with this name, or raise InputError."""
         if (module_name, global_name) not in ALLOWED_GLOBALS:
             raise InputError(
                 f"{self.path} wants to run {module_name}.{global_name}, which no CIFAR file does: it may be malicious; "
@@ -111,47 +111,47 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def safe_unpickle(path: str, data: bytes) -> Any:
-    """The content of a pickle of containers and arrays, which runs no code of the file's choice.
+    """Load a pickle of containers and arrays without running code from the file.
 
     Args:
-      path: names the file in errors.
+      path: the file's name in errors.
       data: its bytes.
 
     Raises:
-      InputError: the pickle is damaged or asks for any other global.
+      InputError: the pickle is damaged or requests any other global.
     """
     try:
         check_memo(data)
         return ArrayUnpickler(path, data).load()
     except InputError:
         raise
-    except Exception as error:  # A damaged pickle raises nearly anything.
+    except Exception as error:  # A damaged pickle can raise almost any exception.
         raise InputError(f"{path} is a damaged pickle ({error}); download it again") from error
 
 
 def check_memo(data: bytes) -> None:
-    """Raise ValueError where a pickle numbers its objects beyond their count: such a number allocates that much."""
+    """Raise ValueError if a pickle's memo index exceeds its number of objects, as it would allocate as much memory."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= count:
-            raise ValueError(f"object {count} is called number {argument}")
+            raise ValueError(f"object {count} has number {argument}")
 
 
 def parse_pickle(path: str, data: bytes, labels_key: bytes) -> Split:
-    """The examples of a batch of the python version."""
+    """The examples in a batch file of the python version."""
     return to_split(path, safe_unpickle(path, data), labels_key)
 
 
 def parse_binary(path: str, data: bytes, label_bytes: int) -> Split:
-    """The examples of a batch of the binary version: records of labels, the last of which counts, and 3072 pixels."""
+    """The examples in a batch file of the binary version: records of labels (the last one counts) and 3072 pixels."""
     size = label_bytes + 3072
     if not data or len(data) % size:
-        raise InputError(f"{path} has {len(data)} bytes, no multiple of {size}; download it again")
+        raise InputError(f"{path} has {len(data)} bytes, which is not a multiple of {size}; download it again")
     records = np.frombuffer(data, np.uint8).reshape(-1, size)
     return Split(to_images(records[:, label_bytes:]), records[:, label_bytes - 1].astype(np.int32))
 
 
 def to_images(rows: np.ndarray) -> np.ndarray:
-    """NHWC images out of rows of 3072 bytes: a red, a green and a blue plane."""
+    """NHWC images from rows of 3072 bytes: a red, a green and a blue plane."""
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
@@ -228,7 +228,7 @@ LAYOUTS = (
     paper="Krizhevsky (2009), Learning multiple layers of features from tiny images",
 )
 def read_cifar10(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds of CIFAR-10, the python version before the binary one."""
+    """Read CIFAR-10 in `folder`, trying the python version before the binary one."""
     return read_layouts(search, folder, "cifar10")
 
 
@@ -252,11 +252,11 @@ def read_cifar10(search: Search, folder: Path) -> Found | None:
     paper="Krizhevsky (2009), Learning multiple layers of features from tiny images",
 )
 def read_cifar100(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds of CIFAR-100, the python version before the binary one."""
+    """Read CIFAR-100 in `folder`, trying the python version before the binary one."""
     return read_layouts(search, folder, "cifar100")
 
 
 def read_layouts(search: Search, folder: Path, name: str) -> Found | None:
-    """What `folder` holds of a data set in the first of its layouts."""
+    """Read a data set in `folder`, in the first of its layouts that is found."""
     tried = (read_cifar(search, folder, layout) for layout in LAYOUTS if layout.name == name)
     return next((found for found in tried if found), None)

@@ -1,4 +1,4 @@
-"""The PIAT paper's toy data: two noisy concentric circles in three dimensions, as points and as a data set of bytes."""
+"""The PIAT paper's toy data: two noisy concentric circles in three dimensions, as points and as a uint8 data set."""
 
 import dataclasses
 
@@ -24,10 +24,10 @@ class Circles:
       inner, outer: `rho_i`, the radii of class 0 and class 1.
       sigma: standard deviation of the noise in the plane. The paper writes N(0, sigma_2) and sigma = 0.2; read as a
         variance, the classes would overlap far more than in its Fig. 2.
-      low, high: range of the third coordinate, which tells nothing of the class.
+      low, high: range of the third coordinate, which is independent of the class.
 
     Raises:
-      InputError: a negative radius or sigma, or `low` above `high`.
+      InputError: a radius or sigma is negative, or `low` is above `high`.
 
     Source: PIAT paper, Section III-A and Fig. 2.
 
@@ -68,11 +68,11 @@ class Circles:
     paper="the PIAT paper, Section III-A",
 )
 def read_circles() -> Found:
-    """1,000 + 1,000 of the paper's points as images 1x1x3 of bytes: pixel `x / 4 + 1/2`, so `[-2, 2]` is `[0, 1]`.
+    """1,000 + 1,000 of the paper's points as uint8 images 1x1x3: pixel `x / 4 + 1/2`, so `[-2, 2]` becomes `[0, 1]`.
 
-    A radius eps of the paper is eps / 4 in pixels, and a step of a byte 1/64 of the paper's radius of class 0. Points
-    further out than 2, five deviations from the outer circle, are moved to 2. Study the toy itself with
-    `Circles.draw`, which returns floats; this is for trying out the commands.
+    A radius eps of the paper is eps / 4 in pixels, and one byte step is 1/64 of the paper's radius of class 0. Points
+    beyond 2, five standard deviations from the outer circle, are clipped to 2. This data set is for trying out the
+    commands; to study the toy problem use `Circles.draw`, which returns floats.
 
     >>> images, labels = read_circles().test
     >>> images.shape, np.bincount(labels).tolist()
@@ -82,7 +82,7 @@ def read_circles() -> Found:
     for name, count in (("train", TRAIN_POINTS), ("test", TEST_POINTS)):
         key = named_key(jax.random.key(0), name)
         points, labels = Circles().draw(key, count)
-        order = np.asarray(jax.random.permutation(named_key(key, "order"), count))  # of a class each half, as drawn
+        order = np.asarray(jax.random.permutation(named_key(key, "order"), count))  # drawn points are sorted by class
         pixels = np.rint(255 * np.clip(np.asarray(points) / (2 * REACH) + 0.5, 0, 1)).astype(np.uint8)
         splits.append((pixels[order], np.asarray(labels)[order]))
     return Found(splits[0], splits[1], "the PIAT paper's formula", "circles", ("inner", "outer"))

@@ -1,4 +1,4 @@
-"""Folders with one folder for each class, and what counts as an image in them."""
+"""Folders with one subfolder per class, and the image files in them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"}
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The names of the classes: those of the folders inside, sorted."""
+    """The names of the classes: the sorted names of the subfolders."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(names) < 2:
         raise InputError(f"{folder} has {len(names)} class folders; give one for each class, at least 2")

@@ -19,9 +19,9 @@ CORRUPTIONS = (
     *("snow", "frost", "fog", "brightness"),
     *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
-"""The fifteen that a mean is taken of, in the order of the paper: noise, blur, weather, digital."""
+"""The fifteen corruptions of the mean, in the paper's order: noise, blur, weather, digital."""
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""Four more, meant for choosing hyper-parameters; they are read where they are there and count apart."""
+"""Four more corruptions for choosing hyper-parameters; if present they are read, but do not count in the mean."""
 SEVERITIES = 5
 LABELS = "labels.npy"
 ZENODO = "https://zenodo.org/records"
@@ -38,13 +38,13 @@ class Corruptions:
     """All corruptions in a folder."""
 
     where: str
-    names: tuple[str, ...]  # the fifteen in their order, then the extra ones that are there
+    names: tuple[str, ...]  # the fifteen in their order, then the extra ones that exist
     reader: "_Reader"
 
     def split(self, name: str, severity: int, examples: int = 0) -> Split:
-        """The images of one corruption at a severity from 1 to 5; the first `examples`, 0 for all.
+        """The images of one corruption at a severity from 1 to 5; the first `examples`, 0 = all.
 
-        They are mapped, or decoded when indexed.
+        Images are memory-mapped, or decoded when indexed.
 
         Raises:
           InputError: there are fewer examples.
@@ -54,28 +54,30 @@ class Corruptions:
 
 
 def open_corruptions(folder: str | Path, name: str, image_shape: tuple[int, ...], num_classes: int) -> Corruptions:
-    """The corrupted test images in a folder, in either of the published layouts; nothing is decoded yet.
+    """Open the corrupted test images in a folder, in either of the published layouts; nothing is decoded yet.
 
     | data | layout |
     |---|---|
-    | CIFAR-10-C, CIFAR-100-C | `gaussian_noise.npy` and so on, the five severities after each other, and `labels.npy` |
+    | CIFAR-10-C, CIFAR-100-C | `gaussian_noise.npy` and so on, the five severities in turn, and `labels.npy` |
     | Tiny-ImageNet-C, ImageNet-C | `gaussian_noise/1/CLASS/*.JPEG` and so on, also inside `noise/`, `blur/`, ... |
 
     Args:
       folder: holds the files.
-      name: of the clean data set; it says what to download.
+      name: of the clean data set; decides what the errors suggest to download.
       image_shape: `(height, width, channels)` of the clean images.
-      num_classes: K; class folders are numbered in the order of their sorted names, as those of the clean images.
+      num_classes: K; class folders are numbered in the order of their sorted names, as for the clean images.
 
     Raises:
-      InputError: a file is missing, or of another shape or type than the clean images; it says which, and what to
-        download.
+      InputError: a file is missing, or has another shape or type than the clean images; the message says which, and
+        what to download.
 
     Source: Hendrycks & Dietterich (2019), arXiv:1903.12261.
     """
     folder = expanded(folder)
     if not folder.is_dir():
-        raise InputError(f"corruptions={str(folder)!r} is no folder; unpack {download(name)}, and give what comes out")
+        raise InputError(
+            f"corruptions={str(folder)!r} is not a folder; unpack {download(name)}, and give the unpacked folder"
+        )
     arrays = (folder / LABELS).exists() or any(folder.glob("*.npy"))
     read = (
         _Arrays(folder, name, image_shape, num_classes) if arrays else _Folders(folder, name, image_shape, num_classes)
@@ -90,7 +92,7 @@ def open_corruptions(folder: str | Path, name: str, image_shape: tuple[int, ...]
 
 
 def download(name: str) -> str:
-    """What has to be downloaded for a data set, and where from.
+    """The download for a data set, and its address.
 
     >>> download("cifar10")
     'CIFAR-10-C.tar from https://zenodo.org/records/2535967'
@@ -102,11 +104,11 @@ class _Reader(Protocol):
     """One layout."""
 
     def place(self, corruption: str) -> Path:
-        """Where a corruption has to be."""
+        """The path where a corruption must be."""
         ...
 
     def check(self, corruption: str) -> None:
-        """Raise InputError unless a corruption is there as it should be."""
+        """Raise InputError unless a corruption's files exist and are valid."""
         ...
 
     def split(self, corruption: str, severity: int) -> Split:
@@ -115,7 +117,7 @@ class _Reader(Protocol):
 
 
 class _Arrays:
-    """The layout of CIFAR-10-C: an array for each corruption."""
+    """The layout of CIFAR-10-C: one array per corruption."""
 
     def __init__(self, folder: Path, name: str, image_shape: tuple[int, ...], num_classes: int):
         self.folder, self.name, self.image_shape = folder, name, tuple(image_shape)
@@ -128,13 +130,13 @@ class _Arrays:
         ):
             raise InputError(
                 f"{path} has {labels.dtype} of shape {labels.shape}; it must have the labels of the test images "
-                f"{SEVERITIES} times over: take {download(name)}"
+                f"{SEVERITIES} times: give {download(name)}"
             )
         parts = labels.reshape(SEVERITIES, -1)
         if (parts != parts[:1]).any() or parts.min() < 0 or parts.max() >= num_classes:
             raise InputError(
                 f"{path} has labels from {parts.min()} to {parts.max()}, which must be those of {num_classes} classes "
-                f"and the same {SEVERITIES} times over: take {download(name)}"
+                f"and the same {SEVERITIES} times: give {download(name)}"
             )
         self.labels = parts[0].astype(np.int32)
 
@@ -146,8 +148,8 @@ class _Arrays:
         expected = (SEVERITIES * len(self.labels), *self.image_shape)
         if images.dtype != np.uint8 or images.shape != expected:
             raise InputError(
-                f"{path} has {images.dtype} of shape {images.shape} where {self.name or 'the data set'} needs uint8 of "
-                f"shape {expected}: take {download(self.name)}"
+                f"{path} has {images.dtype} of shape {images.shape}, but {self.name or 'the data set'} needs uint8 of "
+                f"shape {expected}: give {download(self.name)}"
             )
 
     def split(self, corruption: str, severity: int) -> Split:
@@ -160,11 +162,11 @@ class _Arrays:
         except FileNotFoundError:
             raise InputError(f"{path} does not exist; unpack {download(self.name)} there") from None
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path} is not a whole .npy file ({error}); take {download(self.name)} again") from error
+            raise InputError(f"{path} is not a whole .npy file ({error}); get {download(self.name)} again") from error
 
 
 class _Folders:
-    """The layout of ImageNet-C: a folder for each corruption, severity and class."""
+    """The layout of ImageNet-C: one folder per corruption, severity and class."""
 
     def __init__(self, folder: Path, name: str, image_shape: tuple[int, ...], num_classes: int):
         self.folder, self.name, self.image_shape, self.num_classes = folder, name, tuple(image_shape), num_classes
@@ -192,14 +194,14 @@ class _Folders:
             found = _encoded([path]).shape[1:]
             if found != self.image_shape:
                 raise InputError(
-                    f"{path} has shape {found} where {self.name or 'the data set'} has images of shape "
+                    f"{path} has shape {found}, but {self.name or 'the data set'} has images of shape "
                     f"{self.image_shape}; unpack {download(self.name)}"
                 )
 
     def split(self, corruption: str, severity: int) -> Split:
         place = self.place(corruption) / str(severity)
         listed = [(path, number) for number, each in enumerate(self.classes) for path in image_files(place / each)]
-        # Files lie class by class: the first n are to be of all classes.
+        # Files are sorted by class; the first n should cover all classes.
         listed = [listed[index] for index in np.random.RandomState(0).permutation(len(listed))]
         images: Any = _encoded([path for path, _ in listed])
         return Split(images, np.array([number for _, number in listed], np.int32))

@@ -1,6 +1,6 @@
-"""The named data sets: what was published, what training on it usually does, and who reads its files.
+"""The named data sets: published facts, usual augmentation, and the readers of their files.
 
-Each is declared where its reader is, by the decorator `dataset`.
+Each is declared next to its reader, by the decorator `dataset`.
 """
 
 import inspect
@@ -23,70 +23,70 @@ class DatasetInfo(NamedTuple):
     train: int  # examples
     test: int
     classes: int
-    class_names: tuple[str, ...]  # () where numbers are the names, or the files have them
-    mean: tuple[float, ...]  # of the training pixels in [0, 1], per channel, as its users round them
+    class_names: tuple[str, ...]  # () if numbers are the names, or if the files have them
+    mean: tuple[float, ...]  # of the training pixels in [0, 1], per channel, with the usual rounding
     std: tuple[float, ...]
-    crop_padding: int  # pixels, as adversarial training usually crops it; 0 = not
-    flip: bool  # whether a mirrored image keeps its label: a mirrored digit is no digit
-    names: tuple[str, ...]  # folders it is kept in under a root, as TFDS, the hubs and torchvision call it
+    crop_padding: int  # pixels, as usual in adversarial training; 0 = no crop
+    flip: bool  # whether a mirrored image keeps its label; mirrored digits do not
+    names: tuple[str, ...]  # names of its folder under a root: those of TFDS, the hubs and torchvision
     home: str  # where it is published
-    in_root: bool = True  # whether its files tell it from others, so that they may lie in a root itself
-    packaged: Path | None = None  # where a package of the operating system puts its files
+    in_root: bool = True  # whether its files identify it, so that they may be in a root itself
+    packaged: Path | None = None  # where an operating system's package puts its files
 
 
 class EncodedInfo(NamedTuple):
-    """A published data set of images of many sizes, which lies in a folder of the user's and is known by its name."""
+    """A published data set of images of many sizes, in a user's folder that is recognised by its name."""
 
     title: str
     train: int  # examples
     test: int  # with labels
     classes: int
-    folders: tuple[str, ...]  # what such a folder is mostly called
+    folders: tuple[str, ...]  # usual names of such a folder
 
 
 ENCODED = (
     EncodedInfo("ImageNet-1k", 1_281_167, 50_000, 1000, ("imagenet", "imagenet2012", "imagenet-1k", "ilsvrc2012")),
 )
-"""What a run on encoded images can be planned for without having them."""
+"""Encoded data sets for which a run can be planned without the data."""
 
 
 class Source(NamedTuple):
-    """Where a named data set comes from."""
+    """The source of a named data set."""
 
     read: Callable[..., Found | None]
     info: DatasetInfo | None
 
     @property
     def is_made(self) -> bool:
-        """Whether it is made without files: then its reader takes no arguments."""
+        """Whether the data set is generated without files; its reader then takes no arguments."""
         return not inspect.signature(self.read).parameters
 
 
 DATASETS: Registry[Source] = Registry("dataset")
-"""Every data set that has a name."""
+"""All named data sets."""
 
 KNOWN: dict[str, DatasetInfo] = {}
-"""What was published, of those that were."""
+"""The facts on the published data sets, by name."""
 
 
 def dataset(
     name: str, info: DatasetInfo | None = None, *, title: str = "", summary: str = "", paper: str = ""
 ) -> Callable[[Read], Read]:
-    """A decorator for the function that reads the data set `name`; one for each of several names.
+    """A decorator for the function that reads the data set `name`; use one decorator per name.
 
-    The function is `read(search, folder) -> Found | None`: it reads what the folder holds, or notes what is not there
-    with `search.missing` or `search.files` and returns None. It is asked for each folder the data set may be in. One
-    without arguments makes its data set without files. Decorators act from the lowest up, so the lowest name comes
-    first.
+    The function is `read(search, folder) -> Found | None`: it reads the data set in a folder, or reports missing files
+    to `search.missing` or `search.files` and returns None. It is called for each folder that may hold the data set. A
+    function without arguments generates its data set without files. Decorators act from the lowest up, so the lowest
+    name comes first.
 
     Args:
-      name: what configs call it.
-      info: what was published; its classes and the shape of its images are then checked. None for data of your own,
-        which is looked for in the data folders and in folders of its name.
-      title, summary, paper: as `Registry.register` takes them; the title is that of `info` where there is one.
+      name: its name in configs.
+      info: the published facts; classes and image shape are then checked. None for your own data, which is searched
+        for in the data folders and in subfolders with its name.
+      title, summary, paper: as for `Registry.register`; the title is that of `info`, if given.
 
     Raises:
-      InputError: the name is taken.
+      InputError: the name is already used.
 
     >>> @dataset("empty", summary="Never found.")
     ... def read_empty(search, folder):
@@ -106,7 +106,7 @@ def dataset(
 
 
 def check_published(name: str, image_shape: tuple[int, ...], classes: int) -> None:
-    """Raise InputError unless images and classes are those of the named data set; other names pass.
+    """Raise InputError unless image shape and number of classes are those of the named data set; other names pass.
 
     >>> check_published("cifar10", (32, 32, 3), 100)
     Traceback (most recent call last):

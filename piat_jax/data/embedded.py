@@ -1,4 +1,4 @@
-"""A subset of Fashion-MNIST inside the package: something real to run on, offline, in seconds."""
+"""A subset of Fashion-MNIST inside the package: real data, offline, loaded in seconds."""
 
 import hashlib
 import importlib.resources
@@ -17,7 +17,7 @@ SHA256 = "afe2f6bf8f614c076896487635dbefe09e7065c7bc9b10c1c9c9b2913009c642"
 @dataset(
     "embedded",
     title="Fashion-MNIST (subset)",
-    summary="Balanced parts of Fashion-MNIST inside the package, to try things on.",
+    summary="Balanced parts of Fashion-MNIST inside the package, for quick experiments.",
     paper="Xiao et al. (2017), arXiv:1708.07747",
 )
 def read_embedded() -> Found:
@@ -37,7 +37,7 @@ def read_embedded() -> Found:
 
 
 def content_hash(train: Split, test: Split) -> str:
-    """The sha256 of the pixels and labels, whatever the file they came in."""
+    """The sha256 of the pixels and labels, independent of the file format."""
     digest = hashlib.sha256()
     for split in (train, test):
         digest.update(split.images.tobytes())

@@ -1,4 +1,4 @@
-"""Images that are files, or bytes of files, and become arrays when they are asked for."""
+"""Encoded images of one size, from files or bytes, which are decoded when they are indexed."""
 
 import io
 import math
@@ -13,21 +13,21 @@ from piat_jax.core.checks import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 GRAY, COLOR = ("L", "1"), ("RGB", "P", "CMYK")
-"""Modes of one channel and of three. Transparency, 16 bits and several frames are refused, wherever a format keeps
-them: dropping them would lose what is seen."""
+"""Modes with one channel and with three. Transparency, 16 bits and several frames are rejected in every format,
+because dropping them would change the picture."""
 
 
 class EncodedImages:
-    """Images of one size, decoded by Pillow: as an array of uint8 `[N, H, W, C]` that is indexed by a slice or indices.
+    """Images of one size, decoded by Pillow: like a uint8 array `[N, H, W, C]`, indexed by a slice or indices.
 
     Args:
-      names: what each is called in errors.
+      names: the images' names in errors.
       fetch: `index -> bytes` of the file.
 
-    The first image decides on the size, and on one channel or three; gray images among coloured ones get three.
+    The first image decides the size, and one channel or three; gray images among coloured ones are expanded to three.
 
     Raises:
-      InputError: on indexing, an image that is damaged or of another size.
+      InputError: on indexing, if an image is damaged or has another size.
     """
 
     dtype = np.dtype(np.uint8)
@@ -41,7 +41,7 @@ class EncodedImages:
 
     @property
     def size(self) -> int:
-        """How many values there are, as of an array."""
+        """The number of values, as for an array."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class EncodedImages:
             index = int(indices[place])
             images[place] = decode(self.names[index], self.fetch(index), self.shape[1:])
 
-        # Pillow decodes outside of Python's lock.
+        # Pillow releases the GIL while it decodes.
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for _ in threads.map(fill, range(len(indices))):
                 pass
@@ -63,7 +63,7 @@ class EncodedImages:
 
 
 def decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
-    """The pixels `[H, W, C]` of an image file, or InputError; its size is looked at before anything is decoded."""
+    """Decode an image file to pixels `[H, W, C]`, or raise InputError; the size is checked before decoding."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -72,14 +72,14 @@ def decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check(name, image, shape)
             if image.format == "PNG":
-                # Verifies the checksums, which decoding does not; such an object cannot be used any more.
+                # Verifies the checksums, which decoding does not; the object cannot be used afterwards.
                 image.verify()
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             gray = shape[2] == 1 if shape else image.mode in GRAY
             pixels = np.asarray(image.convert("L" if gray else "RGB"))
     except InputError:
         raise
-    except Exception as error:  # Pillow raises nearly anything at a damaged file.
+    except Exception as error:  # For a damaged file Pillow can raise almost any exception.
         raise InputError(f"{name} cannot be decoded as an image ({first_line(error)}); copy it again") from error
     return pixels[..., None] if gray else pixels
 
@@ -88,32 +88,32 @@ def check(name: str, image: Any, shape: tuple[int, ...] | None) -> None:
     """Raise InputError unless an opened image can become an array of this shape."""
     more = " with transparency" if image.has_transparency_data else " with 16 bits a channel" if _is_deep(image) else ""
     if more or image.mode not in GRAY + COLOR:
-        more = more if image.mode in GRAY + COLOR else ""  # the mode says it
+        more = more if image.mode in GRAY + COLOR else ""  # otherwise the mode already says it
         raise InputError(
             f"{name} has mode {image.mode}{more}; give 8 bits a channel, gray or RGB, without transparency"
         )
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
-        raise InputError(f"{name} is an animation of {image.n_frames} images; give each as a file of its own")
+        raise InputError(f"{name} is an animation of {image.n_frames} images; give each as a separate file")
     if shape is None:
         return
     if (image.height, image.width) != shape[:2]:
         raise InputError(
             f"{name} is {image.height}x{image.width} pixels, the first image is {shape[0]}x{shape[1]}; "
-            "give images of one size, or the size that they are to have: --config.dataset.image_size=224"
+            "give images of one size, or the size of the crops: --config.dataset.image_size=224"
         )
     if shape[2] == 1 and image.mode not in GRAY:
-        raise InputError(f"{name} has colours, the first image has none; give one kind")
+        raise InputError(f"{name} is coloured, the first image is gray; give one type")
 
 
 def _is_deep(image: Any) -> bool:
-    """Whether a file has more than 8 bits a channel, which Pillow cuts to 8 where there are three channels."""
+    """Whether a file has more than 8 bits per channel, which Pillow reduces to 8 for three channels."""
     coding = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
-    if image.format == "PPM":  # its name, and the value of white
+    if image.format == "PPM":  # its name, and the maximum value
         return any(isinstance(part, int) and part > 255 for parts in coding for part in parts[1:2])
     return image.format == "PNG" and any(";16" in str(parts[0]) for parts in coding)
 
 
 def first_line(error: Exception) -> str:
-    """The error on one line, without the memory address of a stream."""
+    """The error in one line, without the memory address of a stream."""
     lines = str(error).splitlines()
     return type(error).__name__ if not lines or "BytesIO" in lines[0] else lines[0]

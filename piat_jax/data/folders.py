@@ -1,4 +1,4 @@
-"""Folders of images: one folder for each class, and Tiny-ImageNet as it is published."""
+"""Readers of image folders: one folder per class, and Tiny-ImageNet as published."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ Labelled = list[tuple[Path, int]]
 
 
 def read_image_folder(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds as train/CLASS/*.png and test/CLASS/*.png; test may be called val, valid or validation.
+    """Read train/CLASS/*.png and test/CLASS/*.png in `folder`; test may be called val, valid or validation.
 
-    Classes are numbered in the order of their sorted names. Files come sorted by class, so they are put into an order
-    that is random and always the same.
+    Classes are numbered in the order of their sorted names. As files are sorted by class, they are shuffled in a fixed
+    random order.
     """
     train = folder / "train"
     test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder / TEST_FOLDERS[0])
@@ -52,9 +52,9 @@ def read_image_folder(search: Search, folder: Path) -> Found | None:
     paper="Le and Yang (2015), Tiny ImageNet visual recognition challenge",
 )
 def read_tiny_imagenet(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds of Tiny-ImageNet (Le and Yang, 2015): its validation images are the test examples.
+    """Read Tiny-ImageNet (Le and Yang, 2015) in `folder`; its validation images are the test examples.
 
-    The published test images have no labels. A copy whose validation images were sorted into class folders will do.
+    The published test images have no labels. A copy with validation images in class folders is accepted, too.
     """
     place = folder if folder.name == TINY or (folder / "wnids.txt").is_file() else folder / TINY
     paths = search.files(place, ["wnids.txt", "words.txt"])
@@ -73,7 +73,7 @@ def read_tiny_imagenet(search: Search, folder: Path) -> Found | None:
 
 
 def read_annotations(path: Path, classes: list[str]) -> Labelled:
-    """The validation images and their labels: lines of file name, class and four numbers, with tabs between."""
+    """The validation images and their labels, from lines with file name, class and four numbers, separated by tabs."""
     numbers = {name: number for number, name in enumerate(classes)}
     labelled = []
     for line in read_lines(path):
@@ -92,25 +92,25 @@ def read_annotations(path: Path, classes: list[str]) -> Labelled:
 
 
 def list_classes(folder: Path, classes: list[str]) -> Labelled:
-    """Every image below `folder` with the number of its class; each class must have some."""
+    """All images below `folder` with the numbers of their classes; each class must have images."""
     if not folder.is_dir():
         raise InputError(f"{folder} is missing; unpack the archive again")
     for name in class_folders(folder):
         if name not in classes:
-            raise InputError(f"{folder / name} is of a class that the training images do not have; remove it")
+            raise InputError(f"{folder / name} is a class that the training images do not have; remove it")
     labelled = []
     for number, name in enumerate(classes):
-        # Tiny-ImageNet has its training images one folder deeper.
+        # In Tiny-ImageNet, training images are one folder deeper.
         place = folder / name / "images" if (folder / name / "images").is_dir() else folder / name
         images = image_files(place) if place.is_dir() else []
         if not images:
-            raise InputError(f"{place} holds no image; every class needs one, as {', '.join(sorted(SUFFIXES))}")
+            raise InputError(f"{place} holds no image; every class needs one of {', '.join(sorted(SUFFIXES))}")
         labelled += [(image, number) for image in images]
     return labelled
 
 
 def found(folder: Path, train: Labelled, test: Labelled, name: str, class_names: tuple[str, ...]) -> Found:
-    """Both splits, in their random order."""
+    """Both splits, each in a fixed random order."""
     splits = []
     for labelled in (train, test):
         order = np.random.RandomState(0).permutation(len(labelled))
@@ -123,7 +123,7 @@ def found(folder: Path, train: Labelled, test: Labelled, name: str, class_names:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The non-empty lines of a text file."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST in their own format: idx files, gzipped or not."""
+"""Readers of MNIST and Fashion-MNIST in their original format: idx files, gzipped or not."""
 
 import gzip
 import os
@@ -57,11 +57,11 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
         in_root=False,
         packaged=DEBIAN_FASHION_MNIST,
     ),
-    summary="Ten kinds of clothes, in the form of MNIST.",
+    summary="Ten types of clothes, in the format of MNIST.",
     paper="Xiao et al. (2017), arXiv:1708.07747",
 )
 def read_idx_folder(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds of MNIST or Fashion-MNIST: both call their four files alike."""
+    """Read MNIST or Fashion-MNIST in `folder`; both use the same names for their four files."""
     either = [[folder / f"{file}.gz", folder / file] for file in FILES]
     paths = [path for pair in either for path in pair[: 1 if pair[0].is_file() else 2] if path.is_file()]
     if len(paths) < len(FILES):
@@ -71,26 +71,26 @@ def read_idx_folder(search: Search, folder: Path) -> Found | None:
 
 
 def read_split(images_path: Path, labels_path: Path) -> Split:
-    """Images `[N, H, W, 1]` and labels `[N]` from a pair of idx files."""
+    """Read images `[N, H, W, 1]` and labels `[N]` from a pair of idx files."""
     images = read_idx(images_path, rank=3)
     labels = read_idx(labels_path, rank=1)
     if len(images) != len(labels):
         raise InputError(
             f"{images_path} has {len(images)} images but {labels_path} {len(labels)} labels; "
-            "give two files of the same download"
+            "give two files from the same download"
         )
     return Split(images[..., None], labels.astype(np.int32))
 
 
 def read_idx(path: str | os.PathLike[str], *, rank: int) -> np.ndarray:
-    """The uint8 array of an idx file, gunzipped if it is called .gz.
+    """Read the uint8 array of an idx file; a .gz file is decompressed.
 
     Args:
       path: the file: magic number 0x0800 + rank, `rank` big-endian int32 sizes, then the bytes.
       rank: the number of axes to expect; 3 for images, 1 for labels.
 
     Raises:
-      InputError: the file is missing, damaged, not an idx file, or of another rank.
+      InputError: the file is missing, damaged, not an idx file, or has another rank.
     """
     path = Path(path)
     data = read_bytes(path)
@@ -105,7 +105,7 @@ def read_idx(path: str | os.PathLike[str], *, rank: int) -> np.ndarray:
         raise InputError(f"{path} has {len(data)} bytes, less than its header of {header_size}; download it again")
     shape = struct.unpack(f">{rank}I", data[4:header_size])
     size = len(data) - header_size
-    # Python's integers: a hostile header cannot overflow the product.
+    # With Python's integers, a malicious header cannot overflow the product.
     expected = 1
     for axis in shape:
         expected *= axis
@@ -115,7 +115,7 @@ def read_idx(path: str | os.PathLike[str], *, rank: int) -> np.ndarray:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, gunzipped if it is called .gz."""
+    """The content of a file; a .gz file is decompressed."""
     try:
         if path.suffix != ".gz":
             return path.read_bytes()
@@ -123,7 +123,7 @@ def read_bytes(path: Path) -> bytes:
             return file.read()
     except gzip.BadGzipFile as error:
         raise InputError(
-            f"{path} is not gzip ({error}); download it again, or drop .gz if it is unpacked already"
+            f"{path} is not gzip ({error}); download it again, or drop .gz if it is already unpacked"
         ) from error
     except EOFError as error:
         raise InputError(f"{path} is a truncated gzip file; download it again") from error

@@ -1,4 +1,4 @@
-"""What is in a data set: counts, pixels, duplicates, and a picture of some examples of each class."""
+"""Inspection of a data set: counts, pixel statistics, duplicates, and a picture of examples of each class."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,27 +16,27 @@ MOST_ROWS = 25
 
 
 class SplitReport(NamedTuple):
-    """What one split holds."""
+    """Statistics of one split."""
 
     counts: np.ndarray  # [K], examples of each class
     low: int  # of all pixels, in [0, 255]
     high: int
     mean: np.ndarray  # [C], of pixels in [0, 1]
     std: np.ndarray
-    repeated: int  # images that an earlier one of the split equals
+    repeated: int  # images that equal an earlier image of the split
 
 
 class Inspection(NamedTuple):
-    """What a data set holds."""
+    """Statistics of a data set."""
 
     train: SplitReport
     test: SplitReport
-    shared: int  # test images that are training images too
+    shared: int  # test images that are also training images
     contradicted: int  # of these, with another label
 
 
 def inspect(dataset: Dataset) -> Inspection:
-    """Counts per class, the range, mean and standard deviation of the pixels, and exact duplicates.
+    """Compute counts per class, pixel range, mean and standard deviation, and exact duplicates.
 
     >>> from piat_jax.data import load
     >>> report = inspect(load("embedded"))
@@ -52,13 +52,13 @@ def inspect(dataset: Dataset) -> Inspection:
 
 
 def _scan(split: Split, num_classes: int) -> tuple[SplitReport, dict[bytes, set[int]]]:
-    """One split's report, and the labels of each different image by its digest."""
+    """One split's report, and the labels of each distinct image by its digest."""
     channels = split.images.shape[-1]
     sums, squares = np.zeros(channels), np.zeros(channels)
     low, high = 255, 0
     labels_of: dict[bytes, set[int]] = {}
     for images, labels in _blocks(split):
-        # Sums of bytes and of their squares are whole numbers below 2^53: exact.
+        # Sums of bytes and of their squares are whole numbers below 2^53, thus exact.
         values = images.reshape(-1, channels).astype(np.float64)
         sums += values.sum(axis=0)
         squares += (values**2).sum(axis=0)
@@ -79,7 +79,7 @@ def _blocks(split: Split) -> Iterator[Split]:
 
 
 def to_text(dataset: Dataset, report: Inspection) -> str:
-    """The report in a few lines, with what differs from the published data set."""
+    """Format the report in a few lines, with differences from the published data set."""
     height, width, channels = dataset.train.images.shape[1:]
     lines = [f"{dataset.name} from {dataset.where}: {height}x{width}x{channels}, {dataset.num_classes} classes"]
     known = KNOWN.get(dataset.name)
@@ -115,10 +115,10 @@ def _numbers(values: np.ndarray | tuple[float, ...]) -> str:
 
 
 def draw_sheet(dataset: Dataset, path: Path) -> None:
-    """Write a picture with the first training examples of each class in a row, the class's number and name before it.
+    """Write a picture with one row per class: its number, its name and its first training examples.
 
     Args:
-      dataset: up to 25 classes are shown with ten examples each, more of them in several columns with four each.
+      dataset: up to 25 classes are shown with ten examples each, more classes in several columns with four each.
       path: .png, .pdf or .svg.
     """
     from matplotlib.figure import Figure

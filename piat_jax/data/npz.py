@@ -1,4 +1,4 @@
-"""Any data set as NumPy arrays, in .npz or .npy files: the way in for data of your own."""
+"""Readers of data sets as NumPy arrays, in .npz or .npy files: the simplest format for your own data."""
 
 import struct
 import zipfile
@@ -19,22 +19,22 @@ KEYS = (
 PAIR_FILES = ("train.npz", "test.npz")
 PAIR_KEYS = ("image", "label")
 MAX_CLASSES = 100_000
-"""A label beyond this is an identifier, not a class."""
+"""A label above this is an identifier, not a class."""
 BLOCK = 1 << 22
 VERIFIED_BYTES = 1 << 32
-"""Of generated examples. The checksum of a larger array, which takes reading all of it, is not verified."""
+"""For generated examples: checksums of larger arrays are not verified, as this would read the entire array."""
 MOST_CHANNELS = 4
-"""Of images: fewer or as many values on the second axis, and more on the two after it, are channels that come first."""
+"""For images: a second axis of at most this length before two longer ones is taken for channels first."""
 
 
 def read_npz(path: Path) -> Found:
-    """The data set in one .npz file, under one of `KEYS`.
+    """Read the data set in one .npz file, under one of `KEYS`.
 
-    Images are uint8 `[N, H, W, C]` or `[N, H, W]`, labels integers `[N]` or `[N, 1]`. Arrays that are not compressed
-    stay in the file and are mapped into memory.
+    Images are uint8 `[N, H, W, C]` or `[N, H, W]`, labels integers `[N]` or `[N, 1]`. Uncompressed arrays are
+    memory-mapped.
 
     Raises:
-      InputError: no such file, or it holds something else.
+      InputError: the file does not exist or holds something else.
     """
     arrays = read_arrays(path)
     keys = next((keys for keys in KEYS if set(keys) <= set(arrays)), None)
@@ -46,7 +46,7 @@ def read_npz(path: Path) -> Found:
 
 
 def read_array_folder(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds as train.npz and test.npz (image, label), or as four .npy files called as in `KEYS`."""
+    """Read train.npz and test.npz (image, label), or four .npy files named as in `KEYS`, in `folder`."""
     paths = search.files(folder, PAIR_FILES)
     if paths:
         train, test = (to_split(path, read_arrays(path), *PAIR_KEYS) for path in paths)
@@ -60,15 +60,15 @@ def read_array_folder(search: Search, folder: Path) -> Found | None:
 
 
 def read_examples(path: Path) -> Split:
-    """The examples of a single .npz file with image and label, such as the published sets of generated images.
+    """Read the examples in one .npz file with image and label, such as the published sets of generated images.
 
-    Images stay in a file that is not compressed and are mapped, be they 150 GB; the checksum of more than
-    `VERIFIED_BYTES` is not verified.
+    In an uncompressed file, images are memory-mapped, even 150 GB of them; checksums of arrays above `VERIFIED_BYTES`
+    are not verified.
 
     Raises:
-      InputError: no such file, it holds something else, or it is compressed and does not fit into memory.
+      InputError: the file does not exist, holds something else, or is compressed and does not fit into memory.
 
-    Source: Gowal et al. (2021), arXiv:2110.09468, publish theirs so (cifar10_ddpm.npz), and Wang et al. (2023),
+    Source: the format of Gowal et al. (2021), arXiv:2110.09468 (cifar10_ddpm.npz), and Wang et al. (2023),
     arXiv:2302.04638 (1m.npz, 50m_part1.npz, ...).
     """
     path = expanded(path)
@@ -76,12 +76,12 @@ def read_examples(path: Path) -> Split:
 
 
 def unpacking(path: Path) -> str:
-    """The command that makes a file that is mapped of a compressed one."""
+    """The command that unpacks a compressed file so that it can be memory-mapped."""
     return "piat-data unpack " + command(str(path), out=path.with_name(f"{path.stem}_mapped.npz"))
 
 
 def read_arrays(path: Path, *, verified: float = float("inf")) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file, with checksums of those up to `verified` bytes; pickled objects are refused."""
+    """Read all arrays of an .npz file; checksums up to `verified` bytes are verified, pickled objects rejected."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of an .npz file")
     try:
@@ -91,27 +91,27 @@ def read_arrays(path: Path, *, verified: float = float("inf")) -> dict[str, np.n
                     for member in archive.infolist()}  # fmt: skip
     except InputError:
         raise
-    except Exception as error:  # Damaged zip files and array headers raise nearly anything.
+    except Exception as error:  # Damaged zip files and array headers can raise almost any exception.
         raise InputError(
             f"{path} cannot be read as .npz without pickle ({error}); copy it again, or write plain arrays"
         ) from error
 
 
 def _check_memory(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raise InputError where what has to be unpacked is larger than this machine's memory."""
+    """Raise InputError if the arrays to unpack are larger than this machine's memory."""
     size = sum(member.file_size for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED)
     there = host_memory()
     if there is not None and size > there:
         raise InputError(
             f"{path} is compressed, and its {in_units(size)} do not fit into the {in_units(there)} of memory; "
-            f"write it to a file that is mapped: {unpacking(path)}"
+            f"unpack it to a file that can be mapped: {unpacking(path)}"
         )
 
 
 def read_member(
     path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, verified: float = float("inf")
 ) -> np.ndarray:
-    """One array: mapped if it is stored as it is, else unpacked. Up to `verified` bytes its checksum is verified."""
+    """Read one array: memory-mapped if uncompressed, else unpacked; its checksum is verified up to `verified` bytes."""
     with archive.open(member) as file:
         shape, fortran, dtype = read_header(file)
         if member.compress_type != zipfile.ZIP_STORED:
@@ -129,7 +129,7 @@ def read_member(
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array of an .npy file, mapped into memory; pickled objects are refused.
+    """Memory-map the array in an .npy file; pickled objects are rejected.
 
     Raises:
       InputError: the file is missing, damaged, or holds objects.
@@ -140,7 +140,7 @@ def map_array(path: Path) -> np.ndarray:
             return map_file(path, file.tell(), path.stat().st_size, dtype, shape, fortran)
     except InputError:
         raise
-    except Exception as error:  # A damaged header raises nearly anything.
+    except Exception as error:  # A damaged header can raise almost any exception.
         raise InputError(f"{path} cannot be read as .npy without pickle ({error}); write a plain array") from error
 
 
@@ -157,7 +157,7 @@ def read_header(file: object) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def map_file(path: Path, start: int, end: int, dtype: np.dtype, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
-    """The bytes from `start` to `end` as an array, or InputError where they are too few or too many."""
+    """Memory-map the bytes from `start` to `end` as an array; InputError if their number is wrong."""
     expected = dtype.itemsize
     for axis in shape:
         expected *= axis
@@ -183,7 +183,7 @@ def to_split(path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_
         raise InputError(f"{path}: {labels_key} has dtype {labels.dtype}; give integers, one class index per image")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    # Before the cast: an int64 label must not wrap around into a valid one.
+    # Before the cast, so that an int64 label cannot wrap around to a valid one.
     for label in (labels.min(initial=0), labels.max(initial=0)):
         if not 0 <= label < MAX_CLASSES:
             raise InputError(f"{path}: {labels_key} has label {label}; give class indices in [0, {MAX_CLASSES})")
@@ -195,6 +195,6 @@ def to_split(path: Path, arrays: dict[str, np.ndarray], images_key: str, labels_
 
 
 def count_nan(images: np.ndarray) -> str:
-    """What to add where floats are no pixels at all."""
+    """An addition to the message if floats contain NaN."""
     count = int(np.isnan(images).sum()) if np.issubdtype(images.dtype, np.floating) else 0
-    return f", after mending the {count} values that are NaN" if count else ""
+    return f", after replacing the {count} NaN values" if count else ""

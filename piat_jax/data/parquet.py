@@ -1,4 +1,4 @@
-"""Image-classification data sets of the Hugging Face hub, as their .parquet files."""
+"""Reader of image-classification data sets from the Hugging Face hub, as .parquet files."""
 
 import json
 from pathlib import Path
@@ -18,11 +18,11 @@ TESTS = ("test", "validation", "valid", "val")
 
 
 def read_parquet(search: Search, folder: Path) -> Found | None:
-    """What `folder`, or a folder in it, holds as train-*.parquet and test-*.parquet (or validation-*, valid-*).
+    """Read train-*.parquet and test-*.parquet (or validation-*, valid-*) in `folder` or a subfolder.
 
-    The hub's columns: an image (bytes of a file) called image or img, and a label called label, fine_label or labels;
-    names of the classes come from the files' own description. Files may be sorted by class, so examples are put into an
-    order that is random and always the same.
+    The hub's columns are an image (bytes of a file) called image or img, and a label called label, fine_label or
+    labels. Class names come from the files' metadata. As files may be sorted by class, examples are shuffled in a fixed
+    random order.
     """
     places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else [folder]
     for place in places:
@@ -35,14 +35,14 @@ def read_parquet(search: Search, folder: Path) -> Found | None:
 
 
 def shards(folder: Path, split: str) -> list[Path]:
-    """The files of a split, in order; all, if their names say how many there are."""
+    """The files of a split, in order; none may be missing if their names contain the number of files."""
     paths = sorted([*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*.parquet")])
     check_shards(paths)
     return paths
 
 
 def read_split(paths: list[Path]) -> tuple[tuple[EncodedImages, np.ndarray], tuple[str, ...]]:
-    """The encoded images and labels of a split, and the names of its classes if they are known."""
+    """The encoded images and labels of a split, and its class names if they are known."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -51,7 +51,7 @@ def read_split(paths: list[Path]) -> tuple[tuple[EncodedImages, np.ndarray], tup
     labels, names = [], ()
     for path in paths:
         try:
-            # Not mapped: a damaged file must raise and not break the process. The checksums are verified.
+            # Not memory-mapped, so that a damaged file raises and does not crash the process. Checksums are verified.
             file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
             images_key, labels_key = columns(path, file.schema_arrow)
             names = names or class_names(file.schema_arrow, labels_key)
@@ -62,18 +62,18 @@ def read_split(paths: list[Path]) -> tuple[tuple[EncodedImages, np.ndarray], tup
             labels += table[labels_key].to_pylist()
         except InputError:
             raise
-        except Exception as error:  # Damaged files raise nearly anything.
+        except Exception as error:  # Damaged files can raise almost any exception.
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{path} cannot be read as parquet ({line}); download it again") from error
     if not rows:
         raise InputError(f"{paths[0]} has no rows; download it again")
     if not all(isinstance(label, int) for label in labels):
-        raise InputError(f"{paths[0]} has labels that are no integers; give one class index per image")
+        raise InputError(f"{paths[0]} has labels that are not integers; give one class index per image")
     order = np.random.RandomState(0).permutation(len(rows))
     array = np.array(labels)[order]
     for label in (array.min(), array.max()):
         if not 0 <= label < 100_000:
-            raise InputError(f"{paths[0]} has label {label}; hidden test labels are of no use here, give labels from 0")
+            raise InputError(f"{paths[0]} has label {label}; hidden test labels cannot be used, give labels from 0")
     rows = [rows[index] for index in order]
     images = EncodedImages([f"{path} row {row}" for path, row, _ in rows], lambda i: image_bytes(*rows[i]))
     return (images, array.astype(np.int32)), names
@@ -101,7 +101,7 @@ def columns(path: Path, schema: Any) -> tuple[str, str]:
 
 
 def class_names(schema: Any, label: str) -> tuple[str, ...]:
-    """The names of the classes that the hub's library writes into a file, or ()."""
+    """The class names that the hub's library wrote into a file, or ()."""
     try:
         described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = described["info"]["features"][label]["names"]

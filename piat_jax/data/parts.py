@@ -1,4 +1,4 @@
-"""Parts of a data set that stand for the whole: the first n examples, and those held out of training."""
+"""Representative parts of a data set: the first n examples, and examples held out of training."""
 
 import math
 
@@ -11,19 +11,19 @@ from piat_jax.data.types import Split
 
 HOLD_OUT = ("by class", "last")
 LEAST_CHANCE = {False: 1e-6, True: 0.05}
-"""Of a part to have its classes in a random order; by whether the examples lie class by class, where little is to be
-believed."""
+"""Least probability of a part's class counts in a random order; keyed by whether the examples are sorted by class, in
+which case the check is stricter."""
 
 
 def first(argument: str, count: int, name: str, split: Split, *, as_listed: bool = False) -> Split:
-    """The first `count` examples, copied so that the rest is freed; 0 means all. Encoded images stay encoded.
+    """The first `count` examples, copied so that the rest is freed; 0 = all. Encoded images stay encoded.
 
-    What is mapped from a file stays there where it is more than `core.scratch.IN_MEMORY_BYTES`.
+    Memory-mapped images stay mapped if they have more than `core.scratch.IN_MEMORY_BYTES`.
 
-    With `as_listed` their order is meant, whatever classes the first ones are of.
+    With `as_listed` the order is intended, so the classes of the first examples are not checked.
 
     Raises:
-      InputError: there are fewer, or the first ones are of other classes than the whole.
+      InputError: there are fewer examples, or the first ones have other classes than the entire set.
     """
     images, labels = split
     if count > len(labels):
@@ -42,20 +42,20 @@ def first(argument: str, count: int, name: str, split: Split, *, as_listed: bool
 
 
 def hold_out(split: Split, count: int, *, how: str = "by class") -> tuple[Split, Split]:
-    """The training examples without `count` of them, and these: held out to choose the best epoch by.
+    """Split off `count` training examples, which are held out to choose the best epoch.
 
     Args:
       split: the training examples.
-      count: how many to hold out.
-      how: "by class" takes the last ones of each class, as many as are its share of all; "last" takes the last ones,
-        as versions before did.
+      count: number of examples to hold out.
+      how: "by class" takes the last ones of each class, in proportion to its size; "last" takes the last ones of all,
+        as earlier versions did.
 
     Returns:
-      Both in the order in which they were.
+      The remaining and the held-out examples, both in their original order.
 
     Raises:
-      InputError: a class would be left without a training example; for "last", nothing would be left, or the examples
-        lie class by class.
+      InputError: a class would have no training example left; with "last", nothing would be left, or the examples are
+        sorted by class.
 
     >>> split = Split(np.zeros((6, 1, 1, 1), np.uint8), np.array([0, 0, 0, 0, 1, 1], np.int32))
     >>> [part.labels.tolist() for part in hold_out(split, 3)]
@@ -81,9 +81,9 @@ def _part(split: Split, mask: np.ndarray) -> Split:
 
 
 def _shares(argument: str, counts: np.ndarray, total: int) -> np.ndarray:
-    """How many of each class, in proportion to their counts; what rounding leaves goes to the largest remainders."""
+    """The number to take from each class, in proportion to its count; largest remainders are rounded up."""
     exact = counts * total / counts.sum()
-    most = np.maximum(counts - 1, 0)  # one is to be trained on
+    most = np.maximum(counts - 1, 0)  # one must remain for training
     shares = np.minimum(np.floor(exact).astype(int), most)
     while left := total - shares.sum():
         open_ = np.flatnonzero(shares < most)
@@ -95,15 +95,15 @@ def _shares(argument: str, counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def check_like_the_whole(argument: str, labels: np.ndarray, part: np.ndarray) -> None:
-    """Raise InputError where the classes of a part are not those of the whole, as where examples lie class by class.
+    """Raise InputError if a part does not represent the classes of the whole, as when examples are sorted by class.
 
-    A part is refused whose numbers of each class a random order would give with a chance of less than `LEAST_CHANCE`,
-    and, where neighbours are mostly alike, one that lacks classes.
+    A part is rejected if its class counts have a probability below `LEAST_CHANCE` in a random order, or if it lacks
+    classes and neighbours mostly have the same class.
 
     Args:
-      argument: opens the message.
+      argument: the beginning of the message.
       labels: of all examples.
-      part: those of the part.
+      part: the part's labels.
 
     >>> check_like_the_whole("train_examples=25", np.repeat([1, 0], 25), np.repeat([1], 25))
     Traceback (most recent call last):
@@ -120,17 +120,17 @@ def check_like_the_whole(argument: str, labels: np.ndarray, part: np.ndarray) ->
 
 
 def _lies_class_by_class(labels: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether neighbours are of one class far more often than in a random order."""
+    """Whether neighbours have the same class far more often than in a random order."""
     alike = int((labels[1:] == labels[:-1]).sum())
     expected = float((counts * (counts - 1)).sum() / len(labels))
     return alike > expected + 4 * math.sqrt(expected) + 4
 
 
 def _log_chance(counts: np.ndarray, kept: np.ndarray) -> float:
-    """A bound of the chance that a random part is as unlikely as this one, as a logarithm.
+    """The logarithm of a bound on the probability that a random part is as unlikely as this one.
 
-    The chance of exactly these numbers, `prod_c C(N_c, n_c) / C(N, n)`, times how many ways there are to share n
-    among K classes.
+    The bound is the probability of exactly these counts, `prod_c C(N_c, n_c) / C(N, n)`, times the number of ways to
+    distribute n among K classes.
     """
     exactly = sum(map(_log_choose, counts.tolist(), kept.tolist())) - _log_choose(int(counts.sum()), int(kept.sum()))
     return exactly + _log_choose(int(kept.sum()) + len(counts) - 1, len(counts) - 1)

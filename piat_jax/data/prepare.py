@@ -1,4 +1,4 @@
-"""Write any data set as a checked cache, block by block: stopped at any moment, the same call goes on from there."""
+"""Write any data set as a verified cache, block by block; after an interruption, the same call resumes the work."""
 
 import errno
 import hashlib
@@ -27,16 +27,16 @@ def prepare(
 ) -> Path:
     """Write `dataset` to the folder `out`, which `load` then reads by its path or, in a root, by its name.
 
-    Four .npy files (images uint8, labels int32) and dataset.json, which has their sha256 and is written last: a folder
-    with it is whole. Blocks that were written before the call was stopped are kept if the data set is the same.
+    The files are four .npy files (images uint8, labels int32) and dataset.json, which has their sha256 and is written
+    last: a folder with it is complete. Blocks from an interrupted call are kept if the data set is the same.
 
     Args:
-      dataset: from `open_dataset`, which leaves images encoded until they are asked for, or from `load`.
-      out: a folder that is new, empty, or of an earlier call.
+      dataset: from `open_dataset`, which leaves images encoded until they are indexed, or from `load`.
+      out: a folder that is new, empty, or from an earlier call.
       on_block: called as `on_block(images done, images)`.
 
     Raises:
-      InputError: other files are in the folder, an image cannot be used, or the disk is full.
+      InputError: the folder has other files, an image cannot be used, or the disk is full.
     """
     out = expanded(out)
     plan = _plan(dataset)
@@ -58,14 +58,14 @@ def prepare(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise InputError(
-                f"{out} cannot take more: {error.strerror}; make room, and the same command goes on"
+                f"{out} cannot be written further: {error.strerror}; free some space, and repeat the command to resume"
             ) from error
         raise InputError(f"{error.filename or out} cannot be written: {error.strerror}; give another folder") from error
     return out
 
 
 def _plan(dataset: Dataset) -> dict[str, Any]:
-    """What identifies the data set, as dataset.json has it."""
+    """The identity of the data set, as stored in dataset.json."""
     labels = hashlib.sha256(b"".join(split.labels.tobytes() for split in (dataset.train, dataset.test)))
     return {
         "name": dataset.name,
@@ -78,7 +78,7 @@ def _plan(dataset: Dataset) -> dict[str, Any]:
 
 
 def _is_done(out: Path, plan: dict[str, Any]) -> bool:
-    """Whether `out` holds this data set already; another one, or other files, are an error."""
+    """Whether `out` already holds this data set; another data set, or other files, are an error."""
     if out.exists() and not out.is_dir():
         raise InputError(f"out={str(out)!r} is a file; give a folder")
     others = sorted({path.name for path in out.iterdir()} - OURS) if out.is_dir() else []
@@ -93,7 +93,7 @@ def _is_done(out: Path, plan: dict[str, Any]) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON file, None if it is not there or not whole."""
+    """Read a JSON file; None if it does not exist or is incomplete."""
     try:
         content = json.loads(path.read_text()) if path.is_file() else None
     except ValueError:
@@ -102,7 +102,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _resume(out: Path, plan: dict[str, Any]) -> dict[str, int]:
-    """How many images of each split an earlier call has written; its files are removed if it was another data set."""
+    """The number of images that an earlier call wrote for each split; files of another data set are removed."""
     progress = _read(out / PROGRESS)
     if progress and {key: progress.get(key) for key in plan} == plan:
         return progress["done"]
@@ -112,14 +112,14 @@ def _resume(out: Path, plan: dict[str, Any]) -> dict[str, int]:
 
 
 def _check_space(out: Path, dataset: Dataset, done: dict[str, int]) -> None:
-    """Raise InputError where the disk has no room for what is left to write."""
+    """Raise InputError if the disk has too little space for the remaining data."""
     left = sum(
         (len(split.labels) - done[name]) * int(np.prod(split.images.shape[1:])) + split.labels.nbytes
         for name, split in (("train", dataset.train), ("test", dataset.test))
     )
     free = shutil.disk_usage(out).free
     if left > free:
-        raise InputError(f"out={str(out)!r} has {free:,} bytes free, and {left:,} are needed; make room")
+        raise InputError(f"out={str(out)!r} has {free:,} bytes free, and {left:,} are needed; free some space")
 
 
 def _write_labels(out: Path, dataset: Dataset) -> None:
@@ -130,7 +130,7 @@ def _write_labels(out: Path, dataset: Dataset) -> None:
 def _write_images(
     out: Path, split: str, images: Any, plan: dict[str, Any], done: dict[str, int], on_block: Callable[[int], None]
 ) -> None:
-    """Append the images that are missing to the split's file, and give it its name when it is whole."""
+    """Append the missing images to the split's file, and rename the file when it is complete."""
     final = out / f"{split}_images.npy"
     partial = out / f"{split}_images.npy{PARTIAL}"
     count, size = len(images), int(np.prod(images.shape[1:]))
@@ -143,7 +143,7 @@ def _write_images(
             file, {"descr": "|u1", "fortran_order": False, "shape": tuple(images.shape)}
         )
         file.seek(done[split] * size, os.SEEK_CUR)
-        # What was written after the last note of progress may be half a block.
+        # Bytes after the last recorded progress may be half a block.
         file.truncate()
         step = max(1, BLOCK_BYTES // size)
         for start in range(done[split], count, step):

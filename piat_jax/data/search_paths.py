@@ -1,4 +1,4 @@
-"""Where data sets are looked for, and the list of what was not there."""
+"""Search paths for data sets, and the list of files that were not found."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from piat_jax.core.files import expanded
 
 
 def roots(data_dir: str | os.PathLike[str]) -> list[Path]:
-    """The folders to look in: `data_dir` alone if given, else `$PIAT_DATA_DIR` and ./data.
+    """The folders to search: only `data_dir` if given, else `$PIAT_DATA_DIR` and ./data.
 
     >>> [root.as_posix() for root in roots("/somewhere")]
     ['/somewhere']
@@ -21,9 +21,9 @@ def roots(data_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """Where what takes long to find out about data sets is kept: $PIAT_CACHE_DIR, else ~/.cache/piat_jax.
+    """The folder for cached indices of data sets: $PIAT_CACHE_DIR, else ~/.cache/piat_jax.
 
-    As elsewhere, $XDG_CACHE_HOME stands in the place of ~/.cache.
+    As usual, $XDG_CACHE_HOME replaces ~/.cache.
     """
     if own := os.environ.get("PIAT_CACHE_DIR", ""):
         return expanded(own)
@@ -31,13 +31,13 @@ def cache_folder() -> Path:
 
 
 class Search:
-    """Remembers every place that was looked at in vain, for the error when nothing is found."""
+    """Records every place that was searched without success, for the final error message."""
 
     def __init__(self) -> None:
         self.tried: list[str] = []
 
     def files(self, folder: Path, names: Sequence[str]) -> list[Path] | None:
-        """The files `names` in `folder` if all are there, else None."""
+        """The files `names` in `folder` if all exist, else None."""
         if not folder.is_dir():
             self.missing(folder)
             return None
@@ -47,15 +47,15 @@ class Search:
         return None if missing else paths
 
     def file(self, path: Path) -> Path | None:
-        """The file if it is there, else None."""
+        """The file if it exists, else None."""
         return paths[0] if (paths := self.files(path.parent, [path.name])) else None
 
     def missing(self, *paths: Path | str) -> None:
-        """Note that nothing is at these paths; one that was noted before is not repeated."""
+        """Record that these paths do not exist; each path is recorded once."""
         self.tried += [text for path in paths if (text := str(path)) not in self.tried]
 
     def not_found(self, name: str, fix: str) -> InputError:
-        """The error to raise when nothing was found anywhere.
+        """The error to raise if nothing was found anywhere.
 
         >>> search = Search()
         >>> search.missing("a.mat", "b.mat")

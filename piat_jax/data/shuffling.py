@@ -1,4 +1,4 @@
-"""A shuffled order that is never written out: the place of each example is computed, for sets of many millions."""
+"""A shuffled order that is computed entry by entry and never stored, for sets of many millions of examples."""
 
 import math
 
@@ -10,29 +10,29 @@ from piat_jax.core.types import Array
 
 ROUNDS = 8
 MOST = 1 << 31
-"""More examples than this have no index in int32."""
+"""Maximum number of examples with int32 indices."""
 
 
 def shuffled(key: Array, positions: Array, count: int) -> Array:
-    """What stands at some positions of a shuffled `range(count)`, without the rest of it.
+    """Compute the entries of a shuffled `range(count)` at some positions only.
 
-    A Feistel network: with `a b >= count` and `x = (l, r)` in `[0, a) x [0, b)`, each round adds a hash of one half,
-    keyed by the round, to the other one, and the halves change roles. That is a bijection whatever the hash is. What
-    it leads out of the range is led on until it is inside, which keeps it one.
+    This is a Feistel network: with `a b >= count` and `x = (l, r)` in `[0, a) x [0, b)`, each round adds a hash of one
+    half, keyed by the round, to the other half, and the halves swap roles. This is a bijection for any hash. Results
+    outside the range pass through the network again until they are inside, which preserves the bijection.
 
     Args:
-      key: another one is another order.
+      key: decides the order.
       positions: any shape, whole numbers in [0, count).
-      count: how many examples there are, in [1, 2^31].
+      count: number of examples, in [1, 2^31].
 
     Returns:
-      Indices in [0, count), int32, of the positions' shape; of different positions different ones.
+      Indices in [0, count), int32, in the positions' shape; different positions have different indices.
 
     Raises:
       InputError: `count` is out of range.
 
     Source: Luby & Rackoff (1988), SIAM Journal on Computing 17, for the network; Black & Rogaway (2002), CT-RSA, for
-    halves of any size and the way back into the range ("cycle walking").
+    halves of any size and the return into the range ("cycle walking").
 
     >>> order = shuffled(jax.random.key(0), jnp.arange(7), 7)
     >>> sorted(order.tolist()), order.dtype
@@ -60,10 +60,10 @@ def shuffled(key: Array, positions: Array, count: int) -> Array:
 
 
 def _hash(x: Array, key: Array) -> Array:
-    """A whole number in [0, 2^31) of each of `x`, keyed by two words: murmur3's finaliser, twice."""
+    """Hash each entry of `x` to a whole number in [0, 2^31), keyed by two words: murmur3's finaliser, twice."""
     for word in key:
         x = x ^ word
         x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
         x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
         x = x ^ (x >> 16)
-    return x >> 1  # no overflow where a half is added
+    return x >> 1  # no overflow when a half is added

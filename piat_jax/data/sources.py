@@ -1,4 +1,4 @@
-"""From a name or a path to the files behind it: which readers look where."""
+"""Find a data set by name or path: which readers search where."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from piat_jax.data.tfds_source import load_tfds, read_prepared
 from piat_jax.data.types import Found
 
 # isort: off
-# In this order named data sets are listed, and asked for what an unnamed folder holds.
+# The order in which named data sets are listed, and in which their readers try an unnamed folder.
 from piat_jax.data import embedded, circles  # noqa: F401
 from piat_jax.data.cifar import LAYOUTS, read_archive
 from piat_jax.data import svhn  # noqa: F401
@@ -24,14 +24,14 @@ from piat_jax.data import idx  # noqa: F401
 # isort: on
 
 Reader = Callable[[Search, Path], Found | None]
-"""Reads what a folder holds in one format; None, and a note of what is missing, where it holds nothing of it."""
+"""Reads a folder in one format; returns None and records the missing files if the folder does not have this format."""
 
 ANY: list[Reader] = [read_cache, read_array_folder, read_parquet, read_prepared, read_image_folder]
-"""Readers of formats that may hold any data set."""
+"""Readers of formats for any data set."""
 
 
 def names() -> list[str]:
-    """Every name that stands for a data set.
+    """The names of all data sets.
 
     >>> names()[:4]
     ['embedded', 'circles', 'cifar10', 'cifar100']
@@ -40,7 +40,7 @@ def names() -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raise InputError unless `name` is a data set's name or is written like a path.
+    """Raise InputError unless `name` is a data set's name or looks like a path.
 
     >>> check_name("cifar11")
     Traceback (most recent call last):
@@ -54,19 +54,19 @@ def check_name(name: str) -> None:
 
 
 def is_path(name: str) -> bool:
-    """Whether `name` is written like a path, or is one."""
+    """Whether `name` looks like a path, or is one."""
     return "/" in name or os.sep in name or name.startswith(("~", ".")) or Path(name).exists()
 
 
 def find(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
-    """The first place that holds the data set `name`, read.
+    """Read the data set `name` from the first place that holds it.
 
     Args:
-      name: one of `names()`, "tfds:NAME", or the path of a folder or file, whose format is then found out.
-      data_dir: where a named data set's files are; empty looks in the usual places.
+      name: one of `names()`, "tfds:NAME", or the path of a folder or file, whose format is then detected.
+      data_dir: folder with a named data set's files; empty = search the usual places.
 
     Raises:
-      InputError: an unknown name, nothing there (every place is listed), or files that cannot be used.
+      InputError: the name is unknown, nothing was found (every searched place is listed), or files cannot be used.
     """
     check_name(name)
     try:
@@ -85,14 +85,14 @@ def find(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
 
 
 def _find_named(name: str, data_dir: str | os.PathLike[str]) -> Found:
-    """A named data set: made, or in whatever form it is there."""
+    """A named data set: generated, or read in the format that is found."""
     read, info = source = DATASETS[name]
     if source.is_made:
         if str(data_dir):
             raise InputError(f"data_dir={str(data_dir)!r} has no meaning for {name!r}; leave it out")
         if found := read():
             return found
-        raise InputError(f"dataset={name!r}: its function makes nothing; let it return a piat_jax.data.Found")
+        raise InputError(f"dataset={name!r}: its function returns nothing; let it return a piat_jax.data.Found")
     search = Search()
     for folder, readers in _places(name, data_dir):
         if not folder.is_dir():
@@ -108,11 +108,11 @@ def _find_named(name: str, data_dir: str | os.PathLike[str]) -> Found:
 
 
 def _places(name: str, data_dir: str | os.PathLike[str]) -> Iterator[tuple[Path, list[Reader]]]:
-    """Folders to look in and who looks."""
+    """The folders to search, each with its readers."""
     read, info = DATASETS[name]
     folders = info.names if info else (name,)
     for root in roots(data_dir):
-        # A root that the user did not name may hold several data sets, whose files are called alike.
+        # A default root may hold several data sets whose files have the same names.
         if str(data_dir):
             yield root, [read, *ANY]
         elif info is None or info.in_root:
@@ -129,7 +129,7 @@ def _places(name: str, data_dir: str | os.PathLike[str]) -> Iterator[tuple[Path,
 
 
 def _find_path(path: Path) -> Found:
-    """Whatever a folder or file holds."""
+    """Read the data set in a folder or file."""
     if path.is_dir():
         search = Search()
         named = (source.read for source in DATASETS.values() if not source.is_made)
@@ -145,6 +145,4 @@ def _find_path(path: Path) -> Found:
         if path.name == layout.archive:
             return read_archive(path, layout)
     known = ", ".join(layout.archive for layout in LAYOUTS)
-    raise InputError(
-        f"{path} is not a file that holds a whole data set; give a folder, an .npz file, or one of {known}"
-    )
+    raise InputError(f"{path} is not a file with a complete data set; give a folder, an .npz file, or one of {known}")

@@ -1,4 +1,4 @@
-"""SVHN, cropped digits, from its own .mat files."""
+"""Reader of SVHN, cropped digits, from its .mat files."""
 
 from pathlib import Path
 
@@ -32,19 +32,19 @@ FILES = ("train_32x32.mat", "test_32x32.mat")
     paper="Netzer et al. (2011), Reading digits in natural images",
 )
 def read_svhn(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds of SVHN (Netzer et al., 2011), without its extra part."""
+    """Read SVHN (Netzer et al., 2011) in `folder`, without its extra part."""
     paths = search.files(folder, FILES)
     return Found(read_mat(paths[0]), read_mat(paths[1]), str(folder), "svhn") if paths else None
 
 
 def read_mat(path: Path) -> Split:
-    """The examples of one .mat file: X `[32, 32, 3, N]`, y `[N, 1]` with 10 for the digit 0."""
+    """Read the examples in one .mat file: X `[32, 32, 3, N]`, y `[N, 1]` with 10 for the digit 0."""
     from scipy.io import loadmat
 
     try:
         content = loadmat(path, variable_names=["X", "y"])
         images, labels = content.get("X"), content.get("y")
-    except Exception as error:  # A damaged file makes scipy raise nearly anything.
+    except Exception as error:  # For a damaged file scipy can raise almost any exception.
         raise InputError(f"{path} cannot be read as a MATLAB 5 file ({error}); download it again") from error
     if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
         raise InputError(f"{path} lacks the variables X and y; give the cropped-digits file of SVHN")

@@ -1,4 +1,4 @@
-"""Any image-classification data set of TensorFlow Datasets, read without TensorFlow."""
+"""Reader of image-classification data sets of TensorFlow Datasets, without TensorFlow."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ FILE_FORMAT = "array_record"
 
 
 def read_prepared(search: Search, folder: Path) -> Found | None:
-    """What `folder` holds as TFDS prepared it: dataset_info.json, or the newest version in it that has one."""
+    """Read a data set that TFDS prepared in `folder`: where dataset_info.json is, or the newest version with one."""
     infos = [*folder.glob("dataset_info.json"), *folder.glob("*/dataset_info.json")]
     if not infos:
         search.missing(folder / "dataset_info.json")
@@ -38,17 +38,17 @@ def read_prepared(search: Search, folder: Path) -> Found | None:
 
 
 def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
-    """The TFDS data set `name`, e.g. "cifar10" or "imagenet_resized/32x32".
+    """Read the TFDS data set `name`, such as "cifar10" or "imagenet_resized/32x32".
 
-    Reading needs no TensorFlow, be the files array_record or tfrecord; the first use, which downloads and prepares,
-    does. The test examples are those of "test", or of "validation" where there is no "test".
+    Reading needs no TensorFlow, for both array_record and tfrecord files; the first use, which downloads and prepares,
+    does. The test examples are those of "test", or of "validation" if there is no "test".
 
     Args:
-      name: as TFDS calls it, with "/config" and ":version" if wanted; it must have features image and label.
-      data_dir: where TFDS keeps its data. Empty: `$TFDS_DATA_DIR`, then ~/tensorflow_datasets.
+      name: its name in TFDS, optionally with "/config" and ":version"; it must have features image and label.
+      data_dir: TFDS's data folder. Empty: `$TFDS_DATA_DIR`, then ~/tensorflow_datasets.
 
     Raises:
-      InputError: no such data set, it cannot be prepared or read, its images differ in size, or
+      InputError: the data set does not exist, cannot be prepared or read, or has images of several sizes, or
         tensorflow_datasets is not installed.
     """
     try:
@@ -56,7 +56,7 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
         from tensorflow_datasets.core.registered import DatasetNotFoundError
     except ImportError as error:
         raise InputError(f"'tfds:{name}' needs tensorflow_datasets; pip install 'piat_jax[data]'") from error
-    # TFDS reads TFDS_DATA_DIR once, at import; reading it here makes a later change count.
+    # TFDS reads TFDS_DATA_DIR once, at import; read it here so that later changes take effect.
     given = str(data_dir) or os.environ.get("TFDS_DATA_DIR", "")
     folder = str(expanded(given)) if given else None
     try:
@@ -74,8 +74,8 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] = "") -> Found:
         if has_tensorflow():
             builder.download_and_prepare()
         if not builder.info.splits:
-            builder.as_data_source(split="train")  # not prepared: TFDS says so
-    except Exception as error:  # Network, disk, checksum, and missing modules all end here.
+            builder.as_data_source(split="train")  # raises if the data is not prepared
+    except Exception as error:  # includes network, disk, checksum and import errors
         raise InputError(f"'tfds:{name}' {cannot_prepare(name, str(builder.data_dir), error)}") from error
     return read_builder(f"'tfds:{name}'", builder)
 
@@ -90,20 +90,20 @@ def check_features(where: str, features: Any) -> None:
 
 
 def read_builder(where: str, builder: Any) -> Found:
-    """All examples of a prepared data set."""
+    """Read all examples of a prepared data set."""
     splits = choose_splits(where, builder.info.splits)
     train, test = (read(where, builder, split) for split in splits)
     return Found(train, test, where, "", tuple(builder.info.features["label"].names))
 
 
 def choose_splits(where: str, splits: Iterable[str]) -> tuple[str, str]:
-    """The names of the training and the test split among those prepared.
+    """The names of the training and the test split among the prepared splits.
 
     >>> choose_splits("it", ["train", "validation"])
     ('train', 'validation')
     """
     splits = list(splits)
-    if not splits:  # tfds.testing.mock_data knows none
+    if not splits:  # tfds.testing.mock_data has none
         return "train", "test"
     test = [split for split in ("test", "validation") if split in splits]
     if "train" not in splits or not test:
@@ -115,7 +115,7 @@ def open_split(builder: Any, split: str) -> Iterable[Any]:
     """The examples of a prepared split, decoded one by one."""
     if not (builder.is_prepared() and builder.info.file_format.value == "tfrecord"):
         return builder.as_data_source(split=split)
-    # TFDS reads TFRecord files through TensorFlow only, but decodes their examples without.
+    # TFDS reads TFRecord files only through TensorFlow, but decodes their examples without it.
     paths = builder.info.splits[split].filepaths
     return (builder.info.features.deserialize_example_np(record) for path in paths for record in read_tfrecords(path))
 
@@ -126,13 +126,13 @@ def has_tensorflow() -> bool:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The nearest TFDS name, without the list of hundreds where nothing is near."""
+    """A suggestion of the nearest TFDS name, or the catalogue's address if no name is near."""
     suggestion = did_you_mean(name.split("/")[0].split(":")[0], known)
     return suggestion if "did you mean" in suggestion else "; see https://www.tensorflow.org/datasets/catalog"
 
 
 def cannot_prepare(name: str, folder: str, error: Exception) -> str:
-    """Why the data is not there, and the command that puts it there."""
+    """Why the data is not prepared, and the command that prepares it."""
     return (
         f"is not prepared as {FILE_FORMAT} in {folder} ({first_line(error)}); prepare it once, online, where "
         "TensorFlow is installed: pip install tensorflow 'piat_jax[data]'; python -c \"import tensorflow_datasets as t;"
@@ -142,13 +142,13 @@ def cannot_prepare(name: str, folder: str, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The error on one line: TFDS's messages run to hundreds."""
+    """The first line of an error, as TFDS's messages have hundreds of lines."""
     text = str(error.args[0] if error.args else error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
 def read(where: str, builder: Any, split: str) -> Split:
-    """All examples of a split."""
+    """Read all examples of a split."""
     images, labels = [], []
     try:
         for example in open_split(builder, split):
@@ -158,7 +158,7 @@ def read(where: str, builder: Any, split: str) -> Split:
         raise
     except ImportError as error:
         raise InputError(f"{where} needs {error.name} to decode images; pip install 'piat_jax[data]'") from error
-    except Exception as error:  # Damaged files raise nearly anything.
+    except Exception as error:  # Damaged files can raise almost any exception.
         raise InputError(f"{where}: {split} cannot be read ({first_line(error)}); prepare it again") from error
     count = builder.info.splits[split].num_examples if split in builder.info.splits else len(images)
     if len(images) != count:

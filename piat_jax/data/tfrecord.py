@@ -1,4 +1,4 @@
-"""TFRecord files without TensorFlow: what most people's TFDS folders hold."""
+"""Read TFRecord files, the most common format of TFDS folders, without TensorFlow."""
 
 import os
 import struct
@@ -11,7 +11,7 @@ MASK_DELTA = 0xA282EAD8
 
 
 def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The records of a file: length (uint64), its checksum (4 bytes), that many bytes, their checksum (4 bytes).
+    """Read the records of a file: length (uint64), its checksum (4 bytes), the bytes, their checksum (4 bytes).
 
     Raises:
       InputError: the file is missing, ends inside a record, or a checksum is wrong.
@@ -20,11 +20,11 @@ def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:
 
 
 def scan_tfrecords(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
-    """As `read_tfrecords`, each with the place of its first byte."""
+    """As `read_tfrecords`, each record with the offset of its first byte."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist; prepare the data set again")
-    # A length beyond the file must not make read() allocate it.
+    # A length beyond the file's end must not make read() allocate that much memory.
     size = path.stat().st_size
     with path.open("rb") as file:
         while header := file.read(12):
@@ -39,7 +39,7 @@ def scan_tfrecords(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
 
 
 def check_record(path: str | os.PathLike[str], data: bytes, checksum: bytes) -> None:
-    """Raise InputError unless a masked CRC-32C, 4 bytes, is that of the data."""
+    """Raise InputError unless a masked CRC-32C, 4 bytes, matches the data."""
     try:
         import google_crc32c
     except ImportError as error:

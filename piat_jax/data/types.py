@@ -1,4 +1,4 @@
-"""What every source returns: uint8 images and int32 labels, checked once."""
+"""The result of every source: uint8 images and int32 labels, checked once."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -16,18 +16,18 @@ class Split(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a reader makes of files: as `Split`, but images may be decoded only when they are asked for."""
+    """The result of a reader: as two `Split`s, but images may be encoded until they are indexed."""
 
     train: tuple[Any, np.ndarray]  # (np.ndarray or encoded.EncodedImages, labels)
     test: tuple[Any, np.ndarray]
     where: str  # the file or folder it was read from
-    name: str = ""  # of the published data set whose files these are
+    name: str = ""  # of the published data set, if these are its files
     class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory, or mapped into it from a file; making one checks it.
+    """A data set in memory, or memory-mapped from a file; its constructor checks it.
 
     Args:
       name: as given to `load`; `check_augmentation` reads it.
@@ -59,13 +59,13 @@ class Dataset:
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise InputError(
                 f"{self.name}: training images are {self.train.images.shape[1:]} and test images "
-                f"{self.test.images.shape[1:]}; give both one height, width and number of channels, or the size that "
-                "encoded images are to have: --config.dataset.image_size=224"
+                f"{self.test.images.shape[1:]}; give both the same height, width and number of channels, or the "
+                "crop size for encoded images: --config.dataset.image_size=224"
             )
 
 
 def check_split(where: str, split: Split, num_classes: int) -> None:
-    """Raise InputError unless `split` holds what `Split` says; `where` opens the message.
+    """Raise InputError unless `split` is a valid `Split`; `where` is the beginning of the message.
 
     >>> check_split("mine train", Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, np.int32)), 10)
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Write a compressed .npz as one whose arrays are mapped, block by block."""
+"""Unpack a compressed .npz, block by block, so that its arrays can be memory-mapped."""
 
 import os
 import shutil
@@ -22,22 +22,22 @@ def unpack(
     *,
     on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Write the arrays of `source` to the new file `out` without compression, whole or not at all.
+    """Write the arrays of `source` to the new file `out` without compression, atomically.
 
     Args:
       source: an .npz file.
-      out: a path where nothing is.
+      out: a path that does not exist.
       on_block: called as `on_block(bytes done, bytes)`.
 
     Returns:
       The path of `out`.
 
     Raises:
-      InputError: `source` is no .npz or damaged, `out` is there already, or the disk has no room for it.
+      InputError: `source` is not an .npz file or damaged, `out` already exists, or the disk has too little space.
     """
     source, out = expanded(source), expanded(out)
     if out.exists():
-        raise InputError(f"out={str(out)!r} exists already; give a new file")
+        raise InputError(f"out={str(out)!r} already exists; give a new file")
     if not source.is_file():
         raise InputError(f"{source} does not exist; give the path of an .npz file")
     try:
@@ -53,10 +53,10 @@ def unpack(
 
 def _check_space(out: Path, needed: int) -> None:
     if not out.parent.is_dir():
-        raise InputError(f"out={str(out)!r} is in no folder that there is; make {out.parent}, or give another file")
+        raise InputError(f"out={str(out)!r} is in a missing folder; create {out.parent}, or give another file")
     free = shutil.disk_usage(out.parent).free
     if needed > free:
-        raise InputError(f"out={str(out)!r} needs {in_units(needed)}, and {in_units(free)} are free; make room")
+        raise InputError(f"out={str(out)!r} needs {in_units(needed)}, and {in_units(free)} are free; free some space")
 
 
 def _copy(archive: zipfile.ZipFile, file: BinaryIO, on_block: Callable[[int], None]) -> None:

@@ -1,7 +1,6 @@
 """Whole experiments: a config is resolved once into an `Experiment`, which is trained and evaluated in a `Run`.
 
-`config` is the only file that knows config files; `train` and `evaluate` are plain functions that tell a listener what
-they do.
+Only `config` reads config files. `train` and `evaluate` are plain functions that report to a listener.
 """
 
 from piat_jax.experiment.config import default_config, load, resolve

@@ -1,4 +1,4 @@
-"""Fields that a group has because of what it chooses: arguments of an optimizer and schedule, options of an attack."""
+"""Fields that depend on a group's choices: arguments of an optimizer and schedule, options of an attack."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from piat_jax.training.optimizer import optimizer_fields, optimizer_names
 from piat_jax.training.schedules import SCHEDULES, schedule_fields
 
 CHOOSERS: dict[str, tuple[str, ...]] = {"optimizer": ("name", "schedule"), "attack": ("name",)}
-"""The fields of a group that decide which others it has."""
+"""The fields of a group that decide which other fields it has."""
 DEFAULTS = {
     "optimizer": {name: getattr(OptimizerFields(), name) for name in CHOOSERS["optimizer"]},
     "attack": {name: getattr(AttackFields(), name) for name in CHOOSERS["attack"]},
@@ -18,14 +18,14 @@ DEFAULTS = {
 
 
 def rest_fields(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a group has beside the declared ones, with their defaults.
+    """The undeclared fields of a group, which its choices bring, with their defaults.
 
     Args:
       group: one of `CHOOSERS`.
-      values: the group's fields, of which those of `CHOOSERS` count.
+      values: the group's fields; only those of `CHOOSERS` matter.
 
     Raises:
-      InputError: one of these is unknown.
+      InputError: a choice is unknown.
 
     >>> rest_fields("optimizer", {"name": "lion", "schedule": "constant"})["b2"]
     0.99
@@ -40,13 +40,13 @@ def rest_fields(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def completed(group: str, values: Mapping[str, Any], before: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """A group's fields with those that its choices bring, and without those that other choices would.
+    """A group's fields with all that its choices bring, and without those of other choices.
 
     Args:
       group: one of `CHOOSERS`.
       values: its fields.
-      before: the group as the method's config begins. Where it chose otherwise, what both have keeps its value if that
-        was changed since, and takes the new default if not.
+      before: the group in the method's default config. If its choice was another one, a field of both choices keeps
+        its value if that has been changed since, and else takes the new default.
 
     >>> sorted(completed("optimizer", {"schedule": "constant", "lr": 0.5, "lr_values": (1.0,)}))[:2]
     ['lr', 'lr_every']
@@ -62,7 +62,7 @@ def completed(group: str, values: Mapping[str, Any], before: Mapping[str, Any] =
 
 
 def of_any(group: str) -> set[str]:
-    """The names of all fields that any choice brings to a group."""
+    """The names of all fields that some choice brings to a group."""
     if group == "attack":
         return {field for name in ATTACKS for field in attack_fields(name)}
     return {field for name in optimizer_names() for field in optimizer_fields(name)} | {

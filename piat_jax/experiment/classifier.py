@@ -1,4 +1,4 @@
-"""A network with its weights, ready for use; `loading.load` makes one of a run, an exported folder or a file."""
+"""A network with its weights, ready for use; `loading.load` builds it from a run, an exported folder or a file."""
 
 import dataclasses
 import shutil
@@ -48,14 +48,14 @@ class Origin(NamedTuple):
     """Where a classifier comes from."""
 
     about: About
-    experiment: Experiment  # how it is evaluated
-    report: LoadReport  # what became of the weights' file
-    published: str = ""  # the name that the network is published by, if that was given or is the file's
-    why: str = ""  # where the name of a file has decided: what it was taken for
+    experiment: Experiment  # says how to evaluate it
+    report: LoadReport  # how the tensors of the weights' file were used
+    published: str = ""  # the network's published name, if given or taken from the file's name
+    why: str = ""  # if the file's name decided: what it was recognised as
 
 
 class _Beside:
-    """Something that a pytree carries along; to JAX all of them are alike, so that none compiles anew."""
+    """Data that a pytree carries along; all instances compare equal, so that JAX does not recompile for another one."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -98,18 +98,18 @@ class Classifier:
         published: str = "",
         why: str = "",
     ) -> "Classifier":
-        """A classifier of a network and its weights; without an experiment, evaluated as the PIAT paper does."""
+        """A classifier from a network and its weights; without an experiment, evaluated as in the PIAT paper."""
         experiment = experiment or Experiment(method=Stack("pgd_at"))
         return cls(model, variables, _Beside(Origin(about, experiment, report, published, why)))
 
     @property
     def origin(self) -> Origin:
-        """Where it comes from."""
+        """Where the classifier comes from."""
         return self.beside.value
 
     @property
     def about(self) -> About:
-        """What is known of it."""
+        """What is known about the network and its weights."""
         return self.origin.about
 
     def __repr__(self) -> str:
@@ -130,10 +130,10 @@ class Classifier:
 
         Args:
           images: `[N, H, W, C]` uint8, or floats in [0, 1].
-          batch_size: images at once.
+          batch_size: images per call.
 
         Raises:
-          InputError: images of another shape or outside [0, 1].
+          InputError: the images have another shape or leave [0, 1].
         """
         pixels = self._pixels(images)
         blocks = self._blocks(min(batch_size, len(pixels)), self.origin.experiment)
@@ -141,7 +141,7 @@ class Classifier:
         return np.concatenate(parts)
 
     def predict(self, images: Any, *, batch_size: int = 500) -> np.ndarray:
-        """The class of each image, `[N]`; arguments as of `logits`."""
+        """The predicted class of each image, `[N]`; arguments as for `logits`."""
         return self.logits(images, batch_size=batch_size).argmax(axis=1)
 
     def attack(self, images: Any, labels: Any, attack: str = "pgd20", *, seed: int = 0, **fields: Any) -> np.ndarray:
@@ -150,9 +150,9 @@ class Classifier:
         Args:
           images: `[N, H, W, C]` uint8, or floats in [0, 1].
           labels: `[N]` classes.
-          attack: as piat-evaluate calls it: pgd20, cw20, fgsm, aa, apgd-ce50.
-          seed: of all that is drawn.
-          **fields: of config.evaluation, in place of the run's: eps, step_size, norm, restarts, batch_size, precision,
+          attack: piat-evaluate's name of it: pgd20, cw20, fgsm, aa, apgd-ce50.
+          seed: of all random draws.
+          **fields: replace fields of config.evaluation: eps, step_size, norm, restarts, batch_size, precision,
             attack_precision.
         """
         experiment = self._experiment(seed, fields)
@@ -163,7 +163,7 @@ class Classifier:
         if isinstance(bound, AutoAttackUnion):
             raise InputError(f"attack={attack!r} makes images in three norms; give one of {', '.join(UNION_PARTS)}")
         if isinstance(bound, MinimumNormAttack):
-            raise InputError(f"attack={attack!r} has no radius; call such as attacks.fmn, which take this as logits_fn")
+            raise InputError(f"attack={attack!r} has no radius; call attacks.fmn or the like, with this as logits_fn")
         if isinstance(bound, AutoAttack):
             seen = seen_by_attacks(experiment, self.model, self.variables)
             return bound.run(self, pixels, labels, attack_logits_fn=seen).images
@@ -179,7 +179,7 @@ class Classifier:
     def evaluate(
         self, images: Any, labels: Any, attacks: str | Sequence[str] = "clean,pgd20", *, seed: int = 0, **fields: Any
     ) -> dict[str, float]:
-        """The accuracy under each attack, as a share; arguments as of `attack`, `attacks` a list or text with commas.
+        """The accuracy under each attack, in [0, 1]; arguments as for `attack`, `attacks` a list or text with commas.
 
         >>> from piat_jax.models import create
         >>> net = create("mlp", num_classes=2, hidden=())
@@ -207,22 +207,22 @@ class Classifier:
         seed: int = 0,
         **fields: Any,
     ) -> "Figure":
-        """A figure of matplotlib: clean images, what an attack makes of them, and the difference, with the classes.
+        """A matplotlib figure: clean images, adversarial images and their difference, with the classes.
 
         A notebook shows it by itself; elsewhere `.savefig` keeps it. Black and white in the difference are -eps and eps
         in L-inf; in other norms it is scaled to its largest value in each image.
 
         Args:
           images: `[N, H, W, C]` uint8, or floats in [0, 1].
-          labels: `[N]` classes; those that are predicted for the clean images, unless given.
-          attack: as of `attack`.
-          count: the first so many images are shown.
-          names: of the classes; those of a data set that is known by name, or their numbers, unless given.
-          seed: as of `attack`.
-          **fields: as of `attack`.
+          labels: `[N]` classes; by default those predicted for the clean images.
+          attack: as for `attack`.
+          count: number of images shown, from the first.
+          names: of the classes; by default those of a data set known by name, or their numbers.
+          seed: as for `attack`.
+          **fields: as for `attack`.
 
         Raises:
-          InputError: as `attack`; names that are not one for each class.
+          InputError: as for `attack`; or there is not one name per class.
         """
         check_count("count", count, 1)
         if len(names) not in (0, self.about.num_classes):
@@ -249,7 +249,7 @@ class Classifier:
         )
 
     def to_torch(self, path: str | Path) -> None:
-        """Write a state_dict for PyTorch; mean and std, where there are some, stand before the network there."""
+        """Write a state_dict for PyTorch; mean and std, if there are any, become a layer before the network."""
         save_torch(expanded(path), self.model, self.variables)
 
     def to_safetensors(self, folder: str | Path) -> None:
@@ -259,17 +259,17 @@ class Classifier:
     def push_to_hub(
         self, repository: str, *, private: bool = False, token: str | None = None, license: str = ""
     ) -> str:
-        """Put what `to_safetensors` writes into a repository of the Hugging Face hub, and return its address.
+        """Upload the files of `to_safetensors` to a repository of the Hugging Face hub, and return its address.
 
         Args:
-          repository: `user/name`; made where it does not exist. Files of the same names there are replaced.
-          private: whether one that is made is private.
-          token: with write access; without, that of HF_TOKEN or of `hf auth login`.
-          license: of the weights, as the hub calls it, such as "mit"; "" says nothing.
+          repository: `user/name`; created if it does not exist. Files with the same names are replaced.
+          private: whether a newly created repository is private.
+          token: with write access; by default that of HF_TOKEN or of `hf auth login`.
+          license: of the weights, by its name on the hub, such as "mit"; "" states none.
 
         Raises:
-          InputError: huggingface_hub is not installed, there is no token or it may not write there, or the hub cannot
-            be reached.
+          InputError: huggingface_hub is not installed, there is no token with write access, or the hub cannot be
+            reached.
         """
         check_push(repository, token)
         about = dataclasses.replace(self.about, license=license or self.about.license)
@@ -280,20 +280,20 @@ class Classifier:
             return push(exported, name, private=private, token=token)
 
     def to_onnx(self, path: str | Path, *, nchw: bool = False) -> None:
-        """Write an ONNX model of images in [0, 1], `[B, H, W, C]`, or with `nchw` channels first."""
+        """Write an ONNX model for images in [0, 1], `[B, H, W, C]`, or channels first with `nchw`."""
         write_onnx(expanded(path), self, self.about.image_shape, nchw=nchw)
 
     def to_jax(self, path: str | Path) -> None:
-        """Write a compiled function of JAX, which is called without this library."""
+        """Write an exported JAX function, which can be called without this library."""
         write_exported(expanded(path), self, self.about.image_shape)
 
     def to_run(self, folder: str | Path, experiment: Experiment | str) -> None:
-        """Write a run of no epochs, which every command takes: an experiment with this network, and its weights.
+        """Write a run of no epochs, which every command accepts: an experiment with this network, and its weights.
 
         Args:
-          folder: the run's.
-          experiment: what it is evaluated on, or the name of a config that says it; there encoded images are cropped
-            as those that the network was published for, where it was loaded by a published name.
+          folder: the run's folder.
+          experiment: says how to evaluate it; or the name of such a config. With a name, encoded images are cropped as
+            the network was published for, if it was loaded by a published name.
 
         Raises:
           InputError: the experiment does not fit the network.
@@ -309,7 +309,7 @@ class Classifier:
         experiment = dataclasses.replace(experiment, model=network)
         if found := problems(experiment, trains=False):
             raise InputError("\n".join(found))
-        # Beside it first: a run without its weights would be one that was stopped.
+        # Weights first, in a neighbouring folder: a run without weights would look like one that was stopped.
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         run = Run(partial)
@@ -322,7 +322,7 @@ class Classifier:
         partial.rename(target)
 
     def _experiment(self, seed: int, fields: Mapping[str, Any]) -> Experiment:
-        """How it is evaluated, with other fields of the evaluation."""
+        """The experiment that says how to evaluate it, with some evaluation fields replaced."""
         experiment = self.origin.experiment
         known = [each.name for each in dataclasses.fields(experiment.evaluation)]
         for name in fields:
@@ -346,7 +346,7 @@ class Classifier:
         return labels.astype(np.int32)
 
     def _class_names(self) -> tuple[str, ...]:
-        """The classes of a data set that is known by name; () where they are not known."""
+        """The class names of a data set that is known by name; () if they are not known."""
         dataset = "fashion_mnist" if self.about.dataset == "embedded" else self.about.dataset
         found = KNOWN[dataset].class_names if dataset in KNOWN else ()
         return found if len(found) == self.about.num_classes else ()

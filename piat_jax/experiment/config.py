@@ -1,6 +1,6 @@
-"""Config files, and overrides of their fields: the one file that knows ml_collections.
+"""Config files, and overrides of their fields: the only module besides config files that uses ml_collections.
 
-What comes out is an `Experiment`; every problem is told at once, with the nearest name that exists.
+The result is an `Experiment`. All problems are reported together, with the nearest existing name.
 """
 
 import ast
@@ -35,15 +35,15 @@ from piat_jax.training.schedules import SCHEDULES, schedule_fields
 
 PACKAGE = Path(__file__).parents[1]
 KNOTS = ("lr_epochs", "lr_drops", "lr_warmup", "lr_peak")
-"""Fields of the optimizer that are places in the run: with lr_unit="epochs" they move with the number of epochs."""
+"""Optimizer fields that are positions in the run: with lr_unit="epochs" they scale with the number of epochs."""
 OF_DEFAULTS = 120
-"""How many epochs the schedules' own knots are for."""
+"""The number of epochs that the schedules' default knots are for."""
 ONE_OR_SEVERAL = ("dataset.extra",)
-"""Fields of a text or of a tuple of texts, which commas part where they are written as one."""
+"""Fields that hold a text or a tuple of texts; a text with commas is split."""
 TEXTS = ("log.to",)
-"""Fields that are lists of texts, also where they are empty and so do not say it."""
+"""Fields that are lists of texts; an empty list does not show its type."""
 FOLLOWING = ("eps", "step_size", "norm")
-"""Fields of the evaluation that are the training attack's until they are set; a wrapper's eps is too."""
+"""Evaluation fields that follow the training attack until they are set, as a wrapper's eps does."""
 
 
 def load(
@@ -54,18 +54,18 @@ def load(
     checked: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
-    """The experiment of a config with some of its fields changed.
+    """Load the experiment of a config, with some of its fields changed.
 
     Args:
-      text: `NAME`, `NAME:METHOD`, `FILE.py` or `FILE.py:METHOD`: a config that is installed with the package, or a
-        file of one's own.
-      overrides: field to value, `{"attack.eps": 8 / 255}`; text is read as the command line reads it.
-      trains: whether it is to be trained; else what is evaluated during training does not matter.
-      checked: whether the values are checked, teachers of other runs among them; names and types always are.
-      note: is told what a published network's name has decided about the images.
+      text: `NAME`, `NAME:METHOD`, `FILE.py` or `FILE.py:METHOD`: a config that is installed with the package, or your
+        own file.
+      overrides: field to value, `{"attack.eps": 8 / 255}`; text is parsed as on the command line.
+      trains: whether it will be trained; if not, the evaluation during training is not checked.
+      checked: whether to check values, including teachers from other runs; names and types are always checked.
+      note: is called with how a published network's name determined the images.
 
     Raises:
-      InputError: with every problem on a line of its own.
+      InputError: with one line for each problem.
 
     >>> load("embedded:nmse+piat", {"epochs": 3, "attack.eps": "8/255"}).optimizer.lr_epochs
     (0.0, 1.5, 2.25, 3.0)
@@ -81,10 +81,10 @@ def resolve(
     checked: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
-    """The experiment that a config describes, with some fields changed; arguments and errors as of `load`.
+    """The experiment that a config describes, with some fields changed; arguments and errors as for `load`.
 
     Raises:
-      InputError: also where `config` is neither a ConfigDict nor an `Experiment`.
+      InputError: also if `config` is neither a ConfigDict nor an `Experiment`.
     """
     if isinstance(config, str):
         config = read(config)
@@ -113,12 +113,12 @@ def resume(
     *,
     note: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
-    """What a run goes on as: its own experiment, or that of a config, with some fields changed.
+    """The experiment with which a run resumes: its own or that of a config, with some fields changed.
 
-    The learning rate's knots stay where they are, also where the number of epochs changes.
+    The learning-rate knots stay where they are, even if the number of epochs changes.
     """
     if isinstance(config, str):
-        config = read(config)  # first: it may define what the run's method is made of
+        config = read(config)  # first: it may define parts of the run's method
     own = run.experiment()
     if "epochs" in overrides:
         rest = own.optimizer.rest
@@ -127,7 +127,7 @@ def resume(
 
 
 def default_config(method: str = "pgd_at") -> ConfigDict:
-    """Every field of a method's experiment with its default, for config files to change.
+    """All fields of a method's experiment with their defaults, for config files to change.
 
     `evaluation.eps`, `step_size` and `norm` and the wrappers' `eps` follow the training attack until they are set.
     """
@@ -144,7 +144,7 @@ def default_config(method: str = "pgd_at") -> ConfigDict:
     ).plain()
     for path in ONE_OR_SEVERAL:
         group, _, name = path.partition(".")
-        plain[group][name] = FieldReference(plain[group][name], field_type=object)  # else it takes one type alone
+        plain[group][name] = FieldReference(plain[group][name], field_type=object)  # else it accepts only one type
     config: Any = ConfigDict(plain)
     config.attack.update(of_attack)
     for group, name in _followers(config, wrappers):
@@ -153,13 +153,13 @@ def default_config(method: str = "pgd_at") -> ConfigDict:
 
 
 def _followers(config: Any, wrappers: Iterable[str]) -> list[tuple[str, str]]:
-    """The fields that follow those of the attack that are called alike, as (group, name)."""
+    """The fields that follow the attack's field of the same name, as (group, name)."""
     found = [(group, "eps") for group in wrappers if "eps" in config[group]]
     return [*found, *(("evaluation", name) for name in FOLLOWING if name in config["attack"])]
 
 
 def names() -> list[str]:
-    """The configs that are installed with the package, by name.
+    """The names of the configs that are installed with the package.
 
     >>> names()[:2]
     ['cifar100_resnet18', 'cifar100_wrn32_10']
@@ -168,12 +168,12 @@ def names() -> list[str]:
 
 
 def _folder() -> Path:
-    """Where these are: in the package, and in a checkout beside it."""
+    """The folder with these configs: in the package, or next to it in a checkout."""
     return next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
 
 
 def read(text: str) -> ConfigDict:
-    """The config of a name or file, and of the method after a colon; locked against new fields.
+    """Read the config with a name or in a file, for the method after a colon; locked against new fields.
 
     Raises:
       InputError: there is no such config, it defines no get_config, or the method is unknown.
@@ -187,15 +187,15 @@ def read(text: str) -> ConfigDict:
     try:
         module = runpy.run_path(str(path), run_name=f"piat_config_{path.stem}")
         if "get_config" not in module:
-            raise InputError(f"config={name!r} defines no function get_config(method)")
+            raise InputError(f"config={name!r} does not define a function get_config(method)")
         config: Any = module["get_config"](method) if method else module["get_config"]()
     except InputError:
         raise
-    except Exception as error:  # whatever is wrong in a file of the user's own
+    except Exception as error:  # any error in the user's file
         raise InputError(f"config={name!r}: {_place(error, path)}{type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(
-            f"config={name!r}: get_config returned {type(config).__name__}; return a ConfigDict, such as that of "
+            f"config={name!r}: get_config returned {type(config).__name__}; return a ConfigDict, such as "
             "piat_jax.configs.common.get_config(method) with fields changed"
         )
     for group in CHOOSERS:
@@ -207,7 +207,7 @@ def read(text: str) -> ConfigDict:
 
 
 def _complete(config: Any, group: str) -> None:
-    """Give a group the fields that its choices bring, and take away those of other choices."""
+    """Add the fields that a group's choices bring, and remove those of other choices."""
     if "method" not in config or group not in config:
         return
     fields: Any = config[group]
@@ -222,7 +222,7 @@ def _complete(config: Any, group: str) -> None:
 
 
 def _path(name: str) -> Path:
-    """The file of a config."""
+    """The path of a config file."""
     path = expanded(name)
     if path.is_file():
         return path
@@ -236,19 +236,19 @@ def _path(name: str) -> Path:
 
 
 def _place(error: Exception, path: Path) -> str:
-    """Where in a file an error comes from."""
+    """The line of a file that an error comes from."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     return f"line {line}: " if line else ""
 
 
 def _to_dict(config: Any) -> dict[str, Any]:
-    """Nested dicts of a config, its references resolved."""
+    """A config as nested dicts, with its references resolved."""
     return {name: _to_dict(value) if isinstance(value, ConfigDict | dict) else value for name, value in config.items()}
 
 
 def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
-    """Set fields by the type each has; returns what went wrong, one line each."""
+    """Set fields, parsed by their types; return the problems, one line each."""
     found = []
     epochs = config["epochs"]
     for group, choosers in CHOOSERS.items():
@@ -296,7 +296,7 @@ def _apply(config: Any, overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _followed(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides of the attack's fields for those that follow it, where these were the same and are not given."""
+    """Overrides of the attack's fields, copied to fields that follow them, had the same value and are not given."""
     plain, found = experiment.plain(), dict(overrides)
     for group, name in _followers(plain, experiment.wrappers):
         if f"attack.{name}" in overrides and plain[group][name] == plain["attack"][name]:
@@ -305,11 +305,11 @@ def _followed(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str,
 
 
 def _of_published(fields: Any, overrides: Mapping[str, Any], note: Callable[[str], None]) -> Mapping[str, Any]:
-    """Put the network's own name in the place of a published one, and what that says where nothing else is set.
+    """Replace a published network's name by the network's own, and set the fields that this name determines.
 
-    Where images are encoded, their crop is the one that the network was published for (`published_crop`).
+    Fields that are set are kept. Encoded images get the crop that the network was published for (`published_crop`).
 
-    A run knows nothing of published names, so that it stays what it is whatever the table says one day.
+    A run does not store published names, so a later change of the table does not affect it.
     """
     group: Any = fields.get("model", {})
     name = overrides.get("model.name", group.get("name", ""))
@@ -320,7 +320,7 @@ def _of_published(fields: Any, overrides: Mapping[str, Any], note: Callable[[str
     except InputError as error:
         raise InputError(f"config.model.name: {error}") from error
     with group.unlocked() if isinstance(group, ConfigDict) else contextlib.nullcontext():
-        # Options that stand beside another name are of that network.
+        # Options next to another name belong to that network.
         own = {} if group["name"] != name else _to_dict(group["options"])
         group["name"], group["options"] = row.model, ConfigDict({**row.options, **own})
         if not group["mean"] and not group["std"]:
@@ -330,7 +330,7 @@ def _of_published(fields: Any, overrides: Mapping[str, Any], note: Callable[[str
 
 
 def _choose_options(fields: Any, overrides: Mapping[str, Any]) -> None:
-    """Give the network the options that overrides set and it takes; where it is another one, the old one's go."""
+    """Apply the overrides that are options of the network; for another network, drop the old options."""
     group: Any = fields.get("model", {})
     name = str(overrides.get("model.name", group.get("name", "")))
     if name not in MODELS:
@@ -349,11 +349,11 @@ def _choose_options(fields: Any, overrides: Mapping[str, Any]) -> None:
 def _crop_as_published(
     name: str, row: Published, fields: Any, overrides: Mapping[str, Any], note: Callable[[str], None]
 ) -> None:
-    """Put the crop of a published network into the fields that nothing is set in."""
+    """Put a published network's crop into the fields that are not set."""
     group: Any = fields.get("dataset", {})
     given = {path.removeprefix("dataset."): value for path, value in overrides.items() if path.startswith("dataset.")}
     now = _to_dict(group)
-    with contextlib.suppress(ValueError):  # a size that is no number is told with all else
+    with contextlib.suppress(ValueError):  # a size that is not a number is reported with all other problems
         now["image_size"] = parse_value(given.get("image_size", now.get("image_size", 0)), 0)
         changes, told = published_crop(name, row, {**now, **given, "image_size": now["image_size"]}, given)
         for field, value in changes.items():
@@ -363,7 +363,7 @@ def _crop_as_published(
 
 
 def _place_default_knots(optimizer: Any, epochs: float) -> None:
-    """Put knots that are a schedule's own at the same shares of a run of so many epochs."""
+    """Move a schedule's default knots to the same fractions of a run of `epochs` epochs."""
     if optimizer.get("schedule") in SCHEDULES:
         default = schedule_fields(optimizer["schedule"])
         own = [knot for knot in KNOTS if knot in default and optimizer[knot] == default[knot]]
@@ -371,7 +371,7 @@ def _place_default_knots(optimizer: Any, epochs: float) -> None:
 
 
 def _move_knots(fields: Any, share: float, names: Iterable[str]) -> None:
-    """Put the learning rate's knots at the same shares of a run that is `share` as long."""
+    """Move the learning-rate knots to the same fractions of a run that is `share` times as long."""
     for name in names:
         if name in fields and fields["lr_unit"] == "epochs":
             places = fields[name]
@@ -380,9 +380,9 @@ def _move_knots(fields: Any, share: float, names: Iterable[str]) -> None:
 
 
 def _unknown(path: str, fields: Sequence[str], config: Any) -> str:
-    """What to say of a field that there is not: the nearest one, or where to look.
+    """The message for an unknown field: the nearest one, or where to look.
 
-    Only what differs is compared: within a group the names in it, else those of all groups, then whole paths.
+    Names are compared within a given group, else the names of all groups, then full paths.
     """
     group, _, name = path.rpartition(".")
     part = path.partition(".")[0]
@@ -398,11 +398,11 @@ def _unknown(path: str, fields: Sequence[str], config: Any) -> str:
     if inside:
         return f"{of}; choose one of {', '.join(inside.values())}"
     parts = dict.fromkeys(f"{field.partition('.')[0]}." if "." in field else field for field in fields)
-    return f"{of}; there are {', '.join(parts)}; piat-train --fields lists what is in the groups"
+    return f"{of}; there are {', '.join(parts)}; piat-train --fields lists the fields of each group"
 
 
 def parse_value(given: Any, like: Any) -> Any:
-    """`given` as a value of the same type as `like`; text is read, and floats may be fractions.
+    """Convert `given` to the type of `like`; text is parsed, and floats may be fractions.
 
     >>> parse_value("8/255", 0.1) == 8 / 255, parse_value("1,2", (0.5,)), parse_value("(3, 4)", (0,))
     (True, (1.0, 2.0), (3, 4))
@@ -434,7 +434,7 @@ def parse_value(given: Any, like: Any) -> Any:
 
 
 def _one_or_several(given: Any) -> str | tuple[str, ...]:
-    """Texts, as a text where they are one or none."""
+    """Split a text at commas; one text or none remains a text."""
     if isinstance(given, list | tuple):
         found = tuple(parse_value(each, "") for each in given)
     else:
@@ -443,7 +443,7 @@ def _one_or_several(given: Any) -> str | tuple[str, ...]:
 
 
 def _as_type_of(value: Any, like: Any) -> Any:
-    """A Python value where a value like another is wanted; ValueError where it is of another kind."""
+    """A Python value as the type of `like`; ValueError if the types do not fit."""
     if isinstance(like, tuple) and isinstance(value, list | tuple):
         return tuple(parse_value(each, like[0]) if like else each for each in value)
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What training and evaluation print while they run: a bar on a terminal, plain lines elsewhere and in notebooks."""
+"""Printed progress of training and evaluation: a bar on a terminal, plain lines elsewhere and in notebooks."""
 
 import sys
 import time
@@ -24,25 +24,25 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 def note(text: str) -> None:
-    """Say what may not be meant."""
+    """Print a note on stderr."""
     print(f"note: {text}", file=sys.stderr)
 
 
 class TrainingConsole(Listener):
-    """Prints what `train` tells."""
+    """Prints the progress of `train`."""
 
     progress: TrainingProgress | None = None
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         print(text, flush=True)
 
     def note(self, text: str) -> None:
-        """A line on stderr."""
+        """Print a note on stderr."""
         note(text)
 
     def started(self, begun: Started) -> None:
-        """What is trained on what, and where."""
+        """Print the method, the network, the data, the devices and the folder."""
         experiment, at = begun.experiment, begun.at
         where = f", from epoch {at.epoch}" + (f", step {at.steps + 1}" if at.steps else "")
         eps, device = experiment.attack.eps, jax.devices()[0].device_kind
@@ -55,37 +55,37 @@ class TrainingConsole(Listener):
         self.progress = TrainingProgress(experiment.epochs, first_epoch=at.epoch, images_per_epoch=images)
 
     def chunk(self, epoch: int, done: int, total: int) -> None:
-        """The bar moves."""
+        """Move the bar."""
         assert self.progress is not None
         self.progress.chunk(epoch, done, total)
 
     def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
-        """A line for each epoch."""
+        """Print a line for each epoch."""
         assert self.progress is not None
         self.progress.epoch(epoch, values, images_per_second)
 
     def closed(self) -> None:
-        """The bar goes."""
+        """Remove the bar."""
         if self.progress:
             self.progress.close()
 
     def done(self, run: Run, text: str = "") -> None:
-        """All epochs are over; `text` is the config that has to be given to evaluate the run, where something has."""
+        """Print the command that evaluates the run; `text` is the config it needs, if any."""
         given = {"config": text} if text else {}
         took = duration(self.progress.elapsed()) if self.progress else "no time"
         self.say(f"done in {took}; evaluate with: {command('piat-evaluate', workdir=run.folder, **given)}")
 
 
 class EvaluationConsole(EvaluationListener):
-    """Prints what `evaluate` tells."""
+    """Prints the progress of `evaluate`."""
 
     def note(self, text: str) -> None:
-        """A line on stderr."""
+        """Print a note on stderr."""
         note(text)
 
     @contextmanager
     def attacking(self, run: Run, checkpoint: str) -> Iterator[Any]:
-        """A bar, or a line now and then."""
+        """Show a bar, or print a line now and then."""
         what = f"{run.folder}  {checkpoint}"
         if sys.stdout.isatty():
             with attack_bar(what) as report:
@@ -94,11 +94,11 @@ class EvaluationConsole(EvaluationListener):
             yield AttackLines(what)
 
     def attacked(self, found: Robustness | UnionRobustness) -> None:
-        """AutoAttack's table."""
+        """Print AutoAttack's table."""
         print(found, flush=True)
 
     def measured(self, attack: str, found: MinimumNorms) -> None:
-        """The median."""
+        """Print the median norm."""
         print(f"{attack}: {found}", flush=True)
 
     def accuracy(
@@ -111,7 +111,7 @@ class EvaluationConsole(EvaluationListener):
         seconds: float | None,
         worst: tuple[str, float] | None = None,
     ) -> None:
-        """A line."""
+        """Print a line."""
         took = "known" if seconds is None else duration(seconds)
         of_class = f"  worst class {worst[0]} {100 * worst[1]:.2f}%" if worst else ""
         where = f"{run.folder}  {checkpoint} (epoch {epoch})"
@@ -119,14 +119,14 @@ class EvaluationConsole(EvaluationListener):
 
 
 class CorruptionConsole(CorruptionListener):
-    """Prints what `evaluate_corruptions` tells."""
+    """Prints the progress of `evaluate_corruptions`."""
 
     def note(self, text: str) -> None:
-        """A line on stderr."""
+        """Print a note on stderr."""
         note(text)
 
     def corrupted(self, run: Run, checkpoint: str, epoch: int, name: str, values: Sequence[float]) -> None:
-        """A line."""
+        """Print a line."""
         each = " ".join(f"{100 * value:.2f}" for value in values)
         mean = 100 * sum(values) / len(values)
         print(
@@ -134,20 +134,20 @@ class CorruptionConsole(CorruptionListener):
         )
 
     def all_corrupted(self, run: Run, checkpoint: str, found: CorruptionAccuracy) -> None:
-        """A line."""
+        """Print a line."""
         kind = "mCE relative to AlexNet" if found.is_normalised else "mean error, not normalised"
         mean = f"clean {100 * found.clean:.2f}%  mean over corruptions {100 * found.mean:.2f}%"
         print(f"{run.folder}  {checkpoint}  {mean}  {kind} {100 * found.mce:.2f}%", flush=True)
 
 
 class AttackLines:
-    """A report for `AutoAttack.run` that prints a line now and then."""
+    """A progress callback for `AutoAttack.run` that prints a line now and then."""
 
     def __init__(self, what: str):
         self.what, self.last = what, time.perf_counter()
 
     def __call__(self, progress: AttackProgress) -> None:
-        """After a block."""
+        """Report the progress after a block."""
         if time.perf_counter() - self.last > SECONDS_BETWEEN_LINES:
             self.last = time.perf_counter()
             print(f"{self.what}  {_state(progress)}  left at most {duration(progress.left)}", flush=True)
@@ -155,7 +155,7 @@ class AttackLines:
 
 @contextmanager
 def attack_bar(what: str) -> Iterator[Any]:
-    """A report for `AutoAttack.run` that moves a bar."""
+    """A progress callback for `AutoAttack.run` that moves a bar."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""The data of an experiment: what is loaded, held out, mixed in, and where it lives."""
+"""An experiment's data: loading, holding out, mixing in generated examples, and placement on the device."""
 
 import dataclasses
 import math
@@ -25,15 +25,15 @@ from piat_jax.training.encoded_stream import EncodedStream
 from piat_jax.training.streaming import Stream, check_extra
 
 FINGERPRINT_IMAGES = 1000
-"""How many images, at equal distances, tell data from other data."""
+"""Number of evenly spaced images in the digest that distinguishes data sets."""
 FINGERPRINT_FILES = 64
-"""How many of encoded ones."""
+"""The same number for encoded images."""
 MOST_INDICES = 2**31 - 1
-"""Of an epoch, in int32."""
+"""Maximum number of indices in an epoch, in int32."""
 
 
 def check_data_fields(experiment: Experiment, attempt: Callable[..., None]) -> None:
-    """Hand every check of the group `dataset` to `attempt`; no file is touched."""
+    """Pass every check of the group `dataset` to `attempt`; no file is read."""
     fields = experiment.dataset
     if fields.image_size:
         attempt(_check_place, fields.name, fields.data_dir)
@@ -74,7 +74,7 @@ def _check_extra_files(experiment: Experiment) -> None:
         )
     if not all(0 < weight < float("inf") for weight in fields.extra_weights):
         raise InputError(
-            f"dataset.extra_weights={fields.extra_weights} must be above 0; leave out the files that are not wanted"
+            f"dataset.extra_weights={fields.extra_weights} must be above 0; leave out the files that you do not want"
         )
     if len(fields.extra_smoothing) not in (1, count):
         raise InputError(
@@ -84,9 +84,9 @@ def _check_extra_files(experiment: Experiment) -> None:
 
 
 def load_data(experiment: Experiment, *, hold_out_how: str = "by class") -> tuple[Dataset, Split, Split]:
-    """The data, what is trained on, and what is evaluated during training (held out of training, or the test set).
+    """Load the data: the data set, the training split, and the split to evaluate on during training.
 
-    Encoded images of any size stay encoded; `in_memory` decodes those to evaluate on.
+    The latter is held out of training, or is the test set. Encoded images stay encoded; `in_memory` decodes them.
     """
     fields = experiment.dataset
     data = load(
@@ -97,7 +97,7 @@ def load_data(experiment: Experiment, *, hold_out_how: str = "by class") -> tupl
         decoding=experiment.build_decoding(),
         test_list=fields.test_list,
     )
-    check_augmentation(data.name, fields.flip)  # what lies under a path may have a name
+    check_augmentation(data.name, fields.flip)  # data under a path may have a known name
     train, monitor = data.train, data.test
     if fields.validation_examples:
         train, monitor = hold_out(train, fields.validation_examples, how=hold_out_how)
@@ -113,12 +113,12 @@ def load_data(experiment: Experiment, *, hold_out_how: str = "by class") -> tupl
 def load_test(
     experiment: Experiment, *, test_examples: int = 0, note: Callable[[str], None] = lambda text: None
 ) -> Dataset:
-    """The data to evaluate on: its test images in memory, and its training images as they are.
+    """Load the data to evaluate on: test images in memory, training images unchanged.
 
     Args:
-      experiment: says which.
-      test_examples: the first n; 0 is what the experiment says.
-      note: is told of images that were left out.
+      experiment: says which data.
+      test_examples: use the first n; 0 = as in the experiment.
+      note: is called with a line about images that were left out.
     """
     fields = experiment.dataset
     count, decoding = test_examples or fields.test_examples, experiment.build_decoding()
@@ -133,11 +133,11 @@ def load_test(
 
 
 def in_memory(split: Split, note: Callable[[str], None]) -> Split:
-    """A split with its images as an array: encoded ones are decoded, as for evaluation.
+    """A split with its images as an array: encoded images are decoded as for evaluation.
 
     Args:
       split: the examples.
-      note: is told of images that could not be decoded and are left out.
+      note: is called with a line about images that could not be decoded and are left out.
     """
     if not isinstance(split.images, RecordImages):
         return split
@@ -151,13 +151,13 @@ def in_memory(split: Split, note: Callable[[str], None]) -> Split:
 
 
 def describe_data(train: Split, monitor: Split, extra: Sequence[Split], hold_out_how: str) -> dict[str, Any]:
-    """What tells data from other data, as a run keeps it: counts, and digests of the labels and of some images.
+    """The data's description that a run stores to recognise it: counts, and digests of labels and some images.
 
     Args:
       train: the training examples.
       monitor: those evaluated during training.
       extra: those mixed in, file by file.
-      hold_out_how: of `hold_out`; it says nothing where nothing is held out.
+      hold_out_how: as for `hold_out`; without effect if nothing is held out.
     """
     mixed_in = {f"extra {number}" if number > 1 else "extra": split for number, split in enumerate(extra, 1)}
     splits = {"train": train, "monitor": monitor} | mixed_in
@@ -183,7 +183,7 @@ def _fingerprint(split: Split) -> dict[str, Any]:
 
 
 def load_extra(experiment: Experiment, train: Split, num_classes: int) -> tuple[Split, ...]:
-    """The generated examples to mix in, file by file."""
+    """Load the generated examples to mix in, file by file."""
     files = experiment.extra_files
     found = tuple(read_examples(Path(path)) for path in files)
     for path, split in zip(files, found):
@@ -205,7 +205,7 @@ def load_extra(experiment: Experiment, train: Split, num_classes: int) -> tuple[
 
 
 def place_data(experiment: Experiment, train: Split, extra: Sequence[Split]) -> Examples | Stream:
-    """The training examples, and generated ones beside them, on the device or to be streamed to it.
+    """Place the training examples and the generated ones on the device, or prepare to stream them to it.
 
     Raises:
       InputError: they do not fit on the device and are not streamed.
@@ -236,5 +236,5 @@ def _check_fits(train: Split, extra: Sequence[Split]) -> None:
         of_extra = f", {in_units(mixed_in)} of them generated," if mixed_in else ""
         raise InputError(
             f"the training images take {in_units(own + mixed_in)}{of_extra} and the device has {in_units(there)}; "
-            "set dataset.stream=True, which leaves them on the host"
+            "set dataset.stream=True, which keeps them on the host"
         )

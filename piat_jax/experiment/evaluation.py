@@ -1,4 +1,4 @@
-"""The accuracies that an experiment asks for: under which attacks, and how they are measured."""
+"""An experiment's accuracies: which attacks, and how they are measured."""
 
 import dataclasses
 import hashlib
@@ -33,12 +33,12 @@ from piat_jax.experiment.experiment import Experiment, try_attack
 UNION_ATTACK = "aa-union"
 UNION_PARTS = tuple(f"aa-{norm}" for norm in UNION)
 WHOLE = ("aa", "aa-plus", UNION_ATTACK, *UNION_PARTS)
-"""AutoAttack's ensembles, which take no number."""
+"""AutoAttack's ensembles, which take no number of steps."""
 EvaluationAttack = Bound | AutoAttack | AutoAttackUnion | MinimumNormAttack
 
 
 def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | None:
-    """The attack called `name`: a name and its number of steps, as in "clean", "pgd20", "fgsm", "aa" or "apgd-ce50"."""
+    """The attack for a name and number of steps, such as "clean", "pgd20", "fgsm", "aa" or "apgd-ce50"."""
     if name == "clean":
         return None
     match = re.fullmatch(r"([a-z_-]*[a-z])(\d*)", name)
@@ -46,7 +46,7 @@ def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | N
     if kind in WHOLE or kind in MEMBERS:
         return _autoattack(experiment, kind, steps)
     if kind in TO_TRAIN_WITH:
-        raise InputError(f"attack {name!r} is to train with: its images may leave the ball; did you mean 'pgd20'?")
+        raise InputError(f"attack {name!r} is for training only: its images may leave the ball; did you mean 'pgd20'?")
     if kind in MINIMUM_NORM:
         return _minimum_norm(experiment, kind, steps)
     if kind not in ATTACKS:
@@ -73,7 +73,7 @@ def evaluation_attack(experiment: Experiment, name: str) -> EvaluationAttack | N
 
 
 def _minimum_norm(experiment: Experiment, kind: str, steps: str) -> MinimumNormAttack:
-    """A minimum-norm attack under the norm of the evaluation, whose radius plays no part in it."""
+    """A minimum-norm attack in the evaluation's norm; the evaluation's radius is not used."""
     if not steps:
         raise InputError(f"attack {kind!r} needs its number of steps; did you mean '{kind}100'?")
     bound = bind(MINIMUM_NORM[kind], norm=experiment.evaluation.norm, steps=int(steps))
@@ -91,12 +91,12 @@ def _minimum_norm(experiment: Experiment, kind: str, steps: str) -> MinimumNormA
 
 
 def is_minimum_norm(name: str) -> bool:
-    """Whether an attack of this name looks for the nearest misclassified image."""
+    """Whether this name is a minimum-norm attack's, which searches for the nearest misclassified image."""
     return name.rstrip("0123456789") in MINIMUM_NORM
 
 
 def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack | AutoAttackUnion:
-    """AutoAttack, or one of its members, with its own numbers unless one is given: of steps, or queries for Square."""
+    """AutoAttack or one of its members, with a given number of steps (Square: queries) or AutoAttack's defaults."""
     fields = experiment.evaluation
     if number and kind not in MEMBERS:
         raise InputError(f"attack {kind + number!r}: {kind} takes no number; its numbers are AutoAttack's")
@@ -123,9 +123,9 @@ def _autoattack(experiment: Experiment, kind: str, number: str) -> AutoAttack | 
 
 
 def seen_by_attacks(experiment: Experiment, net: Model, variables: Variables) -> LogitsFn | None:
-    """What AutoAttack's attacks see in place of the network that judges; None where they see that one.
+    """The logits function for AutoAttack's attacks if it differs from the judge's, else None.
 
-    With bfloat16 it has activations in bfloat16: an accelerator that has products in bfloat16 has them of such numbers.
+    With bfloat16 its activations are bfloat16, since accelerators' bfloat16 products take bfloat16 operands.
     """
     if experiment.evaluation.attack_precision != "bfloat16":
         return None
@@ -136,7 +136,7 @@ def in_bfloat16(net: Model) -> Model:
     """The same network with activations in bfloat16.
 
     Raises:
-      InputError: it is none of Flax with a field `dtype`.
+      InputError: it is not a Flax network with a field `dtype`.
     """
     module = getattr(net, "module", None)
     if not hasattr(module, "dtype"):
@@ -148,9 +148,9 @@ def in_bfloat16(net: Model) -> Model:
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """What accuracies depend on, beside the examples and the attack's name."""
+    """The settings that accuracies depend on, besides the examples and the attack's name."""
     fields = ["eps", "step_size", "norm", "restarts", "precision"]
-    if experiment.evaluation.attack_precision != "same":  # as before there was a choice
+    if experiment.evaluation.attack_precision != "same":  # earlier results do not have the field
         fields.append("attack_precision")
     settings = {"seed": experiment.seed, **{field: getattr(experiment.evaluation, field) for field in fields}}
     if experiment.dataset.test_list:
@@ -161,18 +161,18 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def _digest_of_list(path: str) -> str:
-    """The name of a list of images, and what tells it from others of that name."""
+    """The name of a list of images, and a digest of its content."""
     names = "\n".join(map(str, read_list(path)))
     return f"{Path(path).name} {hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
 
 def evaluated(objective: Objective, state: TrainState) -> Variables:
-    """What a method evaluates: the average if one is kept, else what the objective says, mostly the weights."""
+    """The weights that a method evaluates: the average if there is one, else the objective's choice."""
     return averaged(state) if state.average else objective.eval_variables(state.variables, state.objective_state)
 
 
 def evaluated_beside(state: TrainState) -> dict[str, Variables]:
-    """What is evaluated beside it: the further averages, by their names."""
+    """The further averages, which are evaluated as well, by name."""
     return {name: averaged(state, name) for name in state.further_averages}
 
 
@@ -185,7 +185,7 @@ def monitor(
     on_block: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Callable[[TrainState, int], dict[str, float]]:
-    """Evaluation during training: accuracy of the state under each attack, in the epochs where it is due."""
+    """Evaluation during training: the state's accuracy under each attack, in the epochs where it is due."""
     attacks = {name: evaluation_attack(experiment, name) for name in experiment.evaluation.attacks}
     net = experiment.build_model(num_classes, dtype="float32")
     correct = evaluator(experiment, net, split, on_block=on_block, note=note)
@@ -204,7 +204,7 @@ def monitor(
 
 
 class Evaluator:
-    """Evaluates weights on some examples, with precise products; called, it says which are classified correctly."""
+    """Evaluates weights on given examples at high precision; a call returns which are classified correctly."""
 
     def __init__(
         self,
@@ -222,13 +222,13 @@ class Evaluator:
         self.options: dict[str, Any] = {
             "key": named_key(jax.random.key(experiment.seed), "evaluate"),
             "batch_size": experiment.evaluation.batch_size,
-            "mesh": data_mesh(jax.device_count()),  # all: blocks are padded to whatever can be shared out
+            "mesh": data_mesh(jax.device_count()),  # all devices: blocks are padded to a multiple of them
             "on_block": on_block,
             "on_finding": self._tell,
         }
 
     def __call__(self, variables: Variables, attack: Attack | EvaluationAttack | None) -> np.ndarray:
-        """Which examples weights classify under an attack, `[N]` bool."""
+        """Which examples the weights classify correctly under an attack, `[N]` bool."""
         if isinstance(attack, MinimumNormAttack):
             return self.minimum_norms(variables, attack).robust_at(attack.eps)
         logits_fn = make_logits_fn(self.net, variables)
@@ -239,19 +239,19 @@ class Evaluator:
             return correct_under_attack(logits_fn, self.images, self.labels, attack, **self.options)
 
     def judge(self, variables: Variables, attack: Attack | Bound | None) -> Judged:
-        """As what weights classify the examples under an attack within a radius, and the first images of it."""
+        """The classes that the weights predict under an attack within a radius, and its first images."""
         logits_fn = make_logits_fn(self.net, variables)
         with jax.default_matmul_precision(self.precision):
             return judge_under_attack(logits_fn, self.images, self.labels, attack, **self.options)
 
     def transferred(self, variables: Variables, attack: Bound, source: LogitsFn) -> np.ndarray:
-        """Which examples weights classify under images that an attack makes of another network, `[N]` bool."""
+        """Which examples the weights classify correctly under a transfer attack from another network, `[N]` bool."""
         logits_fn = make_logits_fn(self.net, variables)
         with jax.default_matmul_precision(self.precision):
             return correct_under_attack(logits_fn, self.images, self.labels, attack, source=source, **self.options)
 
     def minimum_norms(self, variables: Variables, attack: MinimumNormAttack) -> MinimumNorms:
-        """How far the nearest misclassified images are that an attack finds."""
+        """The distances to the nearest misclassified images that an attack finds."""
         logits_fn = make_logits_fn(self.net, variables)
         with jax.default_matmul_precision(self.precision):
             return minimum_norms(logits_fn, self.images, self.labels, attack.attack, **self.options)
@@ -269,13 +269,13 @@ def evaluator(
     on_block: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluator:
-    """Which examples of `split` given weights classify under an attack, with precise products.
+    """An `Evaluator` that says which examples of `split` given weights classify under an attack.
 
     Args:
-      experiment: says how.
+      experiment: says how to evaluate.
       net: the network, with float32 activations.
       split: images, uint8 or floats in [0, 1], and labels.
       on_block: called before each block of images.
-      note: is told what makes a result doubtful.
+      note: is called with warnings about doubtful results.
     """
     return Evaluator(experiment, net, split, on_block=on_block, note=note)

@@ -1,4 +1,4 @@
-"""What a config describes, resolved once: frozen, and able to build every object of the experiment."""
+"""A resolved config: frozen, with methods that build every object of the experiment."""
 
 import contextlib
 import dataclasses
@@ -45,7 +45,7 @@ from piat_jax.training.layer_scales import layer_scales
 from piat_jax.training.schedules import Rate, schedule_fields
 
 NAMED = ("wrappers", "further")
-"""Of an experiment's fields those whose groups stand in a config by their own names."""
+"""Fields of an experiment whose groups are at a config's top level, by their own names."""
 AUGMENTATION = (
     "crop_padding", "padding_mode", "flip", "policy", "policy_operations", "policy_magnitude", "cutout", "erasing",
 )  # fmt: skip
@@ -55,37 +55,36 @@ OF_ENCODED = ("resize", "resizing", "interpolation", "crop_scale", "workers", "o
 
 @group
 class Experiment:
-    """One experiment: what a config file and its overrides say, without the file.
+    """One experiment: the content of a config file and its overrides, without the file.
 
     Attributes are the config's fields; a wrapper's are in `wrappers`, a further average's in `further`. The methods
-    build what they describe; none of them reads data.
+    build the objects that the fields describe; none of them reads data.
     """
 
     method: Stack
-    seed: int = field("of weights, batches, attacks: everything that is drawn", default=0)
-    epochs: int = field("of training", default=120)
+    seed: int = field("seed of all random draws: weights, batches, attacks", default=0)
+    epochs: int = field("number of training epochs", default=120)
     batch_size: int = field(
-        "not stated; every public code's. The last partial batch of an epoch is dropped", default=128
+        "training batch size; not stated, the value of all public codes. The last partial batch of an epoch is dropped",
+        default=128,
     )
     microbatches: int = field(
-        "equal parts of a batch taken one after the other: gradients of the whole batch in a part's memory. Each part "
-        "has BatchNorm statistics of its own and updates the running ones",
+        "gradient accumulation: number of equal parts of a batch that are processed in turn, to save memory. BatchNorm "
+        "normalises each part separately and updates its running statistics with each",
         default=1,
     )
     fsdp: bool = field(
-        "each device keeps a part of weights, momentum and anchor, not all: memory for communication", default=False
+        "shard weights, momentum and anchor over the devices: less memory, more communication", default=False
     )
-    nonfinite: str = field("what to do at a step whose loss or gradient is not finite: stop, skip", default="stop")
+    nonfinite: str = field("at a step whose loss or gradient is not finite: stop or skip", default="stop")
     dataset: DatasetFields = field("the data set", default=DatasetFields)
     model: ModelFields = field("the network", default=ModelFields)
     optimizer: OptimizerFields = field("the optimizer", default=OptimizerFields)
     attack: AttackFields = field("the training attack", default=AttackFields)
-    objective: Fields = field("of the method's objective", default=Fields)
-    wrappers: Mapping[str, Fields] = field("of each wrapper of the method, in groups of their names", default=Fields)
-    average: Fields = field("of the method's average", default=Fields)
-    further: Mapping[str, Fields] = field(
-        "of each further average of the method, in groups of their names", default=Fields
-    )
+    objective: Fields = field("fields of the method's objective", default=Fields)
+    wrappers: Mapping[str, Fields] = field("fields of the method's wrappers, in groups by name", default=Fields)
+    average: Fields = field("fields of the method's average", default=Fields)
+    further: Mapping[str, Fields] = field("fields of the method's further averages, in groups by name", default=Fields)
     piat: PIATFields = field("parameter interpolation", default=PIATFields)
     evaluation: EvaluationFields = field("evaluation", default=EvaluationFields)
     checkpoint: CheckpointFields = field("checkpoints", default=CheckpointFields)
@@ -110,10 +109,10 @@ class Experiment:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Experiment":
-        """The inverse of `plain`; lists, as JSON has them, become tuples.
+        """The inverse of `plain`; JSON's lists become tuples.
 
         Raises:
-          InputError: an unknown field or group, or no method.
+          InputError: a field or group is unknown, or there is no method.
         """
         if "method" not in plain:
             raise InputError("config has no method; begin with get_config(method) of piat_jax.configs.common")
@@ -125,7 +124,7 @@ class Experiment:
             if name in (*stack.wrappers, *stack.further):
                 groups[name] = Fields(_tuples(value))
             elif name not in known or name in NAMED:
-                raise InputError(f"config.{name} is no field of an experiment with {stack}; remove it")
+                raise InputError(f"config.{name} is not a field of an experiment with {stack}; remove it")
             elif name != "method":
                 values[name] = _group(name, known[name].default_factory, value)
         for kind in NAMED:
@@ -144,10 +143,10 @@ class Experiment:
             functools.reduce(lambda fields, group: fields[group], groups, plain)[name] = value
         return Experiment.from_plain(plain)
 
-    # What it builds ---------------------------------------------------------------------------------------------------
+    # Builders ---------------------------------------------------------------------------------------------------------
 
     def build_model(self, num_classes: int, *, dtype: str = "") -> models.LinenModel:
-        """The network for this many classes; `dtype` in place of the experiment's."""
+        """The network for `num_classes` classes; a given `dtype` replaces the experiment's."""
         fields = {name: value for name, value in vars(self.model).items() if name not in ("name", "weights", "options")}
         fields |= dict(self.model.options) | ({"dtype": dtype} if dtype else {})
         with named("model", {"model.options": self.model.options}):
@@ -168,8 +167,8 @@ class Experiment:
         Args:
           net: the network.
           image_shape: `(H, W, C)`; without it no teacher's weights are loaded.
-          attack: in place of the training attack.
-          examples: how many training examples there are, generated ones among them, for what is remembered of each.
+          attack: replaces the training attack.
+          examples: number of training examples, including generated ones, for methods that store values per example.
         """
         training_attack = attack or self.build_attack()
         with named("objective"):
@@ -187,11 +186,11 @@ class Experiment:
         return built
 
     def build_piat(self) -> PIAT | None:
-        """The interpolation hook; None where the method has none."""
+        """The interpolation hook; None if the method has none."""
         return self.check_piat() if self.method.piat else None
 
     def check_piat(self) -> PIAT:
-        """The interpolation hook of the fields, whether the method has it or not."""
+        """The interpolation hook that the fields describe, even if the method does not use it."""
         fields = self.piat
         with named("piat"):
             return PIAT(
@@ -202,17 +201,17 @@ class Experiment:
             )
 
     def build_average(self) -> Average | None:
-        """The average that is evaluated in the weights' place; None where the method has none."""
+        """The average that is evaluated instead of the weights; None if the method has none."""
         name = self.method.average
         return self._average("average", name, self.average) if name else None
 
     def build_averages(self) -> list[Average]:
-        """All averages beside the weights: the first, and the further ones by their names."""
+        """All averages: the one evaluated instead of the weights, and the further ones."""
         first = self.build_average()
         return ([first] if first else []) + [self.build_further(name) for name in self.further]
 
     def build_further(self, name: str) -> Average:
-        """The further average of this name."""
+        """The further average with this name."""
         return dataclasses.replace(self._average(name, average_kind(name), self.further[name]), name=name)
 
     def _average(self, group: str, kind: str, fields: Mapping[str, Any]) -> Average:
@@ -220,12 +219,12 @@ class Experiment:
             return AVERAGES[kind](epochs=self.epochs, **fields)
 
     def build_rate(self, steps: int) -> Rate:
-        """Learning rate, and momentum where it moves, of each optimizer step, with so many steps in an epoch."""
+        """The schedule of the learning rate (and of a variable momentum) over steps, with `steps` steps per epoch."""
         fields = {name: value for name, value in self.optimizer.rest.items() if name in self._of_schedule}
         return build_rate(self.optimizer.schedule, fields, epochs=self.epochs, steps_per_epoch=steps)
 
     def build_optimizer(self, rate: Rate | optax.ScalarOrSchedule, scales: Any = None) -> optax.GradientTransformation:
-        """The optimizer at a rate; `scales` are factors on the updates, as of `layer_scales`."""
+        """The optimizer for a learning rate; `scales` are factors on the updates, as from `layer_scales`."""
         fields = self.optimizer
         return build_optimizer(
             fields.name,
@@ -249,13 +248,13 @@ class Experiment:
         image_shape: Sequence[int] = (),
         num_extra: Sequence[int] = (),
     ) -> Recipe:
-        """Optimizer, batch size, augmentation and averages within an epoch, for so many training examples.
+        """The recipe of an epoch: optimizer, batch size, augmentation, and averages after each step.
 
         Args:
-          num_train: how many there are.
-          net: the network; only rates by layer need it and the shape of its images.
+          num_train: number of training examples.
+          net: the network; needed, with its images' shape, only for layer-wise learning rates.
           image_shape: `(H, W, C)`.
-          num_extra: how many generated ones each file has; only of several does it matter.
+          num_extra: number of generated examples in each file; matters only for several files.
         """
         rate = self.build_rate(self.steps(num_train))
         scales = None
@@ -277,7 +276,7 @@ class Experiment:
         )
 
     def build_mesh(self) -> Mesh | None:
-        """The devices that share each part of a batch; None for one."""
+        """The mesh of devices that share each part of a batch; None for one device."""
         part = self.batch_size // self.microbatches
         try:
             return data_mesh(part)
@@ -287,15 +286,15 @@ class Experiment:
             raise InputError(f"microbatches={self.microbatches} leaves parts of {part} examples: {error}") from error
 
     def build_decoding(self) -> Decoding | None:
-        """How encoded images of any size become arrays; None where they have one size."""
+        """The decoding of encoded images; None for images of one size."""
         fields = self.dataset
         if not fields.image_size:
             given = {name: getattr(fields, name) for name in OF_ENCODED}
             plain = {each.name: each.default for each in dataclasses.fields(DatasetFields)}
             if changed := [name for name, value in given.items() if value != plain[name]]:
                 raise InputError(
-                    f"dataset.{changed[0]}={given[changed[0]]!r} is of encoded images; give dataset.image_size, the "
-                    "pixels a side that they are to have, or leave it out"
+                    f"dataset.{changed[0]}={given[changed[0]]!r} is for encoded images; give dataset.image_size, the "
+                    "side of the crop in pixels, or leave it out"
                 )
             return None
         with named("dataset"):
@@ -311,14 +310,14 @@ class Experiment:
 
     @property
     def needs_its_file(self) -> bool:
-        """Whether a config file of one's own defines a part of it, so that the file has to be given again."""
+        """Whether the user's config file defines a part of the experiment, so that later commands need the file."""
         parts: list[Any] = [METHODS[self.method.base], models.MODELS[self.model.name][0]]
         parts += [WRAPPERS[name] for name in self.method.wrappers]
         parts += [AVERAGES[average_kind(name)] for name in filter(None, (self.method.average, *self.method.further))]
         return not all(part.__module__.startswith("piat_jax.") for part in parts)
 
     def steps(self, num_train: int) -> int:
-        """How many steps an epoch of so many training examples has."""
+        """The number of steps per epoch for `num_train` training examples."""
         return steps_per_epoch(num_train, self.batch_size, self.dataset.epoch_steps)
 
     @property
@@ -329,18 +328,18 @@ class Experiment:
 
     @property
     def extra_per_batch(self) -> int:
-        """How many examples of a batch are generated ones."""
+        """The number of generated examples in a batch."""
         return round(self.dataset.extra_fraction * self.batch_size) if self.dataset.extra else 0
 
     def share_extra(self, sizes: Sequence[int]) -> int | tuple[int, ...]:
-        """How many examples of a batch each file gives, from how many it has; of fewer than two files one number."""
+        """Each file's number of examples in a batch, from the files' sizes; for fewer than two files one number."""
         if len(sizes) < 2:
             return self.extra_per_batch
         return share_out(self.extra_per_batch, self.dataset.extra_weights or sizes)
 
     @property
     def _smoothing(self) -> dict[str, Any]:
-        """What a recipe is told of the labels of generated examples; nothing where they are as they are."""
+        """A recipe's arguments for label smoothing of generated examples; empty without smoothing."""
         smoothing = self.dataset.extra_smoothing
         if not self.dataset.extra or not any(smoothing):
             return {}
@@ -348,13 +347,13 @@ class Experiment:
 
     @property
     def monitor(self) -> str:
-        """What is evaluated during training: "validation" if examples are held out for it, else "test"."""
+        """The split that is evaluated during training: "validation" if examples are held out for it, else "test"."""
         return "validation" if self.dataset.validation_examples else "test"
 
 
 @contextlib.contextmanager
 def named(group: str, others: Mapping[str, Collection[str]] = {}) -> Iterator[None]:
-    """Errors about `field=value` name the field with its group; `others` are groups inside, with their fields.
+    """Prefix errors about `field=value` with the field's group; `others` are subgroups with their fields.
 
     >>> with named("piat"):
     ...     raise InputError("momentum='foo' is unknown")
@@ -372,9 +371,9 @@ def named(group: str, others: Mapping[str, Collection[str]] = {}) -> Iterator[No
 
 
 def try_attack(bound: Bound) -> None:
-    """Trace an attack on one pixel, so that it checks its arguments; nothing is computed.
+    """Trace an attack on one pixel to check its arguments; nothing is computed.
 
-    The radius is checked elsewhere, by its name in the config.
+    The radius is checked elsewhere, under its name in the config.
     """
     bound = bind(bound, eps=0.5)
     image = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32)
@@ -387,7 +386,7 @@ def try_attack(bound: Bound) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields in which two nested dicts differ, as "name: old -> new"; a list and a tuple are alike.
+    """The fields in which two nested dicts differ, as "name: old -> new"; a list equals a tuple.
 
     >>> differences({"a": {"b": 1}, "c": [2]}, {"a": {"b": 3}, "c": (2,)})
     ['a.b: 1 -> 3']
@@ -412,7 +411,7 @@ def _plain(value: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """Nested dicts with tuples for lists."""
+    """Nested dicts with lists replaced by tuples."""
     if isinstance(value, Mapping):
         return {name: _tuples(each) for name, each in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
@@ -433,6 +432,6 @@ def _group(name: str, cls: Any, value: Any) -> Any:
         others = {REST: Fields({key: values.pop(key) for key in rest})}
     for unknown in values.keys() - known.keys():
         there = ", ".join([*known, *others.get(REST, ())])
-        raise InputError(f"config.{name}.{unknown} is no field of config.{name}; there are {there}")
+        raise InputError(f"config.{name}.{unknown} is not a field of config.{name}; there are {there}")
     own = {key: Fields(each) if known[key].default_factory is Fields else each for key, each in values.items()}
     return cls(**own, **others)

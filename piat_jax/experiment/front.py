@@ -1,4 +1,4 @@
-"""Training from Python, as short as the command."""
+"""Training from Python in one call."""
 
 import os
 from collections.abc import Mapping
@@ -21,24 +21,24 @@ def train(
     listener: Listener | None = None,
     **fields: Any,
 ) -> Run:
-    """Train an experiment and return its run; lines show how it goes, and on a terminal a bar.
+    """Train an experiment and return its run; progress is shown in lines, and on a terminal as a bar.
 
     Args:
-      config: `NAME:METHOD` or `FILE.py:METHOD` as for piat-train, what a config file's `get_config` returns, or an
+      config: `NAME:METHOD` or `FILE.py:METHOD` as for piat-train, the result of a config file's `get_config`, or an
         `Experiment`.
-      workdir: folder of the run: new or empty, or with `resume` or `overwrite` one that holds a run.
+      workdir: the run's folder: new or empty, or, with `resume` or `overwrite`, one that holds a run.
       overrides: fields to change: `{"attack.eps": 8 / 255, "model.options.width": 16}`.
-      resume: go on from the last checkpoint in `workdir`.
+      resume: continue from the last checkpoint in `workdir`.
       overwrite: replace the run in `workdir`.
-      listener: is told what happens, in place of the printed lines.
-      **fields: fields without a group, to change as well: `epochs=3`, `seed=1`, `batch_size=64`.
+      listener: receives the progress instead of printing it.
+      **fields: further fields to change, if they have no group: `epochs=3`, `seed=1`, `batch_size=64`.
 
     Returns:
       The run: `run.metrics()` has a record of each epoch, and `piat_jax.load(run.folder)` the network.
 
     Raises:
-      InputError: something cannot be used; every problem of the config is a line. Training diverged.
-      SavedAndStopped: Ctrl-C or SIGTERM came; the state was saved, and `resume=True` goes on from there.
+      InputError: an argument or the config is invalid (one line per problem of the config), or training diverged.
+      SavedAndStopped: Ctrl-C or SIGTERM; the state was saved, and `resume=True` continues from it.
     """
     changes = {**(overrides or {}), **fields}
     if isinstance(config, os.PathLike):

@@ -1,4 +1,4 @@
-"""What happens to a state before the first epoch and after each: PIAT, the averages, statistics estimated anew."""
+"""Changes of the state before the first epoch and after each: PIAT, averages, re-estimated BatchNorm statistics."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from piat_jax.experiment.experiment import Experiment
 
 
 def start(experiment: Experiment, state: TrainState) -> TrainState:
-    """A fresh state with what PIAT and an average keep beside the weights."""
+    """A fresh state with the copies of the weights that PIAT and averages keep."""
     for hook in filter(None, (experiment.build_piat(), *experiment.build_averages())):
         state = hook.init(state)
     return state
 
 
 def epoch_end(experiment: Experiment, net: Model, images: Any, num_classes: int, monitor: Split) -> list[EpochEnd]:
-    """The hooks after each epoch: PIAT, then the averages, each followed by new statistics where they are asked for.
+    """The hooks after each epoch: PIAT, then the averages, each followed by re-estimated statistics if requested.
 
-    `images` are the training images, uint8; `monitor` is what FAWA decides on.
+    `images` are the training images, uint8; FAWA decides by the accuracy on `monitor`.
     """
     hooks: list[EpochEnd] = []
     piat = experiment.build_piat()
@@ -48,15 +48,15 @@ def epoch_end(experiment: Experiment, net: Model, images: Any, num_classes: int,
 
 
 def check_stream(experiment: Experiment) -> None:
-    """Raise InputError where statistics are to be estimated anew on training images that stay on the host."""
+    """Raise InputError if BatchNorm statistics would be re-estimated on training images that stay on the host."""
     kept = filter(None, (experiment.build_piat(), *experiment.build_averages()))
     anew = any(each.batch_stats == "recompute" for each in kept)
     encoded = experiment.dataset.image_size
     if (experiment.dataset.stream or encoded) and anew:
         field, fix = (f"image_size={encoded}", "") if encoded else ("stream=True", ", or set dataset.stream=False")
         raise InputError(
-            f"dataset.{field} keeps the training images on the host, and {experiment.method} estimates BatchNorm "
-            f"statistics on them anew; leave out swa and batch_stats=recompute{fix}"
+            f"dataset.{field} keeps the training images on the host, and {experiment.method} re-estimates BatchNorm "
+            f"statistics on them; leave out swa and batch_stats=recompute{fix}"
         )
 
 
@@ -67,9 +67,9 @@ def _recomputed(
     get: Callable[[TrainState], Variables],
     put: Callable[[TrainState, Variables], TrainState],
 ) -> EpochEnd:
-    """Estimates the statistics of some variables anew on the clean training images."""
+    """A function that re-estimates BatchNorm statistics on the clean training images."""
     count = steps_per_epoch(len(images), experiment.batch_size)
-    # Mixed, as training mixes them: batches of data that lie class by class have other variances.
+    # Shuffled as in training: batches from data that is sorted by class have other variances.
     order = np.random.default_rng(experiment.seed).permutation(len(images))[: count * experiment.batch_size]
 
     @jax.jit
@@ -83,7 +83,7 @@ def _recomputed(
 
 
 def _averaged_anew(experiment: Experiment, kept: Average, net: Model, images: Array) -> EpochEnd:
-    """Estimates the statistics of an average anew, once it has begun."""
+    """A hook that re-estimates an average's BatchNorm statistics, once the average has begun."""
 
     def put(state: TrainState, variables: Variables) -> TrainState:
         before = average_of(state, kept.name)

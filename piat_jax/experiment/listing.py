@@ -1,4 +1,4 @@
-"""An experiment's fields as text: each with its value and meaning."""
+"""An experiment's fields as text, with values and meanings."""
 
 import dataclasses
 import inspect
@@ -27,7 +27,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def field_list(experiment: Experiment) -> str:
-    """Every field: its value, and below it what it means and in which unit."""
+    """List every field with its value, and below it its meaning and unit."""
     lines, told = [], meanings(experiment)
     for path, value in leaves(experiment.plain()).items():
         lines.append(f"{path} = {shown(path, value)}")
@@ -38,12 +38,12 @@ def field_list(experiment: Experiment) -> str:
 
 
 def rate_lines(experiment: Experiment, *, steps: int = 100, width: int = 60) -> str:
-    """The learning rate over the run drawn in a line of text, and the momentum below it where it moves.
+    """Draw the learning-rate schedule in a line of text, and below it the momentum if it varies.
 
     Args:
-      experiment: whose rate.
-      steps: in an epoch; it makes no difference to be seen.
-      width: columns, each as high as the rate at its place of the run.
+      experiment: has the schedule.
+      steps: steps per epoch; it makes no visible difference.
+      width: number of columns; a column's height is the rate at its point of the run.
 
     >>> from piat_jax.experiment.methods import parse_method
     >>> print(rate_lines(Experiment(method=parse_method("piat")), width=12))
@@ -66,8 +66,8 @@ def rate_lines(experiment: Experiment, *, steps: int = 100, width: int = 60) -> 
 
 
 def meanings(experiment: Experiment) -> dict[str, str]:
-    """What each field means, by its path; those of a method are from the docstring of its class."""
-    own = _declared(experiment, "") | {"method": "its parts joined by +; chosen after the config's name"}
+    """The meaning of each field, by its path; a method's are from the docstring of its class."""
+    own = _declared(experiment, "") | {"method": "its parts joined by +; set after the config's name"}
     found = dict(own)
     classes: dict[str, Any] = {"objective": METHODS[experiment.method.base]}
     if experiment.method.average:
@@ -90,7 +90,7 @@ def meanings(experiment: Experiment) -> dict[str, str]:
 
 
 def shown(path: str, value: Any) -> str:
-    """A field's value as it can be written on the command line, in pixels also as a fraction of 255 where it is one.
+    """A field's value in the command line's form; pixel values also as a fraction of 255 if they are one.
 
     >>> shown("attack.eps", 8 / 255), shown("optimizer.lr_values", (1, 0.2))
     ('0.0313725 (8/255)', '1,0.2')
@@ -104,7 +104,7 @@ def shown(path: str, value: Any) -> str:
 
 
 def _declared(group: Any, prefix: str) -> dict[str, str]:
-    """The meanings that a group's fields are declared with, and those of the groups in it."""
+    """The declared meanings of a group's fields, and those of its subgroups."""
     found = {}
     for each in dataclasses.fields(group):
         value, text = getattr(group, each.name), each.metadata.get(MEANING, "")
@@ -114,7 +114,7 @@ def _declared(group: Any, prefix: str) -> dict[str, str]:
 
 
 def _documented(documented: Any) -> dict[str, str]:
-    """The attributes that a class's docstring describes, or the arguments that a function's does.
+    """The attributes that a class's docstring describes, or the arguments in a function's docstring.
 
     >>> _documented(METHODS["trades"])["beta"]
     '6 in the papers that compare (1/lambda of the original).'

@@ -1,4 +1,4 @@
-"""From a run, an exported folder, a file of weights or a repository of the hub to a network that is ready for use."""
+"""Load a network from a run, an exported folder, a file of weights or a repository of the hub."""
 
 import dataclasses
 import functools
@@ -42,33 +42,33 @@ def load(
     adapt: bool = False,
     unsafe_pickle: bool = False,
 ) -> Classifier:
-    """The network in a run, an exported folder or a file of weights.
+    """Load the network in a run, an exported folder, a file of weights or a repository of the hub.
 
     Args:
       source: the folder of a run; a folder with model.safetensors; a file (.safetensors, .pt, .pth, .bin, .npz); or
         `hf:user/name` or `hf:user/name@revision`, a repository of the Hugging Face hub.
       checkpoint: of a run: "best" or "final"; "final:swa" is its further average swa.
-      model: the network, as configs call it, or a published name such as "timm:convnext_tiny", which says what follows
-        too, where the file does not. A file that is called as RobustBench calls it, Carmon2019Unlabeled.pt, needs none.
-        All this is for weights: a run says it itself.
-      num_classes: its classes.
+      model: the network's name in configs, or a published name such as "timm:convnext_tiny", which also determines the
+        following arguments if the file does not. A file with RobustBench's name (Carmon2019Unlabeled.pt) needs no
+        model. This and the following arguments are for weights; for a run, its config has them.
+      num_classes: number of classes.
       options: of the network: `{"width": 4}`.
-      mean: of the input normalisation, one for each channel; () is none.
+      mean: of the input normalisation, one per channel; () = none.
       std: the same for the standard deviation.
-      image_shape: height, width, channels; (32, 32, 3) unless something knows better.
-      adapt: make patches, positions, windows and head of a transformer fit where they differ; of others, the head.
-      unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
+      image_shape: height, width, channels; (32, 32, 3) unless the file or the name says otherwise.
+      adapt: adapt a transformer's patches, positions, windows and head if they do not fit; of other networks, the head.
+      unsafe_pickle: read a PyTorch file that holds more than tensors. This may run any code in the file.
 
     Raises:
-      InputError: nothing is there, it does not fit, or it is not known which network the weights are of.
+      InputError: the source does not exist or does not fit, or the weights' network is unknown.
     """
     kept, average = parse_checkpoint("final" if checkpoint == "last" else checkpoint)
     path = fetch(source) if is_on_hub(source) else expanded(source)
     if not path.exists():
-        raise InputError(f"{path} is no file and no folder; give weights or a run")
+        raise InputError(f"{path} is not a file or a folder; give weights or a run")
     model = model or _called_there(source, path)
     row, tensors, why = (published(model) if is_published(model) else None), None, ""
-    # Read when it is first asked for, and once.
+    # Read once, on first use.
     read = functools.cache(functools.partial(read_weights, path, unsafe_pickle=unsafe_pickle))
     if not model and path.is_file() and "piat_jax" not in read_config(path):
         recognised = recognise(path, lambda: count_classes(path, read()))
@@ -87,7 +87,7 @@ def load(
         tensors = read()
     shape = about.image_shape
     options = {"adapt": adapt, "checkpoint": kept, "average": average, "tensors": tensors}
-    # Given ones, if they are none, stay none.
+    # A given () remains ().
     normalization = (row.mean, row.std) if row and mean is None and std is None else ()
     try:
         loaded = load_weights(path, net, shape, **options, normalization=normalization)
@@ -100,7 +100,7 @@ def load(
 
 
 def _called_there(source: str | Path, path: Path) -> str:
-    """The published name of one of timm's repositories on the hub; "" of any other."""
+    """The published name of a timm repository on the hub; "" for any other source."""
     if not is_on_hub(source) or "piat_jax" in read_config(path):
         return ""
     user, _, name = parse_hub(source).repository.partition("/")
@@ -110,7 +110,7 @@ def _called_there(source: str | Path, path: Path) -> str:
 def _of_run(
     run: Run, kept: str, average: str, image_shape: Sequence[int] | None
 ) -> tuple[models.LinenModel, About, Experiment]:
-    """What a run's config and files say."""
+    """Load a network from a run's config and files."""
     experiment, info = run.experiment(), run.checkpoints.info(kept)
     classes, channels = _sizes(info["shapes"])
     results = run.evaluation()
@@ -119,7 +119,7 @@ def _of_run(
     result = results.get("checkpoints", {}).get(name, {})
     known = result.get("epoch") == info["epoch"]
     attack = experiment.attack
-    # Of weights that were imported, the config says what they are evaluated on, not how they were trained.
+    # For imported weights, the config says how to evaluate them, not how they were trained.
     trained = "source" not in info
     steps = f", {attack.steps} steps" if hasattr(attack, "steps") else ""
     threat = f"{attack.norm}, eps {radius(attack.eps)}{steps}"
@@ -144,7 +144,7 @@ def _of_run(
 
 
 def _against(row: Published) -> Experiment:
-    """How a published network is evaluated: under the threat that it was trained against, where that is known."""
+    """The experiment that evaluates a published network: in the threat model of its training, if that is known."""
     plain = Experiment(method=Stack("pgd_at"))
     if not row.norm:
         return plain
@@ -153,24 +153,24 @@ def _against(row: Published) -> Experiment:
 
 
 def _papers(experiment: Experiment) -> tuple[str, ...]:
-    """Who made the parts of a method, a line each."""
+    """The papers of a method's parts, one line each."""
     stack = experiment.method
     abouts = [METHODS.about(stack.base), *(WRAPPERS.about(name) for name in stack.wrappers)]
     return tuple(f"{about.title}: {about.paper}" for about in abouts if about.paper)
 
 
 def _shape_of(experiment: Experiment, channels: int) -> tuple[int, int, int]:
-    """The images that an experiment evaluates on."""
+    """The shape of the images that an experiment evaluates on."""
     size = experiment.dataset.image_size
     return (size, size, 3) if size else _known_shape(experiment.dataset.name, channels)
 
 
 def _known_shape(dataset: str, channels: int) -> tuple[int, int, int]:
-    """The images of a data set that is known by name, in the network's channels where its first layer says them."""
+    """The image shape of a data set known by name, with the network's channels if its first layer shows them."""
     dataset = "fashion_mnist" if dataset == "embedded" else dataset
     if dataset not in KNOWN:
         raise InputError(
-            f"--image_shape is missing: the run was trained on {dataset!r}, whose images are of no known size; "
+            f"--image_shape is missing: the run was trained on {dataset!r}, whose image size is unknown; "
             "give height,width,channels, such as 32,32,3"
         )
     height, width, published = KNOWN[dataset].image_shape
@@ -178,11 +178,11 @@ def _known_shape(dataset: str, channels: int) -> tuple[int, int, int]:
 
 
 def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
-    """Classes and channels of a network, from its first and last layer; 0 where these do not say."""
+    """Number of classes and channels of a network, from its last and first layer; 0 if they do not show it."""
     kernels = {path: shape for path, shape in shapes.items() if path.endswith("/kernel")}
     classes = next((shape[-1] for path, shape in kernels.items() if is_head(path)), 0)
     stems = ("conv1", "init_conv", "conv_2d", "patch_embed", "stem", "stem_0")
-    # A stem of several convolutions: the first one sees the fewest channels.
+    # In a stem of several convolutions, the first has the fewest input channels.
     channels = [shape[2] for path, shape in kernels.items() if path.split("/")[1] in stems and len(shape) == 4]
     return classes, min(channels, default=0)
 
@@ -200,7 +200,7 @@ def _of_weights(
     image_shape: Sequence[int] | None,
     adapt: bool,
 ) -> tuple[models.LinenModel, About]:
-    """What was given, or config.json beside the weights says, or the file itself, or the row of a published name."""
+    """Load weights, described by the arguments, config.json next to them, the file itself or a published name."""
     written = read_config(path)
     ours = written.get("piat_jax", {})
     name = row.model if row else model or ours.get("model", "")
@@ -213,7 +213,7 @@ def _of_weights(
         classes = classes or found.get("num_classes", row.num_classes)
     if not classes:
         raise InputError("--num_classes is missing; give the number of classes, such as 10")
-    # The file's own shapes, but where they are to be adapted.
+    # The shapes in the file, unless they will be adapted.
     known: dict[str, Any] = {} if adapt else {key: value for key, value in found.items() if key != "num_classes"}
     known = {**(row.options if row else {}), **known, **(ours.get("options", {}) if name == ours.get("model") else {})}
     known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
@@ -233,7 +233,7 @@ def _of_weights(
 
 
 def _of_file(path: Path, name: str, tensors: Tensors) -> tuple[dict[str, Any], int]:
-    """Options of the network and the side of its images, as far as the file's shapes say them."""
+    """The network's options and image size, as far as the file's shapes determine them."""
     module, fixed = models.MODELS[name]
     options, side = sizes_of(path, module.__name__, tensors)
     return {key: value for key, value in options.items() if key not in fixed}, side

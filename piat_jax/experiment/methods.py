@@ -1,4 +1,4 @@
-"""Methods as text: their parts joined by +, one objective, then wrappers from the inside out, an average, and piat."""
+"""Methods as text: parts joined by +: one objective, wrappers from the inside out, averages, and piat."""
 
 import dataclasses
 import textwrap
@@ -17,13 +17,13 @@ OF_EVERY_OBJECTIVE = {
 
 
 class Stack(NamedTuple):
-    """A method taken apart."""
+    """The parts of a method."""
 
     base: str
     wrappers: tuple[str, ...] = ()  # from the inside out
-    average: str = ""  # that which is evaluated in the weights' place
+    average: str = ""  # the average that is evaluated instead of the weights
     piat: bool = False
-    further: tuple[str, ...] = ()  # averages evaluated beside it: a name, with a number where there are more of a kind
+    further: tuple[str, ...] = ()  # averages that are evaluated as well; a number follows the name of a second one
 
     def __str__(self) -> str:
         averages = [*filter(None, [self.average]), *self.further]
@@ -31,7 +31,7 @@ class Stack(NamedTuple):
 
 
 def parse_method(method: str) -> Stack:
-    """The parts of "trades+awp+swa+piat"; an objective that is left out is the one the paper wraps, mostly PGD-AT.
+    """Split a method such as "trades+awp+swa+piat"; a missing objective is that of the wrapper's paper, mostly PGD-AT.
 
     >>> str(parse_method("piat")), str(parse_method("awp+piat")), str(parse_method("rat"))
     ('pgd_at+piat', 'pgd_at+awp+piat', 'trades+rat')
@@ -57,7 +57,7 @@ def parse_method(method: str) -> Stack:
         raise InputError(f"method={method!r} has {len(bases)} objectives ({', '.join(bases)}); keep one")
     if averages and averages[0] not in AVERAGES:
         raise InputError(
-            f"method={method!r}: {averages[0]!r} is a further average, and there is no first; write "
+            f"method={method!r}: {averages[0]!r} is a further average without a first one; write "
             f"{average_kind(averages[0])!r}"
         )
     wrappers = tuple(part for part in parts if part in WRAPPERS)
@@ -67,7 +67,7 @@ def parse_method(method: str) -> Stack:
 
 
 def average_kind(part: str) -> str:
-    """The average that a part of a method names: "ema2" is a second "ema".
+    """The average that a part of a method stands for: "ema2" is a second "ema".
 
     >>> average_kind("swa"), average_kind("ema2")
     ('swa', 'ema')
@@ -76,9 +76,9 @@ def average_kind(part: str) -> str:
 
 
 def method_groups(stack: Stack) -> dict[str, dict[str, Any]]:
-    """The config groups of a method: "objective", "attack" (what it changes there), one for each wrapper, "average".
+    """The config groups of a method: "objective", "attack" (its changes), "average", and one per wrapper.
 
-    A further average has one of its own name.
+    A further average has a group with its name.
 
     >>> groups = method_groups(parse_method("trades+awp"))
     >>> groups["objective"]["beta"], groups["attack"], groups["awp"]
@@ -104,13 +104,13 @@ def method_groups(stack: Stack) -> dict[str, dict[str, Any]]:
 
 
 def _defaults(cls: type, without: set[str]) -> dict[str, Any]:
-    """Fields of a dataclass and their defaults."""
+    """A dataclass's fields and their defaults."""
     fields = [field for field in dataclasses.fields(cls) if field.name not in without]
     return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 
 def describe(name: str) -> str:
-    """A part's or a whole method's entry: names, sentences, papers and defaults."""
+    """Describe a method or a part of one: names, summaries, papers and defaults."""
     stack = parse_method(name)
     groups = method_groups(stack)
     parts = name.split("+")
@@ -149,10 +149,10 @@ def _short(value: Any) -> str:
 
 
 def parts() -> dict[str, list[str]]:
-    """The names of all parts, by kind."""
+    """The names of all parts, by type."""
     return {
         "Objectives, one in each method": list(METHODS),
         "Wrappers, around an objective and each other": list(WRAPPERS),
-        "Averages of the weights: the first is evaluated in their place, others beside it": list(AVERAGES),
-        "Interpolation, with any of them": list(INTERPOLATIONS),
+        "Averages of the weights: the first is evaluated instead of them, others as well": list(AVERAGES),
+        "Interpolation, with any of these": list(INTERPOLATIONS),
     }

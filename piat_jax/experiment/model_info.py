@@ -1,4 +1,4 @@
-"""What RobustBench's leaderboard wants to know of a model, filled in as far as a run knows it."""
+"""The model description for RobustBench's leaderboard, filled in from a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,19 @@ from piat_jax.models import MODELS
 
 FILE = "model_info.json"
 LISTED = 5000
-"""Images in its list of ImageNet's."""
+"""Number of images in RobustBench's list for ImageNet."""
 THREATS = {"linf": "Linf", "l2": "L2"}
-"""The threat models that it has, by norm; its folders are called so."""
+"""RobustBench's threat models by norm, which are also its folders' names."""
 
 
 def is_whole(name: str, test: Split, limited: bool, *, listed: bool = False) -> bool:
-    """Whether these are all test images of the data set.
+    """Whether a split holds all test images of its data set.
 
     Args:
       name: of the data set.
       test: the images and labels that were attacked.
-      limited: whether it was asked for the first n only; where the size was published that decides.
-      listed: whether they are those of a list, which has to have as many as that of ImageNet.
+      limited: whether only the first n were requested; ignored if the data set's published size is known.
+      listed: whether the images come from a list, which must be as long as RobustBench's list for ImageNet.
     """
     if listed:
         return len(test.labels) == LISTED
@@ -31,7 +31,7 @@ def is_whole(name: str, test: Split, limited: bool, *, listed: bool = False) -> 
 
 
 def is_for_robustbench(found: Robustness, *, whole: bool) -> bool:
-    """Whether AutoAttack's result counts there: the standard version, on the whole test set, in L-inf or L2."""
+    """Whether RobustBench accepts an AutoAttack result: standard version, entire test set, L-inf or L2."""
     if not whole:
         return False
     settings = found.settings
@@ -40,10 +40,10 @@ def is_for_robustbench(found: Robustness, *, whole: bool) -> bool:
 
 
 def model_info(experiment: Experiment, dataset: str, found: Robustness) -> dict[str, Any]:
-    """The fields of RobustBench's model_info/DATASET/THREAT/NAME.json; "" where a run does not know.
+    """The fields of RobustBench's model_info/DATASET/THREAT/NAME.json; "" if a run does not have the value.
 
     Args:
-      experiment: what was trained.
+      experiment: the one that was trained.
       dataset: its data set.
       found: AutoAttack's result.
 
@@ -61,7 +61,7 @@ def model_info(experiment: Experiment, dataset: str, found: Robustness) -> dict[
         "link": "",
         "name": "",
         "authors": "",
-        # Generated images are none there, and of what weights were trained on nothing is known.
+        # RobustBench does not count generated images; the data of pretrained weights is unknown.
         "additional_data": "" if experiment.model.weights else False,
         "number_forward_passes": 1,
         "dataset": dataset,
@@ -77,7 +77,7 @@ def model_info(experiment: Experiment, dataset: str, found: Robustness) -> dict[
 
 
 def place_for(info: Mapping[str, Any], found: Robustness) -> str:
-    """Where RobustBench keeps such a file.
+    """The path at which RobustBench keeps this file.
 
     >>> place_for({"dataset": "cifar10"}, type("Found", (), {"settings": {"norm": "l2"}}))
     'model_info/cifar10/L2/NAME.json'

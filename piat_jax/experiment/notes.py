@@ -1,4 +1,4 @@
-"""What a run says before it trains because it may not be meant."""
+"""Notes before training about settings that may be unintended."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from piat_jax.data.npz import unpacking
 from piat_jax.experiment.experiment import Experiment
 
 LARGE = 0.1
-"""A share of one old state in an average that is worth a word."""
+"""The share of one old state in an average from which a note is shown."""
 UNPACKED_BYTES = 1 << 30
-"""Of generated images from a compressed file, which are worth one."""
+"""Size of generated images from a compressed file from which a note is shown."""
 
 
 def unpacked(experiment: Experiment, extra: Sequence[Split]) -> list[str]:
-    """A line for each large file of generated examples that is in memory because it is compressed."""
+    """A note for each large file of generated examples that occupies memory because it is compressed."""
     return [
         f"dataset.extra: {path} is compressed, so its images take {in_units(images.nbytes)} of memory; "
         f"mapped, they take none: {unpacking(expanded(path))}"
@@ -28,18 +28,18 @@ def unpacked(experiment: Experiment, extra: Sequence[Split]) -> list[str]:
 
 
 def shifted_crops(experiment: Experiment) -> list[str]:
-    """A line where training crops of encoded images are padded and cropped once more."""
+    """A note if training crops of encoded images are padded and cropped again."""
     fields = experiment.dataset
     if not fields.image_size or not fields.crop_padding:
         return []
     return [
-        f"dataset.crop_padding={fields.crop_padding} pads the random crops of encoded images and crops them once more; "
-        "recipes for them have --config.dataset.crop_padding=0"
+        f"dataset.crop_padding={fields.crop_padding} pads the random crops of encoded images and crops them again; "
+        "recipes for such images have --config.dataset.crop_padding=0"
     ]
 
 
 def old_averages(experiment: Experiment, steps: int) -> list[str]:
-    """A line for each exponential average that the run, of so many steps an epoch, will not have filled."""
+    """A note for each exponential average whose first state still has a large share at the end of the run."""
     wrappers = {name: experiment.wrappers[name] for name in ("rebat", "rpatpp") if name in experiment.wrappers}
     groups = {**wrappers, "average": experiment.average, **experiment.further}
     found = [(name, fields.decay, fields.start, steps) for name, fields in wrappers.items()]  # each step
@@ -54,7 +54,7 @@ def old_averages(experiment: Experiment, steps: int) -> list[str]:
             after = f"epoch {first + 1}" if per_epoch == 1 else f"step {first * steps + 1}"
             decay = groups[group].decay
             notes.append(
-                f"at the end {100 * share:.0f} % of the average is still the weights after {after}, the first of "
-                f"{states} that it takes in; a lower --config.{group}.decay than {decay:g} forgets sooner"
+                f"at the end, {100 * share:.0f} % of the average still comes from the weights after {after}, the first "
+                f"of its {states} states; a --config.{group}.decay below {decay:g} forgets sooner"
             )
     return notes

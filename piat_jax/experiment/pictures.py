@@ -1,4 +1,4 @@
-"""A picture of a few test images for the loggers: clean, adversarial, and what lies between."""
+"""A picture of a few test images for the loggers: clean, adversarial, and their difference."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,20 +24,20 @@ BORDER = 1
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """Images as one image, `[H, W, C]` uint8, with a line that says what it shows."""
+    """A grid of images as one image, `[H, W, C]` uint8, with a caption."""
 
     image: np.ndarray
     caption: str
 
 
 def painter(experiment: Experiment, net: Model, split: Split) -> Callable[[Variables], Picture]:
-    """A function that draws what some weights make of the first `log.images` images of a split.
+    """A function that draws the first `log.images` images of a split, attacked on given weights.
 
-    The attack is `evaluation.select`'s with the evaluation's own draws, so these are images that it counted. An attack
-    of another kind than a radius and steps, or "clean", leaves them as they are.
+    The attack is `evaluation.select`'s with the evaluation's random draws, so these are the images that the evaluation
+    counted. "clean", and attacks without a radius and steps, leave the images unchanged.
 
     Args:
-      experiment: says how.
+      experiment: says which attack.
       net: the network, with float32 activations.
       split: images, uint8 or floats in [0, 1], and labels.
     """
@@ -75,7 +75,7 @@ def picture(clean: np.ndarray, adversarial: np.ndarray) -> np.ndarray:
     """Three rows: clean, adversarial, and their difference d as 1/2 + d / (2 max |d|), with white lines between.
 
     Args:
-      clean: `[N, H, W, C]` in [0, 1]; C is 1 or 3, of others the first is shown.
+      clean: `[N, H, W, C]` in [0, 1]; C is 1 or 3, else the first channel is shown.
       adversarial: the same.
 
     Returns:

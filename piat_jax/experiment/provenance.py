@@ -1,4 +1,4 @@
-"""What a result came from: command, versions, device, commit."""
+"""The origin of a result: command, versions, device, commit."""
 
 import datetime
 import importlib.metadata
@@ -14,7 +14,7 @@ PACKAGES = ("piat_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "m
 
 
 def describe_run() -> dict[str, Any]:
-    """Command, time, versions, device and commit."""
+    """Describe the current process: command, time, versions, device and commit."""
     devices = jax.devices()
     return {
         "command": [Path(sys.argv[0]).name, *(_without_home(argument) for argument in sys.argv[1:])],
@@ -28,7 +28,7 @@ def describe_run() -> dict[str, Any]:
 
 
 def _without_home(argument: str) -> str:
-    """Run folders are handed on, and the name of one's home is nobody's business."""
+    """Replace the home folder's path, since run folders are shared and should not reveal it."""
     home = str(Path.home())
     return argument.replace(home, "~") if len(home) > 1 else argument
 
@@ -41,7 +41,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, with "+" where the tree was changed; None outside a checkout."""
+    """The commit of the running code, with "+" if the tree has changes; None outside a checkout."""
     folder = Path(__file__).parent
     try:
         ask = {"cwd": folder, "capture_output": True, "text": True, "check": True, "timeout": 10}

@@ -1,4 +1,4 @@
-"""The crop that a published network was evaluated on, as fields of the group `dataset`."""
+"""The crop with which a published network was evaluated, as fields of the group `dataset`."""
 
 import dataclasses
 from collections.abc import Container, Mapping
@@ -11,16 +11,16 @@ from piat_jax.interop.published import Published
 def published_crop(
     name: str, row: Published, fields: Mapping[str, Any], given: Container[str] = ()
 ) -> tuple[dict[str, Any], str]:
-    """What changes of `resize`, `resizing` and `interpolation`, and a sentence that says it.
+    """Changes of `resize`, `resizing` and `interpolation`, and a sentence that describes them.
 
-    Nothing changes where images are not encoded, or have another size than the network's; what was given, or is not the
-    default any more, stays; of `resize` and `resizing` both or none.
+    Nothing changes if images are not encoded or their size is not the network's. Fields that were given or differ from
+    their defaults are kept; `resize` and `resizing` change together or not at all.
 
     Args:
-      name: that it is published by.
-      row: what is known of it.
-      fields: those of the group, by name.
-      given: names of those that were given, also where they are the default.
+      name: the network's published name.
+      row: its entry in the table.
+      fields: the group's fields, by name.
+      given: names of the fields that were given, even with their default values.
 
     >>> from piat_jax.interop.published import published
     >>> row = published("timm:convnext_tiny.fb_in1k")
@@ -37,11 +37,11 @@ def published_crop(
         return {}, ""
     told = f"{name} was published for images of {row}"
     if size != row.size:
-        return {}, f"{told}; with dataset.image_size={size} the crop is what the config says"
+        return {}, f"{told}; with dataset.image_size={size} the crop is the config's"
     resizing = "none" if not row.resize else "both" if row.squash else "short"
     wanted: dict[str, Any] = {"resize": row.resize, "resizing": resizing, "interpolation": row.interpolation}
     kept = [each for each in wanted if each in given or fields[each] != plain[each]]
-    if {"resize", "resizing"} & set(kept):  # one says what the other means
+    if {"resize", "resizing"} & set(kept):  # resize depends on resizing
         kept = [each for each in wanted if each in kept or each != "interpolation"]
     changes = {each: value for each, value in wanted.items() if each not in kept}
     own = [f"dataset.{each}={fields[each]}" for each in kept if str(fields[each]) != str(wanted[each])]

@@ -1,4 +1,4 @@
-"""What a config has as text made into objects: other networks, and the weights of other runs."""
+"""Objects for a config's text fields: other networks, and the weights of other runs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from piat_jax.experiment.fields import ModelFields
 
 @dataclasses.dataclass(frozen=True)
 class ConfigResources:
-    """What a wrapper named `group` makes objects of its text fields with."""
+    """Builds objects for the text fields of a wrapper named `group`."""
 
     model: ModelFields
     group: str
@@ -28,16 +28,16 @@ class ConfigResources:
 
     @property
     def classes(self) -> int:
-        """As many as the model has outputs; without the shape of images, 2."""
+        """The number of the model's outputs; 2 without an image shape."""
         return num_classes(self.net, self._like(), self._images()) if self.image_shape else 2
 
     def network(self, name: str, num_classes: int) -> Model:
-        """A network; the model's own options are used if it is of the same kind."""
+        """Build a network; it takes the model's options if it has the same name."""
         options = dict(self.model.options) if name == self.model.name else {}
         return models.create(name, num_classes=num_classes, dtype=self.model.dtype, **options)
 
     def teacher(self, field: str, folder: str) -> Variables:
-        """The best checkpoint of the run in a folder; without the shape of images, nothing is loaded."""
+        """Load the best checkpoint of the run in a folder; without an image shape, nothing is loaded."""
         where = f"{self.group}.{field}"
         if not folder:
             raise InputError(f"{where} is empty; give the folder of a run trained with another method")
@@ -46,7 +46,7 @@ class ConfigResources:
             raise InputError(f"{where}={folder!r} has no best checkpoint; give the folder of a finished run")
         if not self.image_shape:
             return Variables({}, {})
-        # As fresh arrays: one bound to a device would bind the state in the first epoch, and the second compile anew.
+        # As new arrays: committed ones would commit the state in the first epoch, and the second would recompile.
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), saved.load_variables("best", self._like()))
 
     def _images(self) -> jax.ShapeDtypeStruct:

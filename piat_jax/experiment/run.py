@@ -1,4 +1,4 @@
-"""A run's folder: the one place that knows what is in it, and refuses to mix two runs."""
+"""A run's folder: reads and writes its files, and refuses to mix two runs."""
 
 import contextlib
 import functools
@@ -45,8 +45,8 @@ OWN_FILES = (
     "report",
 )
 ON_DISK = {"best": "best", "final": "last"}
-"""What the papers call the two checkpoints, and what they are called on disk."""
-# Fields that runs of earlier versions lack, with what they did; what a method has not is not added.
+"""The papers' names of the two checkpoints, and their names on disk."""
+# Fields that runs of earlier versions lack, with the values of their behaviour; only a method's fields are added.
 LATER = {
     "nonfinite": "stop",
     "fsdp": False,
@@ -94,24 +94,24 @@ LATER = {
     "log.to": (),
     "log.images": 0,
 }
-# Changing these does not make it another run.
+# Changing these does not make it a different run.
 FREE_FIELDS = (
     "epochs",
     "fsdp",
     "nonfinite",
-    "average.warmup",  # from there on; earlier versions had none, and the average only observes
+    "average.warmup",  # takes effect from then on; earlier versions had none, and the average only observes
     "evaluation.",
     "checkpoint.",
     "log.",
     "dataset.data_dir",
     "dataset.stream",
     "dataset.workers",
-    "dataset.on_bad_image",  # as nonfinite: to go on where a bad image stopped it
+    "dataset.on_bad_image",  # like nonfinite: to resume after a bad image stopped the run
 )
 
 
 class Run:
-    """The run in a folder, or one that is to begin there."""
+    """The run in a folder, or one that will begin there."""
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = expanded(folder)
@@ -121,16 +121,16 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a run."""
+        """Whether the folder holds a run."""
         return (self.folder / CONFIG).exists()
 
     @functools.cached_property
     def checkpoints(self) -> Checkpoints:
-        """Its checkpoints."""
+        """The run's checkpoints."""
         return Checkpoints.of_run(self.folder)
 
     def experiment(self) -> Experiment:
-        """What it is a run of.
+        """The run's experiment, from its saved config.
 
         Raises:
           InputError: there is no run.
@@ -141,52 +141,52 @@ class Run:
             if "is unknown" not in str(error):
                 raise
             raise InputError(
-                f"{self.folder}: {error}. If a config file of your own defines it, give that: --config=FILE:METHOD"
+                f"{self.folder}: {error}. If your config file defines it, give --config=FILE:METHOD"
             ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The record of each epoch that is done."""
+        """The record of each completed epoch."""
         return read_metrics(self.folder)
 
     def evaluation(self) -> dict[str, Any]:
-        """What `evaluate` has found; {} where it has not."""
+        """The results of `evaluate`; {} if there are none."""
         path = self.folder / EVALUATION
         return read_json(path) if path.exists() else {}
 
     def write_evaluation(self, found: Mapping[str, Any]) -> None:
-        """Keep what `evaluate` has found."""
+        """Write the results of `evaluate`."""
         write_json(self.folder / EVALUATION, found)
 
     def load_evaluated(self, checkpoint: str, like: Variables) -> tuple[Variables, dict[str, Any]]:
-        """The weights that "best", "final" or "final:swa" stands for, and the description of their save.
+        """Load the weights of "best", "final" or "final:swa", and the description of their save.
 
         Raises:
-          InputError: it was not saved, cannot be read, or is of another model.
+          InputError: the checkpoint was not saved, cannot be read, or has another model.
         """
         name, average = parse_checkpoint(checkpoint)
         return self.checkpoints.load_evaluated(name, like, average=average)
 
     def robustness(self, checkpoint: str, attack: str) -> Path:
-        """Where AutoAttack or one of its members keeps what it finds on "best", "final" or "final:swa"."""
+        """The folder for results of AutoAttack or one of its members on "best", "final" or "final:swa"."""
         return self.folder / ROBUSTNESS / f"{checkpoint.replace(':', '_')}-{attack}"
 
     def predictions(self, checkpoint: str, attack: str) -> Path:
-        """Where the classes that "best", "final" or "final:swa" predicts under an attack are kept."""
+        """The file for the classes that "best", "final" or "final:swa" predicts under an attack."""
         return predictions.path_of(self.folder, checkpoint, attack)
 
     def corruptions(self, checkpoint: str) -> Path:
-        """Where the accuracies of "best", "final" or "final:swa" under common corruptions are kept."""
+        """The file for accuracies of "best", "final" or "final:swa" under common corruptions."""
         return self.folder / CORRUPTED / f"{checkpoint.replace(':', '_')}.json"
 
     def drop_robustness(self, checkpoint: str) -> None:
-        """Remove what attacks have found on a checkpoint that holds other weights now."""
+        """Remove the attack results of a checkpoint that now has other weights."""
         for path in (self.folder / ROBUSTNESS).glob(f"{checkpoint.replace(':', '_')}-*"):
             shutil.rmtree(path)
         for path in self.predictions(checkpoint, "").parent.glob(f"{checkpoint.replace(':', '_')}-*"):
             path.unlink()
 
     def write_diverged(self, report: Mapping[str, Any]) -> None:
-        """Keep where a loss became infinite or NaN."""
+        """Write the report of a loss that became infinite or NaN."""
         write_json(self.folder / DIVERGED, report)
 
     def check_free(
@@ -194,8 +194,8 @@ class Run:
     ) -> None:
         """Raise InputError unless a run of this experiment may be written to the folder; writes nothing.
 
-        A folder without a run must be empty or not exist. One that holds a run needs `resume` (the same experiment, up
-        to how long and how it is evaluated: the fields that begin with one of `free`) or `overwrite`.
+        A folder without a run must be empty or not exist. One with a run needs `overwrite`, or `resume` with the
+        same experiment; only fields that begin with one of `free` (its length and evaluation) may differ.
         """
         folder = str(self.folder)
         if resume and overwrite:
@@ -204,11 +204,13 @@ class Run:
             raise InputError(f"workdir={folder!r} is a file; give a folder")
         if not self.exists:
             if self.folder.exists() and any(path.name != LOCK for path in self.folder.iterdir()):
-                raise InputError(f"workdir={folder!r} holds files that are not of a run; give a new or empty folder")
+                raise InputError(
+                    f"workdir={folder!r} holds files that do not belong to a run; give a new or empty folder"
+                )
             return
         if overwrite:
             return
-        idle = ("attack.l2_rule",) if experiment.attack.norm.lower() == "linf" else ()  # decides nothing there
+        idle = ("attack.l2_rule",) if experiment.attack.norm.lower() == "linf" else ()  # has no effect there
         changed = [line for line in differences(self._plain(), experiment.plain()) if not line.startswith(idle)]
         if not resume:
             if changed:
@@ -218,7 +220,7 @@ class Run:
                 )
             raise InputError(
                 f"workdir={folder!r} holds this run with {len(self.metrics())} of {experiment.epochs} epochs done; "
-                "give --resume to go on, or --overwrite to start again"
+                "give --resume to continue, or --overwrite to start again"
             )
         other = [line for line in changed if not line.startswith(tuple(free))]
         if other:
@@ -228,34 +230,34 @@ class Run:
             )
 
     def check_data(self, data: Mapping[str, Any]) -> None:
-        """Raise InputError where the run was begun with other data; older runs do not say.
+        """Raise InputError if the run began with other data; older runs did not store this.
 
         Args:
-          data: what `describe_data` makes of the data that it would go on with.
+          data: the description, from `describe_data`, of the data to continue with.
         """
         if not (self.folder / DATA).exists():
             return
         if changed := differences(read_json(self.folder / DATA), data):
             raise InputError(
-                f"workdir={str(self.folder)!r} was begun with other data ({'; '.join(changed)}) and cannot be resumed "
-                "with these; give those files (dataset.name, dataset.data_dir), or another folder"
+                f"workdir={str(self.folder)!r} began with other data ({'; '.join(changed)}) and cannot be resumed "
+                "with these; give the original files (dataset.name, dataset.data_dir), or another folder"
             )
 
     def hold_out_how(self) -> str:
-        """How the run holds examples out of training; older ones, which do not say, take the last ones."""
+        """How the run holds examples out of training; older runs, which did not store it, hold out the last ones."""
         if (self.folder / DATA).exists():
             return read_json(self.folder / DATA)["hold_out"]
         return "last" if self.exists else "by class"
 
     @contextlib.contextmanager
     def locked(self, note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-        """Make the folder this process's own; it is created where it does not exist.
+        """Lock the folder for this process; it is created if it does not exist.
 
-        The kernel ends the lock with the process, however that ends. File systems without locks go without, which
-        `note` is told.
+        The kernel releases the lock when the process ends, in whatever way. If the file system has no locks, `note`
+        is called and the folder is not locked.
 
         Raises:
-          InputError: another process trains in it, or it cannot be written.
+          InputError: another process trains in the folder, or it cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -275,16 +277,16 @@ class Run:
                         "trains in it; wait for it, or give another folder"
                     ) from error
                 except OSError as error:
-                    note(f"{self.folder} cannot be locked ({error.strerror}); start no second run in it")
+                    note(f"{self.folder} cannot be locked ({error.strerror}); do not start a second run in it")
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
             yield
 
     def open(self, experiment: Experiment, *, overwrite: bool = False, data: Mapping[str, Any] | None = None) -> None:
-        """Create the folder, or empty it of the run it held, and write what is known before training.
+        """Create the folder, or remove the run in it, and write the files that are known before training.
 
-        `data` describes the data that is trained on, where there is some.
+        `data` describes the training data, if there is any.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -292,17 +294,17 @@ class Run:
                 path = self.folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if data:
-            write_json(self.folder / DATA, data)  # first: a config without it is an older version's
+            write_json(self.folder / DATA, data)  # first: a config without it means an older version
         write_json(self.folder / CONFIG, experiment.plain())
         write_json(self.folder / DESCRIPTION, describe_run())
 
     def _plain(self) -> dict[str, Any]:
-        """The saved fields with what was added since."""
+        """The saved fields, with fields that were added in later versions."""
         if not self.exists:
             raise InputError(f"workdir={str(self.folder)!r} holds no run: there is no {CONFIG}; piat-train writes it")
         plain = read_json(self.folder / CONFIG)
         if "method" not in plain:
-            raise InputError(f"{self.folder / CONFIG} is none of a run: it has no method; give the folder of a run")
+            raise InputError(f"{self.folder / CONFIG} is not a run's: it has no method; give the folder of a run")
         average = parse_method(plain["method"]).average
         of_average = average_fields(average) if average else {}
         for path, value in LATER.items():
@@ -314,10 +316,10 @@ class Run:
 
 
 def parse_checkpoint(checkpoint: str) -> tuple[str, str]:
-    """What a checkpoint is called on disk, and which further average of it is meant; "" is none.
+    """A checkpoint's name on disk, and its further average ("" = none).
 
     Raises:
-      InputError: it begins with neither "best" nor "final".
+      InputError: the name begins with neither "best" nor "final".
 
     >>> parse_checkpoint("best"), parse_checkpoint("final:swa")
     (('best', ''), ('last', 'swa'))
@@ -328,12 +330,12 @@ def parse_checkpoint(checkpoint: str) -> tuple[str, str]:
 
 
 def checkpoints_of(experiment: Experiment) -> tuple[str, ...]:
-    """What is evaluated unless something else is asked for: best, final, and final of each further average."""
+    """The checkpoints that are evaluated by default: best, final, and final of each further average."""
     return (*ON_DISK, *(f"final:{name}" for name in experiment.further))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, or an InputError that names it."""
+    """Read a JSON file, or raise an InputError that names it."""
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Evaluating the checkpoints of a run under common corruptions; what is found is kept in its folder."""
+"""Evaluate a run's checkpoints under common corruptions; the results are kept in its folder."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,20 +21,20 @@ from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import Run, checkpoints_of, read_json
 
 CHUNK = 2000
-"""Images that are decoded, and on the device, at once."""
+"""Number of images that are decoded and on the device at the same time."""
 
 
 class CorruptionListener:
-    """What the evaluation tells while it goes on; nothing here does anything."""
+    """Receives the evaluation's progress; these methods do nothing."""
 
     def note(self, text: str) -> None:
-        """What may not be meant."""
+        """Called with a note, such as a setting that may be unintended."""
 
     def corrupted(self, run: Run, checkpoint: str, epoch: int, name: str, values: Sequence[float]) -> None:
-        """The accuracies of a checkpoint under a corruption at severities 1 to 5."""
+        """Called with a checkpoint's accuracies under a corruption at severities 1 to 5."""
 
     def all_corrupted(self, run: Run, checkpoint: str, found: CorruptionAccuracy) -> None:
-        """A checkpoint is done."""
+        """Called when a checkpoint is done."""
 
 
 def evaluate_corruptions(
@@ -48,24 +48,23 @@ def evaluate_corruptions(
     overwrite: bool = False,
     listener: CorruptionListener | None = None,
 ) -> dict[str, CorruptionAccuracy]:
-    """Evaluate checkpoints of a run on corrupted test images, and write what is found as JSON and Markdown.
+    """Evaluate a run's checkpoints on corrupted test images, and write the results as JSON and Markdown.
 
     Args:
-      experiment: says how; mostly `run.experiment()`.
+      experiment: says how to evaluate; mostly `run.experiment()`.
       run: the run.
-      folder: of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C, see `data.corruptions.open_corruptions`.
-      checkpoints: of "best", "final" and, of a further average, "final:swa"; () is all that `checkpoints_of` says.
-      num_examples: the first n images at each severity; 0 is all.
-      resume: keep the corruptions that were found on the same weights and as many images.
-      overwrite: evaluate again, in place of what was found.
-      listener: is told what happens.
+      folder: with CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or ImageNet-C, see `data.corruptions.open_corruptions`.
+      checkpoints: from "best", "final" and, for a further average, "final:swa"; () = all of `checkpoints_of`.
+      num_examples: the first n images at each severity; 0 = all.
+      resume: keep results that have the same weights and number of images.
+      overwrite: evaluate again and replace the results.
+      listener: receives the progress.
 
     Returns:
-      What was found, by checkpoint.
+      The results, by checkpoint.
 
     Raises:
-      InputError: files that are missing or wrong, or the run has been evaluated so before, and neither `resume` nor
-        `overwrite`.
+      InputError: files are missing or wrong, or there are earlier results and neither `resume` nor `overwrite`.
     """
     listener = listener or CorruptionListener()
     data = load_test(experiment, test_examples=num_examples, note=listener.note)
@@ -82,7 +81,7 @@ def evaluate_corruptions(
         variables, info = run.load_evaluated(name, like)
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
         about = {**at, "examples": num_examples, "precision": experiment.evaluation.precision}
-        about["test_list"] = settings_of(experiment).get("test_list")  # of the clean images
+        about["test_list"] = settings_of(experiment).get("test_list")  # for the clean images
         known = _known(path, about) if resume else {}
         done: dict[str, tuple[float, ...]] = {}
         clean = known.get("clean")
@@ -107,11 +106,11 @@ def evaluate_corruptions(
 def _check_free(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.exists():
-            raise InputError(f"{path} holds an evaluation; give --resume to keep it, or --overwrite to do it again")
+            raise InputError(f"{path} holds an evaluation; give --resume to keep it, or --overwrite to replace it")
 
 
 def _on(experiment: Experiment, net: Any, note: Callable[[str], None]) -> Callable[[Variables, Split], float]:
-    """The clean accuracy of weights on images of the host, so many at once."""
+    """A function that computes the clean accuracy of weights on images that stay on the host."""
 
     def accuracy(variables: Variables, split: Split) -> float:
         right, count = 0, len(split.labels)
@@ -125,7 +124,7 @@ def _on(experiment: Experiment, net: Any, note: Callable[[str], None]) -> Callab
 
 
 def _known(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What was found before in the same way; {} where it was in another."""
+    """Earlier results with the same settings; {} if the settings differ."""
     before = read_json(path) if path.exists() else {}
     return before if all(before.get(name) == value for name, value in about.items()) else {}
 

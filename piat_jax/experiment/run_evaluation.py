@@ -1,4 +1,4 @@
-"""Evaluating the best and the final checkpoint of a run; what is found is kept in its folder."""
+"""Evaluate the best and the final checkpoint of a run; the results are kept in its folder."""
 
 import copy
 import functools
@@ -49,24 +49,24 @@ from piat_jax.experiment.model_info import is_for_robustbench, is_whole, model_i
 from piat_jax.experiment.run import Run, checkpoints_of, parse_checkpoint
 
 KINDS = ("accuracy", "by_class", "minimum_norm")
-"""What evaluation.json has of a checkpoint by attack."""
+"""The entries of a checkpoint in evaluation.json that are stored by attack."""
 
 
 class EvaluationListener:
-    """What an evaluation tells while it goes on; nothing here does anything."""
+    """Receives an evaluation's progress; these methods do nothing."""
 
     def note(self, text: str) -> None:
-        """What may not be meant."""
+        """Called with a note, such as a setting that may be unintended."""
 
     def attacking(self, run: Run, checkpoint: str) -> AbstractContextManager[Any]:
-        """AutoAttack begins; what it returns is told of each block, in a `with`."""
+        """Called when AutoAttack begins; returns a context manager whose value is called after each block."""
         return nullcontext(lambda progress: None)
 
     def attacked(self, found: Robustness | UnionRobustness) -> None:
-        """AutoAttack is done, or its results under several norms are put together."""
+        """Called when AutoAttack is done, or when its results under several norms are combined."""
 
     def measured(self, attack: str, found: MinimumNorms) -> None:
-        """A minimum-norm attack is done."""
+        """Called when a minimum-norm attack is done."""
 
     def accuracy(
         self,
@@ -78,9 +78,9 @@ class EvaluationListener:
         seconds: float | None,
         worst: tuple[str, float] | None = None,
     ) -> None:
-        """The accuracy of a checkpoint under an attack, as a share; without `seconds` it was known.
+        """Called with a checkpoint's accuracy under an attack, in [0, 1]; without `seconds` if it was known before.
 
-        `worst` is the class with the lowest accuracy, and that; None where an earlier version did not keep it.
+        `worst` is the class with the lowest accuracy and that accuracy; None if an earlier version did not keep it.
         """
 
 
@@ -95,27 +95,27 @@ def evaluate(
     overwrite: bool = False,
     listener: EvaluationListener | None = None,
 ) -> dict[str, Any]:
-    """Evaluate checkpoints of a run under `experiment.evaluation.final_attacks`, and write what is found.
+    """Evaluate checkpoints of a run under `experiment.evaluation.final_attacks`, and write the results.
 
-    With `resume` an accuracy that was found before, of the same weights on the same examples, is not found again.
-    Where the best checkpoint is the final one it is evaluated once.
+    `resume` keeps earlier accuracies of the same weights on the same examples.
+    If the best checkpoint is also the final one, it is evaluated once.
 
     Args:
-      experiment: says how; mostly `run.experiment()`.
+      experiment: says how to evaluate; mostly `run.experiment()`.
       run: the run.
-      checkpoints: of "best", "final" and, of a further average, "final:swa"; () is all that `checkpoints_of` says.
-      num_examples: the first n test images; 0 is all.
-      aa_examples: AutoAttack and its members: the first n of these; 0 is all.
-      resume: keep what was found, and go on with what was stopped.
-      overwrite: evaluate again, in place of what was found.
-      listener: is told what happens.
+      checkpoints: from "best", "final" and, for a further average, "final:swa"; () = all of `checkpoints_of`.
+      num_examples: the first n test images; 0 = all.
+      aa_examples: for AutoAttack and its members, the first n of these; 0 = all.
+      resume: keep earlier results, and continue attacks that were stopped.
+      overwrite: evaluate again and replace the results.
+      listener: receives the progress.
 
     Returns:
-      What evaluation.json holds: accuracies as shares, by checkpoint and attack, those of each class, and what they
-      depend on.
+      The content of evaluation.json: accuracies in [0, 1] by checkpoint and attack, class accuracies, and the settings
+      that they depend on.
 
     Raises:
-      InputError: the folder has accuracies on other examples or of other settings, and not `overwrite`.
+      InputError: the folder has accuracies on other examples or with other settings, and `overwrite` is False.
     """
     listener = listener or EvaluationListener()
     fields, attacks = experiment.dataset, experiment.evaluation.final_attacks
@@ -145,18 +145,18 @@ def evaluate(
 
     for name in checkpoints or checkpoints_of(run.experiment()):
         variables, info = run.load_evaluated(name, like)
-        # Within an epoch a run that was stopped has taken so many steps more.
+        # A run that was stopped within an epoch has taken this many further steps.
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
         point: dict[str, Any] = {**at, "accuracy": {}}
         if is_at(before.get(name), at):
             point = {**copy.deepcopy(before[name]), **at}
-        elif name in before:  # the run was trained on
+        elif name in before:  # the run has been trained further
             on_first(functools.partial(run.drop_robustness, name))
         twin = next((other for other, found in valid.items() if _same_weights(other, name) and is_at(found, at)), "")
         valid[name] = point
         result["checkpoints"] = {**before, **result["checkpoints"], name: point}
-        keep()  # of which weights the folders are that attacks begin now
-        # The union takes what its parts have found, so these have to be there.
+        keep()  # records whose weights the attacks' folders belong to
+        # The union combines its parts' results, so these must exist.
         needed = UNION_PARTS if UNION_ATTACK in attacks and not (resume and UNION_ATTACK in point["accuracy"]) else ()
         robust: dict[str, Robustness] = {}
         for text in with_parts(attacks):
@@ -227,7 +227,7 @@ def evaluate(
 
 
 def check_not_evaluated(experiment: Experiment, run: Run, checkpoints: Sequence[str]) -> None:
-    """Raise InputError where AutoAttack or a member of it has begun on one of the checkpoints; writes nothing."""
+    """Raise InputError if AutoAttack or a member of it has begun on one of the checkpoints; writes nothing."""
     for name in checkpoints or checkpoints_of(run.experiment()):
         for attack in filter(is_autoattack, with_parts(experiment.evaluation.final_attacks)):
             path = run.robustness(name, attack)
@@ -236,12 +236,12 @@ def check_not_evaluated(experiment: Experiment, run: Run, checkpoints: Sequence[
             if (path / JSON).exists():
                 how, fix = "a finished evaluation", "keep it, or --overwrite to evaluate again"
             else:
-                how, fix = "an evaluation that was stopped", "go on with it, or --overwrite to start again"
+                how, fix = "an evaluation that was stopped", "continue it, or --overwrite to start again"
             raise InputError(f"{path} holds {how}; give --resume to {fix}")
 
 
 def is_evaluated(experiment: Experiment, run: Run, *, aa_examples: int = 0) -> bool:
-    """Whether all checkpoints of a finished run were evaluated as `experiment.evaluation` says."""
+    """Whether all checkpoints of a finished run have been evaluated as `experiment.evaluation` says."""
     found, attacks = run.evaluation(), experiment.evaluation.final_attacks
     if not found:
         return False
@@ -255,7 +255,7 @@ def is_evaluated(experiment: Experiment, run: Run, *, aa_examples: int = 0) -> b
 
 
 def with_parts(attacks: Sequence[str]) -> list[str]:
-    """Attacks with those that the union is put together from, which come before it; each once.
+    """Attacks, with the union's parts inserted before it; each attack once.
 
     >>> with_parts(["clean", "aa-l2", "aa-union"])
     ['clean', 'aa-l2', 'aa-linf', 'aa-l1', 'aa-union']
@@ -268,7 +268,7 @@ def _parts_of(name: str) -> tuple[str, ...]:
 
 
 def is_autoattack(name: str) -> bool:
-    """Whether an attack of this name is AutoAttack or a member of it, which has examples and a folder of its own."""
+    """Whether this is AutoAttack or a member of it, which has a separate number of examples and a folder."""
     return name.startswith("aa") or name.rstrip("0123456789") in MEMBERS
 
 
@@ -282,7 +282,7 @@ def tell(
     *,
     label: str = "",
 ) -> None:
-    """Tell the listener what a checkpoint has of an attack."""
+    """Report a checkpoint's result under an attack to the listener."""
     worst = point.get("by_class", {}).get(attack)
     told = (worst["worst_class"], worst["worst"]) if worst else None
     listener.accuracy(run, name, point["epoch"], label or attack, point["accuracy"][attack], seconds, told)
@@ -291,7 +291,7 @@ def tell(
 def keep_found(
     point: dict[str, Any], attack: str, correct: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Keep the accuracy under an attack, and that of each class: null where no example is of it, six decimals."""
+    """Store the accuracy under an attack and the class accuracies (six decimals; null for a class without examples)."""
     point["accuracy"][attack] = float(correct.mean())
     by_class = class_accuracies(correct, labels, len(names))
     worst = find_worst_class(by_class)
@@ -303,7 +303,7 @@ def keep_found(
 
 
 def _clean_predictions(run: Run, name: str, labels: np.ndarray) -> np.ndarray | None:
-    """The classes that a checkpoint predicts for the clean images of these labels; None where they were not kept."""
+    """A checkpoint's predicted classes for the clean images of these labels; None if they were not kept."""
     path = run.predictions(name, "clean")
     try:
         found = Predictions.load(path) if path.exists() else None
@@ -314,7 +314,7 @@ def _clean_predictions(run: Run, name: str, labels: np.ndarray) -> np.ndarray | 
 
 
 def _write_norms(folder: Path, found: MinimumNorms) -> None:
-    """Keep the norms example by example, and the curve."""
+    """Write the norm of each example, and the curve."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {"labels": found.labels, "clean": found.clean, "distances": found.distances}
     write_arrays(folder / "norms.npz", arrays)
@@ -322,31 +322,31 @@ def _write_norms(folder: Path, found: MinimumNorms) -> None:
 
 
 def _copy_found(source: Mapping[str, Any], target: dict[str, Any], attack: str) -> None:
-    """Give what one checkpoint has of an attack to another of the same weights."""
+    """Copy one checkpoint's results under an attack to another with the same weights."""
     for kind in KINDS:
         if attack in source.get(kind, {}):
             target.setdefault(kind, {})[attack] = copy.deepcopy(source[kind][attack])
 
 
 def is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:
-    """Whether these accuracies are of the weights that a run had there; without steps, as they were once kept, of 0."""
+    """Whether accuracies belong to the weights at a position; earlier versions kept no steps, which means 0."""
     return point is not None and all(point.get(name, 0) == number for name, number in at.items())
 
 
 def _same_weights(one: str, other: str) -> bool:
-    """Whether two checkpoints have the same weights where they are of the same epoch."""
+    """Whether two checkpoints have the same weights if their epochs are equal."""
     return one != other and parse_checkpoint(one)[1] == parse_checkpoint(other)[1]
 
 
 def _take_over(run: Run, name: str, other: str, attack: str) -> bool:
-    """Give what one checkpoint's evaluation left to the other of the same weights; whether it was all there."""
+    """Copy one checkpoint's evaluation files to another with the same weights; False if files were missing."""
     if any_of_all(is_first() and run.predictions(name, attack).exists()):
         on_first(functools.partial(_copy_file, *(run.predictions(each, attack) for each in (name, other))))
     if not is_autoattack(attack) and not is_minimum_norm(attack):
         return True
     source, target = (run.robustness(each, attack) for each in (name, other))
     file = JSON if is_autoattack(attack) else "norms.npz"
-    if not any_of_all(is_first() and (source / file).exists()):  # who writes it knows
+    if not any_of_all(is_first() and (source / file).exists()):  # the writing process knows
         return False
     on_first(functools.partial(_copy_folder, source, target))
     return True
@@ -357,17 +357,17 @@ def _copy_file(source: Path, target: Path) -> None:
 
 
 def _copy_folder(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)  # what was stopped
+    shutil.rmtree(target, ignore_errors=True)  # from an evaluation that was stopped
     shutil.copytree(source, target)
 
 
 def comparable(run: Run, result: dict[str, Any], *, by_autoattack: bool, overwrite: bool) -> dict[str, Any]:
-    """What an evaluation of the same examples with the same settings has found before, by checkpoint.
+    """Earlier results on the same examples with the same settings, by checkpoint.
 
-    Where AutoAttack is not asked for, the examples it had stay those of `result`.
+    If AutoAttack is not requested, `result` keeps the number of examples that it had.
 
     Raises:
-      InputError: there is another one, and it is not to be overwritten.
+      InputError: there are results of another evaluation, and `overwrite` is False.
     """
     before = run.evaluation()
     if not before:

@@ -1,4 +1,4 @@
-"""Training a whole experiment into a run's folder, with every accident that may happen on the way."""
+"""Train an experiment into a run's folder, with all error handling."""
 
 import contextlib
 import functools
@@ -38,42 +38,42 @@ from piat_jax.training.streaming import Stream
 
 
 class Started(NamedTuple):
-    """What a run is about to do."""
+    """A run that is about to start."""
 
     experiment: Experiment
     run: Run
-    parameters: int  # of the network
+    parameters: int  # number of the network's parameters
     examples: int  # that are trained on
-    steps: int  # in an epoch
+    steps: int  # per epoch
     devices: int
     at: Position  # where it begins
     resumed: bool
 
 
 class Listener:
-    """What training tells while it goes on; nothing here does anything."""
+    """Receives training's progress; these methods do nothing."""
 
     def say(self, text: str) -> None:
-        """What was done before training."""
+        """Called with a line about the preparation of training."""
 
     def note(self, text: str) -> None:
-        """What may not be meant."""
+        """Called with a note, such as a setting that may be unintended."""
 
     def started(self, begun: Started) -> None:
-        """Training begins."""
+        """Called when training begins."""
 
     def chunk(self, epoch: int, done: int, total: int) -> None:
-        """Steps done within an epoch."""
+        """Called with the number of steps done within an epoch."""
 
     def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
-        """An epoch is over: the loss, and accuracies as shares."""
+        """Called after an epoch, with the loss, and accuracies in [0, 1]."""
 
     def closed(self) -> None:
-        """Training is over, however it ended."""
+        """Called when training has ended, for any reason."""
 
 
 class Setup(NamedTuple):
-    """What training is done with."""
+    """The objects for training."""
 
     objective: Objective
     recipe: Recipe
@@ -85,32 +85,32 @@ class Setup(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """What a run begins with, or goes on from."""
+    """The state with which a run begins or resumes."""
 
     state: TrainState
     selection: Selection
     position: Position | None = None  # within an epoch; None between two
-    records: Sequence[Mapping[str, Any]] = ()  # of the epochs that are done
+    records: Sequence[Mapping[str, Any]] = ()  # of the completed epochs
 
 
 def train(
     experiment: Experiment, run: Run, *, resume: bool = False, overwrite: bool = False, listener: Listener | None = None
 ) -> None:
-    """Train an experiment into the folder of a run; everything is checked before anything is written.
+    """Train an experiment into the folder of a run; all checks come before the first write.
 
-    In each epoch the weights w are trained on attacked images; then the hooks change them (PIAT: `w <- lambda_n w' +
-    (1 - lambda_n) w`, w' those the epoch began with); then they are evaluated and saved, and the next epoch begins.
+    Each epoch trains the weights w on adversarial examples. Then the hooks change them (PIAT: `w <- lambda_n w' +
+    (1 - lambda_n) w`, where w' are the weights at the epoch's start). Then they are evaluated and saved.
 
     Args:
       experiment: what to train.
-      run: where. A folder that holds a run needs one of the next two.
-      resume: go on from the newest checkpoint.
+      run: where to train. If the folder holds a run, `resume` or `overwrite` is needed.
+      resume: continue from the newest checkpoint.
       overwrite: replace the run.
-      listener: is told what happens.
+      listener: receives the progress.
 
     Raises:
-      InputError: something cannot be used, or training diverged.
-      SavedAndStopped: SIGTERM or Ctrl-C came; the state was saved, and `resume` goes on from there.
+      InputError: the experiment, its data or the folder is invalid, or training diverged.
+      SavedAndStopped: SIGTERM or Ctrl-C; the state was saved, and `resume` continues from it.
     """
     listener = listener or Listener()
     check = functools.partial(run.check_free, experiment, resume=resume, overwrite=overwrite)
@@ -120,7 +120,7 @@ def train(
         signals = StopSignals()
         setup, fresh, described = _set_up(experiment, run, signals, listener, resume=resume)
         on_first(lambda: stack.enter_context(run.locked(listener.note)))
-        on_first(check)  # nobody came in between
+        on_first(check)  # again, in case another process came in between
         stack.enter_context(signals)
         begin = (
             _resume(experiment, run, fresh, listener) if resume else Begin(fresh, Selection(how_measured(experiment)))
@@ -155,14 +155,14 @@ def train(
             recorder.trackers.text("diverged", str(error), error.position.epoch)
             on_first(functools.partial(run.write_diverged, error.report))
             raise InputError(
-                f"{error}. Saved as it was before that step; {DIVERGED} in {str(run.folder)!r} has the images. "
-                "With --resume --config.nonfinite=skip it goes on and leaves such steps out"
+                f"{error}. The state before that step was saved; {DIVERGED} in {str(run.folder)!r} has the images. "
+                "Give --resume --config.nonfinite=skip to continue without such steps"
             ) from error
         except StopTraining as stop:
             recorder.stopped(stop.state, stop.position)
             raise SavedAndStopped(
                 f"saved in epoch {stop.position.epoch} after {stop.position.steps} of {started.steps} steps; "
-                f"the same command with --resume goes on from there in {run.folder}"
+                f"the same command with --resume continues from there in {run.folder}"
             ) from None
         finally:
             listener.closed()
@@ -174,7 +174,7 @@ def train(
 def _set_up(
     experiment: Experiment, run: Run, signals: StopSignals, listener: Listener, *, resume: bool
 ) -> tuple[Setup, TrainState, dict[str, Any]]:
-    """What training is done with, the state before its first step, and what tells its data from other data."""
+    """Build the objects for training, the state before its first step, and the description of its data."""
     hold_out_how = run.hold_out_how() if resume else "by class"
     data, training_split, watched = load_data(experiment, hold_out_how=hold_out_how)
     extra = load_extra(experiment, training_split, data.num_classes)
@@ -209,7 +209,7 @@ def _set_up(
 def _pretrained(
     experiment: Experiment, net: LinenModel, image_shape: Sequence[int], listener: Listener
 ) -> Variables | None:
-    """The weights in `model.weights`, made to fit; None where a run starts from fresh ones."""
+    """The weights in `model.weights`, adapted to the network; None if the run starts from random ones."""
     weights = experiment.model.weights
     if not weights:
         return None
@@ -220,7 +220,7 @@ def _pretrained(
     if loaded.model != net:
         mean, std = loaded.model.module.mean, loaded.model.module.std
         raise InputError(
-            f"model.weights={weights!r} normalise by mean={mean}, std={std}; "
+            f"model.weights={weights!r} expect images normalised by mean={mean}, std={std}; "
             "set config.model.mean and config.model.std to these"
         )
     listener.say(f"from {weights}: {loaded.report}")
@@ -228,7 +228,7 @@ def _pretrained(
 
 
 def _resume(experiment: Experiment, run: Run, fresh: TrainState, listener: Listener) -> Begin:
-    """What to go on from: the newest checkpoint that can be read, or a fresh state where none was saved yet."""
+    """Load the newest readable checkpoint, or begin with a fresh state if none was saved yet."""
     restored = run.checkpoints.restore(fresh)
     if restored is None:
         if run.metrics():
@@ -240,17 +240,17 @@ def _resume(experiment: Experiment, run: Run, fresh: TrainState, listener: Liste
     done = position.epoch - 1 if position else int(restored.state.epoch)
     if done + bool(position) > experiment.epochs:
         raise InputError(
-            f"epochs={experiment.epochs} are fewer than the {done}{' and a part' if position else ''} that the run in "
+            f"epochs={experiment.epochs} is less than the {done}{' and a part' if position else ''} that the run in "
             f"{str(run.folder)!r} has done; give at least {done + bool(position)}"
         )
-    # A checkpoint has the metrics up to it, whatever has become of their file; those of older versions have not.
+    # A checkpoint has all earlier metrics, even if their file is damaged; checkpoints of older versions lack them.
     known = restored.info["metrics"] if "metrics" in restored.info else run.metrics()
     records = [record for record in known if record["epoch"] <= done]
     return Begin(restored.state, resumed(experiment, run, restored, records), position, records)
 
 
 def _started(experiment: Experiment, run: Run, setup: Setup, begin: Begin, *, resume: bool) -> Started:
-    """What the run is about to do."""
+    """The description of the run that is about to start."""
     examples, mesh = len(setup.examples.labels), setup.recipe.mesh
     return Started(
         experiment,
@@ -265,7 +265,7 @@ def _started(experiment: Experiment, run: Run, setup: Setup, begin: Begin, *, re
 
 
 def _notice(started: Started, selection: Selection, listener: Listener) -> None:
-    """Say what may not be meant."""
+    """Note settings that may be unintended."""
     experiment, run = started.experiment, started.run
     told = (selection.note(), *notes.shifted_crops(experiment), *notes.old_averages(experiment, started.steps))
     for line in filter(None, told):
@@ -274,26 +274,26 @@ def _notice(started: Started, selection: Selection, listener: Listener) -> None:
     last = rest["lr_epochs"][-1] if "lr_epochs" in rest and rest["lr_unit"] == "epochs" else experiment.epochs
     if last != experiment.epochs:
         listener.note(
-            f"the learning rate is set up to epoch {last:g} and the run has {experiment.epochs} epochs; "
+            f"the learning-rate schedule ends at epoch {last:g} and the run has {experiment.epochs} epochs; "
             "--config.optimizer.lr_epochs and lr_values move its knots"
         )
     if started.resumed and run.exists and (before := run.experiment().epochs) != experiment.epochs:
         listener.note(
-            f"the run had {before} epochs and has {experiment.epochs} now; what a method does by share of the run "
-            "(a start, a ramp) follows these from here on"
+            f"the run had {before} epochs and has {experiment.epochs} now; a method's schedules that are fractions of "
+            "the run (a start, a ramp) follow the new number from here on"
         )
     if experiment.log.tensorboard and not has_tensorboard():
         listener.note("TensorBoard events are not written: pip install 'piat_jax[logging]'")
 
 
 def _loggers(experiment: Experiment) -> tuple[str, ...]:
-    """The names of the loggers beside the run's own files."""
+    """The names of the loggers that are used besides the run's files."""
     wanted = experiment.log.tensorboard and has_tensorboard()
     return (*(("tensorboard",) if wanted else ()), *experiment.log.to)
 
 
 class Recorder:
-    """What happens last in an epoch, as `fit`'s `on_epoch`: log, save, show."""
+    """The end of an epoch, as `fit`'s `on_epoch`: log, save and report."""
 
     def __init__(
         self,
@@ -317,7 +317,7 @@ class Recorder:
         self.trackers = Trackers(_loggers(self.experiment) if is_first() else (), about)
 
     def __call__(self, state: TrainState, epoch: EpochRecord) -> None:
-        """Record an epoch."""
+        """Log, save and report an epoch."""
         step = int(state.step)
         self.checkpoints.check()
         record = {
@@ -345,13 +345,13 @@ class Recorder:
         self.listener.epoch(epoch.epoch, told, epoch.images_per_second)
         for line in self.notes_of_data():
             self.listener.note(line)
-        # All processes paint, as each has a part of the devices; the first shows it.
+        # All processes draw the picture, as each has a part of the devices; the first process logs it.
         if self.paint and epoch.scores and any_of_all(bool(self.trackers)):
             shown = self.paint(evaluated(self.objective, state))
             self.trackers.images("examples", shown.image, shown.caption, epoch.epoch)
 
     def stopped(self, state: TrainState, position: Position) -> None:
-        """Save a state from within an epoch."""
+        """Save a state in the middle of an epoch."""
         info = {**self._info(int(state.epoch), {}), "position": position._asdict()}
         self.checkpoints.save("last", state, info, evaluated(self.objective, state), evaluated_beside(state))
 

@@ -1,4 +1,4 @@
-"""Evaluating the checkpoints of a run on adversarial images that were made on another run's network."""
+"""Evaluate a run's checkpoints on adversarial images that were crafted on another run's network."""
 
 import functools
 import time
@@ -25,7 +25,7 @@ TRANSFER = "transfer"
 
 
 class Source(NamedTuple):
-    """The checkpoint of a run that images are made on."""
+    """The checkpoint of a run on which adversarial images are crafted."""
 
     run: Run
     checkpoint: str  # "best" or "final"
@@ -35,24 +35,24 @@ class Source(NamedTuple):
 
 
 def source_of(text: str) -> Source:
-    """The run in a folder, its best checkpoint unless it is a checkpoint's own folder.
+    """The source in a run's folder (its best checkpoint) or in a checkpoint's folder.
 
     Raises:
-      InputError: there is no run, or no such checkpoint.
+      InputError: the run or the checkpoint does not exist.
 
     >>> source_of("runs/absent")
     Traceback (most recent call last):
-    piat_jax.core.checks.InputError: from='runs/absent' holds no run; give the folder of one, or of its checkpoint
+    piat_jax.core.checks.InputError: from='runs/absent' holds no run; give the folder of a run or of its checkpoint
     """
     path, checkpoint = Path(text), "best"
     if path.parent.name == Checkpoints.FOLDER:
         names = {kept: name for name, kept in ON_DISK.items()}
         if path.name not in names:
-            raise InputError(f"from={text!r} is no checkpoint; there are {', '.join(names)}")
+            raise InputError(f"from={text!r} is not a checkpoint; there are {', '.join(names)}")
         path, checkpoint = path.parent.parent, names[path.name]
     run = Run(path)
     if not run.exists:
-        raise InputError(f"from={text!r} holds no run; give the folder of one, or of its checkpoint")
+        raise InputError(f"from={text!r} holds no run; give the folder of a run or of its checkpoint")
     return Source(run, checkpoint)
 
 
@@ -67,22 +67,23 @@ def evaluate_transfer(
     overwrite: bool = False,
     listener: EvaluationListener | None = None,
 ) -> dict[str, Any]:
-    """Evaluate checkpoints of a run under images that the experiment's final attacks make on another run's network.
+    """Evaluate a run's checkpoints under transfer attacks: the final attacks craft images on another run's network.
 
-    What is found stands in evaluation.json apart from other accuracies: of each checkpoint under "transfer", then under
-    the checkpoint that the images were made on.
+    The results are in evaluation.json, separate from other accuracies: in each checkpoint's "transfer", under the
+    source checkpoint's name.
 
     Args:
-      experiment: says how, for attacks and judge alike; mostly `run.experiment()`.
+      experiment: says how to attack and to judge; mostly `run.experiment()`.
       run: the run that is judged.
-      source: the one that is attacked, normalisation and all.
-      checkpoints, num_examples, resume, overwrite, listener: as of `run_evaluation.evaluate`.
+      source: the checkpoint that is attacked, including its normalisation.
+      checkpoints, num_examples, resume, overwrite, listener: as for `run_evaluation.evaluate`.
 
     Returns:
-      What evaluation.json holds.
+      The content of evaluation.json.
 
     Raises:
-      InputError: a source of other data, an attack that makes no images, or numbers of other examples or settings.
+      InputError: the source has other data, an attack makes no images, or earlier results have other examples or
+        settings.
     """
     listener = listener or EvaluationListener()
     fields = experiment.dataset
@@ -113,7 +114,7 @@ def evaluate_transfer(
         at = {"epoch": info["epoch"], "steps": (info.get("position") or {}).get("steps", 0)}
         point = result["checkpoints"].get(name, {})
         if not is_at(point, at):
-            if point:  # the run was trained on
+            if point:  # the run has been trained further
                 on_first(functools.partial(run.drop_robustness, name))
             point = {**at, "accuracy": {}}
         result["checkpoints"][name] = point
@@ -135,10 +136,10 @@ def evaluate_transfer(
 
 
 def transferable(experiment: Experiment) -> Experiment:
-    """The experiment without those of its final attacks that make no images to be handed on, as a default has them.
+    """The experiment without final attacks that cannot transfer, for attacks that come from the default.
 
     Raises:
-      InputError: there is no other.
+      InputError: no attack remains.
     """
     names = []
     for name in experiment.evaluation.final_attacks:
@@ -148,19 +149,19 @@ def transferable(experiment: Experiment) -> Experiment:
             continue
         names.append(name)
     if not names:
-        raise InputError("evaluation.final_attacks has none whose images transfer; give --attacks, such as pgd20")
+        raise InputError("evaluation.final_attacks has no attack that can transfer; give --attacks, such as pgd20")
     return experiment.with_fields({"evaluation.final_attacks": tuple(names)})
 
 
 def _attack(experiment: Experiment, name: str) -> Bound:
     attack = evaluation_attack(experiment, name)
     if not isinstance(attack, Bound):
-        raise InputError(f"attack {name!r} makes no images that transfer; give such as pgd20, cw20, mt20 or mi_fgsm10")
+        raise InputError(f"attack {name!r} cannot transfer; give an attack such as pgd20, cw20, mt20 or mi_fgsm10")
     return attack
 
 
 def _check_shape(source: Source, shape: tuple[int, ...]) -> None:
-    """Raise InputError where the source says that it was trained on images of another shape."""
+    """Raise InputError if the source was trained on images of another shape."""
     path = source.run.folder / DATA
     theirs = (read_json(path) if path.exists() else {}).get("train", {}).get("image_shape", shape)
     if list(theirs) != list(shape):
@@ -170,7 +171,7 @@ def _check_shape(source: Source, shape: tuple[int, ...]) -> None:
 def _network(
     theirs: Experiment, source: Source, num_classes: int, shape: tuple[int, ...]
 ) -> tuple[LogitsFn, dict[str, int]]:
-    """The network of the source, and of which epoch and step its weights are."""
+    """Load the source's network, and the epoch and step of its weights."""
     net = theirs.build_model(num_classes, dtype="float32")
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
     variables, info = source.run.load_evaluated(source.checkpoint, like)

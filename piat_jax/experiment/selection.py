@@ -1,4 +1,4 @@
-"""Which checkpoint is the best. Scores count against each other only where they were measured alike."""
+"""Selection of the best checkpoint. Scores are compared only if they were measured in the same way."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from piat_jax.experiment.run import Run
 
 
 class Selection:
-    """The best epoch of a run so far, and whether another may take its place.
+    """The best epoch of a run so far, and whether another one may replace it.
 
     Args:
-      measured: what a score depends on now, as `how_measured` has it.
-      best: `{"measured", "epoch", "score"}` of the best checkpoint that there is; None where there is none.
+      measured: the settings that a score depends on now, from `how_measured`.
+      best: `{"measured", "epoch", "score"}` of the best checkpoint; None if there is none.
     """
 
     def __init__(self, measured: Mapping[str, Any], best: Mapping[str, Any] | None = None):
@@ -22,11 +22,11 @@ class Selection:
 
     @property
     def stays(self) -> bool:
-        """Whether the best was measured otherwise, so that no other can be compared with it."""
+        """Whether the best score was measured with other settings, so that no score can be compared with it."""
         return self.best is not None and self.best["measured"] != self.measured
 
     def take(self, epoch: int, scores: Mapping[str, float]) -> bool:
-        """Whether an epoch with these scores is the best so far; if so it is kept in mind.
+        """Whether an epoch with these scores is the best so far; if so, it is stored as the best.
 
         >>> selection = Selection({"score": "test_pgd20"})
         >>> [selection.take(epoch, {"test_pgd20": score}) for epoch, score in enumerate((0.5, 0.5, 0.6), 1)]
@@ -40,18 +40,18 @@ class Selection:
         return True
 
     def note(self) -> str:
-        """What to say where the best stays; "" where it need not."""
+        """The note if the best checkpoint cannot be replaced; "" if it can."""
         if self.best is None or not self.stays:
             return ""
         changed = "; ".join(differences(self.best["measured"], self.measured))
         return (
             f"the best checkpoint, of epoch {self.best['epoch']}, was chosen under other settings ({changed}). "
-            "Scores under these cannot be compared with its own, so it stays the best"
+            "Scores under the new settings cannot be compared with its score, so it stays the best"
         )
 
 
 def how_measured(experiment: Experiment) -> dict[str, Any]:
-    """What the score that chooses the best epoch depends on, beside the run itself."""
+    """The settings that the selection score depends on, besides the run itself."""
     name = experiment.evaluation.select
     settings = settings_of(experiment)
     if name == "clean":
@@ -60,16 +60,16 @@ def how_measured(experiment: Experiment) -> dict[str, Any]:
 
 
 def resumed(experiment: Experiment, run: Run, restored: Restored, records: Sequence[Mapping[str, Any]]) -> Selection:
-    """What a run goes on with whose checkpoint `restored` has these metrics, one record for each epoch that is done.
+    """The selection of a run that resumes from `restored`, with one record for each completed epoch.
 
-    A best checkpoint of a later epoch is removed where this run will make it again, the same.
+    A best checkpoint of a later epoch is removed if the resumed run will reproduce it.
     """
     measured = how_measured(experiment)
     checkpoints = run.checkpoints
     if "best" not in checkpoints:
         return Selection(measured)
     info, said = checkpoints.info("best"), restored.info.get("selection")
-    if "selection" not in info:  # of an older version
+    if "selection" not in info:  # saved by an older version
         known = said and said["epoch"] == info["epoch"]
         info["selection"] = said if known else _of_older_version(how_measured(run.experiment()), [info])
     selection = Selection(measured, info["selection"])
@@ -80,7 +80,7 @@ def resumed(experiment: Experiment, run: Run, restored: Restored, records: Seque
 
 
 def _of_older_version(measured: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The best of some epochs, each with its number and scores, where nothing says how it was chosen."""
+    """The best of some epochs with numbers and scores, if no record says how it was chosen."""
     name = measured["score"]
     best = max((row for row in epochs if name in row["scores"]), key=lambda row: row["scores"][name], default=None)
     return None if best is None else {"measured": dict(measured), "epoch": best["epoch"], "score": best["scores"][name]}

@@ -1,7 +1,7 @@
-"""Runs trained and evaluated side by side, each by piat-train and piat-evaluate in a process of its own.
+"""Train and evaluate runs side by side, each by piat-train and piat-evaluate in separate processes.
 
 On a CPU all start at once with one thread each: small convolutions use two cores better as two runs than as two
-threads. On an accelerator they take turns. What is done is left alone, what is half done goes on.
+threads. On an accelerator they take turns. Finished runs are skipped, unfinished ones resumed.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from piat_jax.experiment.run_evaluation import is_autoattack, is_evaluated
 from piat_jax.objectives import WRAPPERS
 from piat_jax.programs.platform import platform
 
-# Of a run that is taken for one that was asked for these may differ: where data lie, and what was looked at or kept.
+# An existing run counts as the requested one even if these differ: the data's place, and what was logged or kept.
 FREE_FIELDS = ("fsdp", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "evaluation.final_attacks")
 print_lock = threading.Lock()
 
@@ -36,23 +36,23 @@ class Job(NamedTuple):
     """A run to train and evaluate."""
 
     folder: Path
-    config: str  # of a config, NAME:METHOD or FILE:METHOD
-    overrides: Mapping[str, str]  # of its fields, the seed among them
+    config: str  # NAME:METHOD or FILE:METHOD
+    overrides: Mapping[str, str]  # of the config's fields, including the seed
     attacks: tuple[str, ...] = ()  # of the evaluation; () = the config's
-    aa_examples: int = 0  # that AutoAttack gets; 0 = all
+    aa_examples: int = 0  # number of examples for AutoAttack; 0 = all
 
     @property
     def method(self) -> str:
-        """What stands after the colon."""
+        """The method, after the config's colon."""
         return self.config.partition(":")[2]
 
     @property
     def run(self) -> Run:
-        """Its folder's run."""
+        """The run in the job's folder."""
         return Run(self.folder)
 
     def experiment(self) -> Experiment:
-        """What is trained and how it is evaluated."""
+        """The experiment to train and evaluate."""
         attacks = {"evaluation.final_attacks": self.attacks} if self.attacks else {}
         return config.load(self.config, {**self.overrides, **attacks})
 
@@ -72,13 +72,13 @@ def plan(
 
     Args:
       text: a config, without a method.
-      folder: where the runs' folders are to be, `METHOD,FIELD=VALUE-seedN`.
-      methods: as a config takes them.
-      seeds: of each.
+      folder: for the runs' folders, `METHOD,FIELD=VALUE-seedN`.
+      methods: method strings.
+      seeds: for each method.
       swept: field to values.
       overrides: fields of all runs.
       attacks: of the evaluation; () = the config's.
-      aa_examples: that AutoAttack gets; 0 = all.
+      aa_examples: number of examples for AutoAttack; 0 = all.
     """
     jobs: dict[Path, Job] = {}
     for values in itertools.product(*swept.values()):
@@ -99,7 +99,7 @@ def plan(
 
 
 def label(method: str, fields: Mapping[str, str]) -> str:
-    """A method and what is set otherwise: how the folder of a run is called, before its seed.
+    """A method and its changed fields: the name of a run's folder, without the seed.
 
     >>> label("nmse+piat", {"objective.mu": "3", "attack.eps": "4/255"})
     'nmse+piat,objective.mu=3,attack.eps=4over255'
@@ -108,7 +108,7 @@ def label(method: str, fields: Mapping[str, str]) -> str:
 
 
 def teachers(method: str) -> dict[str, str]:
-    """The fields of a method that name runs, each with the method of such a run.
+    """The fields of a method that name teachers' runs, each with the teacher's method.
 
     >>> teachers("kd+swa"), teachers("awp")
     ({'kd.standard': 'standard', 'kd.robust': 'pgd_at'}, {})
@@ -118,7 +118,7 @@ def teachers(method: str) -> dict[str, str]:
 
 
 def split_values(text: str, like: object) -> list[str]:
-    """The values of a swept field: parted by `;`, or by commas where each is no list.
+    """Split the values of a swept field: at `;`, or at commas if the field is not a list.
 
     Raises:
       InputError: the field is a list, and there is no `;`.
@@ -127,16 +127,16 @@ def split_values(text: str, like: object) -> list[str]:
     (['4/255', '8/255'], ['0,1', '0,2'])
     """
     if isinstance(like, tuple) and ";" not in text:
-        raise InputError(f"{text!r} are values of a list; part the lists by ;, such as '0.1,0.01;0.2,0.02'")
+        raise InputError(f"{text!r} is for a field that holds a list; separate lists by ;, such as '0.1,0.01;0.2,0.02'")
     parts = text.split(";" if ";" in text else ",")
     return [part.strip() for part in parts if part.strip()]
 
 
 def swept_values(text: str, methods: Sequence[str], given: Mapping[str, str]) -> dict[str, list[str]]:
-    """Swept fields and their values, `given` as text.
+    """Swept fields and their values, from the text in `given`.
 
     Raises:
-      InputError: a field that some method has not, or no value.
+      InputError: some method lacks a field, or a field has no values.
     """
     found: dict[str, list[str]] = {}
     experiments = [config.load(f"{text}:{method}", checked=False) for method in methods] if given else []
@@ -152,15 +152,15 @@ def swept_values(text: str, methods: Sequence[str], given: Mapping[str, str]) ->
 
 
 def check(jobs: Sequence[Job]) -> None:
-    """Raise InputError for the first job whose config is wrong; piat-train checks those that wait for teachers."""
+    """Raise InputError for the first job with an invalid config; piat-train checks jobs that wait for teachers."""
     for job in jobs:
         if not teachers(job.method):
             experiment = job.experiment()
             there = experiment.dataset.test_examples
             if any(map(is_autoattack, experiment.evaluation.final_attacks)) and 0 < there < job.aa_examples:
                 raise InputError(
-                    f"dataset.test_examples={there} are fewer than the {job.aa_examples} that AutoAttack is to have in "
-                    f"{job.folder.name}; give at least these"
+                    f"dataset.test_examples={there} is less than aa_examples={job.aa_examples} in {job.folder.name}; "
+                    "give at least as many"
                 )
 
 
@@ -168,7 +168,7 @@ def is_trained(job: Job) -> bool:
     """Whether the folder holds this run up to its last epoch.
 
     Raises:
-      InputError: it holds another one.
+      InputError: the folder holds another run.
     """
     run = job.run
     if not run.exists or not _teachers_are_there(job):
@@ -178,20 +178,20 @@ def is_trained(job: Job) -> bool:
     if "last" not in run.checkpoints:
         return False
     info = run.checkpoints.info("last")
-    # Stopped within an epoch, or in the evaluation behind it, a run has a position there.
+    # A run that was stopped within an epoch, or in the evaluation after it, has a position.
     return info["epoch"] == experiment.epochs and not info.get("position")
 
 
 def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) -> None:
-    """Train and evaluate what is not done; lines of output begin with the run's name.
+    """Train and evaluate unfinished jobs; each line of output begins with the run's name.
 
     Args:
       jobs: teachers first.
-      overwrite: start again where there are runs.
-      at_once: how many; 0 leaves it to the machine.
+      overwrite: replace existing runs.
+      at_once: number of parallel runs; 0 = depending on the machine.
 
     Raises:
-      InputError: a command failed; the message has its last line. What others have done stays.
+      InputError: a command failed; the message has its last line. Results of other commands are kept.
     """
     on_cpu = platform() == "cpu"
     cores = count_cores()
@@ -213,7 +213,7 @@ def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) 
 
 
 def command_lines(jobs: Sequence[Job]) -> list[str]:
-    """What is still to be done, as a line for a shell for each run; a line done twice does nothing the second time."""
+    """A shell line for each unfinished run; running a line again does nothing."""
     lines = []
     for job in jobs:
         names = {"piat_jax.cli.train": "piat-train", "piat_jax.cli.evaluate": "piat-evaluate"}
@@ -224,7 +224,7 @@ def command_lines(jobs: Sequence[Job]) -> list[str]:
 
 
 def _commands(job: Job, *, overwrite: bool) -> list[list[str]]:
-    """What is still to be called."""
+    """The commands that still have to run."""
     fields = [f"--config.{path}={value}" for path, value in job.overrides.items()]
     train = ["piat_jax.cli.train", f"--config={job.config}", f"--workdir={job.folder}", *fields]
     evaluate = ["piat_jax.cli.evaluate", f"--workdir={job.folder}", f"--aa_examples={job.aa_examples}"]
@@ -242,7 +242,7 @@ def _teachers_are_there(job: Job) -> bool:
 
 
 def _run(command: list[str], name: str, environment: dict[str, str]) -> None:
-    """Run a command, its lines passed on with the run's name in front."""
+    """Run a command, and print its lines with the run's name in front."""
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

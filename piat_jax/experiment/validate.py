@@ -1,4 +1,4 @@
-"""The checks that need only an experiment's fields: everything that is wrong with them, at once."""
+"""Checks that need only an experiment's fields; all problems are reported together."""
 
 import contextlib
 import math
@@ -27,9 +27,9 @@ from piat_jax.objectives.wrapper_checks import layers
 
 
 def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
-    """Everything that is wrong with a config's values, one line each; touches neither data nor device.
+    """All problems of a config's values, one line each; uses neither data nor device.
 
-    Without `trains` what is evaluated during training does not matter.
+    Without `trains`, the evaluation during training is not checked.
     """
     found = []
 
@@ -78,12 +78,12 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
     if not any(line.startswith(("config: model", "config: mean", "config: dtype")) for line in found):
         try:
             training_attack = experiment.build_attack()
-        except InputError:  # listed already
+        except InputError:  # already listed
             training_attack = bind(ATTACKS["pgd"])
         attempt(_check_method, experiment, training_attack)
     averages = map(average_kind, (experiment.method.average, *experiment.further))
     if "fawa" in averages and not experiment.dataset.validation_examples:
-        found.append("config: fawa averages by accuracy on held-out images; set dataset.validation_examples")
+        found.append("config: fawa needs held-out images for its averaging; set dataset.validation_examples")
     told = "\n".join(found)
     found += [
         f"config: {name}={value} must be finite"
@@ -94,7 +94,7 @@ def problems(experiment: Experiment, *, trains: bool = True) -> list[str]:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether every number in a field is; texts and the like are."""
+    """Whether every number in a field is finite; other values count as finite."""
     if isinstance(value, (tuple, list)):
         return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
@@ -127,8 +127,8 @@ def _check_method(experiment: Experiment, attack: Bound) -> None:
         for inside in layers(method)[:-1]:
             if isinstance(inside, (LAS, RAT)):
                 raise InputError(
-                    f"dataset.extra_smoothing={experiment.dataset.extra_smoothing}: {type(inside).__name__} goes by "
-                    "the label alone; leave it at 0"
+                    f"dataset.extra_smoothing={experiment.dataset.extra_smoothing}: {type(inside).__name__} uses only "
+                    "the label; leave it at 0"
                 )
     if experiment.microbatches >= 1:
         check_parts(method, experiment.batch_size, experiment.microbatches)

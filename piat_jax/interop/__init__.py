@@ -1,4 +1,4 @@
-"""The way to other frameworks and back; each is imported only where it is used."""
+"""Conversion to and from other frameworks; each is imported only when it is used."""
 
 from piat_jax.core.renamed import renamed
 from piat_jax.interop.compiled import read_exported, write_exported

@@ -1,4 +1,4 @@
-"""The model card of an export: what the network is, what was measured and what was not, and how it is used."""
+"""The model card of an export: the network, its measured accuracies and their limits, and its usage."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from piat_jax.interop.weights import SAFETENSORS
 from piat_jax.models import LinenModel
 
 SIZES = ("tiny", "small", "base", "large")
-# How the published code makes the same network.
+# How the published code creates the same network.
 ORIGINALS = {
     "resnet18": "robustbench.model_zoo.architectures.resnet.ResNet18()",
     "resnet50": "robustbench.model_zoo.architectures.resnet.ResNet50()",
@@ -23,7 +23,7 @@ ORIGINALS = {
     "dm_preact_resnet18": "robustbench.model_zoo.architectures.dm_wide_resnet.DMPreActResNet(activation_fn=Swish)",
     **{
         f"wrn_{depth}_{width}": "robustbench.model_zoo.architectures.wide_resnet.WideResNet("
-        # The paper's WRN-32-10 is the WRN-34-10 of others.
+        # The paper's WRN-32-10 is called WRN-34-10 elsewhere.
         f"depth={34 if depth == 32 else depth}, widen_factor={width})"
         for depth, width in ((28, 10), (32, 10), (34, 10), (34, 20), (70, 16))
     },
@@ -46,7 +46,7 @@ HUB_DATASETS = {
     "mnist": "ylecun/mnist",
     "svhn": "ufldl-stanford/svhn",
 }
-"""What the hub calls them."""
+"""The hub's names of data sets."""
 PIAT = """@article{liu_piat,
   title = {Parameter Interpolation Adversarial Training for Robust Image Classification},
   author = {Liu, Xin and Yang, Yichen and He, Kun and Hopcroft, John E.}
@@ -59,34 +59,34 @@ SOFTWARE = """@misc{piat_jax,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What an export says of its network, beside the weights; what is empty is left out."""
+    """The facts on a network in an export, besides its weights; empty fields are left out."""
 
-    model: str  # as `models.create` calls it
+    model: str  # its name in `models.create`
     num_classes: int
     image_shape: tuple[int, int, int]  # height, width, channels
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of `models.create`, less mean and std
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of `models.create`, without mean and std
     dataset: str = ""
     method: str = ""
-    threat: str = ""  # what it was trained against, such as "linf, eps 8/255"
+    threat: str = ""  # the threat model of its training, such as "linf, eps 8/255"
     checkpoint: str = ""
     accuracy: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by attack, fractions
-    num_examples: int = 0  # that the accuracies are of
-    aa_examples: int = 0  # that AutoAttack's are of, where these are others
+    num_examples: int = 0  # number of examples behind the accuracies
+    aa_examples: int = 0  # number of examples for AutoAttack, if different
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the attacks: norm, eps, step_size, ...
     chosen_on_test: bool = False  # whether the checkpoint was chosen by its accuracy on the test images
-    papers: tuple[str, ...] = ()  # of what it was trained with: "TRADES: Zhang et al. (2019), arXiv:1901.08573"
-    license: str = ""  # of the weights, as the hub calls it: "mit"
+    papers: tuple[str, ...] = ()  # of the training methods: "TRADES: Zhang et al. (2019), arXiv:1901.08573"
+    license: str = ""  # of the weights, by its name on the hub: "mit"
     source: str = ""
 
 
 def model_card(model: LinenModel, about: About, parameters: int, *, repository: str = "") -> str:
-    """The README of an export, with the hub's metadata on top.
+    """The README of an export, with the hub's metadata at the top.
 
     Args:
       model: the network.
-      about: what is known of it.
-      parameters: how many it has.
-      repository: `user/name` on the hub, where it goes there.
+      about: facts on the network.
+      parameters: number of its parameters.
+      repository: `user/name` on the hub, if it will be uploaded.
     """
     name = f"{about.model}{f' on {about.dataset}' if about.dataset else ''}"
     parts = (
@@ -101,13 +101,13 @@ def model_card(model: LinenModel, about: About, parameters: int, *, repository: 
 
 
 def normalization_of(model: LinenModel, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that a network takes off; 0 and 1 where it has none."""
+    """A network's input normalisation, mean and standard deviation; 0 and 1 if it has none."""
     mean, std = getattr(model.module, "mean", ()), getattr(model.module, "std", ())
     return (mean, std) if mean else ((0.0,) * channels, (1.0,) * channels)
 
 
 def radius(eps: float) -> str:
-    """A radius as people write it.
+    """A radius in the usual notation.
 
     >>> radius(8 / 255), radius(0.5), radius(0.1)
     ('8/255', '0.5', '0.1')
@@ -145,29 +145,29 @@ def how_attacked(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def limits(about: About) -> Iterator[str]:
-    """What the numbers do not say, a line each."""
+    """The limits of the numbers, one line each."""
     if not about.accuracy:
-        yield "Its accuracy was not measured, neither clean nor under attack."
+        yield "Neither its clean nor its robust accuracy was measured."
     robust = [name for name in about.accuracy if name != "clean"]
     if about.accuracy and not robust:
-        yield "It was not attacked: its robustness is not known."
+        yield "It was not attacked; its robustness is unknown."
     if robust and not any(name in ("aa", "aa-plus") or name.startswith("aa-") for name in robust):
-        yield "AutoAttack was not run; under weaker attacks the accuracy is too high an estimate of the robustness."
+        yield "AutoAttack was not run; the accuracy under weaker attacks overestimates the robustness."
     if about.accuracy and about.dataset in KNOWN and 0 < about.num_examples < KNOWN[about.dataset].test:
         whole = KNOWN[about.dataset].test
-        yield f"The accuracies are of the first {about.num_examples:,} of {whole:,} test images."
+        yield f"The accuracies are for the first {about.num_examples:,} of {whole:,} test images."
     if robust and 0 < about.aa_examples < about.num_examples and any(map(is_autoattack, robust)):
-        yield f"AutoAttack had the first {about.aa_examples:,} of these."
+        yield f"AutoAttack was run on the first {about.aa_examples:,} of these."
     if about.chosen_on_test:
-        yield "The epoch was chosen by the accuracy on the test images, which favours it there."
+        yield "The epoch was chosen by the accuracy on the test images, which biases this accuracy upwards."
     if robust and "norm" in about.settings and "aa-union" not in robust:
         eps = radius(about.settings["eps"]) if "eps" in about.settings else "this radius"
-        yield f"Nothing is known of other norms than {about.settings['norm']}, and of radii above {eps}."
-    yield "Natural corruptions, other data and patches are no part of these numbers."
+        yield f"The robustness in norms other than {about.settings['norm']} and at radii above {eps} is unknown."
+    yield "The numbers do not cover natural corruptions, other data or patches."
 
 
 def is_autoattack(name: str) -> bool:
-    """Whether an attack of this name is AutoAttack or a member of it, which has examples of its own.
+    """Whether this is AutoAttack or a member of it, which has a separate number of examples.
 
     >>> is_autoattack("aa"), is_autoattack("apgd-ce50"), is_autoattack("pgd20")
     (True, True, False)
@@ -208,10 +208,10 @@ def _use(model: LinenModel, about: About, repository: str) -> str:
     mean, std = normalization_of(model, about.image_shape[2])
     plain = set(mean) == {0.0} and set(std) == {1.0}
     original = ORIGINALS.get(about.model, "")
-    classes = 10 if original.startswith("robustbench.") else 1000  # that it has unless told otherwise
+    classes = 10 if original.startswith("robustbench.") else 1000  # its default
     comment = f"  # for instance {original}" if original and about.num_classes == classes else ""
     before = "images" if plain else "(images - mean) / std"
-    if network_of(model).startswith("Swish"):  # the published class normalises by itself
+    if network_of(model).startswith("Swish"):  # the published class includes the normalisation
         before, comment = "images", comment.replace("activation_fn", f"mean={mean}, std={std}, activation_fn")
     options = "".join(f", {name}={value!r}" for name, value in about.options.items())
     where = f'"hf:{repository}"' if repository else "folder"
@@ -244,7 +244,7 @@ def _citation(about: About) -> str:
 
 
 def _metadata(about: About, repository: str) -> str:
-    """The hub's metadata: YAML, of which JSON is a part."""
+    """The hub's metadata, as YAML (a superset of JSON)."""
     found: dict[str, Any] = {"library_name": "piat_jax"}
     if about.license:
         found["license"] = about.license

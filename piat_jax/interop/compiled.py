@@ -1,4 +1,4 @@
-"""A network as a compiled function in a file: JAX's own export format."""
+"""A network as an exported function in a file, in JAX's export format."""
 
 import importlib.util
 import zlib
@@ -18,10 +18,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_exported(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int]) -> None:
-    """Write `logits_fn` with its weights as one file that needs neither Flax nor this library to run.
+    """Write `logits_fn` with its weights to one file that needs neither Flax nor this library.
 
-    It takes any batch size, runs on CPU, CUDA and TPU, and has a first derivative, so that it can be attacked. JAX
-    keeps such files readable for six months; keep the weights for longer.
+    The function takes any batch size, runs on CPU, CUDA and TPU, and has a first derivative, so that it can be
+    attacked. JAX guarantees that such files stay readable for six months; keep the weights for longer use.
 
     Args:
       path: the file.
@@ -29,7 +29,7 @@ def write_exported(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int]) 
       image_shape: `(height, width, channels)`.
 
     Raises:
-      InputError: the package flatbuffers, which JAX writes such files with, is not installed.
+      InputError: the package flatbuffers, which JAX needs for such files, is not installed.
     """
     _check_flatbuffers()
     (batch,) = export.symbolic_shape("batch")
@@ -41,27 +41,27 @@ def write_exported(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int]) 
 
 
 def read_exported(path: str | Path) -> LogitsFn:
-    """The function in a file that `write_exported` wrote.
+    """Read the function in a file that `write_exported` wrote.
 
     Raises:
-      InputError: there is no such file, it is none of JAX's, or it is damaged.
+      InputError: the file does not exist, is not an exported function of JAX, or is damaged.
     """
     path = expanded(path)
     if not path.is_file():
-        raise InputError(f"{path} is no file; piat-convert --to=jax writes one")
+        raise InputError(f"{path} is not a file; piat-convert --to=jax writes one")
     _check_flatbuffers()
     content = path.read_bytes()
     body, mark, _ = content.rpartition(MARK)
     if mark and content != body + _trailer(body):
-        raise InputError(f"{path} is not what was written: its checksum differs; write it again")
+        raise InputError(f"{path} is damaged: its checksum differs; write it again")
     try:
         return export.deserialize(bytearray(body if mark else content)).call
-    except Exception as error:  # the parser's own, of many kinds
-        raise InputError(f"{path} is no exported function of JAX, or too old a one: {error}") from error
+    except Exception as error:  # the parser raises many types
+        raise InputError(f"{path} is not an exported function of JAX, or is too old: {error}") from error
 
 
 def _trailer(content: bytes) -> bytes:
-    """What follows the function in a file: JAX's format does not mind, and has no checksum of its own."""
+    """The checksum after the function in a file; JAX's format ignores it and has none itself."""
     return MARK + f"{zlib.crc32(content):08x}".encode()
 
 

@@ -1,4 +1,4 @@
-"""Keys of the same network in files of other code: torchvision's, and that of the papers, into those read here."""
+"""Translate the keys of other code's files (torchvision's, the papers') into the keys that are read here."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,14 +8,14 @@ import numpy as np
 
 
 class Dialect(NamedTuple):
-    """What a file of it has, and what stands for what; each rule is applied to every key, in order."""
+    """A key that identifies other code's files, and rules to translate keys; all rules apply to each key, in order."""
 
-    sign: str  # a whole key
+    sign: str  # a complete key
     rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 def _stage(name: str, *, blocks: bool) -> Callable[[re.Match[str]], str]:
-    """The number of torchvision's `features` as that of a stage: 1, 3, 5 and 7 hold blocks; 2, 4 and 6 what halves."""
+    """The stage for a number of torchvision's `features`: 1, 3, 5 and 7 hold blocks; 2, 4 and 6 downsampling."""
 
     def rename(match: re.Match[str]) -> str:
         number = int(match[1])
@@ -57,7 +57,7 @@ DIALECTS: dict[str, tuple[Dialect, ...]] = {
         ),
     ),
     "Swin": (
-        Dialect(  # the authors', and older timm's: what halves ends a stage there
+        Dialect(  # the authors', and older timm's: downsampling is at the end of a stage there
             "layers.0.downsample.reduction.weight",
             (
                 (r"^layers\.(\d+)\.downsample\.", lambda match: f"layers.{int(match[1]) + 1}.downsample."),
@@ -97,18 +97,18 @@ DIALECTS: dict[str, tuple[Dialect, ...]] = {
     ),
     "XCiT": (Dialect("pos_embeder.token_projection.weight", ((r"^pos_embeder\.", "pos_embed."),)),),  # the authors'
 }
-# Layers that the authors have as one: the first of so many equal parts is called q, the next one k, the last v.
+# Layers that the authors combine: the first of the equal parts is q, the next k, the last v.
 SPLIT = {"XCiT": re.compile(r"(cls_attn_blocks\.\d+\.attn)\.qkv\.(weight|bias)")}
 FLAT = re.compile(r".*\.gamma")
-"""What is a number for each channel, whatever axes of size 1 it is written with."""
+"""Keys of one number per channel, which files may store with additional axes of size 1."""
 
 
 def translated(network: str, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors by the keys that are read here, and the file's key of each.
+    """Translate tensors to the keys that are read here; also returns the file's key of each.
 
     Args:
-      network: class of the network that they are for.
-      arrays: by the keys of the file, without prefixes.
+      network: class of the network.
+      arrays: tensors by the file's keys, without prefixes.
 
     >>> arrays, keys = translated("ViT", {"conv_proj.weight": np.zeros(1), "class_token": np.zeros(1)})
     >>> sorted(arrays), keys["cls_token"]

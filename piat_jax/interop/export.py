@@ -1,4 +1,4 @@
-"""Weights out: safetensors with a config and a model card, and PyTorch's state_dict."""
+"""Export weights: as safetensors with a config and a model card, or as a PyTorch state_dict."""
 
 import shutil
 from pathlib import Path
@@ -19,22 +19,22 @@ CARD = "README.md"
 
 
 def state_dict(model: LinenModel, variables: Variables) -> dict[str, np.ndarray]:
-    """The weights by the keys and in the layout of the published PyTorch network, which loads them strictly.
+    """The weights with the keys and layout of the published PyTorch network, which can load them strictly.
 
-    The running variances are ours, the biased ones (`models/batch_norm.py`): what the network computes is the same.
+    The running variances are ours, which are biased (`models/batch_norm.py`); the network's outputs are the same.
     """
     network, state = network_of(model), {}
     for path, leaf in flatten(variables).items():
         key = torch_key(path, network)
         state[key] = np.array(to_torch(path, np.asarray(leaf, np.float32)), order="C")
         if key.endswith("running_var"):
-            # PyTorch asks for it; with a fixed momentum nothing depends on its value.
+            # PyTorch requires it; with a fixed momentum nothing depends on its value.
             state[key.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
     return dict(sorted(state.items()))
 
 
 def save_torch(path: Path, model: LinenModel, variables: Variables) -> None:
-    """Write a state_dict for `torch.load`. It holds no normalisation: that stands before the published networks.
+    """Write a state_dict for `torch.load`, without normalisation, which comes before the published networks.
 
     Raises:
       InputError: PyTorch is not installed.
@@ -45,23 +45,23 @@ def save_torch(path: Path, model: LinenModel, variables: Variables) -> None:
 def save_safetensors(
     folder: Path, model: LinenModel, variables: Variables, about: About, *, repository: str = ""
 ) -> None:
-    """Write model.safetensors, config.json and a model card into a new folder, whole or not at all.
+    """Write model.safetensors, config.json and a model card into a new folder, atomically.
 
-    `load_weights` reads it back with its normalisation; PyTorch and timm read model.safetensors.
+    `load_weights` reads the folder back with its normalisation; PyTorch and timm read model.safetensors.
 
     Args:
-      folder: a name that is free.
+      folder: a path that does not exist.
       model: the network.
       variables: its weights.
-      about: what the card says.
-      repository: `user/name` on the hub, where it goes there.
+      about: the facts for the card.
+      repository: `user/name` on the hub, if it will be uploaded.
 
     Raises:
-      InputError: there is something at `folder` already.
+      InputError: `folder` already exists.
     """
     folder = expanded(folder)
     if folder.exists():
-        raise InputError(f"{folder} exists; give a new folder")
+        raise InputError(f"{folder} already exists; give a new folder")
     state = state_dict(model, variables)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -84,7 +84,7 @@ def _config(model: LinenModel, about: About) -> dict[str, Any]:
     return {
         "architecture": about.model,
         "num_classes": about.num_classes,
-        # As in timm's files, which take ImageNet's numbers where there are none.
+        # Written out as in timm's files, since timm assumes ImageNet's numbers otherwise.
         "pretrained_cfg": {
             "input_size": [channels, height, width],
             "num_classes": about.num_classes,

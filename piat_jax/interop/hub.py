@@ -1,4 +1,4 @@
-"""Networks from and to the Hugging Face hub, through huggingface_hub."""
+"""Download networks from the Hugging Face hub and upload them, through huggingface_hub."""
 
 import contextlib
 import importlib
@@ -13,23 +13,23 @@ from piat_jax.core.checks import InputError
 PREFIX = "hf:"
 SAFE = ("config.json", "model*.safetensors")
 PICKLED = ("config.json", "pytorch_model.bin", "model.pt")
-"""Files that `read_weights` reads of a folder: what is no pickle first, and else what is one."""
+"""Files in a folder that `read_weights` reads: formats without pickle first, else with pickle."""
 NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
-"""Packages whose errors are those of a connection."""
+"""Packages whose exceptions are connection errors."""
 
 
 class HubName(NamedTuple):
-    """A repository on the hub, and a branch, tag or commit of it."""
+    """A repository on the hub, and its branch, tag or commit."""
 
     repository: str
-    revision: str  # "" is its main branch
+    revision: str  # "" = the main branch
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.repository}" + (f"@{self.revision}" if self.revision else "")
 
 
 def is_on_hub(source: object) -> bool:
-    """Whether a source is meant as a repository on the hub.
+    """Whether a source denotes a repository on the hub.
 
     >>> is_on_hub("hf:user/name"), is_on_hub("runs/x")
     (True, False)
@@ -38,31 +38,31 @@ def is_on_hub(source: object) -> bool:
 
 
 def parse_hub(source: object) -> HubName:
-    """The parts of `hf:user/name` or `hf:user/name@revision`.
+    """Parse `hf:user/name` or `hf:user/name@revision`.
 
     Raises:
-      InputError: it has another form.
+      InputError: the text has another form.
 
     >>> parse_hub("hf:user/name@v1")
     HubName(repository='user/name', revision='v1')
     >>> parse_hub("hf:name")
     Traceback (most recent call last):
-    piat_jax.core.checks.InputError: 'hf:name' is no repository of the hub; give hf:user/name or hf:user/name@revision
+    piat_jax.core.checks.InputError: 'hf:name' is not a repository; give hf:user/name or hf:user/name@revision
     """
     match = re.fullmatch(r"(?:hf:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", str(source))
     if not match:
-        raise InputError(f"{str(source)!r} is no repository of the hub; give hf:user/name or hf:user/name@revision")
+        raise InputError(f"{str(source)!r} is not a repository; give hf:user/name or hf:user/name@revision")
     return HubName(match[1], match[2] or "")
 
 
 def fetch(source: object) -> Path:
-    """The folder with the weights and config.json of `hf:user/name`, from the cache or the hub.
+    """Download the weights and config.json of `hf:user/name`, or take them from the cache; returns their folder.
 
-    Nothing is asked of the hub where HF_HUB_OFFLINE is 1. Pickles are fetched only where there is nothing else.
+    With HF_HUB_OFFLINE=1 only the cache is used. Pickles are downloaded only if there is no other format.
 
     Raises:
-      InputError: huggingface_hub is not installed, there is no such repository or revision, it cannot be reached and is
-        not in the cache, or it holds no weights.
+      InputError: huggingface_hub is not installed, the repository or revision does not exist, or cannot be reached and
+        is not in the cache, or it holds no weights.
     """
     name, hub = parse_hub(source), _hub()
     for patterns in (SAFE, PICKLED):
@@ -72,14 +72,14 @@ def fetch(source: object) -> Path:
             )
         if any(path for pattern in patterns[1:] for path in Path(found).glob(pattern)):
             return Path(found)
-    raise InputError(f"{name} holds no weights; a repository with model.safetensors is needed")
+    raise InputError(f"{name} holds no weights; give a repository with model.safetensors")
 
 
 def push(folder: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
-    """Put the files of a folder into a repository, which is made where it does not exist, and return its address.
+    """Upload the files in a folder to a repository, which is created if necessary, and return its address.
 
     Raises:
-      InputError: as of `check_push`; the token may not write there; or the hub cannot be reached.
+      InputError: as for `check_push`; the token has no write access; or the hub cannot be reached.
     """
     check_push(repository, token)
     name, api = parse_hub(repository), _hub().HfApi(token=token)
@@ -90,9 +90,9 @@ def push(folder: Path, repository: str, *, private: bool = False, token: str | N
 
 
 def check_push(repository: str, token: str | None) -> None:
-    """Raise InputError unless something may be put there, as far as that is known here; asks nobody.
+    """Raise InputError if an upload must fail, as far as this can be checked without a connection.
 
-    huggingface_hub has to be installed, `repository` to be user/name, and there has to be a token.
+    huggingface_hub must be installed, `repository` must be user/name, and a token must exist.
     """
     name = parse_hub(repository)
     if name.revision:
@@ -109,7 +109,7 @@ def _hub() -> Any:
 
 @contextlib.contextmanager
 def _told(name: HubName) -> Iterator[None]:
-    """What the hub's library raises, as InputErrors that say what to do."""
+    """Turn exceptions of the hub's library into InputErrors that say what to do."""
     errors = importlib.import_module("huggingface_hub.errors")
     cache = importlib.import_module("huggingface_hub.constants").HF_HUB_CACHE
     try:
@@ -126,9 +126,9 @@ def _told(name: HubName) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{name}: the repository has no revision {name.revision!r}; leave it out for main") from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        why = "the hub is not asked (HF_HUB_OFFLINE)" if _is_offline() else "the hub cannot be reached"
+        why = "the hub is not used (HF_HUB_OFFLINE)" if _is_offline() else "the hub cannot be reached"
         raise InputError(
-            f"{name}: {why}, and it is not whole in the cache {cache}; connect once, or set HF_HUB_OFFLINE=0"
+            f"{name}: {why}, and the cache {cache} does not have all files; connect once, or set HF_HUB_OFFLINE=0"
         ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
@@ -138,7 +138,7 @@ def _told(name: HubName) -> Iterator[None]:
                 "login"
             ) from error
         raise InputError(f"{name}: the hub answered {status or 'with an error'} ({_line(error)}); try again") from error
-    except Exception as error:  # of whichever library the hub's makes its connections with
+    except Exception as error:  # from any library that the hub's library uses for connections
         if type(error).__module__.partition(".")[0] not in NETWORK and not isinstance(error, ConnectionError):
             raise
         raise InputError(f"{name}: the hub cannot be reached ({_line(error)}); try again later") from error

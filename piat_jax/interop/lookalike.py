@@ -1,4 +1,4 @@
-"""Which network weights look like, by their keys and shapes."""
+"""Identify the network of some weights by their keys and shapes."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ from piat_jax.interop.dialects import translated
 from piat_jax.interop.names import flatten, is_head, network_of, to_torch, torch_key
 from piat_jax.models import MODELS, create
 
-# Class of a network -> keys that its files have, whatever its size. The first whose keys are all there counts.
+# Class of a network -> keys that its files have at any size. The first class whose keys all exist is chosen.
 SIGNS: dict[str, tuple[str, ...]] = {
     "ImageNetResNet": ("layer1.0.conv1.weight", "layer1.0.bn2.weight", "fc.weight"),
     "ResNet": ("layer1.0.conv1.weight", "linear.weight"),
@@ -38,25 +38,25 @@ TABLE = re.compile(r"layers\.\d+\.blocks\.0\.attn\.relative_position_bias_table"
 
 
 class Lookalike(NamedTuple):
-    """What weights look like."""
+    """The network that weights seem to belong to."""
 
     network: str  # its class
-    names: tuple[str, ...]  # the networks of `MODELS` whose tensors they are; empty where none has their sizes
-    options: Mapping[str, Any]  # what `create` is to be told: classes, patches, ...
+    names: tuple[str, ...]  # networks of `MODELS` with the same tensors; empty if none has these sizes
+    options: Mapping[str, Any]  # required arguments of `create`: classes, patches, ...
 
     def __str__(self) -> str:
         told = ", ".join(f"{name}={value}" for name, value in self.options.items())
         if self.names:
-            return f"it looks like {' or '.join(self.names)} with {told}: give the model this name (--model)"
+            return f"it looks like {' or '.join(self.names)} with {told}; give the model this name (--model)"
         known = [name for name, (module, _) in MODELS.items() if module.__name__ == self.network]
-        return f"it looks like a {self.network}, of which none by name has its sizes: {', '.join(known)}"
+        return f"it looks like a {self.network}, but none of these has its sizes: {', '.join(known)}"
 
 
 def lookalike(arrays: Mapping[str, np.ndarray]) -> Lookalike | None:
-    """The network that tensors are of; None where nothing that is known has such keys.
+    """Identify the network of some tensors; None if no supported network has such keys.
 
     Args:
-      arrays: by the keys of the file, without prefixes and without what is of no use.
+      arrays: tensors by the file's keys, without prefixes and without unused tensors.
     """
     for network, signs in SIGNS.items():
         found, _ = translated(network, arrays)
@@ -71,7 +71,7 @@ def lookalike(arrays: Mapping[str, np.ndarray]) -> Lookalike | None:
 
 
 def is_head_key(key: str) -> bool:
-    """Whether a published key is that of the last layer.
+    """Whether a published key belongs to the last layer.
 
     >>> is_head_key("head.fc.weight"), is_head_key("head.norm.weight"), is_head_key("fc.bias")
     (True, False, True)
@@ -80,7 +80,7 @@ def is_head_key(key: str) -> bool:
 
 
 def read_sizes(network: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], int]:
-    """What shapes say of a network of this class: options of `create`, and the side of its images or 0.
+    """Options of `create` and image size (0 = unknown) of a network of this class, from its tensors' shapes.
 
     Args:
       network: the class.
@@ -106,13 +106,13 @@ def read_sizes(network: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dic
 
 
 def _of_tokens(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
-    """The patch size and the image size of a Vision Transformer; 0 where they are not said."""
+    """The patch size and the image size of a Vision Transformer; 0 if unknown."""
     patches = [shape for name, shape in shapes.items() if PATCH_KERNELS.fullmatch(name) and len(shape) == 4]
     positions = [shape for name, shape in shapes.items() if POSITIONS.fullmatch(name) and len(shape) == 3]
     stem = [name for name, shape in shapes.items() if STEM_KERNELS.fullmatch(name) and len(shape) == 4]
     if not patches and not stem:
         return 0, 0
-    # Each convolution of a stem halves the image, but for the last one.
+    # Each convolution of a stem except the last one halves the image.
     patch_size = 2 ** (len(stem) - 1)
     if patches:
         patch_size = patches[0][2] if patches[0][2] == patches[0][3] else patches[0][0]  # Google's have the patch first
@@ -122,18 +122,18 @@ def _of_tokens(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
 
 
 def _fits(name: str, options: Mapping[str, Any], side: int, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a network by name has exactly these tensors."""
+    """Whether a named network has exactly these tensors."""
     fixed = MODELS[name][1]
-    if "num_classes" not in options or not fixed:  # without anything fixed it is one to be told its sizes
+    if "num_classes" not in options or not fixed:  # without fixed options it is a generic network
         return False
-    if fixed.get("depths", _depths(shapes)) != _depths(shapes):  # spares tracing it
+    if fixed.get("depths", _depths(shapes)) != _depths(shapes):  # avoids tracing it
         return False
     given = tuple((key, value) for key, value in options.items() if key not in fixed)
     return _shapes_of(name, side or 224, given) == shapes
 
 
 def _depths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """Blocks of each stage."""
+    """The number of blocks in each stage."""
     found = {match.groups() for key in shapes if (match := STAGE_BLOCK.match(key))}
     stages = [int(stage) for stage, _ in found]
     return tuple(stages.count(stage) for stage in sorted(set(stages)))
@@ -141,7 +141,7 @@ def _depths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
 
 @functools.cache
 def _shapes_of(name: str, side: int, options: tuple[tuple[str, Any], ...]) -> Mapping[str, tuple[int, ...]]:
-    """What a network by name has, by its published keys; nothing where it cannot be made."""
+    """The tensors' shapes of a named network, by published keys; empty if the network cannot be built."""
     try:
         model = create(name, **dict(options))
         like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))

@@ -1,4 +1,4 @@
-"""Our paths and PyTorch's keys of the same weights: one table, read in both directions."""
+"""Our paths and PyTorch's keys for the same weights: one table, read in both directions."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from piat_jax.core.types import Array, Model, Variables
 
 Rules = tuple[tuple[str, str], ...]
-# Class of the network -> (part of our path, part of the published key). The first that matches a whole part counts.
+# Class of the network -> (part of our path, part of the published key). The first that matches a full part counts.
 RULES: dict[str, Rules] = {
     "ResNet": ((r"layer(\d+)_(\d+)", r"layer\1.\2"), ("shortcut_conv", "shortcut.0"), ("shortcut_bn", "shortcut.1")),
     "ImageNetResNet": (
@@ -32,15 +32,15 @@ RULES: dict[str, Rules] = {
         ("conv_1", "conv_2d_2"),
     ),
 }
-# Vision Transformers, whose parts are called as timm's.
+# Vision Transformers, whose parts have timm's names.
 OTHERS: Rules = ((r"blocks_(\d+)", r"blocks.\1"),)
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 HEADS = ("linear", "fc", "logits", "head")
-"""What the networks call their last layer."""
+"""The networks' names of their last layer."""
 
 
 def torch_key(path: str, network: str) -> str:
-    """PyTorch's key of the leaf at `path` in a network of this class.
+    """PyTorch's key for the leaf at `path` in a network of this class.
 
     >>> torch_key("params/layer2_0/shortcut_conv/conv/kernel", "ResNet")
     'layer2.0.shortcut.0.weight'
@@ -50,7 +50,7 @@ def torch_key(path: str, network: str) -> str:
     'blocks.11.attn.qkv.weight'
     """
     _, *modules, leaf = path.split("/")
-    if len(modules) > 1 and modules[-1] in ("conv", "dense"):  # what our Conv and Linear are made of
+    if len(modules) > 1 and modules[-1] in ("conv", "dense"):  # the layers inside our Conv and Linear
         modules.pop()
     return ".".join([*(_renamed(module, RULES.get(network, OTHERS)) for module in modules), LEAVES.get(leaf, leaf)])
 
@@ -63,7 +63,7 @@ def _renamed(module: str, rules: Rules) -> str:
 
 
 def is_head(path: str) -> bool:
-    """Whether the leaf at `path` is of the last layer.
+    """Whether the leaf at `path` belongs to the last layer.
 
     >>> is_head("params/linear/dense/kernel"), is_head("params/head/fc/bias"), is_head("params/head/norm/scale")
     (True, True, False)
@@ -75,9 +75,9 @@ def is_head(path: str) -> bool:
 
 
 def to_torch(path: str, values: np.ndarray) -> np.ndarray:
-    """A leaf in PyTorch's layout: kernels as `[out, in, height, width]` or `[out, in]`, everything else as it is.
+    """A leaf in PyTorch's layout: kernels as `[out, in, height, width]` or `[out, in]`, everything else unchanged.
 
-    A layer on flattened images (`mlp`) keeps our order of pixels, channels last.
+    A layer on flattened images (`mlp`) keeps our order of pixels, with channels last.
     """
     return values.transpose(3, 2, 0, 1) if _is_conv(path, values) else values.T if _is_dense(path, values) else values
 
@@ -101,7 +101,7 @@ def network_of(model: Model) -> str:
 
 
 def flatten(variables: Variables) -> dict[str, Array]:
-    """Every leaf by its path: "params/..." and, for BatchNorm, "batch_stats/..."."""
+    """All leaves by path: "params/..." and, for BatchNorm, "batch_stats/..."."""
     tree = {"params": variables.params, **variables.model_state}
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -110,7 +110,7 @@ def flatten(variables: Variables) -> dict[str, Array]:
 
 
 def unflatten(leaves: Mapping[str, np.ndarray], like: Variables) -> Variables:
-    """The tree of `like` with these leaves, as arrays of its types."""
+    """The tree of `like` with these leaves, as arrays of the same types."""
     treedef = jax.tree.structure({"params": like.params, **like.model_state})
     ordered = [jax.numpy.asarray(np.asarray(leaves[path], leaf.dtype)) for path, leaf in flatten(like).items()]
     tree = jax.tree.unflatten(treedef, ordered)

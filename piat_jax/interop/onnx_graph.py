@@ -1,4 +1,4 @@
-"""A network's inference function as an ONNX graph, written from its jaxpr."""
+"""Write a network's inference function as an ONNX graph, from its jaxpr."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from piat_jax.core.files import write_file
 from piat_jax.core.types import Array, LogitsFn
 
 OPSET, IR_VERSION = 17, 8
-"""What onnxruntime reads from 1.12 on."""
+"""ONNX versions that onnxruntime supports from 1.12 on."""
 ELEMENTWISE = {
     "add": "Add",
     "add_any": "Add",
@@ -47,8 +47,8 @@ def write_onnx(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int], *, n
       nchw: whether the input is `[B, C, H, W]` instead.
 
     Raises:
-      InputError: the package onnx is not installed, or the function has an operation that is not covered: it covers
-        what this library's networks are made of.
+      InputError: the package onnx is not installed, or the function has an unsupported operation; all operations in
+        this library's networks are supported.
     """
     try:
         import onnx  # pyright: ignore[reportMissingImports]
@@ -71,13 +71,13 @@ def write_onnx(path: Path, logits_fn: LogitsFn, image_shape: Sequence[int], *, n
 
 
 class _Graph:
-    """Nodes and initialisers. A value is the name of a tensor, or a NumPy array while everything about it is known."""
+    """Nodes and initialisers. A value is a tensor's name, or a NumPy array as long as it is constant."""
 
     def __init__(self, onnx: Any):
         self.onnx = onnx
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
-        self.names: dict[int, str] = {}  # of arrays that are in the graph already
+        self.names: dict[int, str] = {}  # of arrays that are already in the graph
 
     def model(self, logits: Any, images_shape: Sequence[Any], logits_shape: Sequence[Any]) -> Any:
         """The finished model."""
@@ -99,7 +99,7 @@ class _Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="piat_jax")
 
     def inline(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-        """The results of a jaxpr, its equations added to the graph; those of constants alone are computed here."""
+        """Add a jaxpr's equations to the graph and return its results; equations of constants are computed here."""
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(np.asarray, consts)))
         values |= zip(jaxpr.invars, arguments)
 
@@ -123,19 +123,19 @@ class _Graph:
                 results = TRANSLATIONS[name](self, equation, *inputs)
             else:
                 known = ", ".join(sorted({*ELEMENTWISE, *TRANSLATIONS}))
-                raise InputError(f"operation {name!r} is not covered in ONNX export; covered are {known}")
+                raise InputError(f"operation {name!r} is not supported in ONNX export; supported are {known}")
             values |= zip(equation.outvars, results if isinstance(results, list) else [results])
         return [read(variable) for variable in jaxpr.outvars]
 
     def add(self, kind: str, inputs: Sequence[Any], **attributes: Any) -> str:
-        """A node with one result; its name."""
+        """Add a node with one result, and return the result's name."""
         output = f"{kind.lower()}_{len(self.nodes)}"
         names = [self.name(value) for value in inputs]
         self.nodes.append(self.onnx.helper.make_node(kind, names, [output], **attributes))
         return output
 
     def name(self, value: Any) -> str:
-        """The name of a value, which becomes an initialiser if it is an array."""
+        """The name of a value; an array becomes an initialiser."""
         if isinstance(value, str):
             return value
         name = f"constant_{len(self.constants)}"
@@ -143,20 +143,20 @@ class _Graph:
         return name
 
     def permuted(self, value: Any, order: Sequence[int]) -> Any:
-        """The value with its axes in this order."""
+        """Permute a value's axes."""
         if tuple(order) == tuple(range(len(order))):
             return value
         return self.add("Transpose", [value], perm=list(order)) if isinstance(value, str) else value.transpose(order)
 
     def shaped(self, value: Any, shape: Sequence[Any]) -> Any:
-        """The value reshaped; at most one size, the batch's, is not known here."""
+        """Reshape a value; at most one size, the batch's, may be unknown."""
         sizes = [size if isinstance(size, int) else -1 for size in shape]
         if sizes.count(-1) > 1:
-            raise InputError(f"a reshape to {tuple(shape)} is not covered in ONNX export: more than one size is open")
+            raise InputError(f"a reshape to {tuple(shape)} is not supported in ONNX export: only one size may be open")
         return self.add("Reshape", [value, np.array(sizes, np.int64)])
 
     def sizes(self, shape: Sequence[Any]) -> Any:
-        """A shape as a tensor; an open size is that of the batch."""
+        """A shape as a tensor; an unknown size is that of the batch."""
         if all(isinstance(size, int) for size in shape):
             return np.array(shape, np.int64)
         batch = self.add("Slice", [self.add("Shape", ["images"]), np.array([0]), np.array([1])])
@@ -165,7 +165,7 @@ class _Graph:
 
 
 def _is_known(equation: Any) -> bool:
-    """Whether the results have known sizes, so that they can be computed here."""
+    """Whether the results' sizes are known, so that they can be computed here."""
     return all(isinstance(size, int) for variable in equation.outvars for size in variable.aval.shape)
 
 
@@ -173,7 +173,7 @@ def _convolution(graph: _Graph, equation: Any, images: Any, kernel: Any) -> Any:
     params = equation.params
     numbers = params["dimension_numbers"]
     if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1:
-        raise InputError("a transposed convolution is not covered in ONNX export")
+        raise InputError("a transposed convolution is not supported in ONNX export")
     (top, bottom), (left, right) = params["padding"]
     inputs = [graph.permuted(images, numbers.lhs_spec), graph.permuted(kernel, numbers.rhs_spec)]
     channels_first = graph.add(
@@ -237,7 +237,7 @@ def _largest(graph: _Graph, equation: Any, value: Any) -> Any:
     windows, strides, pads = (params[name] for name in ("window_dimensions", "window_strides", "padding"))
     dilated = {*params["base_dilation"], *params["window_dilation"]} != {1}
     if len(windows) != 4 or dilated or (windows[0], windows[3]) != (1, 1) or (strides[0], strides[3]) != (1, 1):
-        raise InputError(f"a maximum over windows {tuple(windows)} is not covered in ONNX export")
+        raise InputError(f"a maximum over windows {tuple(windows)} is not supported in ONNX export")
     (top, bottom), (left, right) = pads[1:3]
     channels_first = graph.add(
         "MaxPool",
@@ -251,16 +251,16 @@ def _largest(graph: _Graph, equation: Any, value: Any) -> Any:
 
 def _padded(graph: _Graph, equation: Any, value: Any, filling: Any) -> Any:
     if any(inside for _, _, inside in equation.params["padding_config"]):
-        raise InputError("padding between values is not covered in ONNX export")
+        raise InputError("padding between values is not supported in ONNX export")
     before, after = ([part[side] for part in equation.params["padding_config"]] for side in (0, 1))
     return graph.add("Pad", [value, np.array([*before, *after], np.int64), filling])
 
 
 def _gather(graph: _Graph, equation: Any, value: Any, indices: Any) -> Any:
-    """One window at a known place, as `x[:, 0]` takes it."""
+    """One window at a constant place, as in `x[:, 0]`."""
     params = equation.params
     if isinstance(indices, str) or indices.ndim != 1:
-        raise InputError("indexing by other than fixed numbers is not covered in ONNX export")
+        raise InputError("indexing by variable indices is not supported in ONNX export")
     axes = np.array(params["dimension_numbers"].start_index_map, np.int64)
     starts = indices.astype(np.int64)
     limits = starts + np.array([params["slice_sizes"][axis] for axis in axes], np.int64)
@@ -315,7 +315,7 @@ TRANSLATIONS: Mapping[str, Callable[..., Any]] = {
     "reduce_window_max": _largest,
     "pad": _padded,
     "split": _split,
-    "unstack": _unstack,  # of jax 0.12
+    "unstack": _unstack,  # since jax 0.12
     "reduce_sum": _reduced("ReduceSum"),
     "reduce_max": _reduced("ReduceMax"),
     "integer_pow": _power,

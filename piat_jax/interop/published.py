@@ -1,4 +1,4 @@
-"""What published networks are, by the names that timm, torchvision and RobustBench call them."""
+"""Published networks by their names in timm, torchvision and RobustBench."""
 
 import dataclasses
 import re
@@ -15,31 +15,31 @@ NONE: Statistics = ((), ())
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-    """One row: the network, and the images that it was evaluated on."""
+    """One row of the table: the network, and the images for its evaluation."""
 
-    model: str  # as `models.create` calls it
+    model: str  # its name in `models.create`
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_classes: int = 1000
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    size: int = 224  # pixels along a side, of the middle of
-    resize: int = 256  # the shorter side before that; 0 where nothing is resized
-    squash: bool = False  # both sides are resized to that, whatever their ratio
+    size: int = 224  # side of the center crop in pixels
+    resize: int = 256  # shorter side before the crop; 0 = no resizing
+    squash: bool = False  # both sides are resized, which changes the aspect ratio
     interpolation: str = "bilinear"
     dataset: str = "imagenet"
-    norm: str = ""  # of the threat that it is robust against, as it is evaluated; "" is none, or not known
-    eps: float = 0.0  # the radius of it, pixels in [0, 1]
+    norm: str = ""  # of the threat model in its evaluation; "" = none or unknown
+    eps: float = 0.0  # the threat model's radius, for pixels in [0, 1]
 
     def __str__(self) -> str:
         what = f"{self.size} pixels a side"
         if self.resize:
             sides = "both sides" if self.squash else "the shorter side"
-            what += f", the middle after {self.interpolation} resizing of {sides} to {self.resize}"
+            what += f", center crop after {self.interpolation} resizing of {sides} to {self.resize}"
         return what
 
 
 def is_published(name: str) -> bool:
-    """Whether a text is meant as a published name.
+    """Whether a text denotes a published name.
 
     >>> is_published("timm:convnext_tiny"), is_published("resnet50")
     (True, False)
@@ -48,12 +48,12 @@ def is_published(name: str) -> bool:
 
 
 def published(name: str) -> Published:
-    """The row of a published name, `SOURCE:NAME`; timm's and torchvision's may end with `.TAG`.
+    """The table's row for a published name, `SOURCE:NAME`; timm's and torchvision's names may end with `.TAG`.
 
-    Without one it is their own default.
+    Without a tag it is the source's default.
 
     Raises:
-      InputError: an unknown name.
+      InputError: the name is unknown.
 
     >>> published("torchvision:resnet50").resize, published("timm:vit_small_patch16_224").mean
     (232, (0.5, 0.5, 0.5))
@@ -62,7 +62,7 @@ def published(name: str) -> Published:
         return PUBLISHED[name]
     source, _, rest = name.partition(":")
     if source not in SOURCES:
-        raise InputError(f"model={name!r}: nobody called {source!r} is known{did_you_mean(source, SOURCES)}")
+        raise InputError(f"model={name!r}: source {source!r} is unknown{did_you_mean(source, SOURCES)}")
     names = [known.partition(":")[2] for known in PUBLISHED if known.startswith(f"{source}:")]
     tags = [known for known in names if known.startswith(f"{rest.partition('.')[0]}.")]
     raise InputError(
@@ -72,7 +72,7 @@ def published(name: str) -> Published:
 
 
 ROW = re.compile(r"(\w+)/([\d.]+)([a-z]*)(?:@(\d+))?")
-"""A tag, a number, letters, and the side of the images where that is not 224."""
+"""A tag, a number, letters, and the side of the images if it is not 224."""
 
 
 def _rows(texts: str) -> Iterator[tuple[str, float, str, int]]:
@@ -83,7 +83,7 @@ def _rows(texts: str) -> Iterator[tuple[str, float, str, int]]:
 
 
 def _timm(model: str, statistics: Statistics, tags: str, **options: Any) -> dict[str, Published]:
-    """Rows by tag, each with the share of the side in the middle; those of classes other than 1,000 are left out."""
+    """Rows by tag, each with the crop's share of the side; networks without 1,000 classes are left out."""
     rows = {}
     for tag, percent, letters, side in _rows(tags):
         rows[tag] = Published(
@@ -100,7 +100,7 @@ def _timm(model: str, statistics: Statistics, tags: str, **options: Any) -> dict
 
 
 def _torchvision(model: str, tags: str, **options: Any) -> dict[str, Published]:
-    """Rows by tag, each with the side before the crop."""
+    """Rows by tag, each with the shorter side before the crop."""
     rows, (mean, std) = {}, IMAGENET
     for tag, resize, letters, side in _rows(tags):
         interpolation = "bicubic" if "c" in letters else "bilinear"
@@ -109,8 +109,8 @@ def _torchvision(model: str, tags: str, **options: Any) -> dict[str, Published]:
     return rows
 
 
-# Architecture -> tag -> row; the first tag is the one that a name without any means. A number is the crop in percent,
-# with an l where the interpolation is bilinear, an s where both sides are resized, and @ the side where it is not 224.
+# Architecture -> tag -> row; the first tag is the default. A number is the crop in percent, with l for bilinear
+# interpolation, s if both sides are resized, and @ with the side if it is not 224.
 TIMM = {
     "resnet18": _timm("resnet18_imagenet", IMAGENET, "a1_in1k/95 a2_in1k/95 gluon_in1k/87.5 tv_in1k/87.5l"),
     "resnet50": _timm(
@@ -171,7 +171,7 @@ TIMM = {
     ),
     "swin_large_patch4_window12_384": _timm("swin_large", IMAGENET, "ms_in22k_ft_in1k/100@384", window=12),
 }
-# The same, a number being the side before the crop, with a c where the interpolation is bicubic.
+# The same, with the shorter side before the crop as number, and c for bicubic interpolation.
 TORCHVISION = {
     "resnet18": _torchvision("resnet18_imagenet", "V1/256"),
     "resnet50": _torchvision("resnet50_imagenet", "V2/232 V1/256"),
@@ -210,8 +210,8 @@ def _of_cifar(model: str, dataset: str, statistics: Statistics, threat: str = "L
 
 
 BICUBIC: dict[str, Any] = {"interpolation": "bicubic"}
-# Names of its ImageNet networks, and with data set and threat before them those of CIFAR that are also of these kinds.
-# What has no mean here gets images in [0, 1], as its code has it.
+# RobustBench's names of ImageNet networks, and (after data set and threat model) of CIFAR networks with the same
+# architectures. Networks without a mean here take images in [0, 1], as in their code.
 ROBUSTBENCH = {
     "Wong2020Fast": _robust("resnet50_imagenet", size=288, resize=0),
     "Engstrom2019Robustness": _robust("resnet50_imagenet"),
@@ -264,7 +264,7 @@ def _table() -> dict[str, Published]:
 
 
 PUBLISHED: Mapping[str, Published] = _table()
-"""Every name with its row.
+"""All names with their rows.
 
 Source: timm 1.0.31 (its pretrained configurations, without the larger images of test_input_size), torchvision 0.28.0
 (the transforms of its weights), and RobustBench's model_zoo, architectures and data.py.

@@ -1,4 +1,4 @@
-"""Which published network a file holds, by its name: RobustBench's are called by who made them."""
+"""Recognise a published network by its file's name, such as RobustBench's names after the authors."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,22 +17,22 @@ ENDINGS = (".tar", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
 class Recognised(NamedTuple):
-    """A network that a file was taken for."""
+    """The network that a file was recognised as."""
 
     name: str  # of `PUBLISHED`
-    row: Published  # norm is "" where the name is that of networks against several threats
-    why: str  # a sentence
+    row: Published  # norm is "" if networks for several threat models have this name
+    why: str  # a sentence for the user
 
 
 def recognise(path: Path, classes: Callable[[], int]) -> Recognised | None:
-    """The network of RobustBench that a file's name is that of; None where it is that of none.
+    """Recognise RobustBench's network by a file's name; None if no network has this name.
 
-    Several networks may have one name. Then the folders decide, `cifar10/Linf/NAME.pt` as RobustBench has them, and
-    the classes of the file.
+    Several networks may have the same name. Then the folders decide (`cifar10/Linf/NAME.pt`, as in RobustBench), and
+    the number of classes in the file.
 
     Args:
       path: of the file.
-      classes: how many classes the file has; asked only where that matters.
+      classes: returns the file's number of classes; called only if necessary.
 
     Raises:
       InputError: networks of several architectures have this name.
@@ -65,7 +65,7 @@ def recognise(path: Path, classes: Callable[[], int]) -> Recognised | None:
 
 
 def count_classes(path: Path, tensors: Tensors) -> int:
-    """The classes of a file by its last layer; 0 where none is found.
+    """The number of classes in a file, from its last layer; 0 if none is found.
 
     >>> import numpy as np
     >>> count_classes(Path("x.pt"), Tensors({"module.fc.weight": np.zeros((100, 8))}, ()))
@@ -91,8 +91,8 @@ def _threat(row: Published) -> str:
 
 
 def _why(name: str, row: Published) -> str:
-    """What was taken, and that it was by the name."""
-    scaled = f"mean {row.mean}, std {row.std}" if row.mean else "images in [0, 1] as they are"
+    """A sentence that says what the file was recognised as, and that its name decided."""
+    scaled = f"mean {row.mean}, std {row.std}" if row.mean else "images in [0, 1] without normalisation"
     threat = f", trained against {_threat(row)}" if row.norm else ""
     return (
         f"taken for RobustBench's {_last(name)} by the name of the file: {row.model} of {row.dataset}, "

@@ -1,4 +1,4 @@
-"""RobustBench's networks of CIFAR that are of kinds found here, by data set, threat and architecture."""
+"""RobustBench's CIFAR networks with supported architectures, by data set, threat model and architecture."""
 
 from typing import Any, NamedTuple
 
@@ -19,17 +19,17 @@ LONG100: Statistics = (
     (0.2673342858792401, 0.2564384629170883, 0.27615047132568404),
 )
 EPS = {"Linf": 8 / 255, "L2": 0.5}
-"""The radius of each threat, pixels in [0, 1]."""
+"""The radius of each threat model, for pixels in [0, 1]."""
 
 
 class Kind(NamedTuple):
-    """Networks that are alike but for their weights."""
+    """Networks that differ only in their weights."""
 
     dataset: str
     threat: str
     model: str
     statistics: Statistics
-    names: str  # parted by spaces
+    names: str  # separated by spaces
     options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -133,5 +133,5 @@ KINDS = (
         "Gowal2020Uncovering Gowal2020Uncovering_extra Rebuffi2021Fixing_70_16_cutmix_ddpm",
     ),
 )
-"""Facts of RobustBench's model_zoo/cifar10.py and cifar100.py, without what normalises each image by itself, ensembles,
-networks of other kinds, and what was trained against nothing."""
+"""Facts from RobustBench's model_zoo/cifar10.py and cifar100.py, without networks that normalise each image
+separately, ensembles, other architectures, and networks without adversarial training."""

@@ -1,4 +1,4 @@
-"""Files of named tensors: safetensors, PyTorch's, NumPy's. What is read are plain NumPy arrays."""
+"""Read and write files of named tensors (safetensors, PyTorch, NumPy) as plain NumPy arrays."""
 
 import json
 import zipfile
@@ -13,13 +13,12 @@ import numpy as np
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_file
 
-# How the types of a safetensors file are called there. Those that the library looks for in NumPy, which has none such,
-# are cut out of the file here.
+# Type names in a safetensors file. The library looks up types in NumPy; those that NumPy lacks are decoded here.
 BY_LIBRARY = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 BY_HAND = {"F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
-# Where checkpoints keep the weights; of a last and a best one the published numbers are those of the last.
+# Where checkpoints keep the weights; if there is a last and a best one, the published numbers are of the last.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params", "last", "best")
 
 
@@ -28,51 +27,51 @@ CHECKSUM = "piat_jax.crc32"
 
 
 class Tensors(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     arrays: dict[str, np.ndarray]
-    dropped: tuple[str, ...]  # what stands beside the weights: epoch, optimizer, ...
+    dropped: tuple[str, ...]  # other content: epoch, optimizer, ...
 
 
 def read_tensors(path: Path, *, unsafe_pickle: bool = False) -> Tensors:
-    """The tensors of a file, by its ending.
+    """Read the tensors in a file; its suffix decides the format.
 
     Args:
       path: one of `SUFFIXES`.
-      unsafe_pickle: read a PyTorch file that holds more than tensors, which may run any code that is in it.
+      unsafe_pickle: read a PyTorch file that holds more than tensors; this may run any code in the file.
 
     Raises:
-      InputError: there is no such file, it is of another kind, or it is damaged.
+      InputError: the file does not exist, has another format, or is damaged.
     """
     if not path.is_file():
-        raise InputError(f"{path} is no file; give a file of weights ({', '.join(SUFFIXES)})")
+        raise InputError(f"{path} is not a file; give a file of weights ({', '.join(SUFFIXES)})")
     if path.suffix == ".safetensors":
         return Tensors(read_safetensors(path), ())
     if path.suffix == ".npz":
         return Tensors(_read_npz(path), ())
     if path.suffix in TORCH_SUFFIXES:
         return _read_torch(path, unsafe_pickle)
-    raise InputError(f"{path} is of an unknown kind; give a file that ends with {', '.join(SUFFIXES)}")
+    raise InputError(f"{path} has an unknown format; give a file that ends with {', '.join(SUFFIXES)}")
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a .safetensors file.
+    """Read the tensors in a .safetensors file.
 
     Raises:
-      InputError: it is not whole, has a type that is not read here, or is damaged, which what `write_safetensors` wrote
-        shows by its checksum.
+      InputError: the file is incomplete, has an unsupported type, or is damaged (files of `write_safetensors` have a
+        checksum).
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        # The NumPy side: the one for Flax makes 64-bit numbers 32-bit ones. BF16 it finds by the name JAX has given it.
+        # The NumPy interface, as that for Flax reduces 64-bit numbers to 32 bits. JAX registers BF16's name in NumPy.
         with safe_open(path, framework="np") as file:
             header, data = _parts(np.memmap(path, np.uint8, "r"))
             arrays = {name: _tensor(path, name, file, header[name], data) for name in file.keys()}  # noqa: SIM118
             if (file.metadata() or {}).get(CHECKSUM, found := _checksum(header, data)) != found:
-                raise InputError(f"{path} is not what was written: its checksum differs; fetch it again")
+                raise InputError(f"{path} is damaged: its checksum differs; fetch it again")
     except SafetensorError as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+        raise InputError(f"{path} is not a complete safetensors file ({error}); fetch it again") from error
     return arrays
 
 
@@ -83,11 +82,11 @@ def _tensor(path: Path, name: str, file: Any, entry: Mapping[str, Any], data: np
     if code in BY_HAND:
         begin, end = entry["data_offsets"]  # the library has checked them
         return np.array(data[begin:end]).view(BY_HAND[code]).reshape(entry["shape"])
-    raise InputError(f"{path}: {name!r} is stored as {code}, which is not read here; save it as F32")
+    raise InputError(f"{path}: {name!r} is stored as {code}, which is not supported; save it as F32")
 
 
 def _parts(content: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """A whole file's header without its metadata, and its data."""
+    """A complete file's header without its metadata, and its data."""
     end = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:end].tobytes())
     header.pop("__metadata__", None)
@@ -95,15 +94,15 @@ def _parts(content: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def _checksum(header: Mapping[str, Any], data: np.ndarray) -> str:
-    # The format has none, and the library does not see a flipped bit.
+    # The format has no checksum, so the library does not detect a flipped bit.
     return f"{zlib.crc32(data.data, zlib.crc32(json.dumps(header, separators=(',', ':')).encode())):08x}"
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a .safetensors file whole or not at all."""
+    """Write a .safetensors file atomically."""
     from safetensors.numpy import save
 
-    # In C's order: the library writes the memory of any other array as it lies.
+    # In C order, as the library writes the raw memory of an array.
     arrays = {name: np.asarray(values, order="C") for name, values in arrays.items()}
     checksum = _checksum(*_parts(np.frombuffer(save(arrays), np.uint8)))
     content = save(arrays, {"format": "pt", CHECKSUM: checksum})
@@ -111,14 +110,14 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a state_dict as torch.save does, whole or not at all."""
+    """Write a state_dict as torch.save does, atomically."""
     torch = import_torch(f"writing {path.name}")
     state = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
     write_file(path, lambda file: torch.save(state, file))
 
 
 def import_torch(purpose: str) -> Any:
-    """PyTorch, or an InputError that says what it is needed for."""
+    """Import PyTorch, or raise an InputError that says why it is needed."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -127,7 +126,7 @@ def import_torch(purpose: str) -> Any:
 
 
 def with_bfloat16(values: np.ndarray) -> np.ndarray:
-    """The array, as bfloat16 where NumPy, which does not know it, has saved its two bytes as they are."""
+    """The array, as bfloat16 if NumPy, which lacks this type, saved it as raw pairs of bytes."""
     return values.view(jnp.bfloat16) if values.dtype == "V2" else values
 
 
@@ -136,7 +135,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: with_bfloat16(values) for name, values in file.items()}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a whole .npz of arrays ({error}); fetch it again") from error
+        raise InputError(f"{path} is not a complete .npz of arrays ({error}); fetch it again") from error
 
 
 def _read_torch(path: Path, unsafe_pickle: bool) -> Tensors:
@@ -148,10 +147,10 @@ def _read_torch(path: Path, unsafe_pickle: bool) -> Tensors:
         content = torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} holds more than tensors, and reading that may run any code which is in the file; if you trust "
-            "where it is from, give unsafe_pickle=True (--unsafe_pickle)"
+            f"{path} holds more than tensors, and reading it may run any code in the file; if you trust its source, "
+            "give unsafe_pickle=True (--unsafe_pickle)"
         ) from error
-    except Exception as error:  # a damaged file may fail anywhere in it
+    except Exception as error:  # a damaged file can raise almost any exception
         raise InputError(f"{path} cannot be read: {str(error).strip().partition(chr(10))[0]}") from error
     if not isinstance(content, Mapping) and hasattr(content, "state_dict"):
         content = content.state_dict()
@@ -163,15 +162,15 @@ def _read_torch(path: Path, unsafe_pickle: bool) -> Tensors:
         dropped += [str(name) for name in content if name != wrapper]
         content = content[wrapper]
     if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, no state_dict; save model.state_dict()")
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state_dict; save model.state_dict()")
     arrays = dict(_arrays(content))
     return Tensors(arrays, (*dropped, *(str(name) for name in content if str(name) not in arrays)))
 
 
 def check_zip(path: Path) -> None:
-    """Raise InputError where a zip file, as PyTorch's are, has an entry whose checksum is wrong: PyTorch does not look.
+    """Raise InputError if a zip file, such as PyTorch's, has an entry with a wrong checksum: PyTorch does not check.
 
-    It can also be told to write none; then no entry's is right.
+    PyTorch can also write files without checksums; then all of them are wrong, and the file is accepted.
     """
     if not zipfile.is_zipfile(path):
         return

@@ -14,17 +14,17 @@ from piat_jax.core.types import Array, LogitsFn
 
 
 def torch_logits_fn(module: Any) -> LogitsFn:
-    """`images -> module(images)`, with PyTorch's gradient: what every attack and `AutoAttack` here can be run on.
+    """`images -> module(images)` with PyTorch's gradient, for every attack and `AutoAttack` of this library.
 
-    The network runs in PyTorch, on its own device, one call an iteration; only the attack around it is compiled. For a
-    network that exists here too, bringing its weights over is faster.
+    The network runs in PyTorch, on its device, with one call per iteration; only the attack around it is compiled. For
+    a network that this library also has, converting the weights is faster.
 
     Args:
-      module: a `torch.nn.Module` from NCHW float32 images in [0, 1] to logits `[B, K]`, in evaluation mode, with its
-        normalisation inside.
+      module: a `torch.nn.Module` from NCHW float32 images in [0, 1] to logits `[B, K]`, in evaluation mode, including
+        its normalisation.
 
     Returns:
-      A function of NHWC images. It gives first derivatives only.
+      A function of NHWC images. It has first derivatives only.
 
     Raises:
       InputError: the module is in training mode, where the examples of a batch would depend on each other.
@@ -52,13 +52,13 @@ def torch_logits_fn(module: Any) -> LogitsFn:
 
 
 class _Network:
-    """Calls on the host. A forward leaves its graph under a ticket, with which the backward takes it up."""
+    """Calls on the host. A forward stores its graph under a ticket, by which the backward finds it."""
 
     def __init__(self, module: Any):
         self.module = module
         self.lock = threading.Lock()  # devices call at the same time
         self.tickets = itertools.count(1)
-        # A few, for forwards whose backward never comes; what was dropped is computed again.
+        # A few, since some forwards have no backward; dropped graphs are computed again.
         self.graphs: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self.classes: dict[tuple[int, ...], int] = {}
 
@@ -79,7 +79,7 @@ class _Network:
         if shape not in self.classes:
             logits, _ = self._forward(np.zeros((1, *shape), np.float32), keep=False)
             if logits.ndim != 2:
-                raise InputError(f"module gives shape {list(logits.shape)} for one image; it must be [1, K]")
+                raise InputError(f"module returns shape {list(logits.shape)} for one image; it must be [1, K]")
             self.classes[shape] = logits.shape[1]
         return self.classes[shape]
 

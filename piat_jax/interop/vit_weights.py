@@ -1,4 +1,4 @@
-"""Pretrained transformers brought to other images: patches, positions, windows, head; and Google's weight files.
+"""Adapt pretrained transformers to other images (patches, positions, windows, head), and read Google's weight files.
 
 Everything works on flat dicts of arrays by path, such as `blocks_0/attn/qkv/kernel`.
 """
@@ -21,9 +21,9 @@ PATCHES, POSITIONS, HEAD = "patch_embed/proj/kernel", "pos_embed", ("head/kernel
 
 
 def adapt_patch_kernel(kernel: np.ndarray, patch_size: int) -> np.ndarray:
-    """The kernel for smaller patches, each weight the sum of those it stands for: `[P, P, C, D] -> [p, p, C, D]`.
+    """Shrink the kernel to smaller patches by summing weights: `[P, P, C, D] -> [p, p, C, D]`.
 
-    A small patch then gives the token that its image, every pixel repeated P / p times each way, gave before.
+    A small patch then has the same token as its image with every pixel repeated P / p times in each direction.
 
     Args:
       kernel: `[P, P, C, D]`.
@@ -45,18 +45,18 @@ def adapt_patch_kernel(kernel: np.ndarray, patch_size: int) -> np.ndarray:
 
 
 def adapt_positions(positions: np.ndarray, patches: int, *, class_token: bool) -> np.ndarray:
-    """The position embedding of another square grid, bilinear between patch centres: `[1, (1) + N, D]`.
+    """Interpolate a position embedding to another square grid, bilinearly between patch centres: `[1, (1) + N, D]`.
 
-    Place i of n is read at `(i + 1/2) N / n - 1/2` of the N there were, held to the grid, without smoothing where the
-    grid becomes coarser: PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
+    Place i of n is read at `(i + 1/2) N / n - 1/2` of the old N, clamped to the grid, without smoothing for a coarser
+    grid: PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
 
     Args:
-      positions: `[1, N, D]`, or `[1, 1 + N, D]` with that of the class token first, which stays.
-      patches: n, of the new images; a square number, as N.
-      class_token: whether there is a class token among them: in ViT and DeiT, not in ConViT.
+      positions: `[1, N, D]`, or `[1, 1 + N, D]` with the class token's first, which is kept.
+      patches: n, number of patches of the new images; a square number, like N.
+      class_token: whether they include a class token: in ViT and DeiT, not in ConViT.
 
     Raises:
-      InputError: a grid that is not square.
+      InputError: a grid is not square.
 
     Source: the code of Mo et al. (2022), arXiv:2210.07540.
 
@@ -73,32 +73,30 @@ def adapt_positions(positions: np.ndarray, patches: int, *, class_token: bool) -
 def _side(patches: int) -> int:
     side = math.isqrt(patches)
     if side * side != patches:
-        raise InputError(
-            f"{patches} positions make no square grid; give square images, and class_token as the model has"
-        )
+        raise InputError(f"{patches} positions are not a square grid; give square images, and the model's class_token")
     return side
 
 
 def _bilinear(old: int, new: int) -> np.ndarray:
-    """Weights `[new, old]` of the old places in each new one."""
+    """Weights `[new, old]` of the old places in each new place."""
     centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     return np.maximum(1 - np.abs(centres[:, None] - np.arange(old)[None]), 0)
 
 
 def adapt_bias_table(table: np.ndarray, rows: int) -> np.ndarray:
-    """Swin's scores of relative positions for another square window, bicubic: `[(2 M - 1)^2, H] -> [rows, H]`.
+    """Interpolate Swin's relative position biases to another window, bicubically: `[(2 M - 1)^2, H] -> [rows, H]`.
 
-    Place i of n is read at `(i + 1/2) N / n - 1/2` of the N there were, the edge repeated, by Keys' kernel with
-    a = -3/4: PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
+    Place i of n is read at `(i + 1/2) N / n - 1/2` of the old N, with repeated edges, by Keys' kernel with a = -3/4:
+    PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
 
     Args:
-      table: for windows of M tokens a side, row by row.
-      rows: `(2 m - 1)^2`, of the new windows.
+      table: for windows with a side of M tokens, row by row.
+      rows: `(2 m - 1)^2`, for the new windows.
 
     Raises:
-      InputError: windows that are not square.
+      InputError: windows are not square.
 
-    Source: the code of Liu et al. (2021), arXiv:2103.14030. timm has a grid of growing steps instead, as BEiT has it.
+    Source: the code of Liu et al. (2021), arXiv:2103.14030. timm uses a grid of growing steps instead, as BEiT does.
 
     >>> adapt_bias_table(np.arange(9.0).reshape(9, 1), 1).tolist()
     [[4.0]]
@@ -112,7 +110,7 @@ def adapt_bias_table(table: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:
-    """Weights `[new, old]` of the old places in each new one."""
+    """Weights `[new, old]` of the old places in each new place."""
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.zeros((new, old))
     for tap in range(-1, 3):
@@ -129,23 +127,23 @@ def _bicubic(old: int, new: int) -> np.ndarray:
 
 
 def adapt_vit(weights: Weights, shapes: Mapping[str, tuple[int, ...]], *, key: Array) -> dict[str, np.ndarray]:
-    """Pretrained weights for a ViT or ConViT of other patches, images or classes: what fits is kept, bit by bit.
+    """Adapt the weights of a ViT or ConViT to other patches, images or classes; fitting weights are kept bit by bit.
 
     Args:
-      weights: arrays by path, of the network they were trained in.
-      shapes: of the network to fill, by the same paths.
-      key: of a new head, N(0, 0.02^2) with bias 0, where the number of classes differs or `weights` have no head.
+      weights: arrays by path, from the pretrained network.
+      shapes: of the new network, by the same paths.
+      key: for a new head, N(0, 0.02^2) with bias 0, if the number of classes differs or `weights` have no head.
 
     Returns:
       An array for each of `shapes`.
 
     Raises:
-      InputError: paths are missing or too many, or a shape differs that is neither patches, positions nor head; all of
-        them are listed.
+      InputError: paths are missing or unexpected, or shapes other than those of patches, positions and head differ;
+        the message lists all of them.
     """
     found = [f"{path} is missing" for path in shapes if path not in weights and path not in HEAD]
-    found += [f"{path} has no place in this model" for path in weights if path not in shapes]
-    # The head is kept or new as a whole.
+    found += [f"{path} is not in this model" for path in weights if path not in shapes]
+    # The head is either kept or new, as a whole.
     new_head = any(path not in weights or weights[path].shape != shapes[path] for path in HEAD if path in shapes)
     adapted = {}
     for path, shape in shapes.items():
@@ -158,7 +156,7 @@ def adapt_vit(weights: Weights, shapes: Mapping[str, tuple[int, ...]], *, key: A
         if path == PATCHES and value.shape != shape:
             value = adapt_patch_kernel(value, shape[0])
         elif path == POSITIONS and value.shape != shape:
-            # The class token has a position where tokens are one more than a square.
+            # The class token has a position if the number of tokens is a square plus one.
             class_token = math.isqrt(shape[1]) ** 2 != shape[1]
             value = adapt_positions(value, shape[1] - class_token, class_token=class_token)
         if value.shape != shape:
@@ -175,7 +173,7 @@ def _new_head(path: str, shape: tuple[int, ...], key: Array) -> np.ndarray:
     return np.asarray(0.02 * flat_draw(jax.random.normal, named_key(key, path), shape, jnp.float32))
 
 
-# Google's name in a block -> ours; queries, keys and values become one.
+# Google's name in a block -> ours; queries, keys and values are combined.
 BLOCK = {
     "MlpBlock/Dense_0": "mlp/fc1",
     "MlpBlock/Dense_1": "mlp/fc2",
@@ -196,23 +194,24 @@ OUTSIDE = {
 
 
 def google_npz_to_tree(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights of Google's ViT files by our paths; nothing is resized.
+    """Translate the weights in Google's ViT files to our paths; nothing is resized.
 
-    Known are the files of the paper and of AugReg (`Transformer/encoderblock_0/MultiHeadDotProductAttention_1/...`) and
-    those of big_vision (`..._0/...`, blocks perhaps stacked on a leading axis, bfloat16 as raw bytes, positions of the
-    patches alone). Prefixes such as `opt/target/` and `params/img/` are taken off, and `pre_logits` is left out.
+    Supported are the files of the paper and of AugReg
+    (`Transformer/encoderblock_0/MultiHeadDotProductAttention_1/...`) and those of big_vision (`..._0/...`, blocks
+    possibly stacked on a leading axis, bfloat16 as raw bytes, positions of patches only). Prefixes such as
+    `opt/target/` and `params/img/` are removed, and `pre_logits` is dropped.
 
     Args:
-      arrays: what `np.load` gives, by name.
+      arrays: the arrays from `np.load`, by name.
 
     Returns:
-      Arrays by path, float32. A model without a head, as after pretraining, has none here.
+      Arrays by path, float32. The head is absent if the model has none, as after pretraining.
 
     Raises:
-      InputError: a name that is not known, such as those of models that pool in another way; all are listed.
+      InputError: names are unknown, such as those of models with another pooling; the message lists all.
 
     Source: Dosovitskiy et al. (2021), arXiv:2010.11929; AugReg: Steiner et al. (2022), arXiv:2106.10270. Google's code
-    has GELU's approximation by tanh, ours the exact one, as timm has it for the same files.
+    uses GELU's approximation by tanh; ours uses exact GELU, as timm does for the same files.
     """
     tree: dict[str, np.ndarray] = {}
     blocks: dict[str, dict[str, np.ndarray]] = {}
@@ -231,7 +230,7 @@ def google_npz_to_tree(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         unknown += [f"{ours}: {name}" for name in strange]
     if unknown or not blocks:
         listed = ", ".join(sorted(unknown)) or "no encoderblock"
-        raise InputError(f"this is no file of a ViT with a class token as known here: {listed}")
+        raise InputError(f"this is not a supported file of a ViT with a class token: {listed}")
     if "Transformer/posembed_input/pos_embedding" not in map(_without_prefix, arrays) and POSITIONS in tree:
         # big_vision adds no position to the class token.
         tree[POSITIONS] = np.concatenate([np.zeros_like(tree[POSITIONS][:, :1]), tree[POSITIONS]], axis=1)
@@ -249,7 +248,7 @@ def _float32(value: np.ndarray) -> np.ndarray:
 
 
 def _unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Blocks that a scan stacked on a leading axis, one by one."""
+    """Split blocks that a scan stacked on a leading axis."""
     single = {}
     for name, value in arrays.items():
         if name.startswith("Transformer/encoderblock/"):
@@ -261,8 +260,8 @@ def _unstacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _block(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """One block by our names, and the names that are not known."""
-    # The number behind a layer's name counts all layers in one generation of files, and those of its kind in the other.
+    """One block by our names, and its unknown names."""
+    # The number in a layer's name counts all layers in one generation of files, and those of its type in the other.
     arrays = {re.sub(r"(MlpBlock|MultiHeadDotProductAttention)_\d+", r"\1", name): v for name, v in arrays.items()}
     norms = sorted({name.partition("/")[0] for name in arrays if name.startswith("LayerNorm_")})
     places = BLOCK | dict(zip(norms, ("norm1", "norm2")))

@@ -1,4 +1,4 @@
-"""Weights into a model: from PyTorch's files, safetensors, Google's .npz and our own runs."""
+"""Load weights into a model: from PyTorch's files, safetensors, Google's .npz and this library's runs."""
 
 import dataclasses
 import json
@@ -24,29 +24,29 @@ from piat_jax.interop.tensors import Tensors, read_safetensors, read_tensors
 from piat_jax.models import LinenModel
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "1.")
-"""What DataParallel, wrappers, torch.compile and Sequential(normalize, model) put before the names."""
+"""Prefixes that DataParallel, wrappers, torch.compile and Sequential(normalize, model) put before the names."""
 NORMALIZATION = re.compile(r"(?:.*\.)?(?:new_)?(mean|mu|std|sigma)")
-# Step counters; the copy of the first group that TRADES' WideResNets carry and never run; what is computed anew; the
-# pre-logits layer and the second head that timm's networks drop as well; a copy of the network inside an attacker.
+# Step counters; the unused copy of the first group in TRADES' WideResNets; buffers that are recomputed; the pre-logits
+# layer and the second head, which timm's networks also drop; a copy of the network inside an attacker.
 IGNORED = re.compile(
     r"(?:.*\.)?(num_batches_tracked|rel_indices|relative_position_index|attn_mask)"
     r"|(sub_block1|pre_logits|head_dist|attacker)\..*"
 )
 GOOGLE = re.compile(r".*encoderblock.*")
 PATCHES = "params/patch_embed/proj/kernel"
-PLACES = "params/pos_embed"  # what a Vision Transformer is known by
-TABLE = "relative_position_bias_table"  # of Swin, one for each block
+PLACES = "params/pos_embed"  # identifies a Vision Transformer
+TABLE = "relative_position_bias_table"  # of Swin, one per block
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What became of a file's content."""
+    """How the content of a file was used."""
 
     mapped: tuple[tuple[str, str, tuple[int, ...]], ...]  # key in the file, our path, shape there
-    dropped: tuple[str, ...]  # of no use here: counters, copies that never run, optimizer state
-    adapted: tuple[str, ...]  # what was done to weights that did not fit, in words
-    normalization: str  # where mean and std are from: "file", "run", "model", "name" that was published, or "none"
+    dropped: tuple[str, ...]  # not needed: counters, unused copies, optimizer state
+    adapted: tuple[str, ...]  # descriptions of how weights were adapted
+    normalization: str  # the source of mean and std: "file", "run", "model", (published) "name", or "none"
 
     def __str__(self) -> str:
         adapted = "".join(f"; {line}" for line in self.adapted)
@@ -54,9 +54,9 @@ class LoadReport:
 
 
 class Loaded(NamedTuple):
-    """A network with its weights: `make_logits_fn(loaded.model, loaded.variables)` is what attacks take."""
+    """A network with its weights; attacks take `make_logits_fn(loaded.model, loaded.variables)`."""
 
-    model: LinenModel  # with the file's normalisation inside
+    model: LinenModel  # including the file's normalisation
     variables: Variables
     report: LoadReport
 
@@ -73,30 +73,30 @@ def load_weights(
     normalization: tuple[tuple[float, ...], ...] = (),
     tensors: Tensors | None = None,
 ) -> Loaded:
-    """The weights in `path` as variables of `model`; every tensor of the file is used, or dropped for a reason.
+    """Load the weights in `path` as variables of `model`; every tensor in the file is used, or dropped for a reason.
 
     Args:
-      path: a file (.safetensors, .pt, .pth, .bin, .ckpt, .npz), a folder with model.safetensors as the hubs have
-        them, or the folder of a run of ours.
-      model: the network; a mean and std found in the file, or in a config.json beside it, are put into it. Its own,
-        where given, must be the file's, and go before config.json's.
+      path: a file (.safetensors, .pt, .pth, .bin, .ckpt, .npz), a folder with model.safetensors as on the hubs, or the
+        folder of a run of this library.
+      model: the network. Mean and std from the file, or from a config.json next to it, are put into the model. If the
+        model already has them, they must equal the file's, and have priority over config.json's.
       image_shape: `(height, width, channels)`.
-      adapt: where patch size, position grid or classes of a Vision Transformer differ, make its weights fit (a new
-        head is drawn at random); for Swin, patches, windows and head; for other networks, a new head.
-      unsafe_pickle: read a PyTorch file that holds more than tensors. That may run any code that is in it.
-      checkpoint: "best" or "last", of a run.
-      average: of a run, the further average of this name; "" is what its method evaluates.
-      normalization: mean and std where neither the model nor the file has any, as of a published name.
-      tensors: what `read_weights` gives for `path`, where it has been read already.
+      adapt: adapt a Vision Transformer's weights if patch size, position grid or classes differ (a new head is
+        random); for Swin, patches, windows and head; for other networks, a new head.
+      unsafe_pickle: read a PyTorch file that holds more than tensors. This may run any code in the file.
+      checkpoint: "best" or "last", for a run.
+      average: for a run, the further average with this name; "" = the weights that its method evaluates.
+      normalization: mean and std if neither the model nor the file has any, such as those of a published name.
+      tensors: the result of `read_weights` for `path`, if it has already been read.
 
     Returns:
       The model with the file's normalisation, its variables in float32, and a report.
 
     Raises:
-      InputError: the file cannot be read, or does not fit; then with every key that is missing, unexpected or of
-        another shape.
+      InputError: the file cannot be read, or does not fit; the message then lists every key that is missing, unexpected
+        or has another shape.
 
-    Source: prefixes, wrappers and keys as the published checkpoints of RobustBench and timm have them.
+    Source: prefixes, wrappers and keys as in the published checkpoints of RobustBench and timm.
     """
     path = expanded(path)
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
@@ -129,29 +129,29 @@ def load_weights(
 
 
 def sizes_of(path: str | Path, network: str, tensors: Tensors) -> tuple[dict[str, Any], int]:
-    """What a file says of its network: options of `models.create`, num_classes among them, and the side of its images.
+    """A network's options of `models.create`, including num_classes, and its image size, from a file's tensors.
 
     Args:
       path: of the file, for messages.
       network: the class of the network.
-      tensors: what `read_weights` gives for it.
+      tensors: the result of `read_weights` for the file.
 
     Returns:
-      The options, and 0 where nothing is said of the images.
+      The options, and the image size or 0 if the file does not determine it.
     """
     arrays, _ = translated(network, strip_prefixes(expanded(path), tensors.arrays))
     return read_sizes(network, {key: tuple(values.shape) for key, values in arrays.items()})
 
 
 def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Tensors:
-    """The tensors of a file, or of what a folder holds.
+    """Read the tensors in a file or in a folder's file.
 
     Args:
-      path: as for `load_weights`, but for runs.
-      unsafe_pickle: as there.
+      path: as for `load_weights`, except runs.
+      unsafe_pickle: as for `load_weights`.
 
     Raises:
-      InputError: it cannot be read, or a folder holds no weights.
+      InputError: the file cannot be read, or the folder holds no weights.
     """
     path = expanded(path)
     if not path.is_dir():
@@ -167,7 +167,7 @@ def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Tensors:
 
 
 def strip_prefixes(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors without what wrappers put before their names, however many there are.
+    """Remove all prefixes that wrappers put before the tensors' names.
 
     >>> sorted(strip_prefixes(Path("x.pt"), {"module.1.fc.bias": np.zeros(2), "module.0.mean": np.zeros(3)}))
     ['0.mean', 'fc.bias']
@@ -178,7 +178,7 @@ def strip_prefixes(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np
         while prefix := next((p for p in PREFIXES if short.startswith(p)), ""):
             short = short.removeprefix(prefix)
         if short in stripped:
-            raise InputError(f"{path} has {short!r} twice under different prefixes; save one network alone")
+            raise InputError(f"{path} has {short!r} twice under different prefixes; save only one network")
         stripped[short] = values
     return stripped
 
@@ -188,24 +188,26 @@ def _found_normalization(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[
     found: dict[str, set[tuple[float, ...]]] = {"mean": set(), "std": set()}
     for name, values in arrays.items():
         if match := NORMALIZATION.fullmatch(name):
-            # The shortest decimals that are this float32: 0.4914, not 0.4914000034.
+            # The shortest decimals for this float32: 0.4914, not 0.4914000034.
             numbers = tuple(float(str(np.float32(value))) for value in np.ravel(values))
             found["mean" if match[1] in ("mean", "mu") else "std"].add(numbers)
     if not any(found.values()):
         return None
     if {len(values) for values in found.values()} != {1}:
-        raise InputError(f"{path} has no single mean and std: {found}; take them out of it and give them to the model")
+        raise InputError(
+            f"{path} has no single mean and std: {found}; remove them from the file and give them to the model"
+        )
     return found["mean"].pop(), found["std"].pop()
 
 
 def _of_run(path: Path) -> tuple[tuple[float, ...], ...] | None:
-    """(mean, std) that the network of a run was trained with."""
+    """(mean, std) of a run's network."""
     fields = read_config(path).get("model", {})
     return (tuple(fields["mean"]), tuple(fields["std"])) if {"mean", "std"} <= set(fields) else None
 
 
 def _configured(path: Path) -> tuple[tuple[float, ...], ...] | None:
-    """(mean, std) in the config.json beside the weights, as timm and `save_safetensors` write it; 0 and 1 are none."""
+    """(mean, std) in the config.json next to the weights, as timm and `save_safetensors` write it; 0 and 1 = none."""
     config = read_config(path)
     fields = config.get("pretrained_cfg", config)
     mean, std = tuple(fields.get("mean") or ()), tuple(fields.get("std") or ())
@@ -215,7 +217,7 @@ def _configured(path: Path) -> tuple[tuple[float, ...], ...] | None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config.json in the folder `path`, or beside the file; {} where there is none."""
+    """The config.json in the folder `path`, or next to the file; {} if there is none."""
     file = (path if path.is_dir() else path.parent) / CONFIG
     if not file.exists() or (path.is_file() and path.suffix != ".safetensors"):
         return {}
@@ -232,12 +234,13 @@ def _normalization(module: Any) -> tuple[tuple[float, ...], ...]:
 def _with_normalization(
     path: Path, model: LinenModel, found: tuple[tuple[float, ...], ...] | None
 ) -> tuple[LinenModel, str]:
-    """The model with the file's mean and std, and where they are from.
+    """The model with the file's mean and std, and their source.
 
-    Those in buffers are part of the network. Those in config.json give way to the model's: fine-tuning may change them.
+    Values in buffers are part of the network. The model's values have priority over those in config.json, as
+    fine-tuning may change them.
     """
     given, beside = _normalization(model.module), _configured(path)
-    chosen = bool(given[0]) and given != _normalization(type(model.module))  # not the network's own default
+    chosen = bool(given[0]) and given != _normalization(type(model.module))  # not the network's default
     if found is None and (chosen or beside is None):
         return model, "model" if given[0] else "none"
     found = found or beside or ((), ())
@@ -255,7 +258,7 @@ def _with_normalization(
 def _named(
     network: str, arrays: Mapping[str, np.ndarray], like: Variables
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors by our paths in our layout, and the file's name of each path; what is not ours keeps its name."""
+    """The tensors by our paths in our layout, and the file's name of each path; unknown tensors keep their names."""
     if any(GOOGLE.fullmatch(name) for name in arrays):
         from piat_jax.interop.vit_weights import google_npz_to_tree
 
@@ -275,7 +278,7 @@ def _under_params(path: str) -> str:
 def _adapt(
     model: LinenModel, leaves: Mapping[str, np.ndarray], like: Variables, image_shape: Sequence[int]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Patches, positions and head made to fit, and what was done."""
+    """Adapt patches, positions and head; also returns descriptions of the changes."""
     wanted = {path: leaf.shape for path, leaf in flatten(like).items()}
     if PLACES in wanted:
         from piat_jax.interop.vit_weights import adapt_vit
@@ -294,7 +297,7 @@ def _adapt(
 
 
 def _fitted(path: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Swin's patches and tables for other images; anything else as it is."""
+    """Adapt Swin's patches and tables to other images; anything else is unchanged."""
     from piat_jax.interop.vit_weights import adapt_bias_table, adapt_patch_kernel
 
     if values.shape == shape:
@@ -314,7 +317,7 @@ def _check_network(
     *,
     adapt: bool,
 ) -> None:
-    """Raise InputError in one line where the tensors are those of another network that is known."""
+    """Raise InputError with one line if the tensors belong to another supported network."""
     wanted = {ours: leaf.shape for ours, leaf in flatten(like).items()}
     adaptable = (PATCHES, PLACES) if adapt else ()
     shared = [
@@ -334,7 +337,7 @@ def _check_network(
 def _apart(
     leaves: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
-    """What is unexpected in the file, and what is missing from it."""
+    """The unexpected and the missing tensors of a file."""
     missing = sorted(names[ours] for ours in wanted.keys() - leaves.keys())
     return sorted(leaves.keys() - wanted.keys()), missing
 
@@ -342,7 +345,7 @@ def _apart(
 def _check_fit(
     path: Path, network: str, leaves: Mapping[str, np.ndarray], names: Mapping[str, str], like: Variables
 ) -> None:
-    """Raise InputError with everything that does not fit, or that is not a number."""
+    """Raise InputError with everything that does not fit or is not finite."""
     wanted = {ours: leaf.shape for ours, leaf in flatten(like).items()}
     unexpected, missing = _apart(leaves, wanted, names)
     other = [ours for ours, shape in wanted.items() if ours in leaves and leaves[ours].shape != shape]
@@ -369,31 +372,31 @@ def _check_fit(
 
 
 def _patch_hint(leaves: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> str:
-    """What a Vision Transformer of other patches is asked for with."""
+    """A hint on the option for a Vision Transformer with other patches."""
     there, here = (leaves[PATCHES].shape if PATCHES in leaves else ()), wanted.get(PATCHES, ())
     if len(there) != 4 or there == here:
         return ""
     return (
-        f"; its patches are of {there[0]} pixels: give the model patch_size={there[0]} (--option=patch_size={there[0]})"
+        f"; its patches have {there[0]} pixels: give the model patch_size={there[0]} (--option=patch_size={there[0]})"
     )
 
 
 def _window_hint(leaves: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> str:
-    """What a Swin of other windows is asked for with."""
+    """A hint on the option for a Swin with other windows."""
     tables = [path for path in wanted if path.endswith(TABLE) and path in leaves]
     rows = max((len(leaves[path]) for path in tables), default=0)
     if rows == max((wanted[path][0] for path in tables), default=0):
         return ""
     window = (math.isqrt(rows) + 1) // 2
     return (
-        f"; its windows are of {window} tokens: give the model window={window} (--option=window={window}), or "
+        f"; its windows have {window} tokens: give the model window={window} (--option=window={window}), or "
         "adapt=True (--adapt)"
     )
 
 
 def _hint(unexpected: Sequence[str], missing: Sequence[str]) -> str:
-    """The two PreActResNet-18 differ in one layer."""
+    """A hint if the file is of the other PreActResNet-18, which differs in one layer."""
     last = {f"bn.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")}
     if set(missing) == last and not unexpected:
-        return "; it is of preact_resnet18_v1"
-    return "; it is of preact_resnet18" if set(unexpected) == last and not missing else ""
+        return "; it has the weights of preact_resnet18_v1"
+    return "; it has the weights of preact_resnet18" if set(unexpected) == last and not missing else ""

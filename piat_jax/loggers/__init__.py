@@ -1,4 +1,4 @@
-"""Where the records of a run go: its own files, TensorBoard, Weights & Biases, MLflow, or a logger of one's own."""
+"""Loggers for a run's records: its files, TensorBoard, Weights & Biases, MLflow, or your own logger."""
 
 from piat_jax.loggers.base import LOGGERS, Logger, RunInfo, logger
 from piat_jax.loggers.files import METRICS, MetricsWriter, read_metrics

@@ -1,4 +1,4 @@
-"""What a logger is, and the table of those that have a name."""
+"""The base class of loggers, and the registry of named loggers."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,24 +12,24 @@ from piat_jax.core.registry import Registry
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a logger is told of its run."""
+    """The description of a run for its loggers."""
 
-    folder: Path  # of the run
+    folder: Path  # the run's folder
     config: Mapping[str, Any]  # every field of its experiment, groups as mappings
     resumed: bool = False
-    epochs_done: int = 0  # records up to this epoch are there already
-    note: Callable[[str], None] = lambda text: None  # what the user is to be told, a line
+    epochs_done: int = 0  # records up to this epoch already exist
+    note: Callable[[str], None] = lambda text: None  # shows a line to the user
 
 
 class Logger:
-    """Where the numbers and images of a run go; nothing here does anything, so a logger has the methods it needs.
+    """The base of loggers for a run's numbers and images; all methods do nothing, so a logger overrides what it needs.
 
-    It is made without arguments. All methods are called from one thread that is not the main one, in this order:
-    `start`, any number of the next three, `close`. What a method raises turns this logger off and leaves the run alone.
+    A logger is created without arguments. All methods are called from one thread, not the main one, in this order:
+    `start`, any number of the next three, `close`. An exception turns the logger off and does not affect the run.
 
     Attributes:
-      package: what has to be installed, as it is imported; "" is nothing.
-      extra: of piat_jax, which installs it.
+      package: the import name of a required package; "" = none.
+      extra: the extra of piat_jax that installs this package.
 
     >>> from piat_jax.loggers import LOGGERS, logger
     >>> @logger("printed", summary="Prints the loss.")
@@ -45,31 +45,31 @@ class Logger:
     extra = ""
 
     def start(self, info: RunInfo) -> None:
-        """The run begins, or goes on."""
+        """Called when the run begins or resumes."""
 
     def write(self, record: Mapping[str, Any], step: int) -> None:
-        """An epoch is over.
+        """Called after an epoch.
 
         Args:
-          record: a line of metrics.jsonl: epoch, losses, accuracies as shares, seconds.
+          record: a line of metrics.jsonl: epoch, losses, accuracies in [0, 1], seconds.
           step: the epoch, 1-based.
         """
 
     def images(self, name: str, image: np.ndarray, caption: str, step: int) -> None:
-        """A picture of several images.
+        """Called with a picture of several images.
 
         Args:
-          name: what it is of.
-          image: `[H, W, C]` uint8, C being 1 or 3.
-          caption: a line.
+          name: the picture's name.
+          image: `[H, W, C]` uint8, C is 1 or 3.
+          caption: one line.
           step: the epoch.
         """
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Something in words, such as why the run was stopped."""
+        """Called with a text, such as the reason why the run stopped."""
 
     def close(self, *, finished: bool = True) -> None:
-        """The run is over; `finished` where all its epochs are done."""
+        """Called at the end of the run; `finished` if all epochs are done."""
 
 
 LOGGERS: Registry[Callable[[], Logger]] = Registry("logger")
@@ -79,7 +79,7 @@ logger = LOGGERS.register
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record by the names that trackers group them by; epoch is their axis and left out.
+    """A record's numbers under names that trackers can group; the epoch is their axis and left out.
 
     >>> numbers({"epoch": 3, "step": 30, "train_loss": 2.0, "test_pgd20": 0.5, "validation_clean": 0.75})
     {'step': 30, 'train/loss': 2.0, 'test/pgd20': 0.5, 'validation/clean': 0.75}

@@ -14,13 +14,13 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends one record per epoch; of several processes the first writes, and all know the records.
+    """Appends one record per epoch; only the first process writes, and all processes have the records.
 
-    These are part of the run, so they are always written, and a disk that is full stops it.
+    The files are part of the run: they are always written, and a full disk stops the run.
 
     Args:
-      folder: the run's.
-      records: what a resumed run goes on from, as its checkpoint has it; what was written after that is dropped.
+      folder: the run's folder.
+      records: for a resumed run, the records in its checkpoint; later records in the file are dropped.
     """
 
     def __init__(self, folder: str | Path, *, records: Sequence[Mapping[str, Any]] = ()):
@@ -33,10 +33,10 @@ class MetricsWriter:
         write_file(self.jsonl, lambda file: file.write(lines.encode()))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one epoch's record; it must hold `epoch`, everything else is a number.
+        """Append one epoch's record; it must contain `epoch`, and all other values are numbers.
 
         Raises:
-          InputError: it cannot be written; what was there before still is.
+          InputError: the file cannot be written; earlier records are kept.
         """
         self.records.append(dict(record))
         if not is_first():
@@ -46,7 +46,7 @@ class MetricsWriter:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise unwritable(self.jsonl, error) from error
-        # Rewritten whole: a later epoch may have columns that the first had not.
+        # The entire file is rewritten, as a later epoch may have additional columns.
         columns = list(dict.fromkeys(name for record in self.records for name in record))
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, columns)
@@ -56,7 +56,7 @@ class MetricsWriter:
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The records of a run folder, oldest first; a last line that was cut off is left out."""
+    """Read the records in a run folder, oldest first; an incomplete last line is left out."""
     path = expanded(folder) / METRICS
     records = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:

@@ -1,4 +1,4 @@
-"""The ids that trackers gave to a run, kept in its folder so that a resumed run goes on under them."""
+"""The ids that trackers gave to a run, stored in its folder so that a resumed run continues under them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ FILE = "trackers.json"
 
 
 def read_id(folder: Path, name: str) -> str:
-    """The id that the tracker `name` gave to the run; "" where it gave none, or the file cannot be read.
+    """The id that the tracker `name` gave to the run; "" if there is none, or the file cannot be read.
 
     >>> read_id(Path("nowhere"), "wandb")
     ''
@@ -18,7 +18,7 @@ def read_id(folder: Path, name: str) -> str:
 
 
 def keep_id(folder: Path, name: str, value: str) -> None:
-    """Keep the id that the tracker `name` gave to the run."""
+    """Store the id that the tracker `name` gave to the run."""
     write_json(folder / FILE, {**_read(folder), name: value})
 
 

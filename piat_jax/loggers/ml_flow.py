@@ -1,4 +1,4 @@
-"""MLflow: the server of MLFLOW_TRACKING_URI, else a database in the folder `mlflow` beside the run's."""
+"""MLflow logger: to the server of MLFLOW_TRACKING_URI, else to a database in the folder `mlflow` next to the run's."""
 
 import importlib
 import json
@@ -17,23 +17,23 @@ from piat_jax.loggers.ids import keep_id, read_id
 
 NAME = "mlflow"
 AT_ONCE = 100
-"""Parameters that a server takes in one call."""
+"""Maximum number of parameters per call to a server."""
 LONGEST = 500
-"""Letters of a parameter that every server takes."""
+"""Maximum length of a parameter that every server accepts."""
 
 
-@logger(NAME, title="MLflow", summary="A run of MLflow; in a local database unless MLFLOW_TRACKING_URI says where.")
+@logger(NAME, title="MLflow", summary="A run of MLflow; in a local database unless MLFLOW_TRACKING_URI is set.")
 class MLflow(Logger):
-    """A run whose id is kept in the run's folder, in the experiment piat_jax or that of MLFLOW_EXPERIMENT_NAME."""
+    """Logs to MLflow, in the experiment piat_jax or MLFLOW_EXPERIMENT_NAME; the id is stored in the run's folder."""
 
     package, extra = "mlflow", "mlflow"
 
     def start(self, info: RunInfo) -> None:
-        """Begin a run with the config as its parameters, or go on with that of the folder."""
-        # By a client of its own: what the process does with mlflow beside it stays what it is.
+        """Begin a run with the config as its parameters, or continue the one stored in the folder."""
+        # With a separate client, so that other uses of mlflow in this process are not affected.
         self.mlflow = importlib.import_module("mlflow")
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # how it makes its tables is no news
+            logging.getLogger(name).setLevel(logging.WARNING)  # hides messages about its database tables
         uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
         if not uri:
             folder = info.folder.absolute().parent / "mlflow"
@@ -53,22 +53,22 @@ class MLflow(Logger):
         self.text("config", json.dumps(info.config, indent=2), info.epochs_done)
 
     def write(self, record: Mapping[str, Any], step: int) -> None:
-        """A point of every number."""
+        """Log every number."""
         metric, now = self.mlflow.entities.Metric, int(1000 * time.time())
         points = [metric(name, float(value), now, step) for name, value in numbers(record).items()]
         self.client.log_batch(self.run_id, metrics=points)
 
     def images(self, name: str, image: np.ndarray, caption: str, step: int) -> None:
-        """The picture by its epoch, and its caption beside it."""
+        """Log the picture under its epoch, and its caption."""
         self.client.log_image(self.run_id, image, key=name, step=step)
         self.text(f"{name}/epoch{step}", caption, step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """A file among the run's artifacts."""
+        """Store the text as an artifact of the run."""
         self.client.log_text(self.run_id, text, f"{name}.txt")
 
     def close(self, *, finished: bool = True) -> None:
-        """End the run; one that was stopped counts as killed."""
+        """End the run; a stopped run counts as killed."""
         self.client.set_terminated(self.run_id, status="FINISHED" if finished else "KILLED")
 
     def _params(self, fields: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard events, in the folder `tensorboard` of the run."""
+"""TensorBoard logger: event files in the run's folder `tensorboard`."""
 
 import importlib
 import importlib.util
@@ -11,9 +11,9 @@ from piat_jax.core.nested import leaves
 from piat_jax.loggers.base import Logger, RunInfo, logger, numbers
 
 
-@logger("tensorboard", title="TensorBoard", summary="Event files in the folder tensorboard of the run.")
+@logger("tensorboard", title="TensorBoard", summary="Event files in the run's folder tensorboard.")
 class TensorBoard(Logger):
-    """Event files; what a resumed run does anew is purged."""
+    """Writes event files; events that a resumed run repeats are purged."""
 
     package, extra = "tensorboardX", "logging"
 
@@ -26,13 +26,13 @@ class TensorBoard(Logger):
         self.text("config", f"| field | value |\n|---|---|\n{rows}", info.epochs_done)
 
     def write(self, record: Mapping[str, Any], step: int) -> None:
-        """A scalar for each number."""
+        """Write a scalar for each number."""
         for tag, value in numbers(record).items():
             self.writer.add_scalar(tag, value, step)
         self.writer.flush()
 
     def images(self, name: str, image: np.ndarray, caption: str, step: int) -> None:
-        """The picture, and its caption as text."""
+        """Write the picture, and its caption as text."""
         self.writer.add_image(name, image, step, dataformats="HWC")
         self.text(f"{name} caption", caption, step)
 

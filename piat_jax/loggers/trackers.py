@@ -1,4 +1,4 @@
-"""The loggers of a run behind a wall: what one of them raises, or a network that does not answer, stops nothing."""
+"""A run's loggers, isolated: an exception in a logger, or a network that does not answer, cannot stop the run."""
 
 import importlib.util
 import queue
@@ -13,11 +13,11 @@ from piat_jax.core.checks import InputError, check_choice
 from piat_jax.loggers.base import LOGGERS, Logger, RunInfo
 
 SECONDS = 60.0
-"""That a logger may take for one call; it is off when they are over."""
+"""Time limit for one call of a logger, after which it is turned off."""
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raise InputError unless all of them are loggers.
+    """Raise InputError unless all names are loggers.
 
     >>> check_loggers(("tensorboard", "wandbb"))
     Traceback (most recent call last):
@@ -28,7 +28,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Raise InputError unless the package of each is installed."""
+    """Raise InputError unless each logger's package is installed."""
     for name in names:
         package, extra = (getattr(LOGGERS[name], field, "") for field in ("package", "extra"))
         if package and importlib.util.find_spec(package) is None:
@@ -37,12 +37,12 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 class Trackers:
-    """Several loggers as one, none of which can stop the run: the first mistake of one becomes a note and turns it off.
+    """Several loggers as one, none of which can stop the run: a logger's first error becomes a note and turns it off.
 
     Args:
-      names: of `LOGGERS`; () does nothing.
-      info: of the run; its `note` is told of mistakes.
-      seconds: that one call may take.
+      names: from `LOGGERS`; () does nothing.
+      info: of the run; its `note` is called with errors.
+      seconds: time limit of one call.
 
     >>> from pathlib import Path
     >>> trackers = Trackers((), RunInfo(folder=Path("runs/x"), config={}))
@@ -58,23 +58,23 @@ class Trackers:
             self._call(name, "start", lambda name=name: self._start(name, info))
 
     def __bool__(self) -> bool:
-        """Whether any of them is on."""
+        """Whether any logger is on."""
         return bool(self.on)
 
     def write(self, record: Mapping[str, Any], step: int) -> None:
-        """As of `Logger`, to all."""
+        """Call this method of all loggers."""
         self._all("write", dict(record), step)
 
     def images(self, name: str, image: np.ndarray, caption: str, step: int) -> None:
-        """As of `Logger`, to all."""
+        """Call this method of all loggers."""
         self._all("images", name, image, caption, step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """As of `Logger`, to all."""
+        """Call this method of all loggers."""
         self._all("text", name, text, step)
 
     def close(self, *, finished: bool = True) -> None:
-        """As of `Logger`, to all; afterwards all are off."""
+        """Close all loggers; afterwards all are off."""
         self._all("close", finished=finished)
         for name in tuple(self.on):
             self.on.pop(name).end()
@@ -98,11 +98,11 @@ class Trackers:
                 return
             why = f"{type(error).__name__}: {error}"
         self.on.pop(name).end()
-        self.note(f"{name} is off from here on, training goes on: {method}: {' '.join(why.split())}")
+        self.note(f"{name} is off from here on, training continues: {method}: {' '.join(why.split())}")
 
 
 class _Thread:
-    """A thread that makes one call after another; a daemon, so that one that never ends does not keep the process."""
+    """A thread that makes calls in order; a daemon, so that a call that never ends does not keep the process alive."""
 
     def __init__(self, name: str):
         self.calls: queue.SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = queue.SimpleQueue()
@@ -121,7 +121,7 @@ class _Thread:
             future, step = call
             try:
                 step()
-            except BaseException as error:  # SystemExit too: it is the tracker's, not the user's
+            except BaseException as error:  # SystemExit too, as it comes from the tracker, not the user
                 future.set_exception(error)
             else:
                 future.set_result(None)

@@ -1,4 +1,4 @@
-"""Weights & Biases: online where there is a key, else offline, in the folder `wandb` of the run."""
+"""Weights & Biases logger: online if there is a key, else offline, in the run's folder `wandb`."""
 
 import importlib
 import os
@@ -13,30 +13,30 @@ from piat_jax.loggers.ids import keep_id, read_id
 
 NAME = "wandb"
 START_SECONDS = 50.0
-"""That a server may take for the first answer, and for the last upload; below `trackers.SECONDS`."""
+"""Time limits for the server's first answer and for the last upload; below `trackers.SECONDS`."""
 
 
 @logger(NAME, title="Weights & Biases", summary="A run of Weights & Biases; offline without a key.")
 class WeightsAndBiases(Logger):
-    """A run whose id is kept in the run's folder; WANDB_MODE, WANDB_PROJECT and the like are respected."""
+    """Logs to Weights & Biases, respecting WANDB_MODE, WANDB_PROJECT and so on; the id is kept in the run's folder."""
 
     package, extra = "wandb", "wandb"
 
     def start(self, info: RunInfo) -> None:
-        """Begin a run, or go on with that of the folder; nothing is asked on the terminal."""
+        """Begin a run, or continue the one stored in the folder, without questions on the terminal."""
         self.wandb = importlib.import_module("wandb")
         found = self.wandb.setup().settings
         mode = "offline" if os.environ.get("WANDB_MODE") == "dryrun" else found.mode
         if mode == "online" and not _has_key(found):
             mode = "offline"
             info.note(
-                f"wandb has no key and stays offline: wandb sync {info.folder}/wandb/offline-run-* sends it later; "
-                "WANDB_API_KEY or wandb login gives one"
+                f"wandb has no key and stays offline: wandb sync {info.folder}/wandb/offline-run-* uploads later; "
+                "give a key by WANDB_API_KEY or wandb login"
             )
         run_id = (read_id(info.folder, NAME) if info.resumed else "") or secrets.token_hex(4)
         keep_id(info.folder, NAME, run_id)
         settings = self.wandb.Settings(
-            console="off",  # the terminal is the user's
+            console="off",  # leave the terminal to the user
             silent=True,
             init_timeout=START_SECONDS,
             finish_timeout=START_SECONDS,
@@ -49,28 +49,28 @@ class WeightsAndBiases(Logger):
             resume="allow" if info.resumed else None,
             config={name: dict(value) if isinstance(value, Mapping) else value for name, value in info.config.items()},
             mode=mode,
-            reinit="create_new",  # a run of the user's own in this process stays what it is
+            reinit="create_new",  # leaves the user's other runs in this process alone
             settings=settings,
         )
-        # Epochs are the axis: a resumed run may write one again, which a step of wandb's own does not allow.
+        # Epochs are the axis: a resumed run may write an epoch again, which wandb's step does not allow.
         self.run.define_metric("epoch")
         self.run.define_metric("*", step_metric="epoch")
 
     def write(self, record: Mapping[str, Any], step: int) -> None:
-        """A point of every number."""
+        """Log every number."""
         self.run.log({"epoch": step, **numbers(record)})
 
     def images(self, name: str, image: np.ndarray, caption: str, step: int) -> None:
-        """The picture with its caption."""
+        """Log the picture with its caption."""
         shown = image[..., 0] if image.shape[-1] == 1 else image
         self.run.log({"epoch": step, name: self.wandb.Image(shown, caption=caption)})
 
     def text(self, name: str, text: str, step: int) -> None:
-        """In the run's summary."""
+        """Put the text into the run's summary."""
         self.run.summary[name] = text
 
     def close(self, *, finished: bool = True) -> None:
-        """End the run; one that was stopped counts as failed."""
+        """End the run; a stopped run counts as failed."""
         self.run.finish(exit_code=0 if finished else 1)
 
 

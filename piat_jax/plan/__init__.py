@@ -1,4 +1,4 @@
-"""What a run would need on a GPU or TPU that is not here: XLA compiles its programs for it, and this reads them.
+"""Plan a run on a GPU or TPU that is not present: XLA compiles its programs for it, and this package reads them.
 
-What comes out is memory, kernels and collectives of the very programs that would run, and lower bounds of their time.
+The results are memory, kernels and collectives of the same programs that would run, and lower bounds of their time.
 """

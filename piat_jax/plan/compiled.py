@@ -1,4 +1,4 @@
-"""Compiling a program for a target, and reading what came out."""
+"""Compile a program for a target and read the result."""
 
 import time
 from pathlib import Path
@@ -12,12 +12,12 @@ from piat_jax.plan.targets import Target
 
 
 def estimate(program: Program, target: Target, *, hlo: Path | None = None) -> Estimate:
-    """Compile a program for the devices in its shapes, which takes minutes, and say what it needs.
+    """Compile a program for the devices in its shapes, which takes minutes, and estimate its requirements.
 
     Args:
       program: what to compile.
-      target: the kind of these devices.
-      hlo: a folder for the text of the optimised program; None keeps none.
+      target: the type of these devices.
+      hlo: a folder for the text of the optimised program; None = not kept.
     """
     began = time.perf_counter()
     compiled = program.lower().compile()

@@ -1,4 +1,4 @@
-"""Lower bounds of time, and memory, of a compiled program on a target: pure functions of what was read of it."""
+"""Memory, and lower bounds of the time, of a compiled program on a target: pure functions of the parsed program."""
 
 import dataclasses
 import math
@@ -15,9 +15,9 @@ class Memory(NamedTuple):
     arguments: float
     temporaries: float
     outputs: float
-    aliased: float  # of the outputs, what takes the place of arguments
+    aliased: float  # outputs in the memory of arguments
     code: float = 0.0
-    beside: float = 0.0  # what the run keeps there that is no argument of this program
+    beside: float = 0.0  # the run's other data on the device, not an argument of this program
 
     @property
     def peak(self) -> float:
@@ -27,17 +27,17 @@ class Memory(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What one program needs on each device of a target.
+    """The requirements of one program on each device of a target.
 
     Attributes:
-      name: the program's.
+      name: the program's name.
       target: the device.
-      devices: how many run it together.
-      examples: how many a step, or a call, works on, over all devices.
+      devices: number of devices that run it together.
+      examples: number of examples per step, or per call, over all devices.
       memory: bytes.
       root: its loops and kernels.
-      compile_seconds: what compiling took here.
-      steps: whether it is a loop over steps of `examples` each; else one call works on so many.
+      compile_seconds: compilation time on this machine.
+      steps: whether it is a loop over steps of `examples` each; else one call works on `examples`.
     """
 
     name: str
@@ -51,28 +51,28 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether a device's memory holds it."""
+        """Whether the program fits into a device's memory."""
         return self.memory.peak <= self.target.memory
 
     @property
     def step(self) -> Loop:
-        """What is gone through once for `examples`: the loop over steps, or all of the program."""
+        """The part that runs once per `examples`: the body of the loop over steps, or the entire program."""
         return max(self.root.loops, key=lambda loop: loop_seconds(loop, self.target)) if self.steps else self.root
 
     @property
     def step_seconds(self) -> float:
-        """At least so long is one step, or call."""
+        """Lower bound of the time of one step, or call."""
         return loop_seconds(self.step, self.target)
 
     @property
     def outside_seconds(self) -> float:
-        """At least so long is what a call does once around its steps."""
+        """Lower bound of the time of a call outside its steps."""
         whole = loop_seconds(self.root, self.target)
         return whole - self.step.trips * self.step_seconds if self.steps else 0.0
 
     @property
     def ends_early(self) -> bool:
-        """Whether a loop of it may end before the number of trips that is counted."""
+        """Whether one of its loops may end before the counted number of trips."""
         return any(loop.known == "at most" for loop in self.root.walk())
 
 
@@ -80,18 +80,18 @@ class Stage(NamedTuple):
     """A part of a run."""
 
     name: str
-    seconds: float  # at least
-    how: str  # it was counted
+    seconds: float  # lower bound
+    how: str  # how it was counted
 
 
 def kernel_seconds(kernel: Kernel, target: Target) -> float:
-    """`max(bytes / bandwidth, operations / rate)`: no kernel is faster."""
+    """Lower bound of a kernel's time: `max(bytes / bandwidth, operations / rate)`."""
     products = kernel.flops / target.flops[kernel.rate] if kernel.flops else 0.0
     return max(kernel.moved / target.bandwidth, products)
 
 
 def loop_seconds(loop: Loop, target: Target) -> float:
-    """`sum_k kernel_seconds(k)` of one trip, inner loops times their trips."""
+    """`sum_k kernel_seconds(k)` of one trip, with inner loops multiplied by their trips."""
     return loop.total(lambda kernel: kernel_seconds(kernel, target))
 
 
@@ -106,7 +106,7 @@ def epoch_seconds(train: Estimate, steps: int, steps_per_call: int) -> float:
 
 
 def evaluated_epochs(epochs: int, every: int) -> int:
-    """In how many epochs of a run there is an evaluation: each `every`-th, and the last.
+    """The number of epochs with an evaluation: each `every`-th, and the last.
 
     >>> evaluated_epochs(120, 1), evaluated_epochs(100, 30), evaluated_epochs(3, 5)
     (120, 4, 1)
@@ -115,12 +115,12 @@ def evaluated_epochs(epochs: int, every: int) -> int:
 
 
 def block_seconds(block: Estimate, examples: float) -> float:
-    """Whole blocks over so many examples."""
+    """Lower bound of the time of whole blocks for `examples` examples."""
     return math.ceil(examples / block.examples) * block.step_seconds
 
 
 def dollars(seconds: float, devices: int, price: float) -> float:
-    """`price` is that of a device for an hour.
+    """The cost of a run; `price` is for one device and hour.
 
     >>> dollars(7200, 8, 2.5)
     40.0
@@ -129,7 +129,7 @@ def dollars(seconds: float, devices: int, price: float) -> float:
 
 
 def by_kind(loop: Loop, target: Target) -> list[tuple[str, Sequence[Kernel], float]]:
-    """The kernels of one trip without inner loops, by kind, with the seconds of each kind: the longest first."""
+    """The kernels of one trip without inner loops, by type, with the seconds of each type: the longest first."""
     kinds: dict[str, list[Kernel]] = {}
     for kernel in loop.kernels:
         kinds.setdefault(kernel.kind, []).append(kernel)
@@ -141,7 +141,7 @@ def next_batch(peaks: Mapping[int, float], limit: float, unit: int) -> int:
     """The batch at which the line through the two largest of `peaks` meets `limit`, in whole units; at least one.
 
     Args:
-      peaks: bytes by batch size; two at least.
+      peaks: bytes by batch size; at least two.
       limit: bytes.
       unit: batches are multiples of it.
 

@@ -17,30 +17,30 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 class Array(NamedTuple):
     """The type of one array."""
 
-    dtype: str  # as HLO spells it: bf16, f32, s32, pred
+    dtype: str  # HLO's name: bf16, f32, s32, pred
     shape: tuple[int, ...]
     layout: str = ""  # axes from the fastest on: "3,2,1,0"
-    tile: tuple[int, ...] = ()  # whole tiles of the slowest of the fastest axes to the fastest, as TPUs store arrays
-    on_chip: bool = False  # in a memory that is not the device's main one, as TPUs' VMEM
+    tile: tuple[int, ...] = ()  # tile sizes on TPUs, of the fastest axes, the slowest of them first
+    on_chip: bool = False  # in a memory other than the device's main one, such as TPUs' VMEM
 
     @property
     def elements(self) -> int:
-        """How many there are."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def bits(self) -> int:
-        """Of an element."""
+        """Bits per element."""
         digits = re.match(r"[a-z]+(\d+)", self.dtype)
         return _BITS.get(self.dtype, int(digits.group(1)) if digits else 0)
 
     @property
     def size(self) -> float:
-        """Bytes, of whole tiles."""
+        """Bytes, with tiles counted in full."""
         return math.prod(self._stored()) * self.bits / 8
 
     def _stored(self) -> list[int]:
-        """The lengths of its axes as they are stored, the slowest first."""
+        """The lengths of the axes in memory order, the slowest first."""
         axes = [int(axis) for axis in self.layout.split(",")][::-1] if self.layout else range(len(self.shape))
         lengths = [self.shape[axis] for axis in axes]
         tiled = min(len(self.tile), len(lengths))
@@ -54,7 +54,7 @@ class Instruction(NamedTuple):
 
     name: str
     opcode: str
-    arrays: tuple[Array, ...]  # of its result, one after the other where that is a tuple
+    arrays: tuple[Array, ...]  # of its result; several if the result is a tuple
     operands: tuple[str, ...]
     inside: str  # the text between its parentheses
     attributes: str  # what follows them
@@ -62,32 +62,32 @@ class Instruction(NamedTuple):
 
     @property
     def size(self) -> float:
-        """Bytes of its result."""
+        """Bytes of the result."""
         return sum(array.size for array in self.arrays)
 
     def attribute(self, name: str) -> str:
-        """The value of an attribute `name=value`, in braces or up to a comma; empty where it has none."""
+        """The value of an attribute `name=value`, in braces or up to a comma; empty if it is missing."""
         found = re.search(rf"(?:^|[ ,]){re.escape(name)}=(\{{[^}}]*\}}|[^,\s]+)", self.attributes)
         return found.group(1).strip("{}") if found else ""
 
     def called(self, *names: str) -> list[str]:
-        """The computations that these attributes name, in their order."""
+        """The computations that these attributes name, in order."""
         return [each.lstrip("%") for name in names for each in re.split(r",\s*", self.attribute(name)) if each]
 
 
 class Computation(NamedTuple):
-    """A computation: its instructions by name, operands before what uses them."""
+    """A computation: its instructions by name, operands before their users."""
 
     name: str
     instructions: Mapping[str, Instruction]
 
     @property
     def root(self) -> Instruction:
-        """What it returns."""
+        """The instruction whose result the computation returns."""
         return next(each for each in self.instructions.values() if each.is_root)
 
     def parameter(self, number: int) -> Instruction:
-        """Its parameter of this number."""
+        """The parameter with this number."""
         return next(
             each for each in self.instructions.values() if each.opcode == "parameter" and each.inside == str(number)
         )
@@ -105,10 +105,10 @@ class Module(NamedTuple):
 
 
 def parse(text: str) -> Module:
-    """Read `compiled.as_text()`.
+    """Parse `compiled.as_text()`.
 
     Raises:
-      InputError: it is no HLO module with an entry.
+      InputError: the text is not an HLO module with an entry.
 
     >>> text = '''HloModule tiny
     ... ENTRY %main (x: f32[2,3]) -> f32[2,3] {
@@ -150,7 +150,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def arrays_of(text: str) -> tuple[Array, ...]:
-    """The arrays of a type, a tuple's one after the other.
+    """The arrays of a type; several for a tuple.
 
     >>> [(array.dtype, array.size, array.on_chip) for array in arrays_of("(bf16[2,3]{1,0:T(8,128)S(1)}, pred[5])")]
     [('bf16', 2048.0, True), ('pred', 5.0, False)]
@@ -167,10 +167,10 @@ def _array(dtype: str, shape: str, layout: str) -> Array:
 
 
 def _closing(text: str, begin: int) -> int:
-    """Where the parenthesis closes that opens at `begin`."""
+    """The position of the parenthesis that closes the one at `begin`."""
     depth = 0
     for place in range(begin, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")
         if not depth:
             return place
-    raise InputError(f"an instruction of HLO has an open parenthesis: {text[:80]!r}")
+    raise InputError(f"an HLO instruction has an unclosed parenthesis: {text[:80]!r}")

@@ -1,4 +1,4 @@
-"""What a compiled program does on its device: kernels with bytes and operations, and the loops they are in."""
+"""The work of a compiled program on its device: kernels with bytes and operations, and their loops."""
 
 import math
 import re
@@ -20,23 +20,23 @@ NOTHING = {
     *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "replica-id"),
     *("optimization-barrier", "opt-barrier", "add-dependency", "domain"),
 }
-"""What takes no time."""
+"""Instructions that take no time."""
 MOVES = {"parameter", "copy", "transpose", "bitcast", "reshape", "tuple", "get-tuple-element", "convert"}
-"""All that a fusion has which moves its data and no more."""
+"""The only instructions in a fusion that just moves data."""
 
 
 class Kernel(NamedTuple):
-    """One launch of work on a device."""
+    """One kernel launch on a device."""
 
     name: str
-    kind: str  # what stands in a table: "convForward", "loop_add_fusion", "all-reduce"
-    read: float  # bytes of the device's memory, each operand once
+    kind: str  # its type in a table: "convForward", "loop_add_fusion", "all-reduce"
+    read: float  # bytes read from the device's memory, each operand once
     written: float
     flops: float = 0.0  # of convolutions and matrix products; one multiplication and one addition are two
-    rate: str = ""  # at which they are done: bfloat16, tf32, float32; empty where there are none
-    sent: float = 0.0  # bytes that it gives to a collective
+    rate: str = ""  # their type: bfloat16, tf32, float32; empty if there are none
+    sent: float = 0.0  # bytes sent to a collective
     is_convolution: bool = False
-    is_layout_copy: bool = False  # moves an array of several axes into another order and does nothing else
+    is_layout_copy: bool = False  # only changes the memory order of an array with several axes
 
     @property
     def moved(self) -> float:
@@ -45,27 +45,27 @@ class Kernel(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A computation that is gone through `trips` times each time that the one around it is: the program, or a loop."""
+    """The program or a loop: a computation that runs `trips` times each time that its parent runs."""
 
     name: str
     trips: int
-    known: str  # "exactly", "at most" where data may end it, or "" where data alone says
+    known: str  # "exactly", "at most" if data may end it earlier, or "" if only data decides
     kernels: tuple[Kernel, ...]
     loops: tuple["Loop", ...]
 
     def walk(self) -> Iterator["Loop"]:
-        """It and all in it."""
+        """The loop itself and all loops inside it."""
         yield self
         for loop in self.loops:
             yield from loop.walk()
 
     def total(self, of: Callable[[Kernel], float]) -> float:
-        """`sum_k of(k)` over the kernels of one trip, those of inner loops times their trips."""
+        """`sum_k of(k)` over the kernels of one trip, with inner loops multiplied by their trips."""
         return sum(map(of, self.kernels)) + sum(loop.trips * loop.total(of) for loop in self.loops)
 
 
 def read_loops(module: Module) -> Loop:
-    """The program's loops, from the outermost in; a branch is the one of more bytes."""
+    """The tree of a program's loops; of several branches, the one with the most bytes counts."""
     return _loop(module, module.entry, "program", 1, "exactly", [module.entry])
 
 
@@ -81,7 +81,7 @@ def _loop(module: Module, name: str, label: str, trips: int, known: str, bodies:
 
 
 def _work(module: Module, around: Computation, instruction: Instruction) -> tuple[list[Kernel], list[Loop]]:
-    """The kernels and loops that one instruction is."""
+    """The kernels and loops of one instruction."""
     opcode = instruction.opcode
     if opcode in NOTHING or opcode.endswith(("-done", "-update")):
         return [], []
@@ -102,7 +102,7 @@ def _work(module: Module, around: Computation, instruction: Instruction) -> tupl
 
 
 def _trips(module: Module, instruction: Instruction, condition: str) -> tuple[int, str]:
-    """How often a loop is gone through: as XLA knows it, or as its condition bounds a counter that begins at 0."""
+    """A loop's trip count: as XLA states it, or from a condition that bounds a counter starting at 0."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', instruction.attributes):
         return int(found.group(1)), "exactly"
     bounds, others = _bounds(module, module.computations[condition])
@@ -112,7 +112,7 @@ def _trips(module: Module, instruction: Instruction, condition: str) -> tuple[in
 
 
 def _bounds(module: Module, condition: Computation) -> tuple[list[int], int]:
-    """The constants that a condition compares with "less than", and how many other things it looks at."""
+    """The constants that a condition compares by "less than", and the number of its other inputs."""
     bounds, others = [], 0
     for instruction in condition.instructions.values():
         for name in instruction.called("calls", "to_apply"):
@@ -136,7 +136,7 @@ def _kernel(module: Module, around: Computation, instruction: Instruction) -> Ke
     base = instruction.opcode.removesuffix("-start")
     if base in COLLECTIVES:
         taken = sum(operand.size for operand in given)
-        # What starts it returns its operands as well.
+        # Its start instruction also returns its operands.
         made = instruction.size - (taken if instruction.opcode.endswith("-start") and base != "all-reduce" else 0)
         made = taken if base == "all-reduce" else made
         return Kernel(instruction.name, base, taken, made, sent=max(taken, made))
@@ -153,7 +153,7 @@ def _kernel(module: Module, around: Computation, instruction: Instruction) -> Ke
 
 
 def _kind(instruction: Instruction) -> str:
-    """What kernels of its sort are called."""
+    """The name of an instruction's kernel type."""
     if instruction.opcode == "fusion":
         return re.sub(r"([.]\d+|[.]clone|[.]remat\d*)+$", "", instruction.name)
     if instruction.opcode == "custom-call":
@@ -165,15 +165,15 @@ def _kind(instruction: Instruction) -> str:
 
 
 def _read(module: Module, around: Computation, instruction: Instruction, number: int) -> float:
-    """Bytes that an instruction reads of its operand of this number, in the device's memory."""
+    """Bytes that an instruction reads of an operand from the device's memory."""
     operand = around.instructions[instruction.operands[number]]
     if instruction.operands[:number].count(operand.name):
-        return 0.0  # it was read already
+        return 0.0  # it was already read
     return min(_looked_at(module, instruction, number, _in_memory(operand.arrays)), _in_memory(operand.arrays))
 
 
 def _looked_at(module: Module, user: Instruction, number: int, whole: float) -> float:
-    """Bytes of an operand of `whole` bytes that an instruction looks at."""
+    """Bytes that an instruction reads of an operand with `whole` bytes."""
     if not whole:
         return 0.0
     if user.opcode in ("dynamic-slice", "slice", "gather") and number == 0:
@@ -188,7 +188,7 @@ def _looked_at(module: Module, user: Instruction, number: int, whole: float) -> 
 
 
 def _uses(module: Module, inner: Computation, name: str, whole: float) -> float:
-    """Bytes of a value inside a fusion that its users look at, at most all of it."""
+    """Bytes that a value's users inside a fusion read, at most all of it."""
     total = 0.0
     for user in inner.users(name):
         if user.opcode in ("bitcast", "reshape") and not user.is_root:
@@ -199,7 +199,7 @@ def _uses(module: Module, inner: Computation, name: str, whole: float) -> float:
 
 
 def _written(module: Module, around: Computation, instruction: Instruction) -> float:
-    """Bytes that an instruction writes in the device's memory."""
+    """Bytes that an instruction writes to the device's memory."""
     arrays = instruction.arrays
     if instruction.opcode == "custom-call" and len(arrays) > 1:
         arrays = tuple(array for array in arrays if array.dtype not in ("u8", "s8"))  # without its workspace
@@ -221,7 +221,7 @@ def _written(module: Module, around: Computation, instruction: Instruction) -> f
 
 
 def _updated(module: Module, around: Computation, instruction: Instruction) -> float | None:
-    """Bytes that are changed of an array in place; None where all of it is written."""
+    """Bytes that an in-place update changes; None if the entire array is written."""
     if instruction.opcode in ("bitcast", "reshape"):
         return _updated(module, around, around.instructions[instruction.operands[0]])
     if instruction.opcode == "dynamic-update-slice":
@@ -239,7 +239,7 @@ def _in_memory(arrays: Sequence[Array]) -> float:
 
 
 def _is_layout_copy(module: Module, around: Computation, instruction: Instruction) -> bool:
-    """Whether it brings an array into another order in memory and does nothing else."""
+    """Whether an instruction only changes an array's order in memory."""
     if instruction.opcode == "fusion":
         inner = module.computations[instruction.called("calls")[0]]
         steps = list(inner.instructions.values())
@@ -261,7 +261,7 @@ def _permutation(instruction: Instruction, rank: int) -> list[int]:
 
 
 def _order(array: Array, becomes: Sequence[int]) -> list[int]:
-    """The axes as they lie in memory, the fastest first, without those of length 1."""
+    """The axes in memory order, the fastest first, without those of length 1."""
     axes = [int(axis) for axis in array.layout.split(",")] if array.layout else list(range(len(array.shape)))[::-1]
     return [becomes[axis] for axis in axes if array.shape[axis] > 1]
 
@@ -270,7 +270,7 @@ def _order(array: Array, becomes: Sequence[int]) -> list[int]:
 
 
 def _products(module: Module, around: Computation, instruction: Instruction) -> tuple[float, str, bool]:
-    """Operations in the convolutions and matrix products of an instruction, their rate, and whether one convolves."""
+    """Operations in an instruction's convolutions and matrix products, their rate, and whether one is a convolution."""
     if instruction.opcode == "fusion":
         inner = module.computations[instruction.called("calls")[0]]
         found = [_products(module, inner, each) for each in inner.instructions.values()]
@@ -299,7 +299,7 @@ def _dot_flops(instruction: Instruction, left: Array, axes: str) -> float:
 
 
 def _rate(instruction: Instruction, operands: Sequence[Array]) -> str:
-    """At which rate a product is done: float32 without precision is done in fewer bits, TF32 or bfloat16."""
+    """The type whose rate a product has: float32 without a precision runs with fewer bits, in TF32 or bfloat16."""
     widest = max(operands[:2], key=lambda array: array.bits)
     if widest.dtype != "f32":
         return "bfloat16" if widest.bits <= 16 else "float32"
@@ -308,12 +308,12 @@ def _rate(instruction: Instruction, operands: Sequence[Array]) -> str:
 
 
 def convolution_flops(instruction: Instruction, operands: Sequence[Array], target: str = "") -> float:
-    """`2 b o i prod_d v_d`: images, features out and in, and pairs of an output place and a tap inside the image.
+    """`2 b o i prod_d v_d`: images, output and input features, and pairs of an output place and a tap inside the image.
 
     Args:
-      instruction: a `convolution`, or one of cuDNN's, whose gradients are described by the convolution they are of.
+      instruction: a `convolution`, or one of cuDNN, whose gradients are described by their forward convolution.
       operands: its operands.
-      target: cuDNN's name of it.
+      target: cuDNN's name of the instruction.
     """
     first, second, result = operands[0], operands[1], instruction.arrays[0]
     image, kernel, out = first, second, result
@@ -340,12 +340,12 @@ def convolution_flops(instruction: Instruction, operands: Sequence[Array], targe
 
 
 def _window(instruction: Instruction) -> dict[str, list[str]]:
-    """What `window={size=3x3 pad=1_1x1_1}` says, by name, one for each axis."""
+    """Parse `window={size=3x3 pad=1_1x1_1}`: by name, one value per axis."""
     return {name: value.split("x") for name, value in re.findall(r"(\w+)=(\S+)", instruction.attribute("window"))}
 
 
 def _valid_pairs(size: int, taps: int, places: int, window: dict[str, list[str]], axis: int) -> int:
-    """How many pairs of an output's place and a tap meet a pixel that is there and no hole of a dilation."""
+    """The number of pairs of an output place and a tap that meet a pixel, not padding or a hole of a dilation."""
 
     def number(name: str, default: int) -> int:
         return int(window[name][axis]) if name in window else default

@@ -1,4 +1,4 @@
-"""What a run needs on a target: which programs are compiled, how often each runs, and what that comes to."""
+"""The plan of a run on a target: which programs are compiled, how often each runs, and the total time."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from piat_jax.plan.targets import Target
 
 WHAT = ("train", "evaluate", "autoattack")
 LARGEST_COMPILES = 6
-"""So many batch sizes are compiled at most to find the largest."""
+"""Maximum number of batch sizes that are compiled to find the largest."""
 
 
 class AtBatch(NamedTuple):
@@ -32,17 +32,17 @@ class AtBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run needs.
+    """The requirements of a run.
 
     Attributes:
       experiment: the run.
-      target, devices: what it is to run on, and how many there are.
+      target, devices: type and number of its devices.
       sizes: of its data.
-      parameters: of its network.
+      parameters: number of its network's parameters.
       estimates: of the programs, in the order in which they first run.
       stages: the parts of the run.
       batches: training at other batch sizes, ascending.
-      notes: what may not be meant.
+      notes: settings that may be unintended.
     """
 
     experiment: Experiment
@@ -68,18 +68,18 @@ def plan(
     hlo: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Compile the programs of an experiment for a target, and say what they need.
+    """Compile the programs of an experiment for a target, and estimate their requirements.
 
     Args:
       experiment: the run.
-      target: the kind of the devices.
-      devices: of `targets.devices_of`.
-      what: of `WHAT`.
-      batches: training is compiled at these batch sizes too.
+      target: the type of the devices.
+      devices: from `targets.devices_of`.
+      what: from `WHAT`.
+      batches: further batch sizes for which training is compiled.
       largest: find the largest batch that fits.
-      robust: share of the test images that AutoAttack is thought not to break, in [0, 1].
+      robust: assumed robust accuracy under AutoAttack, in [0, 1].
       hlo: a folder for the texts of the programs.
-      tell: is told what is done.
+      tell: called with lines on the progress.
     """
     sizes = programs.sizes_of(experiment)
     place = (sizes, devices, target.platform)
@@ -123,7 +123,7 @@ def plan(
 
 
 def _attacks(experiment: Experiment) -> list[str]:
-    """What is evaluated, AutoAttack and minimum norms apart: during training, then afterwards."""
+    """The attacks, except AutoAttack and minimum norms: those during training, then those afterwards."""
     names = (*experiment.evaluation.attacks, *experiment.evaluation.final_attacks)
     return [name for name in dict.fromkeys(names) if not is_autoattack(name) and not is_minimum_norm(name)]
 
@@ -173,7 +173,7 @@ def _at_batches(
     *,
     largest: bool,
 ) -> tuple[AtBatch, ...]:
-    """Training at other batch sizes: those that are asked for, and those on the way to the largest that fits."""
+    """Training at other batch sizes: the requested ones, and those in the search for the largest that fits."""
     sizes, devices, _ = place
     known = {experiment.batch_size: train} if train else {}
 
@@ -208,9 +208,9 @@ def _notes(experiment: Experiment, train: Program, devices: int) -> list[str]:
     found = []
     if info := programs.assumed(experiment):
         found.append(
-            f"{experiment.dataset.name} is not there; the sizes are those of {info.title}: {info.train:,} training "
-            f"images, {info.test:,} test images, {info.classes:,} classes"
+            f"{experiment.dataset.name} does not exist; the plan assumes {info.title}: {info.train:,} training images, "
+            f"{info.test:,} test images, {info.classes:,} classes"
         )
     if train.devices < devices:
-        found.append(f"{train.devices} of {devices} devices can share a batch of {experiment.batch_size} equally")
+        found.append(f"only {train.devices} of {devices} devices can share a batch of {experiment.batch_size} equally")
     return found

@@ -1,4 +1,4 @@
-"""The programs of an experiment as they are compiled, without data and without weights: shapes alone."""
+"""The programs of an experiment as a run compiles them, from shapes only, without data and weights."""
 
 import dataclasses
 import math
@@ -33,30 +33,30 @@ from piat_jax.training.streaming import WINDOW_BYTES, Window
 
 
 class Sizes(NamedTuple):
-    """What programs depend on of the data."""
+    """The properties of the data on which programs depend."""
 
     image_shape: tuple[int, int, int]
     classes: int
-    train: int  # examples that are trained on
-    monitor: int  # that are evaluated during training
+    train: int  # number of training examples
+    monitor: int  # number of examples evaluated during training
     test: int
-    extra: tuple[int, ...] = ()  # generated ones, file by file
+    extra: tuple[int, ...] = ()  # numbers of generated examples, file by file
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program and the shapes it is compiled for.
+    """A program and the shapes for which it is compiled.
 
     Attributes:
       name: what it does: "train", "evaluate pgd20", "apgd-ce".
-      jitted: the program of the library.
-      arguments: shapes in place of arrays, with the devices they lie on.
-      keywords: what is compiled in.
+      jitted: the library's jitted function.
+      arguments: shapes instead of arrays, with their devices.
+      keywords: static arguments.
       platform: "gpu" or "tpu".
-      devices: how many it runs on.
-      examples: how many a step of it, or a call, works on.
-      precision: of matrix products; None is the default.
-      beside: bytes on each device, during the program, of what is not among its arguments.
+      devices: number of devices.
+      examples: number of examples per step, or per call.
+      precision: of matrix products; None = the default.
+      beside: bytes on each device, during the program, of data that is not among its arguments.
       idle: the part of the training state that is not among the arguments of training: PIAT's anchor.
     """
 
@@ -72,8 +72,8 @@ class Program:
     idle: Any = None
 
     def lower(self) -> Any:
-        """The program as XLA is given it, traced for its platform."""
-        # What JAX traced before, for another platform, it would take again.
+        """Lower the program for XLA, traced for its platform."""
+        # JAX would reuse earlier traces for another platform.
         jax.clear_caches()
         jitted = jax.jit(self.jitted.program, **self.jitted.options)
         with compiling_for(self.platform), jax.default_matmul_precision(self.precision):
@@ -81,10 +81,10 @@ class Program:
 
 
 def sizes_of(experiment: Experiment) -> Sizes:
-    """The sizes of an experiment's data: of a published data set without its files, of any other from these.
+    """The sizes of an experiment's data: known for a published data set, else read from the files.
 
     Raises:
-      InputError: more examples are asked for than there are, or files that are needed are not there.
+      InputError: more examples are requested than exist, or required files do not exist.
     """
     fields = experiment.dataset
     known = assumed(experiment) or KNOWN.get(fields.name)
@@ -115,7 +115,7 @@ def sizes_of(experiment: Experiment) -> Sizes:
 
 
 def assumed(experiment: Experiment) -> EncodedInfo | None:
-    """The published encoded images that a folder's name means where it is not there; else None."""
+    """The published encoded data set that a missing folder's name stands for; else None."""
     fields = experiment.dataset
     if not fields.image_size or (place := expanded(fields.name)).exists():
         return None
@@ -123,7 +123,7 @@ def assumed(experiment: Experiment) -> EncodedInfo | None:
 
 
 def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platform: str) -> Program:
-    """The compiled loop over training steps, of which one step works on `batch_size` examples."""
+    """The compiled loop over training steps, each on `batch_size` examples."""
     mesh = data_mesh(experiment.batch_size, devices)
     with compiling_for(platform):
         net = experiment.build_model(sizes.classes)
@@ -132,7 +132,7 @@ def training(experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platf
             sizes.train, net=net, image_shape=sizes.image_shape, num_extra=sizes.extra
         )._replace(mesh=mesh)
         whole = _state(experiment, objective, recipe, sizes)
-    anchor, state = whole.anchor, dataclasses.replace(whole, anchor=None)  # as `run_epoch` does
+    anchor, state = whole.anchor, dataclasses.replace(whole, anchor=None)  # as in `run_epoch`
     place = _Places(mesh, devices[0])
     split = mesh is not None and recipe.split_state
     idle = place.state(anchor, split=split)
@@ -168,9 +168,9 @@ def evaluation(
     *,
     train: Program | None = None,
 ) -> Program:
-    """A block of the accuracy under an attack that is no part of AutoAttack, out of `count` images.
+    """The evaluation of one block, out of `count` images, under an attack other than AutoAttack.
 
-    During training the state and the data of `train` lie beside it.
+    During training, the state and the data of `train` are on the device as well.
     """
     mesh = data_mesh(len(devices), devices)
     place = _Places(mesh, devices[0])
@@ -186,7 +186,7 @@ def evaluation(
         logits_fn,
         *(place.rows(there) if sent else place.everywhere(there)),
         place.everywhere(jax.ShapeDtypeStruct((block,), jnp.int32)),
-        bound,  # numbers, that lie nowhere yet
+        bound,  # numbers, not on a device yet
         place.everywhere(jax.eval_shape(lambda: jax.random.key(0))),
     )
     return Program(
@@ -205,7 +205,7 @@ def evaluation(
 def autoattack(
     experiment: Experiment, sizes: Sizes, devices: Sequence[Any], platform: str, member: Member, settings: AutoAttack
 ) -> Program:
-    """A block of one attack of AutoAttack: one run of as many rows as fit into it."""
+    """One block of one of AutoAttack's attacks: one run of a full block of rows."""
     mesh = Mesh(np.array(devices), (blocks.ROWS,))
     unit = 8 * len(devices)
     rows = -(-min(settings.block_size, sizes.test) // unit) * unit
@@ -220,7 +220,7 @@ def autoattack(
     given = blocks.Rows(
         shape(jnp.float32, *sizes.image_shape), shape(jnp.int32), shape(jnp.uint32), shape(jnp.bool_), targets
     )
-    # The attack's numbers, the key and eps lie nowhere yet.
+    # The attack's numbers, the key and eps are not on a device yet.
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     eps = jax.ShapeDtypeStruct((), jnp.float32)
     logits_fn = jax.tree.map(lambda leaf: _placed(leaf, whole), logits_fn)
@@ -237,12 +237,12 @@ def autoattack(
 
 
 def count(tree: Any) -> int:
-    """How many numbers arrays of these shapes hold."""
+    """The number of elements in arrays of these shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def bytes_on_a_device(tree: Any) -> float:
-    """Bytes that arrays of these shapes and shardings take on one device."""
+    """Bytes of arrays with these shapes and shardings on one device."""
     total = 0.0
     for leaf in jax.tree.leaves(tree):
         leaf = jax.eval_shape(jax.random.key_data, leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
@@ -263,7 +263,7 @@ def _state(experiment: Experiment, objective: AttackedObjective | Wrapper, recip
 
 
 def _network(experiment: Experiment, sizes: Sizes) -> Any:
-    """The network as evaluation sees it, with shapes for weights."""
+    """The network's logits function for evaluation, with shapes instead of weights."""
     net: LinenModel = experiment.build_model(sizes.classes, dtype="float32")
     images = jax.ShapeDtypeStruct((1, *sizes.image_shape), jnp.float32)
     return make_logits_fn(net, jax.eval_shape(net.init, jax.random.key(0), images))
@@ -300,7 +300,7 @@ def _precision(experiment: Experiment) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Places:
-    """Where arguments lie: on one device, or on all of a mesh."""
+    """The placement of arguments: on one device, or on all devices of a mesh."""
 
     mesh: Mesh | None
     device: Any

@@ -1,4 +1,4 @@
-"""What a plan says: tables for a terminal, and JSON."""
+"""The report of a plan: tables for a terminal, and JSON."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,21 +12,21 @@ from piat_jax.plan.targets import GPU, TPU
 from piat_jax.training.progress import duration
 
 SAID = """\
-"At least" is a bound, not a speed. A kernel takes its bytes over the memory's bandwidth, or the operations of its
-convolutions and matrix products over the units' rate, whichever is longer; each operand is read once and each result
-written once. Not in it: launches, how far the kernels of XLA and cuDNN stay below these rates, other arithmetic, what a
-cache saves, what stays on the chip (a TPU's vector memory), the host, and the time of collectives between devices.
-Compare programs and devices with it."""
+"At least" is a lower bound, not a prediction. A kernel's time is its bytes divided by the memory's bandwidth, or the
+operations of its convolutions and matrix products divided by the units' rate, whichever is longer; each operand is read
+once and each result written once. The bound does not include launches, the distance of XLA's and cuDNN's kernels from
+these rates, other arithmetic, savings by a cache, data that stays on the chip (a TPU's vector memory), the host, and
+the time of collectives between devices. Use it to compare programs and devices."""
 NEVER_NOTHING = 1e-9
 
 
 def to_text(plan: Plan, *, price: float = 0.0, kinds: int = 0) -> str:
-    """The tables.
+    """Format the plan as tables.
 
     Args:
-      plan: what is told.
-      price: dollars for a device and an hour; 0 tells no cost.
-      kinds: so many kinds of kernels are listed for each part of a program.
+      plan: the plan.
+      price: dollars per device and hour; 0 shows no cost.
+      kinds: number of kernel types to list for each part of a program.
     """
     parts = [_title(plan), _memory_table(plan.estimates)]
     if plan.batches:
@@ -99,7 +99,7 @@ def _program(each: Estimate) -> dict[str, Any]:
 
 
 def collectives(loop: Loop) -> dict[str, list[float]]:
-    """How many collectives of each kind are in a loop, without those inside it, and bytes that a device gives them."""
+    """The number of collectives of each type in a loop, without inner loops, and the bytes that a device sends."""
     found: dict[str, list[float]] = {}
     for kernel in loop.kernels:
         if kernel.kind in COLLECTIVES:
@@ -110,7 +110,7 @@ def collectives(loop: Loop) -> dict[str, list[float]]:
 
 
 def labelled(each: Estimate) -> Iterator[tuple[str, int, Loop]]:
-    """The parts of a program: what each is called, how deep it is, and it; loops of a thousandth or less left out."""
+    """The parts of a program with name and depth; loops with a thousandth of the time or less are left out."""
 
     def walk(loop: Loop, depth: int) -> Iterator[tuple[str, int, Loop]]:
         if loop is each.root:
@@ -256,26 +256,27 @@ def _stage_table(plan: Plan, price: float) -> str:
 
 
 def _findings(plan: Plan) -> list[str]:
-    """What stands out in the programs."""
+    """Conspicuous facts about the programs."""
     found = []
     for each in plan.estimates:
         for label, depth, loop in labelled(each):
             wide = [kernel for kernel in loop.kernels if kernel.is_convolution and kernel.rate != "bfloat16"]
             if each.name == "train" and wide and plan.experiment.model.dtype == "bfloat16":
-                found.append(f"{each.name}, {label}: {len(wide)} convolutions are in float32 though bfloat16 is asked")
+                found.append(f"{each.name}, {label}: {len(wide)} convolutions are in float32, not in bfloat16")
             copies = [kernel for kernel in loop.kernels if kernel.is_layout_copy]
             if depth and copies:
                 size = sum(kernel.moved for kernel in copies)
-                found.append(f"{each.name}, {label}: {len(copies)} layout copies move {_megabytes(size)} MB a trip")
+                found.append(f"{each.name}, {label}: {len(copies)} layout copies move {_megabytes(size)} MB per trip")
         if 0.75 * each.target.memory < each.memory.peak <= each.target.memory and each.target.platform == GPU:
             found.append(
-                f"{each.name}: JAX takes three quarters of a GPU's memory; set XLA_PYTHON_CLIENT_MEM_FRACTION higher"
+                f"{each.name}: JAX takes three quarters of a GPU's memory by default; raise "
+                "XLA_PYTHON_CLIENT_MEM_FRACTION"
             )
     return found
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> str:
-    """A table as text: the first column and those named in `left` to the left, the others to the right.
+    """A table as text: the first column and those in `left` are left-aligned, the others right-aligned.
 
     >>> print(aligned(("a", "n"), [("x", "10"), ("long", "2")]))
     a      n

@@ -1,4 +1,4 @@
-"""The devices that programs can be compiled for without having one: what they are, and how XLA is told."""
+"""The devices for which programs can be compiled without having one: their properties, and their form for XLA."""
 
 import dataclasses
 import importlib.util
@@ -14,23 +14,23 @@ PACKAGES = {
     GPU: ("jax_plugins.xla_cuda12", "jax-cuda12-plugin, jax-cuda12-pjrt and nvidia-cuda-nvcc-cu12", "plan-gpu"),
     TPU: ("libtpu", "libtpu", "plan-tpu"),
 }
-"""By platform: the module of XLA's compiler, the packages that bring it, and the extra that asks for them."""
+"""By platform: the module of XLA's compiler, its packages, and the extra that installs them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Nvidia:
-    """What XLA's compiler asks of an NVIDIA GPU beside memory and bandwidth."""
+    """Properties of an NVIDIA GPU that XLA's compiler needs, besides memory and bandwidth."""
 
     capability: tuple[int, int]
     cores: int  # streaming multiprocessors
     lanes: int  # float32 units in each
     shared_memory: int  # bytes in each
-    block_memory: int  # bytes of these that one block may have
+    block_memory: int  # bytes of it that one block may use
     cache: int  # bytes of L2
     clock: float  # GHz
     matrix_clock: float  # GHz, sustained by the matrix units
     matrix_rate: int  # bfloat16 operations per clock of each of a core's four matrix units
-    accelerated: bool = True  # has instructions of its own generation alone, as from Hopper on
+    accelerated: bool = True  # has instructions that exist only in its generation, as from Hopper on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,14 @@ class Target:
     """A device to compile for.
 
     Attributes:
-      name: what the command calls it.
+      name: its name on the command line.
       title: its full name.
       platform: "gpu" or "tpu".
       memory: bytes of its memory.
-      bandwidth: bytes a second between it and the chip.
-      flops: operations a second, dense: `bfloat16`, `tf32` (float32 at default precision), `float32` (at highest).
-      nvidia: of a GPU, what else XLA is told.
-      axes: of a TPU, how many axes its topology has.
+      bandwidth: bytes per second between memory and chip.
+      flops: dense operations per second: `bfloat16`, `tf32` (float32 at default precision), `float32` (at highest).
+      nvidia: for a GPU, its further properties for XLA.
+      axes: for a TPU, the number of axes of its topology.
     """
 
     name: str
@@ -66,7 +66,7 @@ def _gpu(name: str, title: str, *, memory: int, bandwidth: float, nvidia: Nvidia
 
 
 def _tpu(name: str, title: str, *, memory: float, bandwidth: float, flops: float, axes: int = 2) -> Target:
-    # Its matrix unit takes bfloat16: float32 at highest precision is six products of parts.
+    # Its matrix unit multiplies bfloat16; float32 at highest precision is six products of parts.
     rates = {"bfloat16": flops, "tf32": flops, "float32": flops / 6}
     return Target(name=name, title=title, platform=TPU, memory=memory, bandwidth=bandwidth, flops=rates, axes=axes)
 
@@ -118,22 +118,22 @@ TARGETS: dict[str, Target] = {
         _tpu("v6e", "TPU v6e", memory=32 * 2**30, bandwidth=1.64e12, flops=9.18e14),
     )
 }
-"""Every target. GPUs: what their drivers report, as XLA's own descriptions have it; the rates are those of the units at
-their clocks, which are NVIDIA's data sheets'. TPUs: Google Cloud's system architecture pages."""
+"""All targets. For GPUs, the values are what drivers report, from XLA's own descriptions; rates are computed from units
+and clocks and match NVIDIA's data sheets. For TPUs, they are from Google Cloud's system architecture pages."""
 
 
 def find_target(text: str, devices: int = 0) -> tuple[Target, tuple[int, ...]]:
-    """A target and the grid of devices that is compiled for.
+    """Find a target and its grid of devices.
 
     Args:
-      text: a name of `TARGETS`, of a TPU also with its topology: "v5e:8x8".
-      devices: how many; 0 is all of the topology, or one.
+      text: a name of `TARGETS`, for a TPU also with its topology: "v5e:8x8".
+      devices: number of devices; 0 = all of the topology, or one.
 
     Returns:
-      The target and its grid, of a GPU `(devices,)`.
+      The target and its grid, for a GPU `(devices,)`.
 
     Raises:
-      InputError: an unknown target, or a topology that it has not.
+      InputError: the target is unknown, or does not have the topology.
 
     >>> find_target("v5e", 64)[1], find_target("h100", 8)[1]
     ((8, 8), (8,))
@@ -164,7 +164,7 @@ def find_target(text: str, devices: int = 0) -> tuple[Target, tuple[int, ...]]:
 
 
 def grid_of(devices: int, axes: int) -> tuple[int, ...]:
-    """The most even grid of at least so many devices whose sides are powers of two.
+    """The most even grid of at least `devices` devices with powers of two as sides.
 
     >>> grid_of(8, 2), grid_of(16, 3), grid_of(5, 2)
     ((2, 4), (2, 2, 4), (2, 4))
@@ -175,7 +175,7 @@ def grid_of(devices: int, axes: int) -> tuple[int, ...]:
 
 
 def describe_gpu(target: Target) -> str:
-    """The GPU as XLA's compiler wants it told: a GpuTargetConfigProto in its text form."""
+    """The GPU's description for XLA's compiler: a GpuTargetConfigProto in text form."""
     assert target.nvidia is not None
     chip, (major, minor) = target.nvidia, target.nvidia.capability
     feature = "ACCELERATED_FEATURES" if chip.accelerated else "NONE"
@@ -205,7 +205,7 @@ def describe_gpu(target: Target) -> str:
         "device_vendor": '"NVIDIA Corporation"',
         "name": f'"{target.title}"',
         "platform_version": f'"Compute Capability {major}.{minor}{"a" if chip.accelerated else ""}"',
-        # The versions that XLA's own descriptions have; from cuDNN's follows which of its fusions are used.
+        # The versions in XLA's own descriptions; cuDNN's version decides which of its fusions are used.
         "driver_version": '"13.0.0"',
         "runtime_version": '"12.8.0"',
         "compile_time_toolkit_version": '"12.8.0"',
@@ -222,10 +222,10 @@ def describe_gpu(target: Target) -> str:
 
 
 def devices_of(target: Target, grid: Sequence[int], devices: int = 0) -> list[Any]:
-    """The devices of a topology that is not here, for shardings of what is compiled; the first `devices`, or all.
+    """The devices of an absent topology, for the shardings of compiled programs; the first `devices`, or all.
 
     Raises:
-      InputError: the packages with XLA's compiler for them are not installed, or there is no such topology.
+      InputError: the packages with XLA's compiler for them are not installed, or the topology does not exist.
     """
     module, packages, extra = PACKAGES[target.platform]
     if not _is_installed(module):
@@ -246,7 +246,7 @@ def devices_of(target: Target, grid: Sequence[int], devices: int = 0) -> list[An
                 topology=f"1x1x{math.prod(grid)}",
             )
         else:
-            # It asks Google's cloud about its host, and would keep a TPU that is here from others.
+            # It would ask Google's cloud about its host, and block a present TPU for other processes.
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
             os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
             made = topologies.get_topology_desc(topology_name=f"{target.name}:{shape}", platform="tpu")

@@ -98,14 +98,14 @@ def test_matrices_count_all_seeds(run_at):
     shown = {tuple(round(each) for each in text.get_position()): text.get_text() for text in axes.texts}
     # By column and row: of two cats each one is taken for a dog.
     assert shown == {(0, 0): "50", (1, 0): "50", (1, 1): "50", (2, 1): "50", (2, 2): "50", (1, 2): "50"}
-    assert "PGD-20: 50.0 % of 12 predictions over 2 seeds are right." in page.html
+    assert "PGD-20: 50.0 % of 12 predictions over 2 seeds are correct." in page.html
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "eel"]
 
 
 def test_predictions_that_are_no_class_are_left_out(run_at):
     run = with_predictions(run_at("1"), "pgd20", make(np.array([0, -1, 2, 1, 1, 1])))
     page = make_report([load_run(run)])
-    assert "60.0 % of 6 predictions are right. 1 without finite logits are left out." in page.html
+    assert "60.0 % of 6 predictions are correct. 1 without finite logits are left out." in page.html
 
 
 def test_of_many_classes_the_mistakes_are_told(run_at, monkeypatch):

@@ -130,10 +130,10 @@ def test_facts_and_numbers_are_those_of_the_files(run_at):
     joined = " ".join(texts)
     assert "1 of 2 settings were run with one seed" in joined
     assert "AutoAttack was not run" in joined
-    assert "a step is 0.003922 (1/255); it is started once." in joined
-    assert "1 of 3 runs have not come to their last epoch" in joined
+    assert "a step is 0.003922 (1/255); it starts once." in joined
+    assert "1 of 3 runs have not reached their last epoch" in joined
     # Half of 1,000: 100 * sqrt(0.25 / 1000).
-    assert "the standard error of one is at most 1.6 points" in joined
+    assert "the standard error of each is at most 1.6 points" in joined
     assert "<b>85.00 ± 7.07</b>" in page.html
 
 
@@ -169,7 +169,9 @@ def test_scores_are_drawn_or_refused(run_at):
     assert "curve_grad_norm_x" in page.figures
     (axes,) = page.figures["curve_grad_norm_x"].axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [1, 1, 1, 1])
-    with pytest.raises(InputError, match=r"scores='nope' is in no run's metrics; they have epoch, grad norm/x, test_"):
+    with pytest.raises(
+        InputError, match=r"scores='nope' is not in any run's metrics; they have epoch, grad norm/x, test_"
+    ):
         made(runs, scores=["nope"])
 
 
@@ -212,7 +214,7 @@ def test_a_confusion_matrix_by_hand():
     assert charts.mistakes(matrix) == [("a", "b", 2), ("c", "a", 1)]
     figure = charts.draw_matrix(matrix)
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["33", "50", "50", "67"]
-    with pytest.raises(InputError, match="predicted has the classes 0 to 3; there are 3 names"):
+    with pytest.raises(InputError, match="predicted has classes 0 to 3, but there are 3 names"):
         confusion_matrix(labels, np.array([0, 1, 3, 0, 0]), ["a", "b", "c"])
 
 

@@ -61,7 +61,7 @@ def test_python_m_is_each_command_too():
 
     assert run("train", "--version").stdout == f"piat_jax {piat_jax.__version__}\n" == run("--version").stdout
     wrong = run("tarin")
-    assert (wrong.returncode, "'tarin' is none of these" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "'tarin' is not one of these commands" in wrong.stderr) == (1, True)
 
 
 def test_a_reader_who_has_had_enough_is_no_error():

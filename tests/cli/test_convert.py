@@ -126,7 +126,7 @@ def test_the_patches_of_a_vision_transformer_are_read_off_the_file(tmp_path, cap
     small = [*network, "--option=patch_size=4", "--image_shape=32,32,3"]
     assert command(tmp_path / "vit.safetensors", tmp_path / "other", "--to=safetensors", *small) == 2
     told = capsys.readouterr().err
-    assert "its patches are of 16 pixels: give the model patch_size=16 (--option=patch_size=16)" in told
+    assert "its patches have 16 pixels: give the model patch_size=16 (--option=patch_size=16)" in told
     assert command(tmp_path / "vit.safetensors", tmp_path / "other", "--to=safetensors", *small, "--adapt") == 0
 
 
@@ -148,15 +148,15 @@ def test_what_is_printed_to_be_run_is_quoted_and_needs_no_attack_of_training(fol
     ("arguments", "message"),
     [
         (["net.safetensors"], "1 positional arguments; give two"),
-        (["run", "run"], "exists; give a name that is free"),
-        (["run", "x.safetensors"], "nothing is written with this ending"),
-        (["absent.pt", "x", *NETWORK], "is no file and no folder"),
+        (["run", "run"], "already exists; give another name"),
+        (["run", "x.safetensors"], "files with this ending cannot be written"),
+        (["absent.pt", "x", *NETWORK], "is not a file or a folder"),
         (["net.safetensors", "x", *NETWORK], "--config is missing: a run needs a config"),
         (["net.safetensors", "x", "--to=onxx"], "to='onxx' is unknown; did you mean 'onnx'?"),
         (["net.safetensors", "x.jax", "--config.seed=1"], "it does not go with --to=jax"),
         (["net.safetensors", "x.jax"], "--model is missing"),
         (["net.safetensors", "x.jax", "--model=small_resnet"], "--num_classes is missing"),
-        (["net.safetensors", "x.jax", *NETWORK, "--mean=a"], "mean='a' is no list of numbers"),
+        (["net.safetensors", "x.jax", *NETWORK, "--mean=a"], "mean='a' is not a list of numbers"),
         (["net.safetensors", "x.jax", *NETWORK, "--option=width"], "option='width' is not NAME=VALUE"),
         (["net.safetensors", "x.jax", *NETWORK, "--image_shape=28"], "is not height,width,channels"),
         (["net.safetensors", "x.jax", *NETWORK], "conv1.weight: (3, 3, 1, 2) in the file, (3, 3, 3, 2) in the model"),

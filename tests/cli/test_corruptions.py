@@ -117,7 +117,7 @@ def test_it_goes_on_where_it_was_stopped(run, corrupted, capsys, monkeypatch):
 
 def test_what_is_missing_is_named_before_anything_is_done(run, corrupted, tmp_path, capsys):
     assert call(run, f"--corruptions={tmp_path / 'gone'}", "--overwrite") == 2
-    assert "gone' is no folder; unpack " in capsys.readouterr().err
+    assert "gone' is not a folder; unpack " in capsys.readouterr().err
     (tmp_path / "labels.npy").write_bytes((corrupted / "labels.npy").read_bytes())
     before = (run / "corruptions").exists() and sorted((run / "corruptions").iterdir())
     assert call(run, f"--corruptions={tmp_path}", "--overwrite") == 2

@@ -49,7 +49,7 @@ def test_a_plan_is_printed_and_written(here, capsys, tmp_path):
                                   *FIELDS]) == 0  # fmt: skip
     printed = capsys.readouterr()
     assert "compiling train for 1 x NVIDIA H100 SXM 80 GB" in printed.err
-    for text in ("nmse: small_resnet", "evaluate pgd1", "at least us", "dollars", "is a bound, not a speed"):
+    for text in ("nmse: small_resnet", "evaluate pgd1", "at least us", "dollars", "is a lower bound, not a prediction"):
         assert text in printed.out
     written = json.loads((tmp_path / "plan.json").read_text())
     assert [each["name"] for each in written["programs"]] == ["train", "evaluate clean", "evaluate pgd1"]

@@ -170,7 +170,7 @@ def test_errors_are_one_line_and_nothing_is_written(runs, tmp_path, capsys):
     out = tmp_path / "out"
     assert "no run folders" in fails(capsys, f"--out={out}")
     assert f"{runs / 'gone'} does not exist" in fails(capsys, runs / "gone", f"--out={out}")
-    assert f"{runs / 'notes'} is no run and holds none" in fails(capsys, runs / "notes", f"--out={out}")
+    assert f"{runs / 'notes'} is not a run and holds none" in fails(capsys, runs / "notes", f"--out={out}")
     assert "oot" in fails(capsys, runs, f"--oot={out}")
     assert not out.exists()
     assert not (runs / "report").exists()
@@ -192,12 +192,12 @@ def test_a_run_that_was_not_evaluated_is_left_out_with_a_note(runs, tmp_path, ca
     assert call(runs, f"--out={tmp_path / 'out'}") == 0
     told = capsys.readouterr()
     how = f"piat-evaluate --workdir={runs / 'b_plain'}"
-    assert told.err == f"note: {runs / 'b_plain'} is left out: it was not evaluated; {how} does it\n"
+    assert told.err == f"note: {runs / 'b_plain'} is left out because it has not been evaluated; run {how}\n"
     assert "PIAT" in told.out
     assert "PGD-AT" not in told.out
     (runs / "a_piat" / "evaluation.json").unlink()
     assert call(runs, f"--out={tmp_path / 'other'}") == 2
-    assert "error: none of the 2 runs was evaluated; piat-evaluate RUN does it\n" in capsys.readouterr().err
+    assert "error: none of the 2 runs has been evaluated; run piat-evaluate RUN first\n" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

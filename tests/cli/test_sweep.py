@@ -73,7 +73,7 @@ def test_values_are_parted_by_the_field_s_kind(given, found):
         ([CONFIG, "--workdir=x", "--sweep.attack.esp=1"], "config.attack.esp is unknown; did you mean 'attack.eps'"),
         ([CONFIG, "--workdir=x", "--sweep.attack.eps="], "sweep.attack.eps is empty"),
         ([CONFIG, "--workdir=x", "--sweep.attack.eps=0.1,8"], r"attack.eps=8.0 must be in (0, 1]"),
-        ([CONFIG, "--workdir=x", "--sweep.optimizer.lr_values=0.1,0.2"], "part the lists by ;"),
+        ([CONFIG, "--workdir=x", "--sweep.optimizer.lr_values=0.1,0.2"], "separate lists by ;"),
         ([CONFIG, "--workdir=x", "--jobs=-1"], "jobs=-1 must be at least 0"),
         ([CONFIG, "--workdir=x", "piat"], "unexpected argument 'piat'"),
     ],
@@ -126,7 +126,7 @@ def test_the_name_of_before_works_and_says_the_new_one(monkeypatch, capsys):
 
 
 def test_a_value_that_is_no_list_is_named():
-    with pytest.raises(InputError, match="'1,2' are values of a list"):
+    with pytest.raises(InputError, match="'1,2' is for a field that holds a list"):
         library.split_values("1,2", (0.5,))
 
 

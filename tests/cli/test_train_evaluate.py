@@ -112,7 +112,7 @@ def test_it_starts_from_weights(run, tmp_path, monkeypatch, capsys):
 
 
 def test_weights_that_cannot_be_started_from(run, tmp_path, capsys):
-    files = {"absent.pt": "is no file", run: "is of another model"}
+    files = {"absent.pt": "is not a file", run: "is of another model"}
     for file, message in files.items():
         assert command(tmp_path / "x", f"--config.model.weights={file}", "--config.model.options.width=3") == 2
         error = capsys.readouterr().err
@@ -123,14 +123,14 @@ def test_weights_that_cannot_be_started_from(run, tmp_path, capsys):
     buffers = {"mean": np.array([0.25], np.float32), "std": np.array([0.5], np.float32)}
     write_safetensors(tmp_path / "net.safetensors", {**state_dict(normalised, variables), **buffers})
     assert command(tmp_path / "x", f"--config.model.weights={tmp_path / 'net.safetensors'}") == 2
-    assert "normalise by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
+    assert "expect images normalised by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
     # A run's own are found as well: its config says them.
     shutil.copytree(run, tmp_path / "normalised")
     config = json.loads((run / "config.json").read_text())
     config["model"] |= {"mean": [0.25], "std": [0.5]}
     (tmp_path / "normalised" / "config.json").write_text(json.dumps(config))
     assert command(tmp_path / "x", f"--config.model.weights={tmp_path / 'normalised'}") == 2
-    assert "normalise by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
+    assert "expect images normalised by mean=(0.25,), std=(0.5,); set config.model.mean" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
@@ -580,7 +580,7 @@ def test_a_run_is_not_resumed_with_other_data(run, tmp_path, capsys, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(data, "load", other)
         assert command(folder, "--resume", "--config.epochs=3") == 2
-    assert "was begun with other data (monitor.images: " in capsys.readouterr().err
+    assert "began with other data (monitor.images: " in capsys.readouterr().err
     assert files(folder) == kept
     # A run of an older version does not say which; it is told from then on, and holds out the last ones as it did.
     (folder / "data.json").unlink()
@@ -593,7 +593,7 @@ def test_a_run_is_not_resumed_with_other_data(run, tmp_path, capsys, monkeypatch
 def test_fewer_epochs_than_are_done_change_nothing(run, capsys):
     before = files(run)
     assert command(run, "--resume", "--config.epochs=1") == 2
-    assert "epochs=1 are fewer than the 2 that the run in" in capsys.readouterr().err
+    assert "epochs=1 is less than the 2 that the run in" in capsys.readouterr().err
     after = files(run)
     assert {path for path in before if before[path] != after[path]} <= {run / "lock"}
 
@@ -717,7 +717,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("mine")
     for flag in ("--overwrite", "--resume"):
         assert command(tmp_path, flag) == 2
-        assert "holds files that are not of a run" in capsys.readouterr().err
+        assert "holds files that do not belong to a run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert command(tmp_path / "thesis.tex") == 2
     assert "is a file" in capsys.readouterr().err
@@ -737,7 +737,7 @@ def test_a_diverged_run_keeps_its_last_good_state_and_can_leave_the_step_out(tmp
     assert command(folder) == 2
     told = capsys.readouterr().err
     assert "the loss became inf at step 4 (epoch 2, step 2 of 2, images " in told
-    assert "With --resume --config.nonfinite=skip" in told
+    assert "Give --resume --config.nonfinite=skip" in told
     report = json.loads((folder / "diverged.json").read_text())
     assert (report["epoch"], report["step"], len(report["images"])) == (2, 2, 16)
     assert Checkpoints(folder / "checkpoints").info("last")["position"]["steps"] == 1
@@ -760,7 +760,7 @@ def test_of_several_folders_those_that_are_no_runs_are_left_out(run, tmp_path, c
     arguments = [str(tmp_path / "report"), str(run), "--attacks=clean", "--checkpoint=final", "--overwrite"]
     assert errors.run(evaluate.main, arguments) == 0
     told = capsys.readouterr()
-    assert f"note: {tmp_path / 'report'} is no run and is left out" in told.err
+    assert f"note: {tmp_path / 'report'} is not a run and is left out" in told.err
     assert "clean" in told.out
     assert errors.run(evaluate.main, [*arguments[1:-1], "--resume"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("%  known")

@@ -155,13 +155,13 @@ def test_an_average_that_is_mostly_its_first_state_is_told(tmp_path, monkeypatch
     # 0.95^(2 * 12 - 1) is .31; warmed up nothing is left of the first.
     plain = {"epochs": 12, "average__decay": 0.95, "average__warmup": "false"}
     assert told("ema", **plain) == [
-        "note: at the end 31 % of the average is still the weights after step 1, the first of 24 that it takes in; "
-        "a lower --config.average.decay than 0.95 forgets sooner"
+        "note: at the end, 31 % of the average still comes from the weights after step 1, the first of its 24 states; "
+        "a --config.average.decay below 0.95 forgets sooner"
     ]
     assert told("ema", epochs=12, average__decay=0.95) == []
     assert told("seat", epochs=12) == told("swa", epochs=3) == []
     # Epochs 8 to 11 of 12 are the fourth part: four states.
     (line,) = told("fawa", epochs=12, average__start=2 / 3, dataset__validation_examples=10)
-    assert "68 % of the average is still the weights after epoch 9, the first of 4" in line
+    assert "68 % of the average still comes from the weights after epoch 9, the first of its 4" in line
     (line,) = told("rebat", epochs=12)
-    assert "after step 13, the first of 12 that it takes in; a lower --config.rebat.decay than 0.99" in line
+    assert "after step 13, the first of its 12 states; a --config.rebat.decay below 0.99" in line

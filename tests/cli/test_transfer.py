@@ -131,13 +131,13 @@ def test_what_cannot_transfer_is_refused(runs, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert f"from='{tmp_path}' holds no run" in fails("--attacks=pgd2", f"--from={tmp_path}")
-    assert "is no checkpoint; there are best, last" in fails("--attacks=pgd2", f"--from={b}/checkpoints/newest")
+    assert "is not a checkpoint; there are best, last" in fails("--attacks=pgd2", f"--from={b}/checkpoints/newest")
     for attack in ("clean", "aa", "apgd-ce5", "fmn5", "aa-union"):
-        assert f"attack '{attack}' makes no images that transfer; give such as pgd20" in fails(
+        assert f"attack '{attack}' cannot transfer; give an attack such as pgd20" in fails(
             f"--attacks={attack}", f"--from={b}"
         )
     told = fails("--config.evaluation.final_attacks=clean", f"--from={b}")
-    assert "evaluation.final_attacks has none whose images transfer; give --attacks" in told
+    assert "evaluation.final_attacks has no attack that can transfer; give --attacks" in told
     data = json.loads((b / "data.json").read_text())
     data["train"]["image_shape"] = [32, 32, 3]
     (b / "data.json").write_text(json.dumps(data))

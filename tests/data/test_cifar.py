@@ -186,13 +186,13 @@ def test_a_truncated_pickle_is_named(tmp_path, cut):
 def test_a_truncated_archive_is_named(tmp_path):
     archive = write_archive(tmp_path, "cifar10")
     archive.write_bytes(archive.read_bytes()[:-200])
-    with pytest.raises(InputError, match=f"^{archive} is not a whole .tar.gz"):
+    with pytest.raises(InputError, match=f"^{archive} is not a complete .tar.gz"):
         load("cifar10", data_dir=tmp_path)
 
 
 def test_something_else_called_tar_gz_is_named(tmp_path):
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"<html>404</html>" * 100)
-    with pytest.raises(InputError, match=r"cifar-100-python.tar.gz is not a whole .tar.gz"):
+    with pytest.raises(InputError, match=r"cifar-100-python.tar.gz is not a complete .tar.gz"):
         load("cifar100", data_dir=tmp_path)
 
 

@@ -73,7 +73,7 @@ def fails(folder, name="cifar10", shape=SHAPE, classes=CLASSES):
 
 def test_what_is_wrong_with_arrays(tmp_path):
     home = "CIFAR-10-C.tar from https://zenodo.org/records/2535967"
-    assert "is no folder; unpack " + home in fails(tmp_path / "absent")
+    assert "is not a folder; unpack " + home in fails(tmp_path / "absent")
     write_arrays(tmp_path)
     (tmp_path / "fog.npy").rename(tmp_path / "kept")
     assert fails(tmp_path) == f"{tmp_path} lacks fog.npy; unpack {home} there"
@@ -82,9 +82,7 @@ def test_what_is_wrong_with_arrays(tmp_path):
     assert f"{tmp_path / 'fog.npy'} is not a whole .npy file" in fails(tmp_path)
     (tmp_path / "fog.npy").write_bytes((tmp_path / "kept").read_bytes())
     told = fails(tmp_path, shape=(8, 8, 3))
-    assert (
-        "gaussian_noise.npy has uint8 of shape (30, 4, 4, 3) where cifar10 needs uint8 of shape (30, 8, 8, 3)" in told
-    )
+    assert "gaussian_noise.npy has uint8 of shape (30, 4, 4, 3), but cifar10 needs uint8 of shape (30, 8, 8, 3)" in told
     np.save(tmp_path / "snow.npy", np.zeros((30, *SHAPE), np.float32))
     assert f"{tmp_path / 'snow.npy'} has float32" in fails(tmp_path)
     np.save(tmp_path / "snow.npy", np.zeros((24, *SHAPE), np.uint8))
@@ -93,10 +91,10 @@ def test_what_is_wrong_with_arrays(tmp_path):
     assert f"{tmp_path / 'snow.npy'} is not a whole .npy file" in fails(tmp_path)
     for labels in (np.zeros(7, int), np.zeros(30), np.zeros((30, 1), int), np.zeros(0, int)):
         np.save(tmp_path / "labels.npy", labels)
-        assert "must have the labels of the test images 5 times over" in fails(tmp_path)
+        assert "must have the labels of the test images 5 times" in fails(tmp_path)
     for labels in (np.arange(30) % 3 + 1, np.arange(30) % 4 - 1, np.repeat(np.arange(3), 10)):
         np.save(tmp_path / "labels.npy", labels)
-        assert "must be those of 3 classes and the same 5 times over" in fails(tmp_path)
+        assert "must be those of 3 classes and the same 5 times" in fails(tmp_path)
     (tmp_path / "labels.npy").unlink()
     assert f"{tmp_path / 'labels.npy'} does not exist; unpack {home} there" in fails(tmp_path)
 
@@ -108,7 +106,7 @@ def test_what_is_wrong_with_folders(tmp_path):
     assert "ImageNet-C from https://zenodo.org/records/2235448" in told
     write_folders(tmp_path)
     home = "Tiny-ImageNet-C.tar from https://zenodo.org/records/2536630"
-    assert "has shape (4, 4, 3) where tiny_imagenet has images of shape (8, 8, 3)" in fails(
+    assert "has shape (4, 4, 3), but tiny_imagenet has images of shape (8, 8, 3)" in fails(
         tmp_path, "tiny_imagenet", (8, 8, 3)
     )
     assert "has 3 class folders, which must be the same 4 everywhere" in fails(tmp_path, "tiny_imagenet", classes=4)

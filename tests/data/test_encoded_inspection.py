@@ -74,7 +74,7 @@ def test_the_command(folder, tmp_path, capsys):
     [
         (["inspect", "{}", "--image_size=-1"], "image_size=-1 must be at least 1"),
         (["inspect", "{}", "--image_size=16", "--images=-1"], "images=-1 must be at least 0"),
-        (["inspect", "{}", "--image_size=16", "--data_dir=x"], "data_dir='x' is of named data sets"),
+        (["inspect", "{}", "--image_size=16", "--data_dir=x"], "data_dir='x' is for named data sets"),
         (["inspect", "{}"], "--config.dataset.image_size=224"),
         (["prepare", "{}", "--image_size=16", "--out=x"], "encoded images need no prepare"),
         (["inspect", "/nowhere", "--image_size=16"], "/nowhere"),

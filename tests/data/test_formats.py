@@ -138,7 +138,7 @@ def damage_nothing_but_one_class(folder):
         (damage_alpha, r"train/2_up/\d+.png has mode RGBA; give 8 bits a channel"),
         (damage_text, r"test/2_up/\d+.png cannot be decoded as an image"),
         (damage_checksum, r"train/2_up/\d+.png cannot be decoded as an image"),
-        (damage_extra_class, "test/zebra is of a class that the training images do not have; remove it"),
+        (damage_extra_class, "test/zebra is a class that the training images do not have; remove it"),
         (damage_nothing_but_one_class, "train has 1 class folders; give one for each class, at least 2"),
     ],
 )
@@ -188,8 +188,8 @@ def animation(kind):
         (png_of_16_bits(), "has mode RGB with 16 bits a channel; give 8 bits a channel"),
         (b"P6 32 32 65535\n" + bytes(32 * 32 * 6), "has mode RGB with 16 bits a channel"),
         (b"P5 32 32 65535\n" + bytes(32 * 32 * 2), "has mode I"),
-        (animation("PNG"), "is an animation of 2 images; give each as a file"),
-        (animation("WEBP"), "is an animation of 2 images; give each as a file"),
+        (animation("PNG"), "is an animation of 2 images; give each as a separate file"),
+        (animation("WEBP"), "is an animation of 2 images; give each as a separate file"),
     ],
     ids=["palette", "palette, several", "colour", "gray", "alpha", "deep", "deep PPM", "deep PGM", "APNG", "WebP"],
 )
@@ -250,7 +250,9 @@ def test_a_batch_of_cifar_in_the_place_of_another_is_refused(tmp_path):
 def test_hidden_labels_and_other_columns_are_refused(tmp_path):
     hidden = (CIFAR[1][0], np.full(10, -1))
     formats.parquet(tmp_path / "hidden", CIFAR[0], hidden)
-    with pytest.raises(InputError, match=r"test-00000-of-00002.parquet has label -1; hidden test labels are of no use"):
+    with pytest.raises(
+        InputError, match=r"test-00000-of-00002.parquet has label -1; hidden test labels cannot be used"
+    ):
         load(str(tmp_path / "hidden"))
     formats.parquet(tmp_path / "other", *CIFAR, label="species")
     with pytest.raises(InputError, match="has columns img, species; give an image as image or img, and a label as"):

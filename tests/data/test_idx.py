@@ -119,7 +119,7 @@ DAMAGED = WHOLE[:12] + bytes([WHOLE[12] ^ 0xFF, WHOLE[13] ^ 0xFF]) + WHOLE[14:]
     ("content", "message"),
     [
         (WHOLE[:-9], "is a truncated gzip file; download it again"),
-        (idx_bytes(TRAIN_IMAGES), "is not gzip .* drop .gz if it is unpacked already"),
+        (idx_bytes(TRAIN_IMAGES), "is not gzip .* drop .gz if it is already unpacked"),
         (gzip.compress(idx_bytes(LABELS["train"])), "starts with 0x00000801, not 0x00000803; give an idx3-ubyte file"),
         (
             gzip.compress(idx_bytes(TRAIN_IMAGES)[:-1]),

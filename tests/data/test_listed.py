@@ -74,7 +74,7 @@ def test_the_first_of_a_list_need_not_be_of_all_classes(tmp_path):
             r"names what .* does not have: n00000001/other_0.jpg, .*other_2.jpg and 2 more \(5 in all\); give the list",
         ),
         ([*NAMES, *NAMES[3:5]], r"list.txt' names twice .* \(2 in all\)$"),
-        (["# nothing"], "names no image; give one a line, CLASS/FILE"),
+        (["# nothing"], "lists no image; give one CLASS/FILE per line"),
         ([NAMES[0], "val_1001.jpg"], "has 'val_1001.jpg' in line 2; give CLASS/FILE"),
     ],
 )
@@ -119,9 +119,7 @@ def test_a_column_with_names_is_read(tmp_path):
         path = next(tmp_path.glob(f"{split}*.parquet"))
         table = pyarrow.parquet.read_table(path)
         if split == "test":
-            with pytest.raises(
-                InputError, match=r"parquet has no names of files; give image.path, or a column file_name"
-            ):
+            with pytest.raises(InputError, match=r"parquet has no file names; give image.path, or a column file_name"):
                 read_records(str(tmp_path), DECODING, write_list(tmp_path, NAMES))
             named = pyarrow.array([f"{each.name}.JPEG" for each in TEST])
             pyarrow.parquet.write_table(table.append_column("file_name", named), path)
@@ -133,7 +131,7 @@ def test_a_column_with_names_is_read(tmp_path):
 def test_examples_without_names_say_so(kind, tmp_path):
     for split, count in (("train", 6), ("test", 3)):
         write_split(tmp_path, kind, split, examples(count), class_names=WNIDS)
-    with pytest.raises(InputError, match="has no names of files; give them as file_name or image/filename"):
+    with pytest.raises(InputError, match="has no file names; give them as file_name or image/filename"):
         read_records(str(tmp_path), DECODING, write_list(tmp_path, NAMES))
 
 
@@ -141,7 +139,7 @@ def test_two_images_of_one_name_are_named(tmp_path):
     write_split(tmp_path, "tar", "train", examples(6), class_names=WNIDS)
     same = [Encoded(encode(picture(1)), 0, ".jpg", name) for name in ("a/x", "b/x", "a/y")]
     write_split(tmp_path, "tar", "test", same, class_names=WNIDS)
-    with pytest.raises(InputError, match=r"names several images of .* at once by n00000001/x.jpg \(1 in all\)"):
+    with pytest.raises(InputError, match=r"has names that match several images of .*: n00000001/x.jpg \(1 in all\)"):
         read_records(str(tmp_path), DECODING, write_list(tmp_path, [f"{WNIDS[0]}/x.jpg"]))
     assert len(read_records(str(tmp_path), DECODING, write_list(tmp_path, [f"{WNIDS[0]}/y.jpg"])).test[1]) == 1
 
@@ -152,10 +150,10 @@ def test_a_list_that_is_not_there_is_named(tmp_path):
     ):
         read_list(tmp_path / "absent.txt")
     (tmp_path / "x.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read: it is no text"):
+    with pytest.raises(InputError, match="cannot be read: it is not text"):
         read_list(tmp_path / "x.txt")
 
 
 def test_images_of_one_size_have_no_list():
-    with pytest.raises(InputError, match="test_list='x' is of encoded images; give decoding"):
+    with pytest.raises(InputError, match="test_list='x' is for encoded images; give decoding"):
         load("embedded", test_list="x")

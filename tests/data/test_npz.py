@@ -154,7 +154,7 @@ def test_a_member_that_is_no_array_is_named(tmp_path):
 
 def test_a_single_array_is_named(tmp_path):
     np.save(tmp_path / "mine.npy", TRAIN)
-    with pytest.raises(InputError, match=r"mine.npy is not a file that holds a whole data set; give a folder, an .npz"):
+    with pytest.raises(InputError, match=r"mine.npy is not a file with a complete data set; give a folder, an .npz"):
         load("npz", data_dir=tmp_path / "mine.npy")
 
 

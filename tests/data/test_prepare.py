@@ -71,7 +71,7 @@ def test_a_changed_cache_is_refused(tmp_path, folder, array):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match=f"^{path} is not the file that was written: its sha256 differs"):
+    with pytest.raises(InputError, match=f"^{path} is not the original file: its sha256 differs"):
         load(str(tmp_path / "cache"))
     path.unlink()
     with pytest.raises(InputError, match=f"^{path} is missing"):
@@ -84,7 +84,9 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path, folder):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
-        with pytest.raises(InputError, match=rf"^{out} cannot take more: .*make room, and the same command goes on"):
+        with pytest.raises(
+            InputError, match=rf"^{out} cannot be written further: .*free some space, and repeat the command to resume"
+        ):
             prepare(open_dataset(str(folder)), out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -95,7 +97,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path, folder):
 
 def test_a_disk_without_room_is_named_before_anything_is_written(tmp_path, folder, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(InputError, match=r"has 1,000 bytes free, and 92,280 are needed; make room"):
+    with pytest.raises(InputError, match=r"has 1,000 bytes free, and 92,280 are needed; free some space"):
         prepare(open_dataset(str(folder)), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

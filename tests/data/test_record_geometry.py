@@ -170,11 +170,11 @@ FIRST = [0.3298622045981784, 0.4424691531246455, 0.23600463630752266, 0.59482330
     ("fields", "message"),
     [
         ({"size": 0}, "image_size=0 must be at least 1"),
-        ({"resize": 8}, "resize=8 is less than image_size=16; give at least that, or 0"),
+        ({"resize": 8}, "resize=8 is less than image_size=16; give at least as much, or 0"),
         ({"interpolation": "cubic"}, "interpolation='cubic' is unknown; did you mean 'bicubic'"),
-        ({"scale": (0.5, 0.2)}, r"crop_scale=\(0.5, 0.2\) falls; give the least first"),
+        ({"scale": (0.5, 0.2)}, r"crop_scale=\(0.5, 0.2\) decreases; give the minimum first"),
         ({"scale": (0.0, 0.2)}, r"crop_scale=0.0 must be in \(0, 1\]"),
-        ({"scale": (0.5,)}, "has 1 numbers; give the least and the largest"),
+        ({"scale": (0.5,)}, "has 1 numbers; give the minimum and the maximum"),
         ({"on_bad": "raise"}, "on_bad_image='raise' is unknown; choose one of skip, stop"),
     ],
 )
@@ -199,7 +199,7 @@ def test_bad_test_images_stop_or_are_left_out(tmp_path):
     np.testing.assert_array_equal(split.labels, data.test.labels[good])
     for each in (tmp_path / "test").rglob("*.*"):
         each.write_bytes(b"")
-    with pytest.raises(InputError, match=r"no image that can be decoded; the first: .* has no bytes"):
+    with pytest.raises(InputError, match=r"no image that can be decoded; the first error: .* has no bytes"):
         decoded(load(str(tmp_path), decoding=Decoding(size=12, on_bad="skip")).test.images)
 
 
@@ -249,7 +249,7 @@ def test_both_sides_are_resized_or_none(interpolation):
 
 
 def test_what_is_not_resized_has_no_size_for_it():
-    with pytest.raises(InputError, match="resize=30 with resizing='none'; leave out one of them"):
+    with pytest.raises(InputError, match="resize=30 with resizing='none'; leave out one of the two"):
         Decoding(size=16, resize=30, resizing="none")
     with pytest.raises(InputError, match="resizing='shrt' is unknown; did you mean 'short'"):
         Decoding(size=16, resizing="shrt")

@@ -47,15 +47,15 @@ def test_what_is_damaged_leaves_nothing(tmp_path, packed):
 def test_what_cannot_be_written_is_named(tmp_path, packed, monkeypatch):
     (tmp_path / "text.npz").write_text("no zip")
     for source, out, message in (
-        (packed, packed, "packed.npz' exists already; give a new file"),
+        (packed, packed, "packed.npz' already exists; give a new file"),
         (tmp_path / "none.npz", tmp_path / "out.npz", "none.npz does not exist"),
         (tmp_path / "text.npz", tmp_path / "out.npz", "text.npz cannot be read as .npz"),
-        (packed, tmp_path / "no" / "out.npz", "is in no folder that there is"),
+        (packed, tmp_path / "no" / "out.npz", "is in a missing folder"),
     ):
         with pytest.raises(InputError, match=message):
             unpack(source, out)
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1000))
-    with pytest.raises(InputError, match=r"out.npz' needs 2.2 kB, and 1.0 kB are free; make room"):
+    with pytest.raises(InputError, match=r"out.npz' needs 2.2 kB, and 1.0 kB are free; free some space"):
         unpack(packed, tmp_path / "out.npz")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["packed.npz", "text.npz"]

@@ -83,7 +83,7 @@ def test_a_schedules_own_places_are_of_the_run():
         ({"optimizer.name": "adafactor", "piat.momentum": "reset"}, "finds no momentum in the optimizer's state"),
         ({"optimizer.name": "sign_sgd", "optimizer.schedule": "triangular"}, "sign_sgd has no momentum"),
         ({"attack.name": "n_fgsm", "attack.norm": "l2"}, "norm='l2'"),
-        ({"evaluation.final_attacks": "clean,n_fgsm"}, "attack 'n_fgsm' is to train with"),
+        ({"evaluation.final_attacks": "clean,n_fgsm"}, "attack 'n_fgsm' is for training only"),
         ({"attack.sparsity": 0.0}, "attack.sparsity=0.0 must be in (0, 1]"),
         ({"model.bn_momentum": 0.0}, "bn_momentum=0.0 must be in (0, 1]"),
     ],

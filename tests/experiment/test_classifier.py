@@ -139,7 +139,7 @@ def test_weights_that_do_not_say_what_they_are(tmp_path, options, message):
     np.savez(tmp_path / "x.npz", a=np.zeros(2))
     with pytest.raises(InputError, match=message):
         piat_jax.load(tmp_path / "x.npz", **options)
-    with pytest.raises(InputError, match="is no file and no folder"):
+    with pytest.raises(InputError, match="is not a file or a folder"):
         piat_jax.load(tmp_path / "absent")
 
 

@@ -265,7 +265,7 @@ def test_no_number_of_any_config_but_a_radius_may_be_infinite(number):
         (f"{EMBEDDED}:trades+pia", "'pia' is unknown; did you mean 'piat'"),
         (f"{EMBEDDED}:trades+mart", "has 2 objectives"),
         (f"{EMBEDDED}:swa+swa", "has 'swa' twice"),
-        (f"{EMBEDDED}:ema2", "'ema2' is a further average, and there is no first; write 'ema'"),
+        (f"{EMBEDDED}:ema2", "'ema2' is a further average without a first one; write 'ema'"),
         (f"{EMBEDDED}:ema+swa3x", "'swa3x' is unknown"),
         (f"{EMBEDDED}:ema+awp2", "'awp2' is unknown; did you mean 'awp'"),
         (f"{EMBEDDED}:awp+awp", "has 'awp' twice"),
@@ -311,7 +311,7 @@ def test_an_unknown_field_is_answered_by_what_is_near_or_where_to_look(field, to
         ("def get_config(): return None", "TypeError: get_config"),
         ("def get_config(method): return {}", "get_config returned dict; return a ConfigDict"),
         ("def get_config(method):\n    return 1 / 0", "line 2: ZeroDivisionError"),
-        ("x = 1", "defines no function get_config"),
+        ("x = 1", "does not define a function get_config"),
     ],
 )
 def test_what_is_wrong_in_a_config_file_of_ones_own_is_one_line(tmp_path, code, message):
@@ -386,7 +386,7 @@ def test_a_bad_value_is_one_line_that_begins_with_its_field(path, value):
 
 def test_a_file_without_get_config(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
-    with pytest.raises(InputError, match="defines no function get_config"):
+    with pytest.raises(InputError, match="does not define a function get_config"):
         read_config(str(tmp_path / "empty.py"))
 
 

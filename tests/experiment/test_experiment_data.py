@@ -177,9 +177,9 @@ def test_problems_of_generated_examples_are_told(fields, message):
 def test_methods_that_go_by_the_label_have_no_smoothed_ones(method):
     base = config.load("cifar10_resnet18:" + method, checked=False)
     told = problems(base.with_fields({"dataset.extra": "a.npz", "dataset.extra_smoothing": (0.1,)}))
-    assert any(re.search(r"dataset.extra_smoothing=\(0.1,\): (LAS|RAT) goes by the label alone", line) for line in told)
+    assert any(re.search(r"dataset.extra_smoothing=\(0.1,\): (LAS|RAT) uses only the label", line) for line in told)
     for fields in ({"dataset.extra": "a.npz"}, {"dataset.extra_smoothing": (0.1,)}):
-        assert not any("goes by the label" in line for line in problems(base.with_fields(fields)))
+        assert not any("uses only the label" in line for line in problems(base.with_fields(fields)))
 
 
 def test_problems_of_the_group_are_all_told():

@@ -32,7 +32,7 @@ def test_the_list_and_the_config_are_printed_and_nothing_is_written(tmp_path, ca
     assert errors.run(train.main, ["--config=embedded:trades+awp", "--config.attack.eps=4/255", "--fields"]) == 0
     lines = capsys.readouterr().out.splitlines()
     at = lines.index("attack.eps = 0.0156863 (4/255)")
-    assert lines[at + 1] == "        radius, pixels in [0, 1]; write 8/255 on the command line"
+    assert lines[at + 1] == "        radius, for pixels in [0, 1]; write 8/255 on the command line"
     assert any(line.startswith("awp.gamma = 0.005") for line in lines)
     assert errors.run(train.main, ["--config=embedded:trades+awp", "--config.attack.eps=4/255", "--show"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -59,9 +59,7 @@ def test_a_run_of_other_settings_is_not_taken_for_it(job, field):
 
 def test_what_could_not_be_evaluated_is_not_trained(job):
     few = job._replace(overrides={**OVERRIDES, "dataset.test_examples": "4"})
-    with pytest.raises(
-        InputError, match=r"dataset\.test_examples=4 are fewer than the 5 that AutoAttack is to have in run"
-    ):
+    with pytest.raises(InputError, match=r"dataset\.test_examples=4 is less than aa_examples=5 in run"):
         check([few])
     check([few._replace(attacks=("clean",)), few._replace(aa_examples=4), job])
 

@@ -47,14 +47,14 @@ def test_each_number_has_its_images_and_settings():
 
 
 TOLD = {
-    "measured": "Its accuracy was not measured, neither clean nor under attack.",
-    "attacked": "It was not attacked: its robustness is not known.",
-    "aa": "AutoAttack was not run; under weaker attacks the accuracy is too high an estimate of the robustness.",
-    "part": "The accuracies are of the first 1,000 of 10,000 test images.",
-    "aa_part": "AutoAttack had the first 1,000 of these.",
-    "chosen": "The epoch was chosen by the accuracy on the test images, which favours it there.",
-    "norm": "Nothing is known of other norms than linf, and of radii above 8/255.",
-    "other": "Natural corruptions, other data and patches are no part of these numbers.",
+    "measured": "Neither its clean nor its robust accuracy was measured.",
+    "attacked": "It was not attacked; its robustness is unknown.",
+    "aa": "AutoAttack was not run; the accuracy under weaker attacks overestimates the robustness.",
+    "part": "The accuracies are for the first 1,000 of 10,000 test images.",
+    "aa_part": "AutoAttack was run on the first 1,000 of these.",
+    "chosen": "The epoch was chosen by the accuracy on the test images, which biases this accuracy upwards.",
+    "norm": "The robustness in norms other than linf and at radii above 8/255 is unknown.",
+    "other": "The numbers do not cover natural corruptions, other data or patches.",
 }
 
 

@@ -91,7 +91,7 @@ def test_what_is_no_pickle_is_fetched_alone(here, model, tmp_path):
     here.files["user/pickle"] = {"config.json": files["config.json"], "pytorch_model.bin": b"a pickle"}
     assert (hub.fetch("hf:user/pickle") / "pytorch_model.bin").read_bytes() == b"a pickle"
     here.files["user/none"] = {"README.md": b"nothing here"}
-    with pytest.raises(InputError, match=r"hf:user/none holds no weights; a repository with model.safetensors"):
+    with pytest.raises(InputError, match=r"hf:user/none holds no weights; give a repository with model.safetensors"):
         hub.fetch("hf:user/none")
 
 
@@ -140,25 +140,25 @@ def test_from_the_cache_alone(tmp_path, monkeypatch, model):
     with pytest.raises(InputError) as told:
         piat_jax.load("hf:user/other")
     assert str(told.value) == (
-        f"hf:user/other: the hub is not asked (HF_HUB_OFFLINE), and it is not whole in the cache {tmp_path}; connect "
-        "once, or set HF_HUB_OFFLINE=0"
+        f"hf:user/other: the hub is not used (HF_HUB_OFFLINE), and the cache {tmp_path} does not have all files; "
+        "connect once, or set HF_HUB_OFFLINE=0"
     )
-    with pytest.raises(InputError, match=r"the hub is not asked|cannot be reached"):
+    with pytest.raises(InputError, match=r"the hub is not used|cannot be reached"):
         model.push_to_hub("user/net", token="hf_secret")
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("hf:net", "'hf:net' is no repository of the hub; give hf:user/name"),
-        ("hf:a/b/c", "is no repository of the hub"),
+        ("hf:net", "'hf:net' is not a repository; give hf:user/name"),
+        ("hf:a/b/c", "is not a repository"),
         (
             "hf:user/none",
             "hf:user/none: there is no such repository, or it is private; check the name, or set HF_TOKEN",
         ),
         ("hf:user/net@v9", "hf:user/net@v9: the repository has no revision 'v9'; leave it out for main"),
         ("hf:user/gated", "hf:user/gated is gated: accept its terms on its page, and set HF_TOKEN"),
-        ("hf:user/broken", "hf:user/broken: the hub cannot be reached, and it is not whole in the cache"),
+        ("hf:user/broken", "hf:user/broken: the hub cannot be reached, and the cache"),
     ],
 )
 def test_what_cannot_be_fetched(source, message, here):

@@ -133,15 +133,15 @@ def test_every_row_is_of_a_network_that_is_there():
     assert published("timm:convnext_tiny") == published("timm:convnext_tiny.in12k_ft_in1k")
     assert published("torchvision:resnet50.IMAGENET1K_V1").resize == 256
     assert str(published("timm:swin_tiny_patch4_window7_224")) == (
-        "224 pixels a side, the middle after bicubic resizing of the shorter side to 248"
+        "224 pixels a side, center crop after bicubic resizing of the shorter side to 248"
     )
     assert str(published("timm:convnext_large.fb_in22k_ft_in1k_384")) == (
-        "384 pixels a side, the middle after bicubic resizing of both sides to 384"
+        "384 pixels a side, center crop after bicubic resizing of both sides to 384"
     )
     assert published("timm:swin_base_patch4_window12_384").options == {"window": 12}
     assert str(published("robustbench:Wong2020Fast")) == "288 pixels a side"
     for name, message in (
-        ("tim:convnext_tiny", "nobody called 'tim' is known; did you mean 'timm'"),
+        ("tim:convnext_tiny", "source 'tim' is unknown; did you mean 'timm'"),
         ("timm:convnext_tiny.fb_in1", "did you mean 'convnext_tiny.fb_in1k'"),
         ("torchvision:resnet51", "did you mean 'resnet50'"),
         ("robustbench:Singh2023Revisiting_ConvNeXt-T", "did you mean 'Singh2023Revisiting_ConvNeXt-T-ConvStem'"),
@@ -189,7 +189,7 @@ def test_a_file_is_converted_by_its_published_name(tmp_path, monkeypatch, capsys
 
     out = converted("--quiet")
     told = capsys.readouterr().out
-    assert "published for images of 16 pixels a side, the middle after bilinear resizing of the shorter" in told
+    assert "published for images of 16 pixels a side, center crop after bilinear resizing of the shorter" in told
     assert "normalisation (from the name): mean (0.485, 0.456, 0.406)" in told
     written = json.loads((out / "config.json").read_text())
     # The network's own name, the file's classes, the table's images.
@@ -212,13 +212,13 @@ def test_a_file_is_converted_by_its_published_name(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("of", "options", "side", "model", "message"),
     [
-        ("resnet50_imagenet", {}, 64, "resnet50", "it looks like resnet50_imagenet with num_classes=1000: give"),
+        ("resnet50_imagenet", {}, 64, "resnet50", "it looks like resnet50_imagenet with num_classes=1000; give"),
         ("wrn_50_2", {}, 64, "resnet50_imagenet", "it looks like wrn_50_2 with num_classes=1000"),
         ("resnet18", {}, 32, "resnet18_imagenet", "does not fit ImageNetResNet; it looks like resnet18 with"),
         ("convnext_tiny_convstem", {}, 32, "convnext_tiny", "it looks like convnext_tiny_convstem with num"),
         ("vit_tiny", {"patch_size": 8}, 32, "vit_small", "vit_tiny or deit_tiny with num_classes=1000, patch_size=8"),
         ("swin_tiny", {"window": 2}, 64, "convit_tiny", "like swin_tiny with num_classes=1000, window=2, patch_size=4"),
-        ("xcit", {"width": 16, "heads": 2, "depth": 1}, 32, "vit_tiny", "it looks like a XCiT, of which none by name"),
+        ("xcit", {"width": 16, "heads": 2, "depth": 1}, 32, "vit_tiny", "it looks like a XCiT, but none of these"),
     ],
 )  # fmt: skip
 def test_another_network_is_called_by_its_name(of, options, side, model, message, monkeypatch):

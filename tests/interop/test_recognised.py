@@ -98,7 +98,7 @@ def test_load_and_convert_take_the_network_by_the_file_s_name(tmp_path, monkeypa
     told = capsys.readouterr().out
     assert told.startswith(
         "taken for RobustBench's Carmon2019Unlabeled by the name of the file: wide_resnet of cifar10, 10 classes, "
-        "images in [0, 1] as they are, trained against linf, eps 8/255; --model names another\n"
+        "images in [0, 1] without normalisation, trained against linf, eps 8/255; --model names another\n"
     )
     fields, loads, load = ["--config=cifar10_resnet18", "--quiet"], [], config.load
     monkeypatch.setattr(

@@ -126,7 +126,7 @@ def test_pickles_with_code_need_consent(tmp_path):
     state = {key: torch.tensor(values) for key, values in state_dict(model, variables).items()}
     path = tmp_path / "a.pth"
     torch.save({"last": state, "best": {}, "arguments": Evil()}, path)
-    with pytest.raises(InputError, match="may run any code which is in the file; if you trust"):
+    with pytest.raises(InputError, match="may run any code in the file; if you trust"):
         load_weights(path, model, X.shape[1:])
     loaded = load_weights(path, model, X.shape[1:], unsafe_pickle=True)
     jax.tree.map(np.testing.assert_array_equal, tuple(loaded.variables), tuple(variables))

@@ -59,7 +59,7 @@ def test_positions_are_pytorchs():
     found = adapt_positions(with_class, 64, class_token=True).ravel()
     np.testing.assert_allclose(found[:4], [-5, 20.681262546258264, 26.2383452872836, 33.12464576173631], rtol=1e-12)
     assert found[1:].sum() == pytest.approx(69801.6885307345, rel=1e-12)
-    with pytest.raises(InputError, match="197 positions make no square grid"):
+    with pytest.raises(InputError, match="197 positions are not a square grid"):
         adapt_positions(with_class, 64, class_token=False)
 
 
@@ -102,7 +102,7 @@ def test_every_path_that_does_not_fit_is_listed():
         adapt_vit(old, shapes(), key=jax.random.key(0))
     lines = str(caught.value)
     assert "blocks_1/norm1/bias is missing" in lines
-    assert "blocks_2/norm1/bias has no place" in lines
+    assert "blocks_2/norm1/bias is not in this model" in lines
     assert "blocks_0/attn/qkv/kernel has shape [4, 12]; this model has [8, 24]" in lines
 
 

@@ -92,8 +92,8 @@ def test_everything_that_does_not_fit_is_listed(resnet, tmp_path):
 @pytest.mark.parametrize(
     ("of", "into", "hint"),
     [
-        ("preact_v1", "preact_v2", "it is of preact_resnet18_v1"),
-        ("preact_v2", "preact_v1", "it is of preact_resnet18"),
+        ("preact_v1", "preact_v2", "it has the weights of preact_resnet18_v1"),
+        ("preact_v2", "preact_v1", "it has the weights of preact_resnet18"),
         ("wide_resnet", "resnet", "does not fit ResNet"),
     ],
 )
@@ -226,7 +226,7 @@ def test_safetensors_as_the_format_says(tmp_path):
     assert (header["brain"]["dtype"], header["__metadata__"]["format"]) == ("BF16", "pt")
     for damaged in (b"", content[:4], content[: 8 + length // 2], content[:-1], b"\xff" * 40):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match="not a whole safetensors file"):
+        with pytest.raises(InputError, match="not a complete safetensors file"):
             read_safetensors(path)
 
 
@@ -240,7 +240,7 @@ def test_a_flipped_bit_in_what_we_wrote_is_noticed(tmp_path):
         content = bytearray(good)
         content[place] ^= 1 << place % 8
         path.write_bytes(content)
-        with pytest.raises(InputError, match="is not what was written: its checksum differs; fetch it again"):
+        with pytest.raises(InputError, match="is damaged: its checksum differs; fetch it again"):
             read_safetensors(path)
     path.write_bytes(swapped)
     with pytest.raises(InputError, match="its checksum differs"):
@@ -284,7 +284,7 @@ def test_a_flipped_bit_in_a_zip_file_of_weights_is_noticed(resnet, tmp_path):
     path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
     with pytest.raises(InputError, match=r"is damaged: the checksum of conv1.weight.npy differs; fetch it again"):
         check_zip(path)
-    with pytest.raises(InputError, match=r"is not a whole \.npz of arrays"):
+    with pytest.raises(InputError, match=r"is not a complete \.npz of arrays"):
         load_weights(path, model, SHAPE)
     path.write_bytes(b"no zip file")
     check_zip(path)
@@ -313,7 +313,7 @@ def test_other_types_are_named(tmp_path, code, size):
     write_by_hand(
         tmp_path / "a.safetensors", {"x": {"dtype": code, "shape": [4], "data_offsets": [0, size]}}, bytes(size)
     )
-    with pytest.raises(InputError, match=f"'x' is stored as {code}, which is not read here; save it as F32"):
+    with pytest.raises(InputError, match=f"'x' is stored as {code}, which is not supported; save it as F32"):
         read_safetensors(tmp_path / "a.safetensors")
 
 
@@ -331,10 +331,10 @@ def test_the_library_reads_what_we_write(resnet, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("absent.pt", "is no file"),
-        ("a.txt", "of an unknown kind"),
+        ("absent.pt", "is not a file"),
+        ("a.txt", "has an unknown format"),
         ("empty", "holds no weights"),
-        ("a.npz", "not a whole"),
+        ("a.npz", "not a complete"),
     ],
 )
 def test_files_that_cannot_be_read(name, message, tmp_path):

@@ -72,7 +72,7 @@ def test_a_swin_of_other_windows_and_patches_is_adapted(tmp_path):
     old = create("swin", num_classes=3, **options, window=4, patch_size=4)
     variables = saved(tmp_path / "a.safetensors", old, LARGE)
     model = create("swin", num_classes=3, **options, window=3, patch_size=2)
-    with pytest.raises(InputError, match=r"its windows are of 4 tokens: give the model window=4 \(.*\), or adapt=True"):
+    with pytest.raises(InputError, match=r"its windows have 4 tokens: give the model window=4 \(.*\), or adapt=True"):
         load_weights(tmp_path / "a.safetensors", create("swin", num_classes=3, **options, window=3), LARGE)
     loaded = load_weights(tmp_path / "a.safetensors", model, (16, 16, 3), adapt=True)
     assert len(loaded.report.adapted) == 3  # the patches, a table of each block

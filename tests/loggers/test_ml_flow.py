@@ -104,4 +104,4 @@ def test_a_server_that_is_not_there_stops_nothing(tmp_path, monkeypatch):
     trackers = used(tmp_path / "x", notes)
     assert not trackers
     (note,) = notes
-    assert note.startswith("mlflow is off from here on, training goes on: start: ")
+    assert note.startswith("mlflow is off from here on, training continues: start: ")

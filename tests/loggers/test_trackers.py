@@ -94,7 +94,7 @@ def test_one_that_raises_becomes_a_note_and_is_off_and_the_others_go_on(method, 
     notes = []
     trackers = used((f"bad_{method}", "good"), notes, tmp_path)
     bad, good = MADE
-    assert notes == [f"bad_{method} is off from here on, training goes on: {method}: RuntimeError: no server"]
+    assert notes == [f"bad_{method} is off from here on, training continues: {method}: RuntimeError: no server"]
     assert methods(bad.seen) == METHODS[: METHODS.index(method) + 1]
     assert methods(good.seen) == METHODS
     assert good.seen[-1] == ("close", False)
@@ -119,7 +119,7 @@ def test_one_that_never_answers_is_waited_for_once(tmp_path, monkeypatch):
     notes = []
     used(("bad_write",), notes, tmp_path, seconds=0.05)
     let_go.set()
-    assert notes == ["bad_write is off from here on, training goes on: write: no answer in 0.05 seconds"]
+    assert notes == ["bad_write is off from here on, training continues: write: no answer in 0.05 seconds"]
     assert methods(MADE[0].seen) == ("start", "write")
 
 
@@ -130,7 +130,7 @@ def test_a_constructor_that_raises(tmp_path):
     logger("broken")(make)
     notes = []
     used(("broken", "good"), notes, tmp_path)
-    assert notes == ["broken is off from here on, training goes on: start: ImportError: half installed"]
+    assert notes == ["broken is off from here on, training continues: start: ImportError: half installed"]
     assert methods(MADE[0].seen) == METHODS
 
 

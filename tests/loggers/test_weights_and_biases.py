@@ -140,7 +140,7 @@ def test_a_key_is_found_and_a_server_that_is_not_there_stops_nothing(where, tmp_
     notes = []
     used(tmp_path, notes)
     assert modes == ["online"]
-    assert notes == ["wandb is off from here on, training goes on: start: OSError: no route"]
+    assert notes == ["wandb is off from here on, training continues: start: OSError: no route"]
 
 
 def test_nobody_is_asked_on_a_terminal(tmp_path, monkeypatch):

@@ -83,5 +83,5 @@ def test_what_is_no_program_is_refused(text):
 
 
 def test_a_line_that_was_cut_is_refused():
-    with pytest.raises(InputError, match="open parenthesis"):
+    with pytest.raises(InputError, match="unclosed parenthesis"):
         parse(GPU.replace("tuple(%counter, %gradient, %filter)", "tuple(%counter, %gra"))

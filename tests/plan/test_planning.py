@@ -139,7 +139,7 @@ def test_the_json_has_the_same_numbers(made):
 
 def test_what_stands_out_is_told(made):
     low = dataclasses.replace(made, experiment=made.experiment.with_fields({"model.dtype": "bfloat16"}))
-    assert "convolutions are in float32 though bfloat16 is asked" in to_text(low)
+    assert "convolutions are in float32, not in bfloat16" in to_text(low)
     assert "though bfloat16" not in to_text(made)
     large = dataclasses.replace(made.estimates[0], memory=Memory(1e12, 0, 0, 0))
     assert "does not fit" in to_text(dataclasses.replace(made, estimates=(large,)))
@@ -149,7 +149,7 @@ def test_devices_that_cannot_share_the_batch_are_noted():
     experiment = config.load("embedded:pgd_at", {**SMALL, "batch_size": 6})
     made = plan(experiment, TARGET, jax.devices()[:4], what=["train"])
     assert made.estimates[0].devices == 3
-    assert "note: 3 of 4 devices can share a batch of 6 equally" in to_text(made)
+    assert "note: only 3 of 4 devices can share a batch of 6 equally" in to_text(made)
 
 
 def test_the_largest_batch_is_found_on_the_line():

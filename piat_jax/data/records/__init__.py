@@ -1,8 +1,8 @@
-"""Encoded images of any size that stay on the disk: read, decoded and cropped by workers while the device trains.
+"""Encoded images of any size that stay on disk: workers read, decode and crop them while the device trains.
 
-`opening` finds a set's files and says what they hold; `base`, `folders`, `tar`, `parquet` and `examples` are the forms
-they may have, each a random-access source as grain wants it; `geometry` decodes and crops; `images` is a split that
-looks like an array; `loader` hands out an epoch's training crops in order, whoever decodes them.
+`opening` finds a set's files and their format; `base`, `folders`, `tar`, `parquet` and `examples` are the formats, each
+a random-access source for grain; `geometry` decodes and crops; `images` is a split that behaves like an array; `loader`
+returns an epoch's training crops in order, independent of the workers.
 """
 
 from piat_jax.data.records.base import Records

@@ -1,4 +1,4 @@
-"""Files of tf.train.Example, array_record and tfrecord alike: what TFDS writes, read without TFDS and TensorFlow."""
+"""Files of tf.train.Example, array_record or tfrecord, as written by TFDS; read without TFDS and TensorFlow."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ IMAGES = ("image", "image/encoded")
 LABELS = ("label", "image/class/label")
 NAMES = ("file_name", "image/filename")
 BLOCK = 64
-"""Records that are read at once to learn their labels."""
+"""Number of records that are read together to collect their labels."""
 
 
 class _Examples(Records):
-    """What both forms have in common: an index that is kept, as it takes reading all of them."""
+    """The base of both formats, with a cached index, since building it reads all records."""
 
     form: ClassVar[str] = ""
     paths: list[str]
@@ -30,7 +30,7 @@ class _Examples(Records):
         return cached_index(self.form, self.paths, self._checked)
 
     def _checked(self) -> Index:
-        """The index of files that are a whole, each once; of equal size they are read to be compared."""
+        """The index, after a check that the shards are complete and distinct; shards of equal size are compared."""
         paths = [Path(path) for path in self.paths]
         check_shards(paths)
         check_different(paths)
@@ -40,22 +40,22 @@ class _Examples(Records):
         raise NotImplementedError
 
     def file_names(self) -> list[str]:
-        """What the examples have as file_name or image/filename."""
+        """The examples' feature file_name or image/filename."""
         names = self._index().names
         if not (names != b"").any():
-            raise InputError(f"{self.paths[0]} has no names of files; give them as {' or '.join(NAMES)}")
+            raise InputError(f"{self.paths[0]} has no file names; give them as {' or '.join(NAMES)}")
         return [name.decode(errors="replace") for name in names.tolist()]
 
 
 class ArrayRecords(_Examples):
-    """The examples of array_record files in their order.
+    """The examples in array_record files, in order.
 
     Args:
       paths: the shards.
       class_names: of the classes, or ().
 
     Raises:
-      InputError: a file that is damaged, or an example without image or label.
+      InputError: a file is damaged, or an example lacks image or label.
     """
 
     kind = "array_record files of tf.train.Example"
@@ -72,7 +72,7 @@ class ArrayRecords(_Examples):
             labels = self._index().labels
         except InputError:
             raise
-        except Exception as error:  # Damaged files raise nearly anything.
+        except Exception as error:  # Damaged files can raise almost any exception.
             raise InputError(
                 f"{paths[0]} cannot be read as array_record ({first_line(error)}); copy it again"
             ) from error
@@ -97,19 +97,19 @@ class ArrayRecords(_Examples):
         return split(self.name(index), record)[0]
 
     def name(self, index: int) -> str:
-        """The first file and the number of the record, over all of them."""
+        """The first file, and the record's number over all files."""
         return f"{self.paths[0]} record {index}"
 
 
 class TfRecords(_Examples):
-    """The examples of tfrecord files in their order; checksums are verified whenever one is read.
+    """The examples in tfrecord files, in order; each read verifies the checksums.
 
     Args:
       paths: the shards.
       class_names: of the classes, or ().
 
     Raises:
-      InputError: a file that is damaged, or an example without image or label.
+      InputError: a file is damaged, or an example lacks image or label.
     """
 
     kind = "tfrecord files of tf.train.Example"
@@ -138,7 +138,7 @@ class TfRecords(_Examples):
         return split(self.name(index), data[:size])[0]
 
     def name(self, index: int) -> str:
-        """The file and the place in it."""
+        """The file and the byte offset in it."""
         shard, offset, _ = self.places[index].tolist()
         return f"{self.paths[shard]} at byte {offset}"
 
@@ -148,15 +148,15 @@ def _index_of(labels: list[int], names: list[bytes], places: list[tuple[int, int
 
 
 def split(name: str, record: bytes) -> tuple[bytes, int, bytes]:
-    """The encoded image, the label, and the file's name or b"" of a serialized tf.train.Example.
+    """The encoded image, the label, and the file's name or b"" in a serialized tf.train.Example.
 
     Raises:
-      InputError: it is none, or has no image or label.
+      InputError: the record is not a tf.train.Example, or lacks image or label.
     """
     try:
         features = parse_example(record)
     except (IndexError, KeyError, ValueError) as error:
-        raise InputError(f"{name} is no tf.train.Example; give files as TFDS writes them") from error
+        raise InputError(f"{name} is not a tf.train.Example; give files as written by TFDS") from error
     image = next((features[key] for key in IMAGES if features.get(key)), None)
     label = next((features[key] for key in LABELS if features.get(key)), None)
     if image is None or label is None or not isinstance(image[0], bytes) or not isinstance(label[0], int):
@@ -169,7 +169,7 @@ def split(name: str, record: bytes) -> tuple[bytes, int, bytes]:
 
 
 def parse_example(record: bytes) -> dict[str, list[Any]]:
-    """The features of a serialized tf.train.Example: lists of bytes, or of whole numbers; floats are left out.
+    """Parse the features of a serialized tf.train.Example: lists of bytes or of whole numbers; floats are left out.
 
     >>> parse_example(write_example({"image": b"abc", "label": -1}))
     {'image': [b'abc'], 'label': [-1]}
@@ -189,7 +189,7 @@ def parse_example(record: bytes) -> dict[str, list[Any]]:
 
 
 def write_example(features: dict[str, bytes | int]) -> bytes:
-    """A serialized tf.train.Example, the inverse of `parse_example` for one value each."""
+    """Serialize a tf.train.Example, the inverse of `parse_example` for one value per feature."""
 
     def field(number: int, content: bytes) -> bytes:
         return bytes([number << 3 | 2]) + _varint(len(content)) + content
@@ -204,7 +204,7 @@ def write_example(features: dict[str, bytes | int]) -> bytes:
 def _fields(message: bytes | memoryview | int, wanted: set[int]) -> Iterator[tuple[int, Any]]:
     """The fields of a protocol buffer: number, and bytes or a whole number."""
     if isinstance(message, int):
-        raise ValueError("a number in the place of a message")
+        raise ValueError("a number instead of a message")
     view, at = memoryview(message), 0
     while at < len(view):
         tag, at = _read_varint(view, at)
@@ -248,7 +248,7 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
         if shift > 63:
-            raise ValueError("a number of more than 64 bits")
+            raise ValueError("a number with more than 64 bits")
 
 
 def _varint(number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Folders of image files of any size, one folder for each class."""
+"""Folders of image files of any size, one folder per class."""
 
 import os
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from piat_jax.data.records.base import Records, read_bytes
 
 
 class FolderRecords(Records):
-    """The image files in FOLDER/CLASS/, and in folders therein, in the order of their sorted names.
+    """The image files in FOLDER/CLASS/ and its subfolders, sorted by name.
 
     Args:
       folder: of the split.
-      classes: the names of the class folders, in the order of their numbers; () = those that are there, sorted.
+      classes: the names of the class folders, in the order of their numbers; () = all class folders, sorted.
 
     Raises:
-      InputError: a class without images, or one that is not among `classes`.
+      InputError: a class has no images, or is not among `classes`.
     """
 
     kind = "folders of images, FOLDER/CLASS/*.jpg"
@@ -29,16 +29,16 @@ class FolderRecords(Records):
         there = class_folders(folder)
         classes = classes or there
         if unknown := sorted(set(there) - set(classes)):
-            raise InputError(f"{folder / unknown[0]} is of a class that the training images do not have; remove it")
+            raise InputError(f"{folder / unknown[0]} is a class that the training images do not have; remove it")
         self.folder = str(folder)
         files, labels = [], []
         for number, name in enumerate(classes):
             found = sorted(_images(folder / name, name))
             if not found:
-                raise InputError(f"{folder / name} holds no image; every class needs one, as {', '.join(SUFFIXES)}")
+                raise InputError(f"{folder / name} holds no image; every class needs one of {', '.join(SUFFIXES)}")
             files += map(os.fsencode, found)
             labels += [number] * len(found)
-        self.files = np.array(files)  # bytes of one length: no Python object each
+        self.files = np.array(files)  # bytes of one length, so that there is no Python object per file
         super().__init__(labels, classes, str(folder))
 
     def read(self, index: int) -> bytes:
@@ -46,11 +46,11 @@ class FolderRecords(Records):
         return read_bytes(self.name(index))
 
     def name(self, index: int) -> str:
-        """Its path."""
+        """The file's path."""
         return os.path.join(self.folder, os.fsdecode(self.files[index]))
 
     def file_names(self) -> list[str]:
-        """Of each CLASS/FILE, or CLASS/FOLDER/FILE."""
+        """CLASS/FILE or CLASS/FOLDER/FILE for each image."""
         return [os.fsdecode(name) for name in self.files]
 
 

@@ -1,4 +1,4 @@
-"""Decoding by Pillow, and the crops of training and evaluation: pure functions of bytes and random numbers."""
+"""Decoding by Pillow, and the crops for training and evaluation: pure functions of bytes and random numbers."""
 
 import dataclasses
 import functools
@@ -15,11 +15,11 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 RESIZINGS = ("short", "both", "none")
 ON_BAD_IMAGE = ("stop", "skip")
 RATIO = (3 / 4, 4 / 3)
-"""Of width to height of a training crop, drawn evenly in its logarithm."""
+"""Range of a training crop's ratio of width to height, drawn log-uniformly."""
 TRIES = 10
-"""Crops that are drawn before the largest one in the middle is taken."""
+"""Number of crops that are drawn before the largest center crop is used instead."""
 USUAL_RESIZE = 256 / 224
-"""Of the short side to the evaluation crop, where nothing else is said."""
+"""Default ratio of the short side to the evaluation crop."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,16 @@ class Decoding:
     """How encoded images of any size become arrays `[size, size, 3]`.
 
     Args:
-      size: pixels a side.
-      resize: the short side before the evaluation crop, pixels; 0 = 256 for a size of 224, in this proportion.
-      resizing: "short" resizes the short side to that, "both" both sides, whatever their ratio, and "none" nothing:
-        the middle of the image as it is, with black around it where it is smaller.
-      interpolation: "bilinear" or "bicubic"; both with a filter against aliasing, as Pillow and torchvision have them.
-      scale: the least and the largest share of an image's area that a training crop has, before rounding.
-      on_bad: what an image that cannot be decoded does: "stop" raises; "skip" takes the next one that can in its place,
-        with its own label.
+      size: side of the crop in pixels.
+      resize: the short side before the evaluation crop, in pixels; 0 = 256 for a size of 224, and in proportion.
+      resizing: "short" resizes the short side, "both" both sides, changing the aspect ratio. With "none" the crop is
+        taken from the original image, with black borders if the image is smaller.
+      interpolation: "bilinear" or "bicubic"; both with an anti-aliasing filter, as in Pillow and torchvision.
+      scale: the minimum and maximum share of an image's area in a training crop, before rounding.
+      on_bad: if an image cannot be decoded, "stop" raises; "skip" uses the next decodable image and its label instead.
 
     Raises:
-      InputError: a value out of range.
+      InputError: a value is out of range.
     """
 
     size: int
@@ -54,19 +53,19 @@ class Decoding:
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         check_choice("on_bad_image", self.on_bad, ON_BAD_IMAGE)
         if self.resizing == "none" and self.resize:
-            raise InputError(f"resize={self.resize} with resizing='none'; leave out one of them")
+            raise InputError(f"resize={self.resize} with resizing='none'; leave out one of the two")
         if 0 < self.resize < self.size:
-            raise InputError(f"resize={self.resize} is less than image_size={self.size}; give at least that, or 0")
+            raise InputError(f"resize={self.resize} is less than image_size={self.size}; give at least as much, or 0")
         if len(self.scale) != 2:
-            raise InputError(f"crop_scale={self.scale} has {len(self.scale)} numbers; give the least and the largest")
+            raise InputError(f"crop_scale={self.scale} has {len(self.scale)} numbers; give the minimum and the maximum")
         for share in self.scale:
             check_range("crop_scale", share, 0, 1, open_low=True)
         if self.scale[0] > self.scale[1]:
-            raise InputError(f"crop_scale={self.scale} falls; give the least first")
+            raise InputError(f"crop_scale={self.scale} decreases; give the minimum first")
 
     @property
     def short_side(self) -> int:
-        """To which the short side is resized before the evaluation crop.
+        """The length of the short side after resizing, before the evaluation crop.
 
         >>> Decoding(size=224).short_side, Decoding(size=32).short_side, Decoding(size=224, resize=232).short_side
         (256, 37, 232)
@@ -75,18 +74,17 @@ class Decoding:
 
 
 def open_image(name: str, data: bytes) -> Any:
-    """The image of a file as Pillow's of 8-bit RGB, decoded.
+    """Decode the image in a file as an 8-bit RGB image of Pillow.
 
-    Gray becomes three equal channels; of 16 bits the upper 8 are kept; CMYK is converted as Pillow does; transparency
-    is dropped, as torchvision's loader drops it, so that the colours behind it show. The orientation in EXIF is not
-    looked at, as torchvision's loader does not.
+    Gray becomes three equal channels; of 16 bits the upper 8 are kept; Pillow converts CMYK. Transparency is dropped,
+    so that the colours behind it show, and the orientation in EXIF is ignored; torchvision's loader does both, too.
 
     Args:
-      name: what it is called in messages.
+      name: its name in messages.
       data: the bytes of the file.
 
     Raises:
-      InputError: they are no image, a damaged one, one of floats, or an animation.
+      InputError: the bytes are not an image, or the image is damaged, has floats, or is an animation.
     """
     try:
         from PIL import Image
@@ -99,12 +97,12 @@ def open_image(name: str, data: bytes) -> Any:
         if getattr(image, "is_animated", False):
             raise InputError(f"{name} is an animation of {getattr(image, 'n_frames', 0)} images; give one image a file")
         if image.mode == "F":
-            raise InputError(f"{name} has pixels in floating point; give 8 or 16 bits a channel")
+            raise InputError(f"{name} has floating-point pixels; give 8 or 16 bits per channel")
         image.load()
         return _as_rgb(image)
     except InputError:
         raise
-    except Exception as error:  # Pillow raises nearly anything at a damaged file.
+    except Exception as error:  # For a damaged file Pillow can raise almost any exception.
         raise InputError(f"{name} cannot be decoded as an image ({first_line(error)}); copy it again") from error
 
 
@@ -113,16 +111,16 @@ def _as_rgb(image: Any) -> Any:
 
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):  # 16 bits of gray: Pillow's own conversion clips them at 255
+    if image.mode.startswith("I"):  # 16 bits of gray: Pillow's conversion would clip them at 255
         deep = np.asarray(image)
         image = Image.fromarray((deep.astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns on the direct way
+        image = image.convert("RGBA")  # Pillow warns about the direct conversion
     return image.convert("RGB")
 
 
 def evaluation_crop(image: Any, decoding: Decoding) -> np.ndarray:
-    """The middle `[size, size, 3]` of an image that was resized, uint8: torchvision's Resize, CenterCrop.
+    """Resize an image and take its center `[size, size, 3]`, uint8: torchvision's Resize and CenterCrop.
 
     Args:
       image: of Pillow, RGB.
@@ -144,17 +142,17 @@ def evaluation_crop(image: Any, decoding: Decoding) -> np.ndarray:
 
 
 def _before(length: int, size: int) -> int:
-    """Where the middle begins; below 0 where it is larger than the image."""
+    """The start of a center crop; negative if the crop is larger than the image."""
     return round((length - size) / 2) if length >= size else -((size - length) // 2)
 
 
 def training_crop(image: Any, decoding: Decoding, draws: np.ndarray) -> np.ndarray:
-    """A random part of an image, resized to `[size, size, 3]`, uint8; as torchvision's RandomResizedCrop.
+    """A random crop of an image, resized to `[size, size, 3]`, uint8; as torchvision's RandomResizedCrop.
 
     Args:
       image: of Pillow, RGB.
       decoding: says how.
-      draws: `[TRIES, 4]` in [0, 1), as of `crop_draws`.
+      draws: `[TRIES, 4]` in [0, 1), as from `crop_draws`.
     """
     left, top, width, height = crop_box(image.width, image.height, decoding.scale, draws)
     part = image.crop((left, top, left + width, top + height))
@@ -165,17 +163,17 @@ def training_crop(image: Any, decoding: Decoding, draws: np.ndarray) -> np.ndarr
 def crop_box(width: int, height: int, scale: tuple[float, float], draws: np.ndarray) -> tuple[int, int, int, int]:
     """Left, top, width and height of a training crop.
 
-    `w = round(sqrt(A s r))`, `h = round(sqrt(A s / r))` of an area A, with s even in `scale` and log r even in that of
-    `RATIO`, the first of `draws` that fits inside, at a place that is even over all. If none fits, the largest middle
-    part whose ratio is in `RATIO`.
+    `w = round(sqrt(A s r))`, `h = round(sqrt(A s / r))` for an image of area A, with s uniform in `scale` and log r
+    uniform in that of `RATIO`. The first of `draws` that fits inside is used, at a uniform position. If none fits, the
+    crop is the largest center crop with a ratio in `RATIO`.
 
     Args:
       width, height: of the image, pixels.
-      scale: as of `Decoding`.
+      scale: as in `Decoding`.
       draws: `[TRIES, 4]` in [0, 1): area, ratio, top, left.
 
     Source: Szegedy et al. (2015), arXiv:1409.4842, for the crop; torchvision's RandomResizedCrop for the tries and the
-    last resort.
+    fallback.
 
     >>> crop_box(500, 375, (1.0, 1.0), np.full((10, 4), 0.5))
     (0, 0, 500, 375)
@@ -193,10 +191,10 @@ def crop_box(width: int, height: int, scale: tuple[float, float], draws: np.ndar
 
 
 def crop_draws(words: tuple[int, ...], epoch: int, index: int) -> np.ndarray:
-    """The random numbers `[TRIES, 4]` of an example's training crop in an epoch: of Philox, so of nothing else.
+    """The random numbers `[TRIES, 4]` of an example's training crop in an epoch, by Philox from these arguments only.
 
     Args:
-      words: of a key, 32 bits each; at most four count.
+      words: of a key, 32 bits each; at most four are used.
       epoch: from 0.
       index: of the example.
     """

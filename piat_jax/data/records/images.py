@@ -1,4 +1,4 @@
-"""A split of encoded images that looks like an array of their evaluation crops."""
+"""A split of encoded images that behaves like an array of their evaluation crops."""
 
 import functools
 import math
@@ -16,18 +16,18 @@ from piat_jax.data.records.geometry import Decoding, crop_draws, evaluation_crop
 from piat_jax.data.types import Split
 
 AT_ONCE = 1024
-"""Images that are waiting for the threads that decode them."""
+"""Number of images that are queued for the decoding threads."""
 TRIED_IN_PLACE = 1000
-"""Examples that are tried in the place of one that cannot be decoded."""
+"""Number of examples that are tried to replace one that cannot be decoded."""
 
 
 class RecordImages:
-    """Images `[N, size, size, 3]`, uint8, none of which is decoded before it is indexed; then as for evaluation.
+    """Images `[N, size, size, 3]`, uint8, which are decoded when they are indexed, as for evaluation.
 
     Args:
-      records: where they come from.
-      decoding: how they are decoded.
-      which: `[N]`, the numbers of those of the records that are meant; None = all.
+      records: the source of the images.
+      decoding: how to decode them.
+      which: `[N]`, the numbers of the records in this split; None = all.
     """
 
     dtype = np.dtype(np.uint8)
@@ -40,12 +40,12 @@ class RecordImages:
 
     @property
     def size(self) -> int:
-        """How many values there are, as of an array."""
+        """The number of values, as for an array."""
         return math.prod(self.shape)
 
     @property
     def labels(self) -> np.ndarray:
-        """`[N]` int32."""
+        """The labels, `[N]` int32."""
         return self.records.labels if self.which is None else self.records.labels[self.which]
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class RecordImages:
         return images
 
     def part(self, which: np.ndarray) -> "RecordImages":
-        """Those of some numbers, or where a mask says so; none is decoded."""
+        """The images with some numbers, or selected by a mask; nothing is decoded."""
         chosen = np.arange(len(self))[which]
         return RecordImages(self.records, self.decoding, chosen if self.which is None else self.which[chosen])
 
@@ -71,14 +71,14 @@ class RecordImages:
         return evaluation_crop(self._open(index), self.decoding)
 
     def drawn(self, index: int, words: tuple[int, ...], epoch: int) -> np.ndarray:
-        """The training crop that an image has in an epoch under a key."""
+        """The training crop of an image in an epoch, for a key."""
         return training_crop(self._open(index), self.decoding, crop_draws(words, epoch, index))
 
     def drawn_or_next(self, index: int, words: tuple[int, ...], epoch: int) -> tuple[np.ndarray, int]:
-        """As `drawn`, with the number of the example; where bad images are skipped, that of the next that is good.
+        """As `drawn`, with the example's number; if bad images are skipped, those of the next good image.
 
         Raises:
-          InputError: the image cannot be decoded, or none of the next ones.
+          InputError: the image, or also the following images if bad images are skipped, cannot be decoded.
         """
         tried = 1 if self.decoding.on_bad == "stop" else min(TRIED_IN_PLACE, len(self))
         for step in range(tried):
@@ -91,7 +91,7 @@ class RecordImages:
         raise AssertionError
 
     def name(self, index: int) -> str:
-        """What an image is called in messages."""
+        """The image's name in messages."""
         return self.records.name(self._record(index))
 
     def read(self, index: int) -> bytes:
@@ -106,10 +106,11 @@ class RecordImages:
 
 
 def decoded(images: RecordImages) -> tuple[Split, list[str]]:
-    """All images of a split as for evaluation, as of `core.scratch`, and a line for each that was left out.
+    """Decode all images of a split as for evaluation, into an array of `core.scratch`; also a line per bad image.
 
     Raises:
-      InputError: an image cannot be decoded and bad ones are not skipped, none can, or the disk is too small.
+      InputError: an image cannot be decoded and bad ones are not skipped, none can be decoded, or the disk is too
+        small.
     """
     pixels = scratch(f"the {len(images)} images to evaluate on, of {images.records.where},", images.shape, np.uint8)
     bad: dict[int, str] = {}
@@ -124,7 +125,7 @@ def decoded(images: RecordImages) -> tuple[Split, list[str]]:
 
     _for_all(fill, len(images))
     if len(bad) == len(images):
-        raise InputError(f"{images.records.where} has no image that can be decoded; the first: {bad[0]}")
+        raise InputError(f"{images.records.where} has no image that can be decoded; the first error: {bad[0]}")
     good = np.setdiff1d(np.arange(len(images)), list(bad))
     for place, kept in enumerate(good.tolist()):
         if place != kept:
@@ -133,7 +134,7 @@ def decoded(images: RecordImages) -> tuple[Split, list[str]]:
 
 
 def _for_all(work: Any, count: int) -> None:
-    """Call `work` with each number below `count`; Pillow decodes outside of Python's lock."""
+    """Call `work` with each number below `count`, in threads: Pillow releases the GIL while it decodes."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, count, AT_ONCE):
             for _ in threads.map(work, range(start, min(start + AT_ONCE, count))):
@@ -146,9 +147,9 @@ def _nothing(size: int) -> np.ndarray:
 
 
 def row(images: RecordImages, words: tuple[int, ...], place: Sequence[int]) -> dict[str, Any]:
-    """What a worker makes of an epoch and an index: the training crop, and the number of the example that it shows.
+    """A worker's result for an epoch and an index: the training crop, and the number of the example that it shows.
 
-    A negative number, `-1 - index`, stands for an image that cannot be decoded: who asked decodes it and says why.
+    A negative number, `-1 - index`, means that the image cannot be decoded; the caller decodes it again to report why.
     """
     epoch, index = place
     try:

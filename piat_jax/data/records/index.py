@@ -1,4 +1,4 @@
-"""What reading all records of some files has found out of them: kept, as ImageNet's are 140 GB to read."""
+"""The index of record files, which is cached because building it reads all records (ImageNet: 140 GB)."""
 
 import contextlib
 import hashlib
@@ -20,20 +20,20 @@ class Index(NamedTuple):
     """Labels, names and places of N records."""
 
     labels: np.ndarray  # [N] int64
-    names: np.ndarray  # [N] bytes, of the image files; empty where a record does not say
-    places: np.ndarray  # [N, 3] int64: shard, offset, size; [0, 3] where the files have an index of their own
+    names: np.ndarray  # [N] bytes, of the image files; empty if a record has none
+    places: np.ndarray  # [N, 3] int64: shard, offset, size; [0, 3] if the files have an index themselves
 
 
 def cached_index(kind: str, paths: Sequence[str], read: Callable[[], Index]) -> Index:
-    """The index of some files: as it was kept in the cache folder, else read and kept there.
+    """The index of some files, from the cache folder; if it is not there, it is built and cached.
 
-    It is another one where the paths, sizes or times of the files are. What is damaged is read again; where nothing can
-    be written, nothing is kept. Several processes may do this at once.
+    Changed paths, sizes or times of the files lead to a new index. A damaged index is built again; if the folder cannot
+    be written, nothing is cached. Several processes may call this at the same time.
 
     Args:
-      kind: of the files.
-      paths: of them, in order.
-      read: reads the files.
+      kind: the files' format.
+      paths: the files, in order.
+      read: reads the files and builds the index.
     """
     full = [os.path.abspath(path) for path in paths]
     name = hashlib.sha256("\n".join((kind, *full)).encode(errors="surrogateescape")).hexdigest()[:32]
@@ -42,7 +42,7 @@ def cached_index(kind: str, paths: Sequence[str], read: Callable[[], Index]) -> 
     found = _load(path, stamp)
     if found is None:
         found = read()
-        if np.array_equal(stamp, _stamp(full)):  # else they were being written
+        if np.array_equal(stamp, _stamp(full)):  # else the files changed meanwhile
             _save(path, stamp, found)
     return found
 
@@ -54,13 +54,13 @@ def _stamp(paths: Sequence[str]) -> np.ndarray:
 
 
 def _load(path: Path, stamp: np.ndarray) -> Index | None:
-    """The index in a file, whose checksums are verified; None where it is none of these files."""
+    """Load an index and verify its checksums; None if it belongs to other files."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if not np.array_equal(stored["stamp"], stamp):
                 return None
             found = Index(*(stored[name] for name in Index._fields))
-    except Exception:  # a damaged file raises nearly anything
+    except Exception:  # a damaged file can raise almost any exception
         return None
     count = len(found.labels)
     kinds = [array.dtype.kind for array in found]
@@ -70,7 +70,7 @@ def _load(path: Path, stamp: np.ndarray) -> Index | None:
 
 
 def _save(path: Path, stamp: np.ndarray, index: Index) -> None:
-    """Write it beside, and put it in its place as a whole."""
+    """Write the index atomically: to a temporary file, which is then renamed."""
     arrays: dict[str, Any] = {"stamp": stamp, **index._asdict()}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

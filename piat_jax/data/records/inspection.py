@@ -1,4 +1,4 @@
-"""What is in a set of encoded images, and how fast a core decodes it: a sample is read, or every image."""
+"""Inspection of encoded images: statistics and a core's decoding speed, from a sample or from all images."""
 
 import collections
 import io
@@ -15,30 +15,30 @@ from piat_jax.data.records.images import RecordImages
 from piat_jax.data.types import Dataset
 
 NAMED = 10
-"""Images that cannot be decoded that the text names, of each split."""
+"""Maximum number of undecodable images that the text lists per split."""
 
 
 class EncodedSplit(NamedTuple):
-    """What was found in a split."""
+    """Statistics of a split."""
 
     counts: np.ndarray  # [K], examples of each class
     read: int  # images of the sample
-    sizes: np.ndarray  # [R, 2], width and height in pixels, of those that can be decoded
-    file_bytes: np.ndarray  # [R], their sizes
-    formats: dict[str, int]  # how many of JPEG, PNG, ...
-    bad: tuple[str, ...]  # a line for each that cannot be decoded
-    per_core: float  # training crops a second that one core reads, decodes and cuts; 0 where there is none
+    sizes: np.ndarray  # [R, 2], width and height in pixels, of decodable images
+    file_bytes: np.ndarray  # [R], their file sizes
+    formats: dict[str, int]  # number of JPEG, PNG, ... files
+    bad: tuple[str, ...]  # one line per image that cannot be decoded
+    per_core: float  # training crops per second that one core reads, decodes and crops; 0 if there are none
 
 
 def inspect_encoded(dataset: Dataset, *, images: int = 512) -> dict[str, EncodedSplit]:
-    """What the training and the test images are: "train" and "test".
+    """Inspect the training and the test images; returns "train" and "test".
 
     Args:
-      dataset: of encoded images, as `load(name, decoding=...)` gives it.
-      images: how many of each split are decoded, at equal distances; 0 is all.
+      dataset: of encoded images, from `load(name, decoding=...)`.
+      images: number of evenly spaced images to decode in each split; 0 = all.
 
     Raises:
-      InputError: images that are arrays.
+      InputError: the images are arrays.
     """
     check_count("images", images, 0)
     splits = {"train": dataset.train, "test": dataset.test}
@@ -68,7 +68,7 @@ def _look(split: object, num_classes: int, images: int) -> EncodedSplit:
 
 
 def _decode(split: RecordImages, index: int) -> tuple[tuple[int, int], int, str] | str:
-    """Width and height, bytes and format of an image whose training crop was made, or why there is none."""
+    """Make an image's training crop; returns (width, height), bytes and format, or the error as text."""
     from PIL import Image
 
     data = split.read(index)
@@ -82,7 +82,7 @@ def _decode(split: RecordImages, index: int) -> tuple[tuple[int, int], int, str]
 
 
 def encoded_to_text(dataset: Dataset, report: dict[str, EncodedSplit]) -> str:
-    """The report in a few lines."""
+    """Format the report in a few lines."""
     lines = [f"{dataset.name} from {dataset.where}: encoded images, {dataset.num_classes:,} classes"]
     for name, split in report.items():
         counts = split.counts
@@ -106,6 +106,6 @@ def encoded_to_text(dataset: Dataset, report: dict[str, EncodedSplit]) -> str:
         size = dataset.train.images.shape[1]
         lines.append(
             f"a core of this machine makes {train.per_core:,.0f} training crops of {size} pixels a second; "
-            f"{os.cpu_count()} cores, if all do so, about {train.per_core * (os.cpu_count() or 1):,.0f}"
+            f"all {os.cpu_count()} cores together about {train.per_core * (os.cpu_count() or 1):,.0f}"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The images of a list, such as RobustBench's 5,000 of ImageNet: `CLASS/FILE`, one a line."""
+"""Lists of images, such as RobustBench's 5,000 of ImageNet: one `CLASS/FILE` per line."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,15 +12,15 @@ from piat_jax.core.files import expanded
 from piat_jax.data.records.base import Records
 
 SHOWN = 3
-"""Names that a message has."""
+"""Maximum number of names in a message."""
 WNID = re.compile(r"n\d{8}")
-"""What ImageNet's classes are called by."""
+"""ImageNet's class identifiers."""
 
 
 class Listed(NamedTuple):
     """An image that a list names."""
 
-    label: str  # its class
+    label: str  # the image's class
     file: str
 
     def __str__(self) -> str:
@@ -28,18 +28,18 @@ class Listed(NamedTuple):
 
 
 def listed(records: Records, path: str | Path) -> np.ndarray:
-    """The numbers `[n]` of the images that a list names, in its order.
+    """The numbers `[n]` of the images in a list, in the list's order.
 
-    In folders of classes they go by class and file, elsewhere by the file's name without folder and ending; there
-    `NAME_CLASS`, as the Hugging Face hub's ImageNet has it, is NAME too.
+    In class folders, images are found by class and file; elsewhere by the file's name without folder and suffix, where
+    `NAME_CLASS`, as in the Hugging Face hub's ImageNet, also matches NAME.
 
     Args:
-      records: what they are to be found in.
+      records: the images to search in.
       path: of the list.
 
     Raises:
-      InputError: a list that cannot be read, with a name that is not there, or is there or in the list twice, or of
-        another class than the label's, where classes are called by their wnids.
+      InputError: the list cannot be read; a name is missing in `records`, or occurs twice there or in the list; or its
+        class differs from the label, if classes are named by their wnids.
     """
     wanted = read_list(path)
     by_class = records.in_class_folders
@@ -58,7 +58,7 @@ def listed(records: Records, path: str | Path) -> np.ndarray:
         if found[place] >= 0:
             several.append(str(wanted[place]))
         found[place] = number
-    _refuse(path, f"names several images of {records.where} at once by", several)
+    _refuse(path, f"has names that match several images of {records.where}:", several)
     missing = [str(wanted[place]) for place in np.flatnonzero(found < 0)]
     _refuse(path, f"names what {records.where} does not have:", missing, "; give the list of these images")
     names = records.class_names
@@ -77,16 +77,16 @@ def listed(records: Records, path: str | Path) -> np.ndarray:
 
 
 def read_list(path: str | Path) -> list[Listed]:
-    """The images that a file names; empty lines, and those that begin with #, are passed over.
+    """Read the images in a list; empty lines and lines that begin with # are skipped.
 
     Raises:
-      InputError: the file cannot be read, names nothing, or has a line that is not CLASS/FILE.
+      InputError: the file cannot be read, lists no images, or has a line that is not CLASS/FILE.
     """
     path = expanded(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise InputError(f"test_list={str(path)!r} cannot be read: {why}; give a text file of CLASS/FILE") from error
     found = []
     for number, line in enumerate(lines, 1):
@@ -98,12 +98,12 @@ def read_list(path: str | Path) -> list[Listed]:
             raise InputError(f"test_list={str(path)!r} has {text!r} in line {number}; give CLASS/FILE")
         found.append(Listed(*parts[-2:]))
     if not found:
-        raise InputError(f"test_list={str(path)!r} names no image; give one a line, CLASS/FILE")
+        raise InputError(f"test_list={str(path)!r} lists no image; give one CLASS/FILE per line")
     return found
 
 
 def _stem(name: str) -> str:
-    """A file's name without its folder and its ending.
+    """A file's name without folder and suffix.
 
     >>> _stem("val/ILSVRC2012_val_00000293.JPEG")
     'ILSVRC2012_val_00000293'

@@ -1,4 +1,4 @@
-"""An epoch's training crops in order, decoded by grain's workers ahead of who takes them."""
+"""An epoch's training crops in order, decoded in advance by grain's workers."""
 
 import functools
 import gc
@@ -19,22 +19,22 @@ from piat_jax.data.encoded import first_line
 from piat_jax.data.records.images import RecordImages, row
 
 PART_ROWS = 32
-"""At most so many rows of a batch go from a worker to the process at once."""
+"""Maximum number of rows that a worker sends to the process at a time."""
 POLL_SECONDS = 0.02
 GIVING_BACK_SECONDS = 0.1
 ENDLESS = 1 << 50
-"""Rows of all epochs; grain counts batches of them in floating point."""
+"""Number of rows in all epochs; grain counts their batches in floating point."""
 
 
 class Rows:
-    """The rows of epoch after epoch: of each its epoch and its example, from the order that was written for it.
+    """The rows of successive epochs: each row's epoch and example, from the order that was written for its epoch.
 
-    Whoever comes to an epoch before its order waits for it.
+    A reader that reaches an epoch before its order is written waits for it.
 
     Args:
       folder: of the orders, `EPOCH.npy`.
-      count: rows of an epoch.
-      over: a path; a file there, or no folder any more, ends the wait.
+      count: rows per epoch.
+      over: a path; the wait ends if this file exists or its folder was removed.
     """
 
     def __init__(self, folder: str, count: int, over: str):
@@ -48,7 +48,7 @@ class Rows:
         path = _path(self.folder, epoch)
         while not os.path.exists(path):
             if os.path.exists(self.over) or not os.path.isdir(self.folder):
-                raise RuntimeError("nobody takes these images any more")
+                raise RuntimeError("the process that takes these images has ended")
             time.sleep(POLL_SECONDS)
         return epoch, int(_order(path)[place])
 
@@ -63,15 +63,15 @@ def _order(path: str) -> np.ndarray:
 
 
 class Loader:
-    """Training crops of some rows of each batch, in order; the same ones however many workers decode them.
+    """Training crops of some rows of each batch, in order; the result is independent of the number of workers.
 
     Args:
       images: of the split.
-      words: of the key that the crops are drawn by, 32 bits each.
-      batch_rows: rows of a batch that are taken here, at least 1.
-      steps: batches of an epoch.
-      workers: processes that decode; 0 decodes in threads of this one, as many as there are cores.
-      ahead: rows that are decoded before they are asked for, about.
+      words: of the key for the crops' random numbers, 32 bits each.
+      batch_rows: rows of each batch that this loader returns, at least 1.
+      steps: batches per epoch.
+      workers: processes that decode; 0 = threads of this process, one per core.
+      ahead: approximate number of rows that are decoded in advance.
 
     Raises:
       InputError: grain is not installed.
@@ -91,10 +91,10 @@ class Loader:
         check_count("batch_rows", batch_rows, 1)
         self.images, self.words, self.workers = images, words, workers
         self.epoch_rows = batch_rows * steps
-        # Parts divide a batch, so that they begin where batches do.
+        # Parts divide a batch, so that parts are aligned with batches.
         self.part = max(n for n in range(1, min(PART_ROWS, batch_rows) + 1) if batch_rows % n == 0)
         self.ahead = max(1, ahead // self.part)
-        self.replaced: dict[int, int] = {}  # examples that could not be decoded: how often each was asked for
+        self.replaced: dict[int, int] = {}  # examples that could not be decoded: number of requests for each
         self._grain = _import_grain(images)
         self._folder = Path(tempfile.mkdtemp(prefix="piat-orders-"))
         self._over = self._folder / "over"
@@ -103,7 +103,7 @@ class Loader:
         self._close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def announce(self, epoch: int, indices: np.ndarray) -> None:
-        """Say which examples the rows of an epoch are, before any is decoded: `[steps * batch_rows]`."""
+        """Set the examples of an epoch's rows, `[steps * batch_rows]`, before any is decoded."""
         path = Path(_path(str(self._folder), epoch))
         if not path.exists():
             partial = path.with_suffix(".partial.npy")
@@ -135,7 +135,7 @@ class Loader:
             if indices[place] < 0:
                 self._next = -1
                 self.images.drawn_or_next(index, self.words, epoch)
-                raise InputError(f"{self.images.name(index)} could not be decoded once, and then it could; read again")
+                raise InputError(f"{self.images.name(index)} could not be decoded, and then it could; run again")
             self.replaced[index] = self.replaced.get(index, 0) + 1
 
     def close(self) -> None:
@@ -144,8 +144,8 @@ class Loader:
         self._stop()
         self._close()
         if begun and self.workers:
-            # What was decoded ahead lies in shared memory, which grain gives back in a thread of its own once nobody
-            # holds it. A process that ends before is told of a leak.
+            # Rows decoded in advance are in shared memory. grain frees it in a separate thread after the last reference
+            # is gone; a process that ends earlier gets a warning about a leak.
             gc.collect()
             time.sleep(GIVING_BACK_SECONDS)
 
@@ -189,6 +189,6 @@ def _import_grain(images: RecordImages) -> Any:
         raise InputError(f"{images.records.where} is read by grain; pip install 'piat_jax[data]'") from error
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # grain asks for flags of its own, which only absl's own commands parse
+    if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which only absl's commands parse
         flags.FLAGS.mark_as_parsed()
     return grain

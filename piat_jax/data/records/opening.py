@@ -1,4 +1,4 @@
-"""From a folder or a pattern of files to the training and the test images in them, whatever form they have."""
+"""Open the training and the test images in a folder or a pattern of files, in any supported format."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,23 +23,23 @@ TRAINS = ("train", "training")
 SPLIT = re.compile(rf"(?:^|[-_.])({'|'.join((*TRAINS, *TESTS))})(?=$|[-_.\d])")
 KINDS = re.compile(r"\.(tar|parquet|array_record|arrayrecord|tfrecord|tfrecords)(?:-\d+-of-\d+)?$")
 CLASS_NAMES = "label.labels.txt"
-"""As TFDS calls the file with the names of the classes, one a line."""
+"""TFDS's name of the file with the class names, one per line."""
 
 
 def read_records(name: str, decoding: Decoding, test_list: str = "") -> Found:
-    """The encoded images in a folder, or in the files of a pattern such as "~/in1k/imagenet-*.tar".
+    """Open the encoded images in a folder, or in the files of a pattern such as "~/in1k/imagenet-*.tar".
 
-    A folder holds train/CLASS/*.jpg and test/CLASS/*.jpg, or files of one kind (tar, parquet, array_record, tfrecord)
-    whose names, or whose folders' names, tell their split: train, and test, validation, valid or val. Test images with
-    hidden labels are passed over for the validation images.
+    A folder holds train/CLASS/*.jpg and test/CLASS/*.jpg, or files of one format (tar, parquet, array_record, tfrecord)
+    whose names or folders' names contain the split: train, and test, validation, valid or val. If labels of test images
+    are hidden, the validation images are used instead.
 
     Args:
       name: of the folder, or the pattern.
-      decoding: how images are to be decoded.
-      test_list: a file that names the test images that are meant, in their order (`listed`); empty = all.
+      decoding: how to decode images.
+      test_list: a file that selects and orders the test images (`listed`); empty = all.
 
     Raises:
-      InputError: nothing of this is there, or files that cannot be used.
+      InputError: there are no such files, or they cannot be used.
     """
     place = expanded(name)
     train, tests = _class_folders(place) if place.is_dir() else (None, [])
@@ -47,7 +47,7 @@ def read_records(name: str, decoding: Decoding, test_list: str = "") -> Found:
         train, tests = _files(place)
     test = next((found for found in (make() for make in tests) if not found.hidden), None)
     if test is None:
-        raise InputError(f"{name} has only test images whose labels are hidden; give validation images beside them")
+        raise InputError(f"{name} has only test images with hidden labels; give validation images as well")
     for split in (train, test):
         if (low := int(split.labels.min())) < 0:
             raise InputError(f"{split.where} has label {low}; give class indices from 0")
@@ -56,24 +56,24 @@ def read_records(name: str, decoding: Decoding, test_list: str = "") -> Found:
 
 
 def _mixed(records: Records, decoding: Decoding) -> tuple[RecordImages, np.ndarray]:
-    """A split in an order that is random and always the same, as files mostly lie class by class."""
+    """A split in a fixed random order, as files are mostly sorted by class."""
     images = RecordImages(records, decoding, np.random.RandomState(0).permutation(len(records)))
     return images, images.labels
 
 
 def _listed(records: Records, decoding: Decoding, path: str) -> tuple[RecordImages, np.ndarray]:
-    """Those of a split that a list names, in its order."""
+    """The images of a split that are in a list, in the list's order."""
     images = RecordImages(records, decoding, listed(records, path))
     return images, images.labels
 
 
 def _class_folders(place: Path) -> tuple[Records | None, list[Callable[[], Records]]]:
-    """The splits of a folder with one folder for each class; None where it is none."""
+    """The splits of a folder with class folders; None if it has none."""
     train = next((place / name for name in TRAINS if (place / name).is_dir()), None)
     if train is None or not any(path.is_dir() and path.name[0] != "." for path in train.iterdir()):
         return None, []
     found = FolderRecords(train)
-    # ImageNet's own test folder has images and no classes.
+    # ImageNet's test folder has images without class folders.
     tests = [place / name for name in TESTS if (place / name).is_dir()]
     tests = [path for path in tests if any(each.is_dir() for each in path.iterdir())]
     if not tests:
@@ -82,7 +82,7 @@ def _class_folders(place: Path) -> tuple[Records | None, list[Callable[[], Recor
 
 
 def _files(place: Path) -> tuple[Records, list[Callable[[], Records]]]:
-    """The splits of a folder, or of a pattern, with files of one kind."""
+    """The splits of a folder or a pattern with files of one format."""
     if place.is_dir():
         paths = [
             *place.iterdir(),
@@ -99,19 +99,17 @@ def _files(place: Path) -> tuple[Records, list[Callable[[], Records]]]:
         )
     kinds = sorted({match[1] for path in paths if (match := KINDS.search(path.name))})
     if len(kinds) > 1:
-        raise InputError(f"{place} holds files of several kinds ({', '.join(kinds)}); give a pattern of one")
+        raise InputError(f"{place} holds files of several formats ({', '.join(kinds)}); give a pattern for one of them")
     by_split: dict[str, list[Path]] = {}
     for path in paths:
         found = SPLIT.search(path.name.lower()) or SPLIT.fullmatch(path.parent.name.lower())
         if not found:
-            raise InputError(f"{path} does not tell its split; put train, or one of {', '.join(TESTS)}, into its name")
+            raise InputError(f"{path} does not show its split; put train, or one of {', '.join(TESTS)}, into its name")
         by_split.setdefault(found[1], []).append(path)
     train = next((by_split[name] for name in TRAINS if name in by_split), None)
     tests = [by_split[name] for name in TESTS if name in by_split]
     if train is None or not tests:
-        raise InputError(
-            f"{place} has {' and '.join(by_split)} alone; give train, and one of {', '.join(TESTS)} beside it"
-        )
+        raise InputError(f"{place} has only {' and '.join(by_split)}; give train, and one of {', '.join(TESTS)}")
     return _read(kinds[0], train), [lambda paths=paths: _read(kinds[0], paths) for paths in tests]
 
 

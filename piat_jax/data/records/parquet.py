@@ -1,4 +1,4 @@
-"""Parquet files as the Hugging Face hub has them, read by row groups when an image is asked for."""
+"""Parquet files in the format of the Hugging Face hub, read by row groups when an image is requested."""
 
 import bisect
 import threading
@@ -16,22 +16,22 @@ from piat_jax.data.parquet import class_names, columns
 from piat_jax.data.records.base import Records
 
 PATH, NAME = "path", "file_name"
-"""Where the names of files are: in the image's column, and as one of their own."""
+"""Names of the image column's field, and of the separate column, that hold file names."""
 KEPT_GROUPS = 2
-"""Row groups that a process keeps in memory."""
+"""Number of row groups that a process keeps in memory."""
 
 
 class ParquetRecords(Records):
-    """The rows of parquet files in their order.
+    """The rows of parquet files, in order.
 
-    Parquet has no way to one row: its row group is read. Files with row groups of 1,000 images read as many for each.
-    Set `row_group_size` to 16 or so where they are written, or give tar or array_record.
+    Parquet cannot read a single row, only its row group: with row groups of 1,000 images, each image reads as many.
+    Write files with a `row_group_size` of about 16, or use tar or array_record.
 
     Args:
       paths: the shards.
 
     Raises:
-      InputError: a file that is damaged, or without columns of images and labels.
+      InputError: a file is damaged, or lacks columns of images and labels.
     """
 
     kind = "parquet files with an image and a label"
@@ -40,8 +40,8 @@ class ParquetRecords(Records):
         check_shards(paths)
         check_different(paths)
         self.paths = [str(path) for path in paths]
-        self.groups: list[tuple[int, int]] = []  # of each row group: the file, its number there
-        self.starts: list[int] = []  # its first row
+        self.groups: list[tuple[int, int]] = []  # of each row group: its file, and its number in it
+        self.starts: list[int] = []  # of each row group: its first row
         self.column = ""
         labels: list[np.ndarray] = []
         names: tuple[str, ...] = ()
@@ -52,10 +52,10 @@ class ParquetRecords(Records):
             names = names or class_names(file.schema_arrow, label)
             try:
                 read = file.read([label])[label].to_numpy()
-            except Exception as error:  # Damaged files raise nearly anything.
+            except Exception as error:  # Damaged files can raise almost any exception.
                 raise InputError(f"{path} cannot be read ({first_line(error)}); download it again") from error
             if not np.issubdtype(read.dtype, np.integer):
-                raise InputError(f"{path} has labels that are no integers; give one class index per image")
+                raise InputError(f"{path} has labels that are not integers; give one class index per image")
             labels.append(read)
             for group in range(file.num_row_groups):
                 self.groups.append((number, group))
@@ -100,7 +100,7 @@ class ParquetRecords(Records):
             raise InputError(f"{self.paths[file]} cannot be read ({first_line(error)}); download it again") from error
 
     def file_names(self) -> list[str]:
-        """Of each `image.path`, or what a column `file_name` has."""
+        """Each image's `image.path`, or its value in the column `file_name`."""
         found: list[str | None] = []
         for path in self.paths:
             file = _open(path)
@@ -112,12 +112,12 @@ class ParquetRecords(Records):
             ]
             try:
                 tables = [file.read(way).flatten() for way in ways if way]
-            except Exception as error:  # Damaged files raise nearly anything.
+            except Exception as error:  # Damaged files can raise almost any exception.
                 raise InputError(f"{path} cannot be read ({first_line(error)}); download it again") from error
             columns = [table.column(0).to_pylist() for table in tables] or [[None] * file.metadata.num_rows]
             found += [next((name for name in names if name), None) for names in zip(*columns)]
         if not any(found):
-            raise InputError(f"{self.paths[0]} has no names of files; give {self.column}.{PATH}, or a column {NAME}")
+            raise InputError(f"{self.paths[0]} has no file names; give {self.column}.{PATH}, or a column {NAME}")
         return [str(name or "") for name in found]
 
     def name(self, index: int) -> str:
@@ -133,7 +133,7 @@ def _open(path: str) -> Any:
     except ImportError as error:
         raise InputError(f"{path} needs pyarrow; pip install 'piat_jax[data]'") from error
     try:
-        # Not mapped: a damaged file must raise and not break the process. The checksums are verified.
+        # Not memory-mapped, so that a damaged file raises and does not crash the process. Checksums are verified.
         return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
     except Exception as error:
         raise InputError(f"{path} cannot be read as parquet ({first_line(error)}); download it again") from error

@@ -1,4 +1,4 @@
-"""Tar files as webdataset has them: KEY.jpg and KEY.cls, the label as text, one after the other."""
+"""Tar files in webdataset's format: KEY.jpg and KEY.cls, the label as text, next to each other."""
 
 import tarfile
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ HEADER = 512
 
 
 class TarRecords(Records):
-    """The images of tar files that are not compressed, in their order; each is read from its place in the file.
+    """The images in uncompressed tar files, in order; each is read from its offset in the file.
 
     Args:
       paths: the shards.
       class_names: of the classes, or ().
 
     Raises:
-      InputError: a file that is damaged or compressed, an image without a label or a label without an image, or one
-        key twice in a shard.
+      InputError: a file is damaged or compressed, an image has no label or a label no image, or a key occurs twice in a
+        shard.
     """
 
     kind = "tar files with KEY.jpg and KEY.cls"
@@ -50,7 +50,7 @@ class TarRecords(Records):
         return read_bytes(self.paths[shard], offset, size)
 
     def name(self, index: int) -> str:
-        """The tar file and the name in it, as the header before the image has it."""
+        """The tar file and the name in it, from the header before the image."""
         shard, offset, _ = self.places[index].tolist()
         try:
             header = tarfile.TarInfo.frombuf(read_bytes(self.paths[shard], offset - HEADER, HEADER), "utf-8", "replace")
@@ -59,12 +59,12 @@ class TarRecords(Records):
         return f"{self.paths[shard]}: {header.name}"
 
     def file_names(self) -> list[str]:
-        """The names in the tar files, which are gone through once more."""
+        """The names in the tar files, which are scanned once more."""
         return [name for path in self.paths for _, (_, _, name), _ in _scan(Path(path))]
 
 
 def _scan(path: Path) -> list[tuple[str, tuple[int, int, str], int | None]]:
-    """Of each image of a shard its key, its place and its label."""
+    """The key, place and label of each image in a shard."""
     images: dict[str, tuple[int, int, str]] = {}
     labels: dict[str, int] = {}
     length = path.stat().st_size
@@ -82,15 +82,15 @@ def _scan(path: Path) -> list[tuple[str, tuple[int, int, str], int | None]]:
                     raise InputError(f"{path} ends inside {member.name}; copy it again")
                 if name.suffix.lower() in SUFFIXES:
                     if key in images:
-                        raise InputError(f"{path} has two images of the key {key!r}; remove one")
+                        raise InputError(f"{path} has two images with the key {key!r}; remove one")
                     images[key] = (member.offset_data, member.size, member.name)
                 elif name.name[len(name.name.partition(".")[0]) :] == LABEL:
                     if key in labels:
                         raise InputError(f"{path} has {key}{LABEL} twice; remove one")
                     labels[key] = _label(path, member.name, read_bytes(str(path), member.offset_data, member.size))
-                archive.members = []  # type: ignore[attr-defined]  # else it remembers all of them
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps all of them
     except tarfile.TarError as error:
-        raise InputError(f"{path} cannot be read as tar ({error}); give it whole and not compressed") from error
+        raise InputError(f"{path} cannot be read as tar ({error}); give a complete, uncompressed file") from error
     if alone := sorted(labels.keys() - images.keys()):
         raise InputError(f"{path} has {alone[0]}{LABEL} without an image; copy the file again")
     return [(key, place, labels.get(key)) for key, place in images.items()]

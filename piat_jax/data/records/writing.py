@@ -1,4 +1,4 @@
-"""Write encoded images in the forms that `opening` reads, without decoding them."""
+"""Write encoded images in the formats that `opening` reads, without decoding them."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from piat_jax.data.records.opening import CLASS_NAMES
 from piat_jax.data.tfrecord import MASK_DELTA
 
 ROW_GROUP = 16
-"""Rows that parquet reads at once."""
+"""Number of rows that parquet reads together."""
 
 
 class Encoded(NamedTuple):
@@ -23,7 +23,7 @@ class Encoded(NamedTuple):
     data: bytes
     label: int
     suffix: str = ".jpg"
-    name: str = ""  # of the file, without the suffix; its number where it is empty
+    name: str = ""  # of the file, without the suffix; if empty, its number is used
 
 
 def write_split(
@@ -35,27 +35,27 @@ def write_split(
     class_names: Sequence[str],
     per_shard: int = 1000,
 ) -> int:
-    """Write a split to a folder, in files that bear its name.
+    """Write a split to a folder, in files with the split's name.
 
     Args:
-      folder: is made if it is not there.
+      folder: created if it does not exist.
       kind: of `KINDS`.
       split: "train", "test" or "validation".
-      examples: each is written before the next one is asked for.
-      class_names: names of the classes; sorted ones for folders, which are numbered by their names.
-      per_shard: examples of a file, where a file holds many.
+      examples: each is written before the next one is requested.
+      class_names: names of the classes; for folders they must be sorted, as these are numbered by name.
+      per_shard: examples per file, for formats with many examples in a file.
 
     Returns:
-      How many examples there were.
+      The number of examples.
 
     Raises:
-      InputError: an unknown kind, or files of the split are there already.
+      InputError: the kind is unknown, or files of the split already exist.
     """
     check_choice("kind", kind, KINDS)
     check_count("per_shard", per_shard, 1)
     folder.mkdir(parents=True, exist_ok=True)
     if there := sorted(path.name for path in folder.glob(f"{split}*")):
-        raise InputError(f"{folder} holds {there[0]} already; give a new folder")
+        raise InputError(f"{folder} already holds {there[0]}; give a new folder")
     if kind == "folders":
         return _write_folders(folder / split, examples, class_names)
     (folder / CLASS_NAMES).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
@@ -121,7 +121,7 @@ def _serialized(example: Encoded) -> bytes:
 def _write_array_record(path: Path, examples: Sequence[Encoded], class_names: Sequence[str]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    # Groups of one record: each is read alone.
+    # Groups of one record, so that each record is read alone.
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for example in examples:
         writer.write(_serialized(example))
@@ -149,4 +149,4 @@ KINDS: dict[str, Callable[..., Any]] = {
     "array_record": _write_array_record,
     "tfrecord": _write_tfrecord,
 }
-"""Forms of encoded images. All but folders come as files called SPLIT-00000-of-00001.KIND."""
+"""Formats of encoded images. All except folders are files named SPLIT-00000-of-00001.KIND."""
