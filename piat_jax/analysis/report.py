@@ -233,8 +233,8 @@ def _cost(groups: Sequence[Group]) -> list[Markup]:
         *(Column(f"{name} (s)", _seconds_of(attack), lowest=True) for attack, name in attack_names(runs).items()),
     ]
     notes = [
-        "Monitoring: the evaluations during training. Images/s: median over epochs. Memory: the peak in training, of one "
-        "device on a GPU or TPU, of the process on a CPU. Seconds of an attack: the evaluation of one checkpoint, "
+        "Monitoring: the evaluations during training. Images/s: median over epochs. Memory: the peak in training, of "
+        "one device on a GPU or TPU, of the process on a CPU. Seconds of an attack: the evaluation of one checkpoint, "
         "including compilation."
     ]
     made = make_table(groups, columns, notes)

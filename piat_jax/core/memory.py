@@ -30,7 +30,7 @@ def device_memory() -> int | None:
 
 
 def peak_memory() -> int | None:
-    """The most bytes that were in use so far: on a device of this process, the highest of them; on a CPU by the process.
+    """The peak memory so far, in bytes: of the fullest device of this process, on a CPU of the process itself.
 
     None where the system does not say.
     """
