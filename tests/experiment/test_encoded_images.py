@@ -140,7 +140,7 @@ def test_the_config_says_how_images_are_decoded(folder):
         ({"workers": 2}, "dataset.workers=2 is for encoded images; give dataset.image_size"),
         ({"name": "a/b", "image_size": -1}, "dataset.image_size=-1 must be at least 1"),
         ({"name": "a/b", "image_size": 8, "workers": -1}, "dataset.workers=-1 must be at least 0"),
-        ({"name": "a/b", "image_size": 8, "crop_scale": (0.5, 0.1)}, r"dataset.crop_scale=\(0.5, 0.1\) falls"),
+        ({"name": "a/b", "image_size": 8, "crop_scale": (0.5, 0.1)}, r"dataset.crop_scale=\(0.5, 0.1\) decreases"),
         ({"name": "a/b", "image_size": 8, "on_bad_image": "no"}, "dataset.on_bad_image='no' is unknown"),
         ({"name": "cifar10", "image_size": 8}, "dataset.name='cifar10' is a data set of images of one size"),
         ({"test_list": "x.txt"}, "dataset.test_list='x.txt' is for encoded images; give dataset.image_size"),

@@ -75,8 +75,7 @@ def test_images_of_another_size_are_said_and_cropped_as_the_config_says():
     found, told = crop(name, image_size="160")
     assert found == (0, "short", "bilinear")
     assert told == [
-        f"{name} was published for images of {published(name)}; with dataset.image_size=160 the crop is what the "
-        "config says"
+        f"{name} was published for images of {published(name)}; with dataset.image_size=160 the crop is the config's"
     ]
 
 
