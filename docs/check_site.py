@@ -47,7 +47,8 @@ def broken(site: Path) -> list[str]:
             if not target.exists():
                 lines.append(f"{path.relative_to(site)}: {link} is not there")
             elif parts.fragment and target.suffix == ".html":
-                anchors = pages.get(site / target.relative_to(site.resolve()), Page(target.read_text())).anchors
+                place = site / target.relative_to(site.resolve())
+                anchors = (pages.get(place) or Page(target.read_text())).anchors
                 if unquote(parts.fragment) not in anchors:
                     lines.append(f"{path.relative_to(site)}: {link} has no such place")
     return lines
