@@ -137,7 +137,7 @@ def test_gates_of_swin():
         ("swin", {"depths": (1,), "heads": (2, 2)}, 32, "must have one number for each of depths"),
         ("swin", {"depths": (1,), "heads": (5,)}, 32, "width=96 cannot be divided among heads=5"),
         ("swin", {"patch_size": 3}, 32, "patch_size=3 does not divide images of 32x32"),
-        ("xcit", {"patch_size": 32}, 64, "not of 32"),
+        ("xcit", {"patch_size": 32}, 64, "cannot have stride 32"),
         ("xcit", {"patch_size": 16}, 40, "patch_size=16 does not divide"),
         ("xcit", {"heads": 7}, 32, "width=384 cannot be divided among heads=7"),
     ],
