@@ -2,7 +2,7 @@
 
     python -m experiments.all_methods --seeds=0,1,2 --workdir=runs/all_methods
 
-Flags are those of piat-sweep, which does the work; a second call goes on where the first was stopped. The report's
+Flags are those of piat-sweep, which does the work; a second call resumes. The report's
 piat.md and piat.png hold the comparison.
 """
 

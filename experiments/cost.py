@@ -1,4 +1,4 @@
-"""What each method costs: passes through the network counted in the compiled step, and images per second measured.
+"""The cost of each method: network passes, counted in the compiled step, and images per second, measured.
 
     python -m experiments.cost --config=embedded --methods=trades,awp --repeats=5
 
@@ -82,7 +82,7 @@ def make_objective(experiment: Experiment, net: Model, image_shape: Sequence[int
 
 def count_passes(experiment: Experiment) -> dict[str, tuple[float, float]]:
     """Forwards, image gradients and weight gradients of one step, in batches: the fewest and the most of any step."""
-    # What names parts of a real network; neither changes a count.
+    # These name parts of a real network; they do not change a count.
     if "rat" in experiment.wrappers:
         experiment = experiment.with_fields({"rat.head": ("linear", "dense", "kernel")})
     if "ard_prm" in experiment.wrappers:
@@ -152,7 +152,7 @@ def _count(jaxpr: Any) -> tuple[Counter[str], Counter[str]]:
 
 
 def _classify(equation: Any) -> tuple[str, int]:
-    """What a matrix product does, and for how many examples."""
+    """The purpose of a matrix product, and its number of examples."""
     shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
     inside = math.prod(FEATURES)
     examples = max((axis for shape in shapes for axis in shape if axis % BATCH == 0), default=0)

@@ -2,7 +2,7 @@
 
     python -m experiments.recipes --kinds=fast,generated,norms --workdir=runs/recipes
 
-Each kind is a folder of ordinary runs with a report in it; a second call goes on where the first was stopped. The
+Each kind is a folder of ordinary runs with a report in it; a second call resumes. The
 generated images are draws from a Gaussian for each class, fitted to the training images (`generate`).
 """
 
@@ -37,7 +37,7 @@ class Small(NamedTuple):
 
 
 def fast(folder: Path) -> list[Small]:
-    """One step at radius 0.2, where FGSM collapses, and PGD-10 beside it."""
+    """One step at radius 0.2, where FGSM collapses, and PGD-10 for comparison."""
     common = {
         "attack.eps": str(FAST_EPS),
         "evaluation.step_size": str(FAST_EPS / 7.5),
@@ -130,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_list("kinds", list(KINDS), f"Of {', '.join(KINDS)}.", flag_values=values)
     flags.DEFINE_list("seeds", ["0"], "Seeds to run each with.", flag_values=values)
     flags.DEFINE_string("workdir", "runs/recipes", "Folder of the runs.", flag_values=values)
-    flags.DEFINE_integer("jobs", 0, "Runs at once; 0 leaves it to the machine.", flag_values=values)
+    flags.DEFINE_integer("jobs", 0, "Runs at the same time; 0 = as the device allows.", flag_values=values)
     overrides, rest = arguments.split_overrides(argv)
     arguments.parse(values, rest, __doc__)
     for kind in values.kinds:

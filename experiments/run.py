@@ -1,15 +1,15 @@
-"""Reproduce a figure or table of a paper: train what is missing, go on with what is half done, evaluate, draw, report.
+"""Reproduce a figure or table of a paper: train missing runs, resume unfinished ones, evaluate, draw, report.
 
-    python -m experiments.run piat                         # what there is
+    python -m experiments.run piat                         # list the items
     python -m experiments.run piat table1 --dry_run        # which runs, and what they would cost
     python -m experiments.run piat table1 fig6             # small: 512 images that are in the package, on a CPU
     python -m experiments.run piat table1 --scale=paper --data=cifar10 --config.dataset.data_dir=~/data
-    python -m experiments.run piat table1 --collect        # what there is of it so far
-    python -m experiments.run piat report                  # the report alone, from what is in --out
+    python -m experiments.run piat table1 --collect        # report what is finished so far
+    python -m experiments.run piat report                  # only the report, from the files in --out
 
-Papers are piat, rpat and ecas. Runs that items have in common are trained once; a second call goes on where the first
-was stopped. Any field of the configs can be set, for all runs. --out gets a JSON file and pictures of each item, and
-report.md and report.html of all items that are there.
+Papers are piat, rpat and ecas. Runs that items have in common are trained once; a second call resumes an
+interrupted one. Any field of the configs can be set, for all runs. --out receives a JSON file and pictures for each
+item, and report.md and report.html of all items in it.
 """
 
 import dataclasses
@@ -49,8 +49,8 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", "runs/papers", "Folder of the runs.", flag_values=values)
     flags.DEFINE_string("out", None, "Folder of the results; runs/papers/PAPER-SCALE by default.", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "Only say what would run.", flag_values=values)
-    flags.DEFINE_boolean("collect", False, "Run nothing; report what is there so far.", flag_values=values)
-    flags.DEFINE_float("tflops", 0.05, "TFLOP/s that --dry_run reckons with.", flag_values=values)
+    flags.DEFINE_boolean("collect", False, "Run nothing; report the finished runs.", flag_values=values)
+    flags.DEFINE_float("tflops", 0.05, "TFLOP/s that --dry_run assumes.", flag_values=values)
     positional = arguments.parse(values, rest, __doc__, positional=True)
     if not positional:
         raise InputError(f"which paper? {', '.join(PAPERS)}; see --help")
@@ -121,14 +121,14 @@ def _joined(one: sweep.Job | None, other: sweep.Job) -> sweep.Job:
 
 
 def estimate(due: Sequence[sweep.Job], tflops: float) -> str:
-    """What would run, and its training's floating-point operations and hours."""
+    """The runs that would start, and the floating-point operations and hours of their training."""
     check_at_least("tflops", tflops, 1e-6)
     lines, total = [], 0.0
     for job in due:
         if sweep.is_trained(job):
             lines.append(f"{job.folder}  trained")
         elif sweep.teachers(job.method):
-            lines.append(f"{job.folder}  not reckoned: its teachers are trained first")
+            lines.append(f"{job.folder}  not estimated: its teachers are trained first")
         else:
             flop = cost.training_flop(job.experiment())
             total += flop
@@ -158,7 +158,7 @@ def save(
             paths.append(out / f"{_stem(item, setting)}{suffix}")
             data = render(figure, suffix)
             write_file(paths[-1], lambda file, data=data: file.write(data))
-    # Last: a report may be made of whatever JSON is there.
+    # Last, because a report reads any JSON file in the folder.
     write_json(paths[0], content)
     return paths
 

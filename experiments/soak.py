@@ -1,8 +1,8 @@
-"""A long run, watched from outside: whether memory, open files, threads or compilations grow with its epochs.
+"""A long run, observed from outside: whether memory, open files, threads or compilations grow with its epochs.
 
     python -m experiments.soak --workdir=runs/soak --out=experiments/soak --epochs=500
 
-Trains PIAT on a few embedded images, as piat-train does, evaluated and saved every epoch, in a process of its own. At
+Trains PIAT on a few embedded images, as piat-train does, evaluated and saved every epoch, in a separate process. At
 each epoch that appears in its metrics the process is looked at through /proc (Linux only), and JAX's log of
 compilations is counted. Writes soak.jsonl and soak.svg, and ends with an error if something grew in the second half.
 """
@@ -38,7 +38,7 @@ OPTIONS = {
     "evaluation.batch_size": 32,
     "checkpoint.every_epochs": 1,
 }
-# What may not grow, its unit, and by how much the end may exceed the middle.
+# Quantities that must not grow, their unit, and by how much the end may exceed the middle.
 WATCHED = {
     "memory": ("MB", 20.0),
     "files": ("open files", 3.0),
@@ -121,7 +121,7 @@ def _look(process: int) -> dict[str, float] | None:
 
 
 def growth(samples: Sequence[dict[str, Any]]) -> list[str]:
-    """What is larger in the last tenth of the samples than in the tenth at their middle.
+    """Quantities that are larger in the last tenth of the samples than in the tenth at their middle.
 
     By the medians: a save that is under way holds files and threads for a moment.
     """

@@ -306,4 +306,4 @@ def test_without_torch_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(command, "run", lambda values, sides: asked.append(list(sides)))
     assert errors.run(benchmark.main, []) == 0
     assert asked == [["ours"]]
-    assert capsys.readouterr().out == "torch is not installed: this library is measured alone\n"
+    assert capsys.readouterr().out == "torch is not installed: only this library is measured\n"

@@ -1,9 +1,9 @@
-"""What fewer bits in AutoAttack's attacks change: flags of one trained network under emulated TF32 and bfloat16.
+"""Effect of fewer bits in AutoAttack's attacks: flags of a trained network under emulated TF32 and bfloat16.
 
     python -m experiments.autoattack.precision runs/x --examples=1000 --out=autoattack_precision
 
-A CPU multiplies float32 as it is, so the operands of every convolution and dense layer, in forward and backward pass,
-are rounded as a GPU's or TPU's units round theirs (to the nearest; sums stay in float32). What judges is float32
+A CPU multiplies float32 exactly, so the operands of every convolution and dense layer, in forward and backward pass,
+are rounded as a GPU's or TPU's units round theirs (to the nearest; sums stay in float32). The judge is float32
 throughout. Writes result.json and table.md after each row.
 """
 

@@ -1,7 +1,7 @@
 """AutoAttack, standard version in Linf and L2, as a PyTorch user would write the published one.
 
 APGD on cross-entropy, APGD and FAB on nine targets, and Square, one after the other on what is still robust. As
-published, whole batches take all steps of APGD and FAB, and Square goes on with what is left of a batch. All draws are
+published, entire batches take all steps of APGD and FAB, and Square continues with the rest of a batch. All draws are
 those of a CPU generator, so that a seed means the same on every device.
 
 Source: Croce & Hein (2020), arXiv:2003.01690; FAB: Croce & Hein (2020), arXiv:1907.02044; Square: Andriushchenko et al.
@@ -29,7 +29,7 @@ HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 class Outcome(NamedTuple):
-    """What one attack makes of a batch."""
+    """One attack's result on a batch."""
 
     images: torch.Tensor  # [B, C, H, W], the clean image where it is not fooled
     fooled: torch.Tensor  # [B] bool
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What AutoAttack makes of a data set of N images."""
+    """AutoAttack's result on N images."""
 
     clean: torch.Tensor  # [N] bool, whether classified correctly without an attack
     robust: torch.Tensor  # [N] bool, whether classified correctly under all of them
@@ -73,7 +73,7 @@ def autoattack(
       steps: of every run of APGD and FAB.
       queries: windows that Square tries.
       targets: classes that APGD-T and FAB-T aim at, no more than there are.
-      seed: every attack draws anew from it for every batch, as published: noise depends on the place in the batch.
+      seed: every attack starts from it again for every batch, as published; noise depends on the place in the batch.
 
     Returns:
       A Result. An attack that had nothing left to attack is missing from its dictionaries.
@@ -90,7 +90,7 @@ def autoattack(
         for rows in left.split(batch_size):
             x, y = images[rows], labels[rows]
             attacked = attack(x, y, torch.Generator().manual_seed(seed))
-            # A forward of its own has the last word, not the attack's bookkeeping.
+            # A separate forward decides, not the attack's bookkeeping.
             fell = model(attacked).argmax(1) != y
             rows = rows[fell]
             robust[rows], adversarial[rows] = False, attacked[fell]

@@ -1,1 +1,1 @@
-"""What makes a report of a paper's items: the runs, their numbers beside the published ones, figures."""
+"""Builds a report from a paper's items: runs, their numbers next to the published ones, figures."""

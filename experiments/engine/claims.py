@@ -1,4 +1,4 @@
-"""What a paper says, as the sign of a paired difference over seeds, and whether it holds."""
+"""A paper's claims as signs of paired differences over seeds, and whether they hold."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

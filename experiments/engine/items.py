@@ -1,4 +1,4 @@
-"""What a figure or table of a paper consists of: methods, data, how they are evaluated, what is claimed."""
+"""A figure or table of a paper: its methods, data, evaluation and claims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ class Setting:
     name: str  # of the runs' folder, and what --data chooses by
     title: str
     config: str  # file in configs/
-    beside: Block | None = None  # the published numbers that stand beside ours
+    beside: Block | None = None  # the published numbers to compare with
     overrides: Mapping[str, str] = field(default_factory=dict)
     differs: str = ""  # how, from the paper
     aa_examples: int = 0  # that AutoAttack gets; 0 = all
@@ -43,7 +43,7 @@ class Row:
     overrides: Mapping[str, str] = field(default_factory=dict)
     published: str = ""  # its name in paper_tables.csv where that is another
     note: str = ""
-    protocol: Mapping[str, str] = field(default_factory=dict)  # more overrides, at the paper's scale alone
+    protocol: Mapping[str, str] = field(default_factory=dict)  # more overrides, at the paper's scale only
 
     @property
     def label(self) -> str:

@@ -1,6 +1,6 @@
-"""One report for each paper, as Markdown and as the HTML made of it: what we measured beside what is published.
+"""One report per paper, as Markdown and HTML: our measurements next to the published numbers.
 
-It is made of the JSON files that experiments.run leaves in a folder, and of the pictures beside them.
+It is built from the JSON files and pictures that experiments.run writes into a folder.
 """
 
 import base64
@@ -28,15 +28,14 @@ BESIDE = re.compile(r"(.*) / ([\d.-]+)")  # what is published, behind ours
 SPECIAL = re.compile(r"[\\`*<|~]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")  # what Markdown would take for its own
 NEAR = 0.005  # two decimals
 CELLS = (
-    "Cells: ours, mean over seeds ± sample standard deviation, in percent; after the slash what the paper has for its "
-    "own data and network, where it has a number. In brackets: of how many seeds, where not of all. Bold: the best of "
-    "ours in a column."
+    "Cells: our mean over seeds ± sample standard deviation, in percent; after the slash the paper's number for "
+    "its own data and network, if it has one. In brackets: the number of seeds, if not all. Bold: our best in a column."
 )
 VERDICTS = (
     "Difference: the first method minus the second, paired by seed, in points, with its 95 % t interval. Holds, does "
-    "not hold: the interval lies on one side of 0 (of -1 for what is said to be kept); not decided: it does not. p: of "
-    "the paired t test. Holm: p corrected for the number of tests in this table; below 0.05 the verdict stands among "
-    "so many."
+    "not hold: the interval lies on one side of 0 (of -1 for accuracy that is said to be kept). Not decided: it "
+    "includes 0. p: from the paired t test. Holm: p corrected for the number of tests in this table; if it is below "
+    "0.05, the verdict also stands among all of them."
 )
 
 
@@ -90,7 +89,7 @@ def _claims(claims: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> st
 
 
 def probability(value: float | None) -> str:
-    """A p value as it is printed; a dash of one seed.
+    """A p value as printed; a dash if there is only one seed.
 
     >>> probability(0.0312), probability(2e-5), probability(None)
     ('0.031', '<0.001', '\N{EN DASH}')
@@ -118,7 +117,7 @@ def _item(item: Mapping[str, Any]) -> list[str]:
 
 
 def _beside(setting: Mapping[str, Any]) -> str:
-    said = f"Beside: the paper's {', '.join(setting['beside'])}. " if setting["beside"] else ""
+    said = f"Compared with the paper's {', '.join(setting['beside'])}. " if setting["beside"] else ""
     return said + setting["differs"]
 
 

@@ -1,4 +1,4 @@
-"""What the runs of an item gave: measures of each run, differences between methods, where it ran; as plain JSON."""
+"""Results of an item's runs, as plain JSON: measures of each run, differences between methods, environments."""
 
 import csv
 import functools
@@ -23,7 +23,7 @@ IN_TABLES = {"cw20": "cw", "cw30": "cw"}  # what the papers call an attack
 
 @dataclass(frozen=True)
 class Entry:
-    """A row on one data set: a run for each seed that is there, none where only the published number is quoted."""
+    """A row on one data set: its runs, one per finished seed; none if only the published number is quoted."""
 
     setting: Setting
     row: Row
@@ -146,7 +146,7 @@ def difference(result: Result, setting: Setting, claim: Claim) -> tuple[Interval
 
 
 def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
-    """What the report needs to know."""
+    """The item's results, as the report reads them."""
     item = result.item
     rows = []
     for entry in result.entries:

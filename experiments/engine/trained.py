@@ -1,4 +1,4 @@
-"""What a run ended with, to study it."""
+"""A run's final state, for studies."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -72,13 +72,13 @@ OTHERS = (
 )
 LADDER = ("clean", "pgd10", "pgd20", "pgd50", "cw20", "aa")
 SHORT_LADDER = ("clean", "pgd20", "aa")
-# What the first epoch takes longer than without; there is no column of ours to stand beside.
+# How much longer the first epoch takes; we have no column to compare.
 EXTRA = "The paper's seconds that the first epoch takes longer, LAS-AT and ECAS: "
 EXTRA_WRN = (
     f"{EXTRA}CIFAR-10 PGD-AT 681.0 and 89.4, TRADES 6048.4 and 52.0, AWP 5587.6 and 59.7; "
     "CIFAR-100 PGD-AT 428.3 and 150.5, TRADES 6051.4 and 166.0, AWP 1081.2 and 149.3."
 )
-MEASURED = "What ours cost, measured in turns on a CPU, is in docs/methods.md."
+MEASURED = "Our costs, measured in turn on a CPU, are in docs/methods.md."
 EXTRA_RESNET18 = f"{EXTRA}PGD-AT 129.0 and 27.8, TRADES 1127.3 and 22.6, AWP 982.8 and 21.5."
 SCHEDULER_CLAIMS = (
     Claim("a cyclic radius is more robust than a fixed one (AA)", "Cyclic", "Fixed", "best:aa", "higher"),

@@ -154,7 +154,7 @@ ITEMS = (
     ),
     Item(
         "steadiness",
-        "What PIAT does to training, on more seeds",
+        "PIAT's effect on training, with more seeds",
         (Row("PGD-AT", "pgd_at"), Row("PIAT", "piat")),
         {"paper": RESNET18[:1], "small": (ON_RESNET18,)},
         attacks=("clean", "pgd20"),

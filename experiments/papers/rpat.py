@@ -97,7 +97,7 @@ KNOWN = {
     "KD+SWA": Row("KD+SWA", "kd+swa"),
     "MAIL": Row("MAIL", "mail"),
     "MMA": Row("MMA", "mma", note="MMA-32"),
-    "EWAT": Row("EWAT", "ewat", note="by its abstract alone"),
+    "EWAT": Row("EWAT", "ewat", note="from its abstract only"),
     "TE": Row("TE", "te"),
     "SOVR": Row("SOVR", "sovr", note="its two constants are not checked against the paper"),
     "ADR": Row("ADR", "adr"),
@@ -170,7 +170,7 @@ ITEMS = (
             Claim("RPAT++ is more robust than ReBAT (AA best)", "RPAT++", "ReBAT", "best:aa", "higher"),
             Claim("RPAT++ has the better trade-off than ReBAT (NRR best)", "RPAT++", "ReBAT", "nrr:best", "higher"),
         ),
-        notes=("In L2 the paper has ReBAT and RPAT++ alone.",),
+        notes=("In L2 the paper has only ReBAT and RPAT++.",),
         **TABLE,
     ),
     Item(

@@ -1,1 +1,1 @@
-"""What an item finds out about its runs beside their accuracies, and how it draws that."""
+"""Studies of an item's runs beyond their accuracies, with figures."""

@@ -54,7 +54,7 @@ FIELDS = {
 
 
 def trials_of(experiment: Experiment, seeds: Iterable[int], epochs: int = EPOCHS) -> list[dict[str, Any]]:
-    """What the first epochs of each seed come to.
+    """Measure each seed's first epochs.
 
     Args:
       experiment: with the objective nmse.
@@ -63,7 +63,7 @@ def trials_of(experiment: Experiment, seeds: Iterable[int], epochs: int = EPOCHS
 
     Returns:
       For each seed the measures of `FIELDS`; "spread", the standard deviation over training images of a logit after the
-      last step; "collapsed", whether that is nothing; and "seed". Gradients of the first step are of the initial
+      last step; "collapsed", whether that is almost 0; and "seed". Gradients of the first step are of the initial
       weights, that of the NMSE with mu.
     """
     data, train, _ = load_data(experiment)
@@ -117,7 +117,7 @@ def trials_of(experiment: Experiment, seeds: Iterable[int], epochs: int = EPOCHS
 
 
 def ending(logits: Array, labels: Array, gradient: Any) -> dict[str, float | bool]:
-    """What a network has become, by its logits `[N, K]` on the training images and the gradient of its weights.
+    """The state of a network, from its logits `[N, K]` on the training images and the gradient of its weights.
 
     >>> constant = jnp.tile(jnp.array([[0.0, 1.0]]), (4, 1))
     >>> ending(constant, jnp.array([1, 0, 0, 0]), {"kernel": jnp.zeros((2, 2)), "bias": jnp.ones(2)})

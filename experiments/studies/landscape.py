@@ -42,7 +42,7 @@ def run(result: Result) -> dict[str, Any]:
         "coordinates": coordinates.tolist(),
         "grids": kept,
         "findings": [
-            f"Final checkpoints; mean cross-entropy of the first {IMAGES} test images under {ATTACK}, run anew "
+            f"Final checkpoints; mean cross-entropy of the first {IMAGES} test images under {ATTACK}, run again "
             f"at each of {POINTS} x {POINTS} points; directions are those of the seed, the same for both methods.",
             *findings,
         ],

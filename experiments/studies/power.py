@@ -46,7 +46,7 @@ def power(difference: float, deviation: float, seeds: int, alpha: float = 0.05) 
     from scipy.stats import nct, t
 
     border, shift = t.ppf(1 - alpha / 2, seeds - 1), difference * np.sqrt(seeds) / deviation
-    # The far tail is nothing beside the near one where SciPy has no number for it.
+    # If SciPy has no number for the far tail, it is negligible.
     return float(nct.sf(border, seeds - 1, shift) + np.nan_to_num(nct.cdf(-border, seeds - 1, shift)))
 
 

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
             sides["pytorch"] = torch_side.prepare
         else:
-            print("torch is not installed: this library is measured alone")
+            print("torch is not installed: only this library is measured")
     measure.run(values, sides)
 
 

@@ -1,4 +1,4 @@
-"""Images/s that the host decodes and crops: grain's workers here, and torchvision's DataLoader if it is there.
+"""Images/s that the host decodes and crops: with grain's workers, and with torchvision's DataLoader if installed.
 
     python -m experiments.throughput.decoding --out=/tmp/decoding --workers=0,1,2
 
@@ -32,7 +32,7 @@ class Rate(NamedTuple):
     """How fast images are decoded."""
 
     wall: float  # images/s of the fastest epoch
-    core: float  # images per second of this process's CPU time, whatever else the machine does; of 0 workers alone
+    core: float  # images per second of this process's CPU time, independent of other load; for 0 workers only
 
 
 def like_imagenet(count: int) -> Iterator[Encoded]:
@@ -105,7 +105,7 @@ def measure(epoch: Callable[[int], None], epochs: int, images: int) -> Rate:
 
 
 def draft(folder: Path, count: int = 100) -> dict[str, float]:
-    """What JPEG's draft mode would save and change of evaluation crops: seconds of an image, and levels of 255."""
+    """Effect of JPEG's draft mode on evaluation crops: seconds saved per image, and change in levels of 255."""
     from PIL import Image
 
     decoding = Decoding(size=SIZE)

@@ -1,9 +1,9 @@
-"""What a training step costs against batch, attack steps, image size and width; and AutoAttack over more devices.
+"""Cost of a training step by batch size, attack steps, image size and width, and of AutoAttack by number of devices.
 
     python -m experiments.throughput.scaling [--out=experiments/throughput] [--redraw]
 
 One thing is varied at a time around a small residual network (width 16, 32x32x3, batch 64, PGD-10 + NMSE, float32).
-Each point is a process of its own, two warm-ups and three rounds; it is written to scaling.jsonl at once, and what is
+Each point is a separate process with two warm-ups and three rounds, and is written to scaling.jsonl at once; what is
 there already is not measured again. Devices are emulated: one CPU that calls itself n of them, so their line shows what
 splitting a block costs, not what it gains.
 """
@@ -43,7 +43,7 @@ AXES = {
     "width": "channels of the first stage",
     "devices": "devices (AutoAttack)",
 }
-# What the arithmetic grows in proportion to, if nothing else costs; forwards as piat-benchmark counts them.
+# The number of operations is proportional to these; forwards as piat-benchmark counts them.
 ARITHMETIC = {
     "batch": lambda batch: batch,
     "steps": lambda steps: forwards("train", steps),
@@ -151,7 +151,7 @@ def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
                 axis.grid(True, color="0.9", linewidth=0.5)
             column[1].set_xlabel(AXES[name])
         axes[1, 0].set_ylim(0, 1.05 * max(row["peak_memory_bytes"] for row in rows) / 2**20)
-        axes[0, 0].set_ylabel("seconds a step\n(dashed: arithmetic alone)")
+        axes[0, 0].set_ylabel("seconds a step\n(dashed: arithmetic only)")
         axes[1, 0].set_ylabel("peak memory (MiB)")
         for suffix in (".png", ".svg"):
             figure.savefig(out / f"scaling{suffix}", dpi=200)

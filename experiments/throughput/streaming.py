@@ -1,8 +1,8 @@
-r"""What streaming the training data costs: the PGD-10 step on data of the device and from the host, taking turns.
+r"""The cost of streaming training data: PGD-10 steps with data on the device and from the host, in turn.
 
     python -m experiments.throughput.streaming
 
-Writes streaming.jsonl beside this file, a line for each network, and prints their ratio. The images come from a mapped
+Writes streaming.jsonl next to this file, one line per network, and prints the ratio. The images come from a mapped
 file on the disk. Windows are small, so that one is sent every few steps.
 """
 

@@ -129,7 +129,7 @@ class History(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a seed gives every method."""
+    """What all methods share for a seed."""
 
     train: tuple[Array, Array]  # points [N, 1, 1, 3] and labels [N]
     test: tuple[Array, Array]
@@ -152,7 +152,7 @@ def train_method(method: str, settings: Settings) -> History:
         return jax.device_get(History(evaluate(key, start, params, settings=settings), params))
 
     with ThreadPoolExecutor(count_cores()) as pool:
-        first = run(0)  # alone, so that nothing is compiled twice
+        first = run(0)  # first, so that nothing is compiled twice
         runs = [first, *pool.map(run, range(1, settings.seeds))]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
 
@@ -164,7 +164,7 @@ def prepare(key: Array, *, settings: Settings) -> Start:
     test = settings.circles.draw(named_key(key, "test"), settings.test_points)
     keys = example_keys(named_key(key, "shuffle"), jnp.arange(1, settings.epochs + 1))
     orders = jax.vmap(lambda own: epoch_permutation(own, settings.train_points))(keys)
-    # None of the methods has a state of its own, so this is the start of each.
+    # No method has its own state, so all start from this.
     state = init_state(settings.objective("pgd_at"), settings.optimizer, train[0][:1], key=key)
     return Start(train, test, orders, state)
 
@@ -200,7 +200,7 @@ def evaluate(key: Array, start: Start, params: PyTree, *, settings: Settings) ->
 
     def score(params: PyTree) -> tuple[Array, Array, Array]:
         logits_fn = make_logits_fn(settings.model, Variables(params, {}))
-        # The same starts after every epoch: what moves from one to the next is the network alone.
+        # The same starts after every epoch, so that only the network changes.
         moved = attack(logits_fn, points, labels, key=named_key(key, "test_attack"))
         clean, robust = (losses.correct(logits_fn(x), labels) for x in (points, moved))
         return clean, robust, margins(settings, params, 71) > 0
@@ -221,7 +221,7 @@ def margins(settings: Settings, params: PyTree, side: int) -> Array:
 
 
 class Measures(NamedTuple):
-    """What a run comes to, per seed, in percent or percentage points."""
+    """The measures of a run, per seed, in percent or percentage points."""
 
     deviation: np.ndarray  # sample standard deviation of the robust accuracy over the epochs after warm-up
     drop: np.ndarray  # the largest loss of robust accuracy from one of these epochs to the next, at least 0
