@@ -111,7 +111,7 @@ def trials_of(experiment: Experiment, seeds: Iterable[int], epochs: int = EPOCHS
                 found |= {"nmse": metrics["regularizer"], "update": optax.tree.norm(moved)}
         last = gradient(state, objective.mu, batches[-1], key)
         end = ending(logits_of(state, images), labels, last)
-        return {"seed": seed, **{name: float(value) for name, value in found.items()}, **end}
+        return {"seed": seed, **{name: float(f"{value:.4g}") for name, value in found.items()}, **end}
 
     return [trial(seed) for seed in seeds]
 
@@ -183,7 +183,7 @@ def draw(trials: Sequence[Mapping[str, Any]]) -> "Figure":
             places = [[each[field] for each in chosen] for field in ("cross_entropy_gradient", "nmse_gradient")]
             axes.scatter(*places, label=label, color=color)
         axes.set(xlabel="norm of the cross-entropy's gradient", ylabel="norm of 5 NMSE's gradient")
-        axes.set(xscale="log", yscale="log")
+        axes.set(xlim=(0, None), ylim=(0, None))
         axes.legend()
     return figure
 
