@@ -46,6 +46,9 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_enum("scale", "small", SCALES, "The paper's data and networks, or small ones.", flag_values=values)
     flags.DEFINE_list("data", [], "Data sets, of those the item has at this scale; all by default.", flag_values=values)
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.", flag_values=values)
+    flags.DEFINE_integer(
+        "aa_examples", 0, "AutoAttack runs on the first n test images; 0 = as the item says.", flag_values=values
+    )
     flags.DEFINE_string("workdir", "runs/papers", "Folder of the runs.", flag_values=values)
     flags.DEFINE_string("out", None, "Folder of the results; runs/papers/PAPER-SCALE by default.", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "Only say what would run.", flag_values=values)
@@ -67,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     chosen = [item.at(values.scale) for name, item in items.items() if name in names or "all" in names]
     if "all" in names:
         chosen = [item for item in chosen if values.scale in item.settings]
-    plan = [(item, settings(item, values.scale, values.data)) for item in chosen]
+    plan = [(item, settings(item, values.scale, values.data, values.aa_examples)) for item in chosen]
     folder = expanded(values.workdir)
     due: dict[Path, sweep.Job] = {}
     for item, found in plan:
@@ -92,8 +95,14 @@ def describe(item: Item) -> str:
     return f"{item.key:16}{item.title}\n{'':16}{at}"
 
 
-def settings(item: Item, scale: str, data: Sequence[str]) -> list[Setting]:
+def settings(item: Item, scale: str, data: Sequence[str], aa_examples: int = 0) -> list[Setting]:
     """The chosen data sets of an item.
+
+    Args:
+      item: a figure or table.
+      scale: of `SCALES`.
+      data: names of its data sets; empty = all.
+      aa_examples: number of test images for AutoAttack; 0 = as the item says.
 
     Raises:
       InputError: the item has no such scale or data set.
@@ -103,7 +112,9 @@ def settings(item: Item, scale: str, data: Sequence[str]) -> list[Setting]:
     known = {setting.name: setting for setting in item.settings[scale]}
     for name in data:
         check_choice("data", name, known)
-    return [setting for name, setting in known.items() if not data or name in data]
+    check_at_least("aa_examples", aa_examples, 0)
+    own = {"aa_examples": aa_examples} if aa_examples else {}
+    return [dataclasses.replace(setting, **own) for name, setting in known.items() if not data or name in data]
 
 
 def _seed(text: str) -> int:

@@ -178,6 +178,16 @@ def test_what_is_there_so_far(tmp_path, tiny, commands, capsys):
     assert "has results of another version, without 'chosen_on'" in capsys.readouterr().err
 
 
+def test_autoattack_on_fewer_images(tmp_path, tiny, commands, capsys):
+    flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
+    assert call("piat", "table1", "--aa_examples=3", *flags) == 0
+    assert commands[1][2] == "--aa_examples=3"
+    content = json.loads((tmp_path / "out" / "table1.json").read_text())
+    assert content["settings"][0]["aa_examples"] == 3
+    assert call("piat", "table1", "--aa_examples=-1", *flags) == 2
+    assert "aa_examples=-1 must be at least 0" in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(tmp_path, tiny, capsys):
     assert (
         call("piat", "table1", "--dry_run", "--seeds=7", f"--workdir={tmp_path / 'r'}", f"--out={tmp_path / 'o'}") == 0

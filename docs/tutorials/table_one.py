@@ -27,9 +27,10 @@ run("experiments.run piat table1 --dry_run --seeds=0")
 # %% [markdown]
 # ## Train it
 #
-#     python -m experiments.run piat table1                                              # a CPU, about a minute for each run
+#     python -m experiments.run piat table1 --seeds=0 --aa_examples=200
 #     python -m experiments.run piat table1 --scale=paper --data=cifar10 --config.dataset.data_dir=~/data
 #
+# The first line is for a CPU. On two cores a run trains in about a minute, and AutoAttack takes two; without `--aa_examples` it attacks all 1,000 test images, which takes about ten.
 # The second line is the paper's scale: ResNet-18, 120 epochs, on a GPU or TPU. You may stop it at any time; the same command resumes it. At the end it writes a report with our
 # numbers next to the paper's, intervals over seeds, and a verdict on each claim. Our report, with three seeds, is in the repository:
 
@@ -48,6 +49,6 @@ display(Markdown("...\n\n" + report[start : report.index("\n## ", start)]))
 # An item consists of ordinary runs of configs. These are three of the rows:
 #
 #     piat-sweep --config=embedded_512 --methods=trades,nmse,nmse+piat --seeds=0,1,2 --workdir=runs/three_rows
-#     piat-evaluate runs/three_rows/trades_0 --attacks=clean,pgd20,cw20,aa
+#     piat-evaluate runs/three_rows/trades-seed0 --attacks=clean,pgd20,cw20,aa
 #
 # `piat-report` makes the table of any runs.
