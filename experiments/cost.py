@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,28 +101,60 @@ def count_passes(experiment: Experiment) -> dict[str, tuple[float, float]]:
     return {kind: (low[kind] / BATCH, high[kind] / BATCH) for kind in ("forward", "images", "weights")}
 
 
-def training_flop(experiment: Experiment) -> float:
-    """Floating-point operations of a whole training run, evaluation aside.
+AUTOATTACK_PASSES = 10_000
+"""Forwards of the standard version for an image that stays robust, a gradient counted as one more."""
 
-    A pass forward, one back to the images and one back to the weights count the same. Where steps differ, the mean of
-    the fewest and the most passes is taken; the data set need not be there.
+
+def training_flop(experiment: Experiment) -> float:
+    """Floating-point operations of an entire training run, without evaluation.
+
+    A pass forward, one back to the images and one back to the weights count the same. If steps differ, the mean of
+    the fewest and the most passes is taken. The data set need not exist.
 
     Raises:
       InputError: the size of the data set is not known without reading it.
     """
-    name = experiment.dataset.name
-    if name == "embedded":
-        data = load(name)
-        shape, examples, classes = data.train.images.shape[1:], len(data.train.labels), data.num_classes
-    elif name in KNOWN:
-        shape, examples, classes = KNOWN[name].image_shape, KNOWN[name].train, KNOWN[name].classes
-    else:
-        raise InputError(f"dataset.name={name!r} has no size known in advance; choose one of {', '.join(KNOWN)}")
-    examples = (experiment.dataset.train_examples or examples) - experiment.dataset.validation_examples
+    size = _size_of(experiment)
+    examples = (experiment.dataset.train_examples or size.train) - experiment.dataset.validation_examples
     passes = sum(sum(pair) / 2 for pair in count_passes(experiment).values())
     steps = experiment.dataset.epoch_steps or examples // experiment.batch_size
     images = experiment.epochs * steps * experiment.batch_size
-    return passes * images * forward_flop(experiment.build_model(classes), shape)
+    return passes * images * forward_flop(experiment.build_model(size.classes), size.image_shape)
+
+
+def autoattack_flop(experiment: Experiment, images: int = 0) -> float:
+    """Floating-point operations of AutoAttack on one checkpoint if every image stays robust.
+
+    Args:
+      experiment: of the run.
+      images: number of test images; 0 = all.
+
+    Raises:
+      InputError: as `training_flop`.
+    """
+    size = _size_of(experiment)
+    count = images or experiment.dataset.test_examples or size.test
+    return AUTOATTACK_PASSES * count * forward_flop(experiment.build_model(size.classes), size.image_shape)
+
+
+class Size(NamedTuple):
+    """A data set's size."""
+
+    image_shape: tuple[int, ...]
+    classes: int
+    train: int
+    test: int
+
+
+def _size_of(experiment: Experiment) -> Size:
+    name = experiment.dataset.name
+    if name == "embedded":
+        data = load(name)
+        return Size(data.train.images.shape[1:], data.num_classes, len(data.train.labels), len(data.test.labels))
+    if name in KNOWN:
+        known = KNOWN[name]
+        return Size(known.image_shape, known.classes, known.train, known.test)
+    raise InputError(f"dataset.name={name!r} has no size known in advance; choose one of {', '.join(KNOWN)}")
 
 
 def _count(jaxpr: Any) -> tuple[Counter[str], Counter[str]]:

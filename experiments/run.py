@@ -30,6 +30,7 @@ from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.files import expanded, write_file, write_json
 from piat_jax.experiment import sweep
+from piat_jax.experiment.run_evaluation import is_evaluated
 from piat_jax.training.progress import duration
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_enum("scale", "small", SCALES, "The paper's data and networks, or small ones.", flag_values=values)
     flags.DEFINE_list("data", [], "Data sets, of those the item has at this scale; all by default.", flag_values=values)
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.", flag_values=values)
+    flags.DEFINE_list("rows", [], "Run only these rows, as the report names them; all by default.", flag_values=values)
+    flags.DEFINE_integer("jobs", 0, "Runs at the same time; 0 = as the device allows.", flag_values=values)
     flags.DEFINE_integer(
         "aa_examples", 0, "AutoAttack runs on the first n test images; 0 = as the item says.", flag_values=values
     )
@@ -71,18 +74,20 @@ def main(argv: Sequence[str]) -> None:
     if "all" in names:
         chosen = [item for item in chosen if values.scale in item.settings]
     plan = [(item, settings(item, values.scale, values.data, values.aa_examples)) for item in chosen]
+    for name in values.rows:
+        check_choice("rows", name, [row.name for item, _ in plan for row in item.rows])
     folder = expanded(values.workdir)
     due: dict[Path, sweep.Job] = {}
     for item, found in plan:
         for setting in found:
-            for job in item.jobs(setting, seeds, folder, overrides):
+            for job in only(item, values.rows).jobs(setting, seeds, folder, overrides):
                 due[job.folder] = _joined(due.get(job.folder), job)
     sweep.check(list(due.values()))
     if values.dry_run:
         print(estimate(list(due.values()), values.tflops))
         return
     if not values.collect:
-        sweep.run_jobs(list(due.values()))
+        sweep.run_jobs(list(due.values()), at_once=values.jobs)
     for item, found in plan:
         print(f"{item.title}: {', '.join(map(str, save(paper, item, values.scale, found, seeds, folder, out)))}")
     for path in report.write(out, paper, list(items)):
@@ -117,6 +122,11 @@ def settings(item: Item, scale: str, data: Sequence[str], aa_examples: int = 0) 
     return [dataclasses.replace(setting, **own) for name, setting in known.items() if not data or name in data]
 
 
+def only(item: Item, rows: Sequence[str]) -> Item:
+    """The item with these rows only; with all if none is given."""
+    return dataclasses.replace(item, rows=tuple(row for row in item.rows if not rows or row.name in rows))
+
+
 def _seed(text: str) -> int:
     try:
         return int(text)
@@ -132,21 +142,29 @@ def _joined(one: sweep.Job | None, other: sweep.Job) -> sweep.Job:
 
 
 def estimate(due: Sequence[sweep.Job], tflops: float) -> str:
-    """The runs that would start, and the floating-point operations and hours of their training."""
+    """The runs that would start, with the floating-point operations and hours of training and AutoAttack."""
     check_at_least("tflops", tflops, 1e-6)
-    lines, total = [], 0.0
+
+    def shown(flop: float) -> str:
+        return f"{flop / 1e12:.3g} TFLOP, {duration(flop / tflops / 1e12)}"
+
+    lines, training, attacking = [], 0.0, 0.0
     for job in due:
-        if sweep.is_trained(job):
+        experiment, trained = job.experiment(), sweep.is_trained(job)
+        done = trained and is_evaluated(experiment, job.run, aa_examples=job.aa_examples)
+        if "aa" in job.attacks and not done:
+            attacking += 2 * cost.autoattack_flop(experiment, job.aa_examples)  # best and final
+        if trained:
             lines.append(f"{job.folder}  trained")
         elif sweep.teachers(job.method):
             lines.append(f"{job.folder}  not estimated: its teachers are trained first")
         else:
-            flop = cost.training_flop(job.experiment())
-            total += flop
-            lines.append(f"{job.folder}  {flop / 1e12:.3g} TFLOP, {duration(flop / tflops / 1e12)}")
-    cost_ = f"{total / 1e12:.3g} TFLOP, {duration(total / tflops / 1e12)} at {tflops:g} TFLOP/s (--tflops)"
-    lines.append(f"{len(due)} runs; training: {cost_}")
-    lines.append("Evaluation comes on top: AutoAttack takes about 10,000 passes for each image that stays robust.")
+            flop = cost.training_flop(experiment)
+            training += flop
+            lines.append(f"{job.folder}  {shown(flop)}")
+    lines.append(f"{len(due)} run{'s' * (len(due) != 1)}; training: {shown(training)} at {tflops:g} TFLOP/s (--tflops)")
+    if attacking:
+        lines.append(f"AutoAttack: at most {shown(attacking)}, if every image stays robust (--aa_examples)")
     return "\n".join(lines)
 
 

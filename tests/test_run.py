@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import run
+from experiments import cost, run
 from experiments.engine import report, results
 from experiments.engine.claims import Claim, border, holm, interval, p_value
 from experiments.engine.items import Block, Item, Row, Setting, run_folder
@@ -189,13 +189,39 @@ def test_autoattack_on_fewer_images(tmp_path, tiny, commands, capsys):
 
 
 def test_dry_run_writes_nothing(tmp_path, tiny, capsys):
-    assert (
-        call("piat", "table1", "--dry_run", "--seeds=7", f"--workdir={tmp_path / 'r'}", f"--out={tmp_path / 'o'}") == 0
-    )
-    printed = capsys.readouterr().out
-    assert re.search(r"pgd_at-seed7  [\d.]+ TFLOP", printed)
-    assert "2 runs; training:" in printed
+    flags = ("--dry_run", "--seeds=7", f"--workdir={tmp_path / 'r'}", f"--out={tmp_path / 'o'}")
+
+    def printed(*more):
+        assert call("piat", "table1", *flags, *more) == 0
+        return capsys.readouterr().out
+
+    text = printed()
+    assert re.search(r"pgd_at-seed7  [\d.]+ TFLOP", text)
+    assert "2 runs; training:" in text
+
+    def autoattack(text):
+        return float(re.search(r"AutoAttack: at most ([\d.]+) TFLOP", text)[1])
+
+    # Five images of each of two checkpoints of two runs.
+    experiment = read_config("embedded_512:pgd_at", {})
+    assert autoattack(text) == pytest.approx(4 * cost.autoattack_flop(experiment, 5) / 1e12, rel=0.01)
+    assert autoattack(printed("--aa_examples=50")) == pytest.approx(10 * autoattack(text), rel=0.01)
+    assert cost.autoattack_flop(experiment) == 1000 / 5 * cost.autoattack_flop(experiment, 5)
+    one = printed("--rows=PIAT")
+    assert "1 run; training:" in one
+    assert "pgd_at-seed7" not in one
+    assert autoattack(one) == pytest.approx(autoattack(text) / 2, rel=0.01)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_some_rows_has_the_finished_others(tmp_path, tiny, commands):
+    flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
+    for name, methods in (("PIAT", ["piat"]), ("PGD-AT", ["pgd_at"])):
+        commands.clear()
+        assert call("piat", "table1", f"--rows={name}", "--jobs=1", *flags) == 0
+        assert [command[1].rpartition(":")[2] for command in commands if "train" in command[0]] == methods
+    content = json.loads((tmp_path / "out" / "table1.json").read_text())
+    assert {row["name"] for row in content["rows"] if row["ours"]} == {"PGD-AT", "PIAT"}
 
 
 @pytest.mark.parametrize(
@@ -206,6 +232,7 @@ def test_dry_run_writes_nothing(tmp_path, tiny, capsys):
         (("piat", "tabel1"), "item='tabel1' is unknown; did you mean 'table1'?"),
         (("piat", "table1_fashion", "--scale=paper"), "table1_fashion has no --scale=paper; give --scale=small"),
         (("piat", "table1", "--data=embeded_512"), "data='embeded_512' is unknown; did you mean 'embedded_512'?"),
+        (("piat", "table1", "--rows=TRADE"), "rows='TRADE' is unknown; did you mean 'TRADES'?"),
         (("piat", "table1", "--seeds=a"), "seeds: 'a' is not a whole number"),
         (("piat", "table1", "--config.epoch=1"), "config.epoch is unknown; did you mean 'epochs'?"),
         (("piat", "table1", "--scale=large"), "--scale"),

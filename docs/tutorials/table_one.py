@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Reproduce Table I
 #
-# The PIAT paper's Table I compares nine defences at their best and final epoch. `python -m experiments.run piat` lists the items that this repository reproduces (run it in a
-# checkout: `experiments/` is not part of the installed package).
+# The PIAT paper's Table I compares eight defences at their best and final epoch. `python -m experiments.run piat` lists the items that this repository reproduces. Run it in a
+# checkout (the repository, cloned), because `experiments/` is not part of the installed package.
 
 # %%
 import subprocess
@@ -19,7 +19,7 @@ run("experiments.run piat")
 # %% [markdown]
 # ## What would it take?
 #
-# `--dry_run` lists missing runs and estimates their cost from the cost of a step of each method. Here it is the CPU scale: 512 embedded images.
+# `--dry_run` lists missing runs and estimates their cost from the cost of a step of each method, and AutoAttack's. Here it is the CPU scale: 512 embedded images.
 
 # %%
 run("experiments.run piat table1 --dry_run --seeds=0")
@@ -27,11 +27,12 @@ run("experiments.run piat table1 --dry_run --seeds=0")
 # %% [markdown]
 # ## Train it
 #
-#     python -m experiments.run piat table1 --seeds=0 --aa_examples=200
+#     python -m experiments.run piat table1 --seeds=0 --aa_examples=200 --rows=PGD-AT,PIAT+NMSE
+#     python -m experiments.run piat table1                  # all rows, three seeds
 #     python -m experiments.run piat table1 --scale=paper --data=cifar10 --config.dataset.data_dir=~/data
 #
-# The first line is for a CPU. On two cores a run trains in about a minute, and AutoAttack takes two; without `--aa_examples` it attacks all 1,000 test images, which takes about ten.
-# The second line is the paper's scale: ResNet-18, 120 epochs, on a GPU or TPU. You may stop it at any time; the same command resumes it. At the end it writes a report with our
+# The first line is for a CPU: two rows of the table. On two cores a run trains in about a minute, and AutoAttack on 200 images takes about two. Without `--aa_examples` it attacks all
+# 1,000 test images, which takes about ten. Several runs share the cores (`--jobs`). The third line is the paper's scale: ResNet-18, 120 epochs, on a GPU or TPU. You may stop it at any time; the same command resumes it. At the end it writes a report with our
 # numbers next to the paper's, intervals over seeds, and a verdict on each claim. Our report, with three seeds, is in the repository:
 
 # %%
@@ -46,7 +47,7 @@ display(Markdown("...\n\n" + report[start : report.index("\n## ", start)]))
 # %% [markdown]
 # ## By hand
 #
-# An item consists of ordinary runs of configs. These are three of the rows:
+# An item consists of ordinary runs of configs. These are two of the rows, and NMSE without PIAT:
 #
 #     piat-sweep --config=embedded_512 --methods=trades,nmse,nmse+piat --seeds=0,1,2 --workdir=runs/three_rows
 #     piat-evaluate runs/three_rows/trades-seed0 --attacks=clean,pgd20,cw20,aa
