@@ -3,16 +3,12 @@
 import os
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
-# Tests spend their time compiling. Without LLVM's optimizations that takes a quarter less, and with the older of jax 0.10's
-# two emitters half as long. Flags that are set come later and win. `make rounding` keeps the emitters that users have.
-FLAGS = os.environ.get("XLA_FLAGS", "")
-FASTER = "--xla_backend_optimization_level=0"
-if version("jaxlib").startswith("0.10.") and "xla_cpu_max_isa" not in FLAGS:
-    FASTER += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{FASTER} {FLAGS}"
+from tests.compiling import xla_flags
+
+# Read when JAX begins.
+os.environ["XLA_FLAGS"] = xla_flags()
 # What was compiled once is read the next time, by the commands that tests start too: a second run takes half the time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
