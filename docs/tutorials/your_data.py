@@ -78,7 +78,7 @@ print(to_text(dataset, inspect(dataset)))
 # ## Images of any size
 #
 # With `dataset.image_size` images stay encoded on disk and are decoded and cropped while the device trains: photographs, ImageNet, any data larger than memory. Class
-# folders, tar files, parquet, array_record and tfrecord are supported.
+# folders, tar files, parquet, array_record and tfrecord are supported. This needs `pip install 'piat_jax[data]'`.
 
 # %%
 for path in (folder / "pictures").rglob("*.png"):
