@@ -274,7 +274,9 @@ def checked_logits(logits_fn: Any, images: Any, *keys: Any) -> Any:
     except Exception as error:
         if cause := _cause(error, logits_fn, images.shape):
             raise InputError(cause) from error
-        error.add_note(f"images have shape {images.shape}; logits_fn takes [N, H, W, C]")
+        note = f"images have shape [N, {', '.join(map(str, images.shape[1:]))}]; logits_fn takes [N, H, W, C]"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
     check_logits(logits, images.shape[0])
     return logits
@@ -299,8 +301,8 @@ def _cause(error: Exception, logits_fn: object, shape: tuple[int, ...]) -> str:
         )
     if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
         return (
-            f"images have shape {shape}, but logits_fn takes [N, H, W, C]; they look like [N, C, H, W]: "
-            "give images.transpose(0, 2, 3, 1)"
+            f"images have shape [N, {', '.join(map(str, shape[1:]))}], which looks like [N, C, H, W], but logits_fn "
+            "takes [N, H, W, C]; give images.transpose(0, 2, 3, 1)"
         )
     return ""
 
@@ -345,6 +347,17 @@ def check_labels(argument: str, labels: object, logits: object) -> None:
         raise InputError(f"{argument} have shape {given}; give one for each of the {shape[0]} rows of logits, [B]")
     if _is_concrete(labels) and shape[0]:
         check_classes(argument, labels, shape[1])
+
+
+def check_array(argument: str, value: object) -> None:
+    """Raise InputError unless `value` is an array; lists and numbers are not.
+
+    >>> check_array("labels", [1, 0])
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: labels is a list of 2; give an array: numpy.asarray(labels)
+    """
+    if not hasattr(value, "ndim"):
+        raise InputError(f"{argument} is {described(value)}; give an array: numpy.asarray({argument})")
 
 
 def check_classes(argument: str, labels: object, classes: int) -> None:
