@@ -63,7 +63,14 @@ def objective(cls: type[T]) -> type[T]:
 
 
 class Outputs(NamedTuple):
-    """The inputs of `terms`: the logits of the step's forwards, and the batch and variables behind them."""
+    """The inputs of `terms`: the logits of the step's forwards, and the batch and variables behind them.
+
+    Attributes:
+      logits: `[B, K]` by kind of image: "clean", "adversarial" or a wrapper's.
+      batch: the adversarial batch.
+      variables: the differentiated weights, and the running statistics before the forwards.
+      target: `[B]` or `[B, K]`, the target of the loss: the batch's, smoothed as the method says.
+    """
 
     logits: Mapping[str, Array]  # [B, K] by kind of image: "clean", "adversarial" or a wrapper's
     batch: AdversarialBatch
@@ -72,7 +79,13 @@ class Outputs(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """A loss per example, in two parts; training minimises the mean of their sum over the batch."""
+    """A loss per example, in two parts; training minimises the mean of their sum over the batch.
+
+    Attributes:
+      adversarial: `[B]`, the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta).
+      other: `[B]`, or the number 0.0.
+      metrics: scalars to log in addition to loss and accuracy.
+    """
 
     adversarial: Array  # [B], the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta)
     other: Array | float = 0.0  # [B]
@@ -316,7 +329,12 @@ class Resources(Protocol):
 
 
 class WrapperState(NamedTuple):
-    """A wrapper's state between steps."""
+    """A wrapper's state between steps.
+
+    Attributes:
+      own: what `init_own` returns: the wrapper's NamedTuple, or ().
+      inner: the state of the method inside.
+    """
 
     own: PyTree  # what `init_own` returns: the wrapper's NamedTuple, or ()
     inner: PyTree  # the state of the method inside
