@@ -2,7 +2,7 @@
 # # Attack your own model
 #
 # An attack here is a pure function: `attack(logits_fn, images, labels, key=key)`. `logits_fn` maps images `[N, H, W, C]` in [0, 1] to logits `[N, K]`, and may come from
-# any library. This page shows Flax NNX, Equinox, Haiku and PyTorch, and then PIAT with BatchNorm.
+# any library. Inside `jit` values cannot be checked: call the attack once outside `jit` first. This page shows Flax NNX, Equinox, Haiku and PyTorch, and then PIAT with BatchNorm.
 
 # %%
 import jax

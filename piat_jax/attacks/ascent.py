@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import check_labels, checked_logits
+from piat_jax.core.checks import InputError, check_labels, checked_logits, described
 from piat_jax.core.labels import hard
 from piat_jax.core.norms import (
     L2_RULES,
@@ -62,6 +62,7 @@ class Ascent:
         rule: L2Rule = L2_RULES["exact"],
         sparsity: Array | float = 0.01,
     ):
+        check_loss(loss)
         shape = images.shape[1:]
         self.dtype, self.images = images.dtype, images.astype(jnp.promote_types(images.dtype, jnp.float32))
         self.logits_fn = logits_fn if vary else frozen(logits_fn, images)
@@ -215,6 +216,18 @@ def better(old: Best, new: Best) -> Best:
     """Per example: success comes first, then the higher loss."""
     take = (new[1] & ~old[1]) | ((new[1] == old[1]) & (new[2] > old[2]))
     return select(take, new[0], old[0]), old[1] | new[1], jnp.where(take, new[2], old[2])
+
+
+def check_loss(loss: object) -> None:
+    """Raise InputError unless `loss` can be called.
+
+    >>> check_loss("margin")
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: loss is 'margin'; give a function (logits, labels) -> [B]: piat_jax.losses.margin
+    """
+    if not callable(loss):
+        name = loss if isinstance(loss, str) and hasattr(losses, loss) else "cross_entropy"
+        raise InputError(f"loss is {described(loss)}; give a function (logits, labels) -> [B]: piat_jax.losses.{name}")
 
 
 TOWARDS = {losses.margin: losses.margin_to_target}

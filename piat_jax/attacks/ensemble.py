@@ -28,10 +28,21 @@ class Member(NamedTuple):
     white_box: bool = True  # whether it uses gradients
 
 
+def names_of(attacks: str | Sequence[str]) -> tuple[str, ...]:
+    """The names in a sequence, or in one string with commas.
+
+    >>> names_of("apgd-ce, square"), names_of(["fab"])
+    (('apgd-ce', 'square'), ('fab',))
+    """
+    if isinstance(attacks, str):
+        return tuple(name.strip() for name in attacks.split(",") if name.strip())
+    return tuple(attacks)
+
+
 def ensemble(
     version: str = "standard",
     *,
-    attacks: Sequence[str] = (),
+    attacks: str | Sequence[str] = (),
     norm: str = "linf",
     steps: int = 100,
     restarts: int | None = None,
@@ -49,7 +60,8 @@ def ensemble(
 
     Args:
       version: "standard", "plus" or "rand".
-      attacks: names of members to run instead of the version's, with the version's settings.
+      attacks: names of members to run instead of the version's, with the version's settings; also one string with
+        commas.
       norm: "linf", "l2" or "l1"; under "l1" APGD-CE has 5 restarts and APGD-T 5 targets in every version.
       steps: steps of APGD and FAB.
       restarts: restarts of APGD and untargeted FAB; replaces the version's.
@@ -67,9 +79,10 @@ def ensemble(
     ['apgd-ce', 'apgd-t', 'fab-t', 'square']
     """
     check_choice("version", version, VERSIONS)
+    attacks = names_of(attacks)
     for name in attacks:
         check_choice("attack", name, MEMBERS)
-    names = tuple(attacks) or VERSIONS[version]
+    names = attacks or VERSIONS[version]
     if len(set(names)) < len(names):
         raise InputError(f"attacks={','.join(names)} names an attack twice; give restarts= to repeat it")
     numbers = {"steps": steps, "restarts": restarts, "targets": targets, "queries": queries, "eot": eot}

@@ -13,6 +13,7 @@ from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.registry import minimum_norm
 from piat_jax.attacks.targets import check_targets, ranked_others
 from piat_jax.core.checks import (
+    check_array,
     check_at_least,
     check_count,
     check_images,
@@ -150,6 +151,7 @@ def fab_distances(
     """
     check_network(logits_fn)
     check_images("images", images)
+    check_array("labels", labels)
     check_key(key)
     norm = norm_name(norm)
     check_radius("eps", eps, norm)

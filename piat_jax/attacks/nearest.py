@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks.ascent import select
 from piat_jax.core.checks import (
+    check_array,
     check_count,
     check_images,
     check_key,
@@ -51,6 +52,7 @@ class Search:
     ):
         check_network(logits_fn)
         check_images("images", images)
+        check_array("labels", labels)
         check_key(key)
         check_count("steps", steps, 1)
         self.images = jax.lax.stop_gradient(images.astype(jnp.float32))

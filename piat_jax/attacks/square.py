@@ -10,6 +10,7 @@ from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.core.checks import (
+    check_array,
     check_count,
     check_images,
     check_key,
@@ -95,6 +96,7 @@ def square(
     """
     check_network(logits_fn)
     check_images("images", images)
+    check_array("labels", labels)
     check_key(key)
     norm = norm_name(norm)
     check_radius("eps", eps, norm)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from piat_jax.averaging.interpolation import interpolate
-from piat_jax.core.checks import InputError, check_range
+from piat_jax.core.checks import InputError, check_range, described
 from piat_jax.core.pixels import to_float
 from piat_jax.core.types import Array, Model, PyTree, Variables
 
@@ -32,8 +32,8 @@ def recompute_batch_stats(
       The same weights with the new statistics. Without any state (no BatchNorm), the unchanged variables.
 
     Raises:
-      InputError: images that are not N >= 1 batches of floats or uint8, a momentum outside [0, 1), or a state without
-        "batch_stats".
+      InputError: a Flax module in place of a `Model`, variables that are not a pair; images that are not N >= 1 batches
+        of floats or uint8, a momentum outside [0, 1), or a state without "batch_stats".
 
     References:
       Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (SWA), 2018, Section 3.2.
@@ -48,6 +48,14 @@ def recompute_batch_stats(
     >>> round(fresh.model_state["batch_stats"]["mean"].item(), 3)
     0.5
     """
+    if not isinstance(variables, tuple) or len(variables) != 2:
+        raise InputError(f"variables is {described(variables)}; give Variables(params, model_state)")
+    if any(kind.__module__.startswith("flax.") for kind in type(model).__mro__):
+        name = type(model).__name__
+        raise InputError(
+            f"model is the Flax module {name}; give piat_jax.models.LinenModel(module), or for NNX an object whose "
+            "apply(params, model_state, images, train=True, key=None) merges and splits it"
+        )
     if images.ndim != 5 or not images.shape[0]:
         raise InputError(f"images has shape {images.shape}; give N >= 1 batches [N, batch, height, width, channels]")
     if not jnp.issubdtype(images.dtype, jnp.floating) and images.dtype != jnp.uint8:

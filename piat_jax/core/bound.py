@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from piat_jax.core.checks import InputError, did_you_mean
+from piat_jax.core.checks import InputError, described, did_you_mean
 
 
 def fields_of(fn: Callable[..., Any], *, without: Sequence[str] = ()) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def bind(fn: Callable[..., Any], **hyper_parameters: Any) -> Bound:
         compiled program; floats and arrays may change without recompiling.
 
     Raises:
-      InputError: `fn` does not take an argument with this name.
+      InputError: `fn` is not a function, or does not take an argument with this name.
 
     >>> from piat_jax.attacks import pgd
     >>> bind(pgd, eps=0.1, steps=3)
@@ -80,6 +80,8 @@ def bind(fn: Callable[..., Any], **hyper_parameters: Any) -> Bound:
     """
     if isinstance(fn, Bound):
         return bind(fn.fn, **{**dict(fn.static), **fn.traced, **hyper_parameters})
+    if not callable(fn):
+        raise InputError(f"fn is {described(fn)}; give the function itself, such as bind(piat_jax.attacks.pgd, ...)")
     parameters = inspect.signature(fn).parameters
     known = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
     for name in hyper_parameters:

@@ -170,7 +170,7 @@ def _is_concrete(value: object) -> TypeGuard[float]:
 
 
 def check_network(logits_fn: object) -> None:
-    """Raise InputError unless `logits_fn` is callable and not a PyTorch module, which JAX cannot trace.
+    """Raise InputError unless `logits_fn` is a function of images: not a PyTorch module, and not without parameters.
 
     >>> check_network("resnet18")
     Traceback (most recent call last):
@@ -181,8 +181,21 @@ def check_network(logits_fn: object) -> None:
             f"logits_fn is a PyTorch {type(logits_fn).__name__}, which JAX cannot differentiate; "
             "give piat_jax.interop.torch_logits_fn(module.eval())"
         )
-    if not callable(logits_fn):
-        raise InputError(f"logits_fn={logits_fn!r} cannot be called; give a function of images, to logits")
+    if _is_of("flax", logits_fn) and getattr(logits_fn, "scope", logits_fn) is None:
+        raise InputError(
+            f"logits_fn is a Linen {type(logits_fn).__name__} without its parameters; "
+            "give lambda images: module.apply(variables, images)"
+        )
+    if callable(logits_fn):
+        return
+    if callable(getattr(logits_fn, "apply", None)):
+        raise InputError(
+            f"logits_fn is {a_(type(logits_fn).__name__)} without its parameters; give lambda images: "
+            "network.apply(params, images) (after haiku.transform, network.apply(params, None, images))"
+        )
+    if hasattr(logits_fn, "shape") or len(repr(logits_fn)) > 60:
+        raise InputError(f"logits_fn is {described(logits_fn)}; the order is (logits_fn, images, labels)")
+    raise InputError(f"logits_fn={logits_fn!r} cannot be called; give a function of images, to logits")
 
 
 def check_images(argument: str, images: object, box: tuple[float, float] | None = (0.0, 1.0)) -> None:
@@ -193,6 +206,9 @@ def check_images(argument: str, images: object, box: tuple[float, float] | None 
     piat_jax.core.checks.InputError: images range from 128 to 128; give pixels in [0, 1] and normalise inside logits_fn
     """
     ndim = getattr(images, "ndim", None)
+    if ndim is None:
+        order = "; the order is (logits_fn, images, labels)" if callable(images) else ""
+        raise InputError(f"{argument} is {described(images)}; give an array [batch, height, width, channels]{order}")
     if ndim != 4:
         raise InputError(f"{argument} has {ndim} axes; give images as [batch, height, width, channels]")
     if not np.issubdtype(images.dtype, np.floating) and str(images.dtype) != "bfloat16":  # type: ignore[attr-defined]
@@ -244,8 +260,8 @@ def checked_logits(logits_fn: Any, images: Any, *keys: Any) -> Any:
     """`logits_fn(images, *keys)`, with clear errors for common mistakes.
 
     Raises:
-      InputError: the output is not logits `[B, K]`, the network computes with NumPy, or it is an Equinox module called
-        on a batch.
+      InputError: the output is not logits `[B, K]`; the network computes with NumPy; it fails, and is an Equinox module
+        called on a batch, or in training mode, or the images have their channels first.
     """
     import jax
 
@@ -253,15 +269,42 @@ def checked_logits(logits_fn: Any, images: Any, *keys: Any) -> Any:
         logits = logits_fn(images, *keys)
     except jax.errors.TracerArrayConversionError as error:
         raise InputError("logits_fn computes with NumPy, which JAX cannot differentiate; use jax.numpy") from error
+    except InputError:
+        raise
     except Exception as error:
-        if not _is_of("equinox", logits_fn):
-            raise
-        raise InputError(
-            f"logits_fn is an Equinox {type(logits_fn).__name__}, which takes one example; give jax.vmap(module), "
-            "and eqx.nn.inference_mode(module) if it has BatchNorm or Dropout"
-        ) from error
+        if cause := _cause(error, logits_fn, images.shape):
+            raise InputError(cause) from error
+        note = f"images have shape [N, {', '.join(map(str, images.shape[1:]))}]; logits_fn takes [N, H, W, C]"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
     check_logits(logits, images.shape[0])
     return logits
+
+
+def _cause(error: Exception, logits_fn: object, shape: tuple[int, ...]) -> str:
+    """The likely cause of a network's error, with its fix; "" if it is not a known one."""
+    if type(error).__name__ == "TraceContextError" and _is_of("flax", error):
+        return (
+            "logits_fn updates its own state, as BatchNorm and Dropout of Flax NNX do in training mode; "
+            "call net.eval() first"
+        )
+    if "Old and new values have different structures" in str(error):
+        return (
+            "logits_fn updates an Equinox State, as eqx.nn.BatchNorm does in training mode; "
+            "give the network of eqx.nn.inference_mode(module)"
+        )
+    if _is_of("equinox", logits_fn):
+        return (
+            f"logits_fn is an Equinox {type(logits_fn).__name__}, which takes one example; give jax.vmap(module), "
+            "and eqx.nn.inference_mode(module) if it has BatchNorm or Dropout"
+        )
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        return (
+            f"images have shape [N, {', '.join(map(str, shape[1:]))}], which looks like [N, C, H, W], but logits_fn "
+            "takes [N, H, W, C]; give images.transpose(0, 2, 3, 1)"
+        )
+    return ""
 
 
 def _is_of(package: str, value: object) -> bool:
@@ -306,6 +349,17 @@ def check_labels(argument: str, labels: object, logits: object) -> None:
         check_classes(argument, labels, shape[1])
 
 
+def check_array(argument: str, value: object) -> None:
+    """Raise InputError unless `value` is an array; lists and numbers are not.
+
+    >>> check_array("labels", [1, 0])
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: labels is a list of 2; give an array: numpy.asarray(labels)
+    """
+    if not hasattr(value, "ndim"):
+        raise InputError(f"{argument} is {described(value)}; give an array: numpy.asarray({argument})")
+
+
 def check_classes(argument: str, labels: object, classes: int) -> None:
     """Raise InputError unless all concrete labels are in [0, classes)."""
     given = np.asarray(labels)
@@ -328,6 +382,31 @@ def check_key(key: object) -> None:
 
     if not isinstance(key, jax.Array) or not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise InputError(f"key={key!r} is not a key; give jax.random.key({key if isinstance(key, int) else 0})")
+
+
+def described(value: object) -> str:
+    """A value in a few words for a message: an array's type and shape, a short number or text, or a type's name.
+
+    >>> described(np.zeros((2, 3))), described(3), described(None), described((1, 2))
+    ('an array float64[2, 3]', '3', 'None', 'a tuple of 2')
+    """
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"an array {dtype}{list(shape)}"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value) if len(repr(value)) <= 60 else f"{a_(type(value).__name__)} of {len(repr(value))} characters"
+    if isinstance(value, (tuple, list, dict)):
+        return f"{a_(type(value).__name__)} of {len(value)}"
+    return a_(type(value).__name__)
+
+
+def a_(noun: str) -> str:
+    """A noun with its article.
+
+    >>> a_("Wrapper"), a_("AttackedObjective")
+    ('a Wrapper', 'an AttackedObjective')
+    """
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def check_patches(images: object, patch_size: int) -> None:

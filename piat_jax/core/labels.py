@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from piat_jax.core.checks import InputError, check_choice, check_labels, check_range
+from piat_jax.core.checks import InputError, check_array, check_choice, check_labels, check_range
 from piat_jax.core.types import Array
 
 OVER = ("others", "all")
@@ -16,6 +16,7 @@ def hard(labels: Array) -> Array:
     >>> hard(jnp.array([[0.2, 0.8], [1.0, 0.0]])).tolist(), hard(jnp.array([1, 0])).tolist()
     ([1, 0], [1, 0])
     """
+    check_array("labels", labels)
     return jnp.argmax(labels, axis=-1) if labels.ndim > 1 else labels
 
 

@@ -57,8 +57,14 @@ class Registry(MutableMapping[str, T], Generic[T]):
           paper: authors, year and reference.
 
         Raises:
-          InputError: see the class.
+          InputError: see the class; or the decorator has no parentheses.
+
+        >>> @Registry("shape").register
+        ... def ball(): ...
+        Traceback (most recent call last):
+        piat_jax.core.checks.InputError: @shape above 'ball' has no name; write @shape("name", title=...)
         """
+        check_parentheses(self.kind, name)
 
         def add(entry: Entry) -> Entry:
             self[name] = entry  # type: ignore[assignment]
@@ -100,6 +106,15 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
     def __repr__(self) -> str:
         return f"<{self.kind}s: {', '.join(self)}>"
+
+
+def check_parentheses(kind: str, name: object) -> None:
+    """Raise InputError if a decorator was written without parentheses, so that its name is the decorated object."""
+    if callable(name):
+        decorator = kind.removesuffix(" attack").replace("-", "_")
+        raise InputError(
+            f'@{decorator} above {getattr(name, "__name__", name)!r} has no name; write @{decorator}("name", title=...)'
+        )
 
 
 def default_title(name: str) -> str:

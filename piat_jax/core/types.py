@@ -19,7 +19,14 @@ LossFn = Callable[[Array, Array], Array]
 
 
 class Batch(NamedTuple):
-    """A batch of clean examples."""
+    """A batch of clean examples.
+
+    Attributes:
+      images: `[B, H, W, C]` float32 in [0, 1].
+      labels: `[B]` int32.
+      indices: `[B]` int32, each example's index in its data set; randomness derives from it.
+      targets: `[B, K]` float32, probabilities that losses and attacks use in place of labels; None without.
+    """
 
     images: Array  # [B, H, W, C] float32 in [0, 1]
     labels: Array  # [B] int32
@@ -95,7 +102,16 @@ class Iterates(NamedTuple):
 
 
 class AdversarialBatch(NamedTuple):
-    """The result of `perturb` for `loss`: the clean batch, its adversarial images and other prepared values."""
+    """The result of `perturb` for `loss`: the clean batch, its adversarial images and other prepared values.
+
+    Attributes:
+      clean: the clean batch.
+      images: `[B, H, W, C]`, adversarial; no gradient flows through them.
+      extra: values that wrappers pass on from `perturb` (`objectives.Wrapper.hand`).
+      model_state: running statistics, if crafting has forwarded in training mode.
+      metrics: scalars to log, means over the batch.
+      iterates: of the attack, if `context.counting` is set.
+    """
 
     clean: Batch
     images: Array  # [B, H, W, C]; no gradient flows through them
@@ -106,7 +122,13 @@ class AdversarialBatch(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """Results of `loss` besides the scalar: statistics after its forwards, metrics to log, and the logits."""
+    """Results of `loss` besides the scalar: statistics after its forwards, metrics to log, and the logits.
+
+    Attributes:
+      model_state: the running statistics after the forwards.
+      metrics: scalars, means over the batch.
+      logits: `[B, K]` for each kind of forwarded images, such as "adversarial".
+    """
 
     model_state: PyTree
     metrics: Mapping[str, Array]  # scalars, means over the batch

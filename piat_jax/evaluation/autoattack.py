@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from piat_jax.attacks.ensemble import Member, ensemble
+from piat_jax.attacks.ensemble import Member, ensemble, names_of
 from piat_jax.attacks.targets import ranked_others
 from piat_jax.core.bound import Bound
 from piat_jax.core.checks import (
@@ -67,7 +67,8 @@ class AutoAttack:
       eps: radius in pixel units (1 = the whole range), so 8/255 and not 8.
       norm: "linf", "l2" or "l1", or in RobustBench's spelling.
       version: "standard", "plus" or "rand"; see `attacks.ensemble`.
-      attacks: names to run instead of the version's, or `Member`s, including your own.
+      attacks: names to run instead of the version's (also one string, "apgd-ce,square"), or `Member`s, including your
+        own.
       steps, restarts, targets, queries, eot: settings that replace the version's; see `attacks.ensemble`.
       seed: seed of all randomness.
       individually: whether to run every attack on all examples with a correct clean image, for the accuracy under each
@@ -97,7 +98,7 @@ class AutoAttack:
     eps: float = 8 / 255
     norm: str = "linf"
     version: str = "standard"
-    attacks: Sequence[str] | Sequence[Member] = ()
+    attacks: str | Sequence[str] | Sequence[Member] = ()
     steps: int = 100
     restarts: int | None = None
     targets: int | None = None
@@ -111,6 +112,8 @@ class AutoAttack:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", norm_name(self.norm))
+        if isinstance(self.attacks, str):
+            object.__setattr__(self, "attacks", names_of(self.attacks))
         check_range("eps", self.eps, 0, 1 if self.norm == "linf" else float("inf"), open_low=True)
         check_count("block_size", self.block_size, 1)
         check_seed("seed", self.seed)
@@ -124,7 +127,7 @@ class AutoAttack:
     def members(self) -> tuple[Member, ...]:
         """The attacks, in order."""
         if any(isinstance(attack, Member) for attack in self.attacks):
-            return _checked(self.attacks)
+            return _checked(self.attacks)  # type: ignore[arg-type]
         return ensemble(
             self.version,
             attacks=self.attacks,  # type: ignore[arg-type]

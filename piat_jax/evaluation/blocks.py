@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from piat_jax.attacks import Outcome
 from piat_jax.core.bound import Bound
+from piat_jax.core.checks import checked_logits
 from piat_jax.core.sharding import gather, put, replicate
 from piat_jax.core.types import Array, LossFn
 from piat_jax.evaluation.journal import digest
@@ -109,7 +110,7 @@ def _plain(leaf: Any) -> np.ndarray:
 @program_jit(static_argnames="mesh")
 def _logits(logits_fn: Any, images: Array, keys: Array | None, *, mesh: Mesh) -> Array:
     def local(logits_fn: Any, images: Array, keys: Array | None) -> Array:
-        return (logits_fn(images) if keys is None else logits_fn(images, keys)).astype(jnp.float32)
+        return checked_logits(logits_fn, images, *([] if keys is None else [keys])).astype(jnp.float32)
 
     return _split(local, mesh, replicated=1, split=2)(logits_fn, images, keys)
 

@@ -1,5 +1,6 @@
 """Checks before and after the attacks for properties that make a robust accuracy doubtful, each with its cause."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -53,8 +54,15 @@ def of_outputs(logits: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
             "probabilities",
             "the outputs look like probabilities; give logits, because a softmax hides gradients from the attacks",
         )
-    accuracy = float((known.argmax(axis=1) == labels[finite]).sum() / len(labels))
-    if len(labels) >= 10 * classes and accuracy <= 1.5 / classes:
+    correct = int((known.argmax(axis=1) == labels[finite]).sum())
+    accuracy = correct / len(labels)
+    if _guessed(correct, len(labels), classes) < UNLIKELY:
+        yield Finding(
+            "chance",
+            f"the clean accuracy, {100 * accuracy:.1f}%, is far below that of guessing among {classes} classes, "
+            f"{100 / classes:.1f}%; most likely labels are in another order than the network's classes",
+        )
+    elif len(labels) >= 10 * classes and accuracy <= 1.5 / classes:
         yield Finding(
             "chance",
             f"the clean accuracy, {100 * accuracy:.1f}%, is about that of guessing among {classes} classes; "
@@ -184,6 +192,29 @@ def of_attacks(
 
 
 HONEST = 0.005  # of the examples gradient attacks leave, the share that Square breaks on networks without masking
+
+
+UNLIKELY = 0.01  # the probability of so few correct guesses, from which labels in the network's order are doubtful
+
+
+def _guessed(correct: int, count: int, classes: int) -> float:
+    """The probability that guessing is right for at most `correct` of `count` images.
+
+    >>> round(_guessed(0, 2, 2), 3), round(_guessed(1, 2, 2), 3)
+    (0.25, 0.75)
+    """
+    if correct >= count / classes:
+        return 1.0
+    chance = 1 / classes
+    log = [
+        math.lgamma(count + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(count - k + 1)
+        + k * math.log(chance)
+        + (count - k) * math.log1p(-chance)
+        for k in range(correct + 1)
+    ]
+    return min(sum(map(math.exp, log)), 1.0)
 
 
 def _change_by_company(blocks: Blocks, images: np.ndarray, logits: np.ndarray, rounding: float) -> float:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 
-from piat_jax.core.registry import Registry
+from piat_jax.core.registry import Registry, check_parentheses
 
 Module = TypeVar("Module", bound=type[nn.Module])
 
@@ -26,7 +26,7 @@ def model(
       **fixed: attributes of the module that the name decides.
 
     Raises:
-      InputError: the name is taken.
+      InputError: the name is taken, or the decorator has no parentheses.
 
     >>> @model("flat", summary="One layer.", hidden=())
     ... class Flat(nn.Module):
@@ -35,6 +35,7 @@ def model(
     >>> MODELS.pop("flat") == (Flat, {"hidden": ()})
     True
     """
+    check_parentheses(MODELS.kind, name)
 
     def add(module: Module) -> Module:
         MODELS.register(name, title=title, summary=summary, paper=paper)((module, fixed))

@@ -7,7 +7,7 @@ per example (`terms`). A `Wrapper` changes some of this for the method inside it
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, dataclass_transform
 
 import jax
@@ -15,10 +15,18 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.bound import bind
-from piat_jax.core.checks import InputError, check_at_least, check_choice, check_range, check_share
+from piat_jax.core.checks import (
+    InputError,
+    a_,
+    check_at_least,
+    check_choice,
+    check_range,
+    check_share,
+    described,
+)
 from piat_jax.core.forward import forward_keys, make_logits_fn
 from piat_jax.core.labels import OVER, smoothed
-from piat_jax.core.registry import Registry
+from piat_jax.core.registry import Registry, check_parentheses
 from piat_jax.core.renamed import warn
 from piat_jax.core.rng import named_key
 from piat_jax.core.types import (
@@ -55,7 +63,14 @@ def objective(cls: type[T]) -> type[T]:
 
 
 class Outputs(NamedTuple):
-    """The inputs of `terms`: the logits of the step's forwards, and the batch and variables behind them."""
+    """The inputs of `terms`: the logits of the step's forwards, and the batch and variables behind them.
+
+    Attributes:
+      logits: `[B, K]` by kind of image: "clean", "adversarial" or a wrapper's.
+      batch: the adversarial batch.
+      variables: the differentiated weights, and the running statistics before the forwards.
+      target: `[B]` or `[B, K]`, the target of the loss: the batch's, smoothed as the method says.
+    """
 
     logits: Mapping[str, Array]  # [B, K] by kind of image: "clean", "adversarial" or a wrapper's
     batch: AdversarialBatch
@@ -64,11 +79,42 @@ class Outputs(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """A loss per example, in two parts; training minimises the mean of their sum over the batch."""
+    """A loss per example, in two parts; training minimises the mean of their sum over the batch.
+
+    Attributes:
+      adversarial: `[B]`, the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta).
+      other: `[B]`, or the number 0.0.
+      metrics: scalars to log in addition to loss and accuracy.
+    """
 
     adversarial: Array  # [B], the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta)
     other: Array | float = 0.0  # [B]
     metrics: Mapping[str, Array] = {}  # scalars to log in addition to loss and accuracy
+
+
+@jax.tree_util.register_pytree_node_class
+class Forwarded(dict[str, Array]):
+    """Logits by kind of image; asking for a kind that was not forwarded is a clear error.
+
+    >>> Forwarded(adversarial=1)["natural"]
+    Traceback (most recent call last):
+    piat_jax.core.checks.InputError: logits['natural']: only 'adversarial' was forwarded; add the kind to forwards
+    """
+
+    def __missing__(self, kind: object) -> Array:
+        """Say which kinds there are."""
+        listed = ", ".join(map(repr, self)) or "nothing"
+        was = "were" if len(self) > 1 else "was"
+        raise InputError(f"logits[{kind!r}]: only {listed} {was} forwarded; add the kind to forwards")
+
+    def tree_flatten(self) -> tuple[tuple[Array, ...], tuple[str, ...]]:
+        """The logits, and their kinds."""
+        return tuple(self.values()), tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, kinds: tuple[str, ...], logits: tuple[Array, ...]) -> Self:
+        """The inverse of `tree_flatten`."""
+        return cls(zip(kinds, logits))
 
 
 class _Shared:
@@ -92,8 +138,13 @@ class _Shared:
         raise NotImplementedError
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
-        """The loss of each example."""
-        raise NotImplementedError
+        """The loss of each example.
+
+        Raises:
+          InputError: the class does not define it.
+        """
+        name = type(self).__name__
+        raise InputError(f"{name} has no terms; define terms(self, outputs, objective_state, context) -> Terms in it")
 
     def target_of(self, batch: Batch, classes: int) -> Array:
         """The target of the loss: each example's class `[B]`, or class probabilities `[B, K]`."""
@@ -115,14 +166,15 @@ class _Shared:
         params = self.differentiated(params)
         start, images, logits = Variables(params, model_state), self.inputs(batch), {}
         model: Model = self.model  # type: ignore[attr-defined]
-        for kind in self.forwards:
+        for kind in _checked_forwards(self, images):
             # A repeated forward gives the same logits, so only its update of the running statistics is needed.
             weights = jax.lax.stop_gradient(params) if kind in logits else params
             keys = forward_keys(model, context.key, batch.clean.indices, kind)
             values, model_state = model.apply(weights, model_state, images[kind], train=True, key=keys)
             logits.setdefault(kind, values)
         target = self.target_of(batch.clean, next(iter(logits.values())).shape[-1])
-        terms = self.terms(Outputs(logits, batch, start, target), objective_state, context)
+        outputs = Outputs(Forwarded(logits), batch, start, target)
+        terms = checked_terms(self, self.terms(outputs, objective_state, context), outputs)
         loss = jnp.mean(terms.adversarial + terms.other)
         metrics = {"loss": loss, **terms.metrics, **batch.metrics}
         for kind, values in logits.items():
@@ -277,7 +329,12 @@ class Resources(Protocol):
 
 
 class WrapperState(NamedTuple):
-    """A wrapper's state between steps."""
+    """A wrapper's state between steps.
+
+    Attributes:
+      own: what `init_own` returns: the wrapper's NamedTuple, or ().
+      inner: the state of the method inside.
+    """
 
     own: PyTree  # what `init_own` returns: the wrapper's NamedTuple, or ()
     inner: PyTree  # the state of the method inside
@@ -391,7 +448,7 @@ class Wrapper(_Shared):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Same as the inner method."""
-        return self.inner.terms(outputs, objective_state.inner, context)
+        return checked_terms(self.inner, self.inner.terms(outputs, objective_state.inner, context), outputs)
 
     def target_of(self, batch: Batch, classes: int) -> Array:
         """Same as the inner method."""
@@ -432,6 +489,13 @@ WRAPPERS: Registry[type[Wrapper]] = Registry("wrapper")
 """The wrappers, which go around any objective and around each other."""
 
 
+GROUPS = (
+    *("attack", "average", "checkpoint", "dataset", "evaluation", "log", "model", "objective", "optimizer", "piat"),
+    *("batch_size", "epochs", "fsdp", "method", "microbatches", "nonfinite", "seed"),
+)
+"""Names of a config's own fields, which no wrapper's group may have."""
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, signed, dataclasses.field))
 def method(name: str, *, title: str = "", summary: str = "", paper: str = "") -> Callable[[type[T]], type[T]]:
     """Declare an `AttackedObjective` as `objective` does, and register it under `name` for configs.
@@ -440,7 +504,7 @@ def method(name: str, *, title: str = "", summary: str = "", paper: str = "") ->
       name, title, summary, paper: as in `Registry.register`.
 
     Raises:
-      InputError: the class is not an `AttackedObjective`, or the name is taken.
+      InputError: the class is not an `AttackedObjective`, a field has no default, or the name is taken.
 
     >>> @method("plain", summary="Cross-entropy on adversarial images.")
     ... class Plain(AttackedObjective):
@@ -459,20 +523,81 @@ def wrapper(name: str, *, title: str = "", summary: str = "", paper: str = "") -
       name, title, summary, paper: as in `Registry.register`.
 
     Raises:
-      InputError: the class is not a `Wrapper`, or the name is taken.
+      InputError: the class is not a `Wrapper`, a field has no default (unless the class has its own `from_fields`), or
+        the name is taken or one of `GROUPS`.
     """
+    if name in GROUPS:
+        raise InputError(f"wrapper {name!r} has the name of a field of every config; give another name")
     return _declared(WRAPPERS, Wrapper, name, title, summary, paper)
 
 
 def _declared(
     registry: Registry[Any], base: type, name: str, title: str, summary: str, paper: str
 ) -> Callable[[type[T]], type[T]]:
+    check_parentheses(registry.kind, name)
+
     def declare(cls: type[T]) -> type[T]:
         if not issubclass(cls, base):
-            raise InputError(f"{registry.kind} {name!r}: {cls.__name__} is not a {base.__name__}; make it a subclass")
-        return registry.register(name, title=title, summary=summary, paper=paper)(objective(cls))
+            raise InputError(f"{registry.kind} {name!r}: {cls.__name__} is not {a_(base.__name__)}; make it a subclass")
+        declared = objective(cls)
+        _check_defaults(registry.kind, name, declared)
+        return registry.register(name, title=title, summary=summary, paper=paper)(declared)
 
     return declare
+
+
+def _check_defaults(kind: str, name: str, cls: Any) -> None:
+    """Raise InputError if a field has no default, unless the class itself fills its fields from a config."""
+    own = getattr(cls, "from_fields", Wrapper.from_fields).__func__
+    if own is not Wrapper.from_fields.__func__:  # type: ignore[attr-defined]
+        return
+    for field in dataclasses.fields(cls):
+        given = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if not given and field.name not in ("model", "attack", "inner"):
+            raise InputError(
+                f"{kind} {name!r}: field {field.name!r} of {cls.__name__} has no default; "
+                "give it one, since configs start from it"
+            )
+
+
+def _checked_forwards(of: Any, images: Mapping[str, Array]) -> tuple[str, ...]:
+    """`of.forwards`, after a check that they are names of `images`."""
+    forwards, name = of.forwards, type(of).__name__
+    if isinstance(forwards, str) or not isinstance(forwards, Sequence) or not forwards:
+        first = forwards if isinstance(forwards, str) else "adversarial"
+        raise InputError(f"{name}.forwards is {forwards!r}; give a tuple of kinds of images, such as ({first!r},)")
+    for kind in forwards:
+        if kind not in images:
+            raise InputError(
+                f"{name}.forwards names {kind!r}, but inputs gives {', '.join(map(repr, images))}; name one of these, "
+                "or add the images to inputs"
+            )
+    return tuple(forwards)
+
+
+def checked_terms(of: Any, terms: Any, outputs: Outputs) -> Terms:
+    """The result of `of.terms(outputs, ...)`, after a check of its type and shapes.
+
+    Raises:
+      InputError: it is not `Terms`, or a part is not `[B]`. (`other` may be the number 0.0, or a wrapper's multiple.)
+    """
+    while isinstance(of, Wrapper) and type(of).terms is Wrapper.terms:
+        of = of.inner  # the class whose code made the terms
+    name = f"{type(of).__name__}.terms"
+    if not isinstance(terms, Terms):
+        raise InputError(f"{name} returned {described(terms)}; give Terms(adversarial, other), each [B]")
+    rows = outputs.target.shape[0]
+    for part in ("adversarial", "other"):
+        value = getattr(terms, part)
+        if part == "other" and isinstance(value, (int, float)) and value == 0:
+            continue
+        if part == "other" and isinstance(of, Wrapper) and jnp.shape(value) == ():
+            continue  # a wrapper's factor times the method's 0.0
+        if jnp.shape(value) != (rows,):
+            raise InputError(
+                f"{name} returned Terms with {part} {described(value)}; give one value per example, [{rows}]"
+            )
+    return terms
 
 
 def in_parts(batch: AdversarialBatch) -> bool:

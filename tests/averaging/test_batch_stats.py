@@ -139,3 +139,10 @@ def test_bad_arguments_are_refused(change, message):
     arguments = {"variables": variables, "images": IMAGES, **change}
     with pytest.raises(InputError, match=message):
         recompute_batch_stats(model, **arguments)
+
+
+def test_a_flax_module_or_something_else_than_variables():
+    with pytest.raises(InputError, match=r"model is the Flax module Net; give piat_jax\.models\.LinenModel\(module\)"):
+        recompute_batch_stats(Net(), Variables({}, {"batch_stats": {"mean": jnp.zeros(2)}}), IMAGES)
+    with pytest.raises(InputError, match=r"variables is a dict of 2; give Variables\(params, model_state\)"):
+        recompute_batch_stats(None, {"params": {}, "batch_stats": {}}, IMAGES)

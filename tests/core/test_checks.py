@@ -91,5 +91,5 @@ def test_images():
         check_images("x", jnp.zeros((2, 2, 3)))
     with pytest.raises(InputError, match="x has dtype uint8; give floats"):
         check_images("x", jnp.zeros((1, 2, 2, 3), jnp.uint8))
-    with pytest.raises(InputError, match="None axes"):
+    with pytest.raises(InputError, match="x is a list of 1; give an array"):
         check_images("x", [[[[0.0]]]])

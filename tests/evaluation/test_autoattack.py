@@ -542,3 +542,11 @@ def test_a_radius_without_bound(version):
     """No ball is larger than the box: L2 at 1e30 breaks what any image of the box can break."""
     settings = quick(norm="l2", eps=1e30, version=version, steps=10, restarts=1)
     assert evaluate(settings).accuracy == evaluate(dataclasses.replace(settings, eps=6.0**0.5)).accuracy == 0
+
+
+def test_attacks_may_be_one_text_with_commas():
+    one = AutoAttack(attacks="apgd-ce, square")
+    assert [member.name for member in one.members()] == ["apgd-ce", "square"]
+    assert one == AutoAttack(attacks=("apgd-ce", "square"))
+    with pytest.raises(InputError, match="attack='apgd_ce' is unknown; did you mean 'apgd-ce'"):
+        AutoAttack(attacks="apgd_ce,square")

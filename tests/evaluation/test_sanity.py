@@ -5,7 +5,7 @@ import pytest
 
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.evaluation import AutoAttack
-from piat_jax.evaluation.sanity import of_attacks, of_program
+from piat_jax.evaluation.sanity import of_attacks, of_outputs, of_program
 from piat_jax.models import create
 
 RNG = np.random.default_rng(0)
@@ -76,7 +76,21 @@ def test_noise_from_outside_is_seen():
 
 
 def test_wrong_labels_are_seen():
-    assert "about that of guessing among 3 classes" in findings(linear, (LABELS + 1) % 3)["chance"]
+    far = findings(linear, (LABELS + 1) % 3)["chance"]
+    assert "the clean accuracy, 0.0%, is far below that of guessing among 3 classes, 33.3%; most likely labels" in far
+    rows = np.random.default_rng(0).permutation(len(LABELS))
+    assert "about that of guessing among 3 classes" in findings(linear, LABELS[rows])["chance"]
+
+
+@pytest.mark.parametrize(
+    ("count", "correct", "classes", "said"),
+    [(64, 0, 10, 1), (32, 0, 10, 0), (64, 1, 10, 1), (64, 2, 10, 0), (7, 0, 2, 1), (6, 0, 2, 0)],
+)
+def test_few_images_far_below_chance_are_seen(count, correct, classes, said):
+    # P(no guess of 64 among 10 classes is right) = 0.9^64 = 0.0012; of at most one right, 0.0095; of two, 0.037.
+    logits = np.eye(classes, dtype=np.float32)[np.arange(count) % classes]
+    labels = (np.arange(count) + (np.arange(count) >= correct)) % classes
+    assert len([f for f in of_outputs(logits, labels) if "far below" in f.message]) == said
 
 
 def names(network, *more):

@@ -1,6 +1,7 @@
 """Methods and wrappers of one's own: one decorator declares them and gives them a name."""
 
 import dataclasses
+import re
 from typing import NamedTuple
 
 import jax
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 
 from piat_jax import losses
+from piat_jax.attacks import attack
+from piat_jax.averaging import average
+from piat_jax.configs import common
 from piat_jax.core.checks import InputError
 from piat_jax.core.trees import leaf_shapes
 from piat_jax.core.types import Aux, Variables
+from piat_jax.models import model
 from piat_jax.objectives import (
     LAS,
     METHODS,
@@ -25,7 +30,7 @@ from piat_jax.objectives import (
     method,
     wrapper,
 )
-from piat_jax.objectives.base import Terms, objective
+from piat_jax.objectives.base import GROUPS, Forwarded, Terms, objective
 from tests.objectives.stub import BATCH, CONTEXT, IMAGES, MODEL, PARAMS, STATE, make, perturb, state_of, value
 
 
@@ -80,7 +85,7 @@ def test_a_wrapper_likewise_and_the_old_way_goes_on():
 
 @pytest.mark.parametrize(("declare", "base"), [(method, "AttackedObjective"), (wrapper, "Wrapper")])
 def test_a_class_of_another_kind_is_refused(declare, base):
-    with pytest.raises(InputError, match=rf"{declare.__name__} 'mine': Mine is not a {base}; make it a subclass"):
+    with pytest.raises(InputError, match=rf"{declare.__name__} 'mine': Mine is not an? {base}; make it a subclass"):
 
         @declare("mine")
         class Mine:
@@ -192,3 +197,144 @@ def test_text_of_a_config_becomes_what_it_names():
     np.testing.assert_array_equal(taught.standard.params["w"], PARAMS["w"] + 1)
     np.testing.assert_array_equal(taught.robust.params["w"], PARAMS["w"] + 3)
     assert (taught.temperature, jnp.shape(taught.inner_weight)) == (3.0, ())
+
+
+@objective
+class Returning(AttackedObjective):
+    """A method whose terms are what the test says."""
+
+    what: object = dataclasses.field(default=None, metadata={"static": True})
+
+    def terms(self, outputs, objective_state, context):
+        return self.what(losses.cross_entropy(outputs.logits["adversarial"], outputs.target))
+
+
+@objective
+class Adding(Wrapper):
+    """A wrapper with nothing of its own but what its inner method gave."""
+
+    def terms(self, outputs, objective_state, context):
+        terms = super().terms(outputs, objective_state, context)
+        return terms._replace(other=self.inner.what and 2 * terms.other)
+
+
+@objective
+class Silent(Wrapper):
+    """A wrapper without terms of its own."""
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (jnp.mean, "returned an array float32[]; give Terms(adversarial, other), each [B]"),
+        (lambda one: one, "returned an array float32[4]; give Terms"),
+        (lambda one: (one, one), "returned a tuple of 2; give Terms"),
+        (lambda one: None, "returned None; give Terms"),
+        (lambda one: Terms(one.mean()), "returned Terms with adversarial an array float32[]; give one value per ex"),
+        (lambda one: Terms(one[:, None]), "returned Terms with adversarial an array float32[4, 1]; give one value"),
+        (lambda one: Terms(one, one.mean()), "returned Terms with other an array float32[]; give one value per exam"),
+        (lambda one: Terms(one, one[:2]), "returned Terms with other an array float32[2]; give one value per example"),
+        (lambda one: Terms(one, 0.5), "returned Terms with other 0.5; give one value per example, [4]"),
+        (lambda one: Terms(0.0), "returned Terms with adversarial 0.0; give one value per example, [4]"),
+    ],
+)
+@pytest.mark.parametrize("around", [lambda inner: inner, Silent, Adding])
+def test_what_terms_may_not_return(what, message, around):
+    with pytest.raises(InputError, match="^" + re.escape("Returning.terms " + message)):
+        jax.eval_shape(lambda: value(around(make(Returning, what=what))))
+
+
+def test_terms_without_a_second_part_and_a_wrapper_that_scales_them_are_legal():
+    plain = make(Returning, what=Terms)
+    np.testing.assert_array_equal(value(Adding(plain))[0], value(plain)[0])
+    scaled = jax.jit(lambda factor: value(type("Scaling", (Silent,), {"terms": scale(factor)})(plain))[0])
+    np.testing.assert_allclose(scaled(3.0), 3 * value(plain)[0], rtol=1e-6)
+
+
+def scale(factor):
+    def terms(self, outputs, objective_state, context):
+        inside = self.inner.terms(outputs, objective_state.inner, context)
+        return Terms(factor * inside.adversarial, factor * inside.other)
+
+    return terms
+
+
+def test_a_method_needs_terms():
+    @objective
+    class Empty(AttackedObjective):
+        pass
+
+    with pytest.raises(InputError, match="Empty has no terms; define terms"):
+        value(make(Empty))
+    with pytest.raises(InputError, match="Empty has no terms; define terms"):
+        value(Silent(make(Empty)))
+
+
+@pytest.mark.parametrize(
+    ("forwards", "message"),
+    [
+        ("adversarial", "PGDAT.forwards is 'adversarial'; give a tuple of kinds of images, such as ('adversarial',)"),
+        ((), "PGDAT.forwards is (); give a tuple of kinds"),
+        (("adversarial", "natural"), "PGDAT.forwards names 'natural', but inputs gives 'clean', 'adversarial'; name"),
+    ],
+)
+def test_forwards_are_kinds_of_images(forwards, message):
+    kind = type("PGDAT", (PGDAT,), {"forwards": forwards})
+    with pytest.raises(InputError, match="^" + re.escape(message)):
+        value(make(kind))
+
+
+def test_logits_of_a_kind_that_was_not_forwarded():
+    @objective
+    class Natural(PGDAT):
+        def terms(self, outputs, objective_state, context):
+            return Terms(losses.cross_entropy(outputs.logits["natural"], outputs.target))
+
+    with pytest.raises(InputError, match=re.escape("logits['natural']: only 'adversarial' was forwarded; add")):
+        value(make(Natural))
+    both = jax.tree.map(lambda logits: logits + 1, Forwarded(clean=1, adversarial=2))
+    assert isinstance(both, Forwarded)
+    assert both == {"clean": 2, "adversarial": 3}
+    with pytest.raises(InputError, match="only 'clean', 'adversarial' were forwarded"):
+        both["mid"]
+
+
+@pytest.mark.parametrize(("declare", "base"), [(method, PGDAT), (wrapper, Wrapper)])
+def test_every_field_has_a_default(declare, base):
+    with pytest.raises(InputError, match=r"'mine': field 'weight' of Mine has no default; give it one"):
+
+        @declare("mine")
+        class Mine(base):
+            weight: float
+
+    assert "mine" not in METHODS
+    assert "mine" not in WRAPPERS
+
+
+def test_a_wrapper_that_reads_the_config_itself_needs_no_default():
+    @wrapper("mine")
+    class Mine(Wrapper):
+        network: str
+
+        @classmethod
+        def from_fields(cls, inner, fields, resources):
+            return cls(inner, network="known", **fields)
+
+    assert Mine.from_fields(make(PGDAT), {}, None).network == "known"
+
+
+@pytest.mark.parametrize("declare", [method, wrapper, average, attack, model])
+def test_a_decorator_without_parentheses(declare):
+    name = declare.__name__ if declare in (method, wrapper, model) else {average: "average", attack: "attack"}[declare]
+    with pytest.raises(InputError, match=re.escape(f"@{name} above 'Mine' has no name; write @{name}(\"name\", title")):
+
+        @declare
+        class Mine:
+            pass
+
+
+def test_no_wrapper_has_the_name_of_a_field_of_every_config():
+    assert set(common.get_config("pgd_at+piat+ema")) == set(GROUPS)
+    for name in GROUPS:
+        with pytest.raises(InputError, match=f"wrapper '{name}' has the name of a field of every config"):
+            wrapper(name)(type("Mine", (Wrapper,), {}))
