@@ -141,8 +141,15 @@ class Run:
             if "is unknown" not in str(error):
                 raise
             raise InputError(
-                f"{self.folder}: {error}. If your config file defines it, give --config=FILE:METHOD"
+                f'{self.folder}: {error}. If a file of yours defines it, import the file, or give config="FILE" '
+                "(--config=FILE)"
             ) from error
+
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of the images it was trained on; None if the run does not store them."""
+        path = self.folder / DATA
+        shape = read_json(path).get("train", {}).get("image_shape") if path.exists() else None
+        return tuple(shape) if shape else None
 
     def metrics(self) -> list[dict[str, Any]]:
         """The record of each completed epoch."""

@@ -230,6 +230,8 @@ def _commands(job: Job, *, overwrite: bool) -> list[list[str]]:
     evaluate = ["piat_jax.cli.evaluate", f"--workdir={job.folder}", f"--aa_examples={job.aa_examples}"]
     if job.attacks:
         evaluate.append(f"--attacks={','.join(job.attacks)}")
+    if config.is_file(job.config) and config.load(job.config, job.overrides, checked=False).needs_its_file:
+        evaluate.append(f"--config={job.config}")
     if overwrite:
         return [[*train, "--overwrite"], [*evaluate, "--overwrite"]]
     if not is_trained(job):
