@@ -5,9 +5,9 @@
     piat-train --config=cifar10_resnet18:nmse+piat --fields
 
 A config is a name that is installed with the package, or a file; the method follows after the colon.
---config.FIELD=VALUE overrides any field. With --resume, the values are the run's; --config=FILE only says where your method
-is defined. Several processes can train together, each on its own devices: under Slurm,
-Open MPI or Kubernetes and on TPU pods with --distributed, elsewhere with --coordinator. They share the run's folder.
+--config.FIELD=VALUE overrides any field. With --resume, the values are the run's; --config=FILE only says where your
+method is defined. Several processes can train together, each on its own devices: under Slurm, Open MPI or Kubernetes
+and on TPU pods with --distributed, elsewhere with --coordinator. They share the run's folder.
 """
 
 import json

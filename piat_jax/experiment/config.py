@@ -28,7 +28,7 @@ from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields
 from piat_jax.experiment.methods import average_kind, method_groups, parse_method
 from piat_jax.experiment.published_crop import published_crop
-from piat_jax.experiment.run import Run
+from piat_jax.experiment.run import KNOTS, Run
 from piat_jax.experiment.validate import problems
 from piat_jax.interop.published import Published, is_published, published
 from piat_jax.models import MODELS, options_of
@@ -36,8 +36,6 @@ from piat_jax.objectives import METHODS, WRAPPERS
 from piat_jax.training.schedules import SCHEDULES, schedule_fields
 
 PACKAGE = Path(__file__).parents[1]
-KNOTS = ("lr_epochs", "lr_drops", "lr_warmup", "lr_peak")
-"""Optimizer fields that are positions in the run: with lr_unit="epochs" they scale with the number of epochs."""
 OF_DEFAULTS = 120
 """The number of epochs that the schedules' default knots are for."""
 ONE_OR_SEVERAL = ("dataset.extra",)

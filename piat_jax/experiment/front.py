@@ -25,7 +25,7 @@ def train(
 
     Args:
       config: `NAME:METHOD` or `FILE.py:METHOD` as for piat-train, the result of a config file's `get_config`, or an
-        `Experiment`.
+        `Experiment`. With `resume`, None is the run's own, and a file is only executed for what it defines.
       workdir: the run's folder: new or empty, or, with `resume` or `overwrite`, one that holds a run.
       overrides: fields to change: `{"attack.eps": 8 / 255, "model.options.width": 16}`.
       resume: continue from the last checkpoint in `workdir`.

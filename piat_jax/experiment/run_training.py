@@ -270,6 +270,8 @@ def _notice(started: Started, selection: Selection, listener: Listener) -> None:
     told = (selection.note(), *notes.shifted_crops(experiment), *notes.old_averages(experiment, started.steps))
     for line in filter(None, told):
         listener.note(line)
+    if started.resumed and not run.exists:
+        listener.note(f"{run.folder} holds no run to resume; a new run starts there")
     rest = experiment.optimizer.rest
     last = rest["lr_epochs"][-1] if "lr_epochs" in rest and rest["lr_unit"] == "epochs" else experiment.epochs
     if last != experiment.epochs:
