@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--workdir is missing; see --help")
     distributed.start(values)
 
-    from piat_jax.experiment import Run, config
+    from piat_jax.experiment import Run, config, notes
     from piat_jax.experiment.console import note
     from piat_jax.experiment.listing import field_list, rate_lines
 
@@ -65,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         if values.show:
             print(rate_lines(experiment), file=sys.stderr)
         return
+    for line in notes.no_tensorboard(overrides.get("log.tensorboard", False)):
+        note(line)
     train_run(experiment, run, resume=values.resume, overwrite=values.overwrite, text=values.config)
 
 

@@ -485,7 +485,7 @@ def _unknown(path: str, fields: Sequence[str], config: Any) -> str:
     part = path.partition(".")[0]
     if part in WRAPPERS and part not in config:
         return f": {config['method']} has no {part}; write --config=NAME:{config['method']}+{part}"
-    of = f": {config['method']} has no such" if group == "objective" else " is unknown"
+    of = f" is not a field of {config['method']}" if group == "objective" else " is unknown"
     inside = {field.rpartition(".")[2]: field for field in fields if group and field.startswith(f"{group}.")}
     anywhere = {field.rpartition(".")[2]: field for field in reversed(fields)}
     whole = {} if inside else {field: field for field in fields}

@@ -284,8 +284,9 @@ def _notice(started: Started, selection: Selection, listener: Listener) -> None:
             f"the run had {before} epochs and has {experiment.epochs} now; a method's schedules that are fractions of "
             "the run (a start, a ramp) follow the new number from here on"
         )
-    if experiment.log.tensorboard and not has_tensorboard():
-        listener.note("TensorBoard events are not written: pip install 'piat_jax[logging]'")
+    if experiment.log.to:
+        for line in notes.no_tensorboard(experiment.log.tensorboard):
+            listener.note(line)
 
 
 def _loggers(experiment: Experiment) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import pytest
 import piat_jax
 from piat_jax.cli import errors, train
 from piat_jax.core.checks import InputError
-from piat_jax.experiment import Listener, config, run_training
+from piat_jax.experiment import Listener, config, notes, run_training
 from tests.data.encoded_sets import write_set
 
 FIELDS = {
@@ -87,3 +87,41 @@ def test_what_differs_is_named_by_its_cause_and_by_its_fix(tmp_path, capsys):
     assert f"piat-train --resume {tmp_path / 'run'} takes the run's own (in Python config=None, resume=True)" in told
     run = piat_jax.train(None, tmp_path / "run", resume=True, epochs=3)
     assert len(run.metrics()) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ((), ""),
+        (("--config.log.tensorboard=true",), "note: TensorBoard events are not written: pip install"),
+        (("--noconfig.log.tensorboard",), ""),
+    ],
+)
+def test_a_missing_tensorboard_is_noted_where_it_was_asked_for(tmp_path, monkeypatch, capsys, more, told):
+    for module in (run_training, notes):
+        monkeypatch.setattr(module, "has_tensorboard", lambda: False)
+    fields = {path: value for path, value in FIELDS.items() if path != "log.tensorboard"}
+    assert command(tmp_path / "run", *more, fields=fields) == 0
+    err = capsys.readouterr().err
+    assert ("TensorBoard" in err) == bool(told)
+    assert told in err
+
+
+def test_python_notes_it_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_training, "has_tensorboard", lambda: False)
+    monkeypatch.setattr(notes, "has_tensorboard", lambda: False)
+    fields = {**FIELDS, "log.tensorboard": True}
+    piat_jax.train("embedded:pgd_at", tmp_path / "run", overrides=fields)
+    assert "note: TensorBoard events are not written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--epochs=3", "Unknown command line flag 'epochs'; a field of the config is set as --config.epochs=VALUE"),
+        ("--wrkdir=x", "Did you mean: workdir"),
+    ],
+)
+def test_a_field_that_is_given_as_a_flag(capsys, given, told):
+    assert errors.run(train.main, ["--config=embedded", given]) == 2
+    assert told in capsys.readouterr().err
