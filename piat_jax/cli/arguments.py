@@ -35,6 +35,11 @@ def parse(
     """
     try:
         given = values(["command", *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        told = str(error).removeprefix("FATAL Flags parsing error:").strip()
+        if "config" in values and "Did you mean" not in told:
+            told += f"; a field of the config is set as --config.{error.flagname}=VALUE"
+        raise InputError(told) from error
     except flags.Error as error:
         raise InputError(str(error).removeprefix("FATAL Flags parsing error:").strip().replace("\n", "; ")) from error
     if values.version:

@@ -40,7 +40,12 @@ def main(argv: Sequence[str]) -> None:
     overrides, rest = arguments.split_overrides(argv)
     values = arguments.new_flags()
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    flags.DEFINE_string("config", None, "Config and method; by default those of training.", flag_values=values)
+    flags.DEFINE_string(
+        "config",
+        None,
+        "File that defines the run's method; or a config and method instead of the run's.",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "checkpoint",
         [],
@@ -134,12 +139,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def experiment_of(run: "Run", text: str | None, overrides: dict[str, str]) -> "Experiment":
-    """The run's experiment, or that of a config, with overrides."""
+    """The run's experiment, or that of a named config, with overrides; a file only defines parts of a run's."""
     from piat_jax.experiment import config
     from piat_jax.experiment.console import note
     from piat_jax.experiment.experiment import differences
 
-    if text:
+    if text and run.exists and config.is_file(text):
+        config.define(text, run)
+    elif text:
         given = config.load(text, overrides, trains=False, note=note)
         changed = differences(run.experiment().plain(), given.plain()) if run.exists else []
         if told := [line for line in changed if not line.startswith(("log.", "checkpoint."))]:

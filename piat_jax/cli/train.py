@@ -5,8 +5,9 @@
     piat-train --config=cifar10_resnet18:nmse+piat --fields
 
 A config is a name that is installed with the package, or a file; the method follows after the colon.
---config.FIELD=VALUE overrides any field. Several processes can train together, each on its own devices: under Slurm,
-Open MPI or Kubernetes and on TPU pods with --distributed, elsewhere with --coordinator. They share the run's folder.
+--config.FIELD=VALUE overrides any field. With --resume, the values are the run's; --config=FILE only says where your
+method is defined. Several processes can train together, each on its own devices: under Slurm, Open MPI or Kubernetes
+and on TPU pods with --distributed, elsewhere with --coordinator. They share the run's folder.
 """
 
 import json
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--workdir is missing; see --help")
     distributed.start(values)
 
-    from piat_jax.experiment import Run, config
+    from piat_jax.experiment import Run, config, notes
     from piat_jax.experiment.console import note
     from piat_jax.experiment.listing import field_list, rate_lines
 
@@ -64,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         if values.show:
             print(rate_lines(experiment), file=sys.stderr)
         return
+    for line in notes.no_tensorboard(overrides.get("log.tensorboard", False)):
+        note(line)
     train_run(experiment, run, resume=values.resume, overwrite=values.overwrite, text=values.config)
 
 

@@ -97,7 +97,9 @@ def list_classes(folder: Path, classes: list[str]) -> Labelled:
         raise InputError(f"{folder} is missing; unpack the archive again")
     for name in class_folders(folder):
         if name not in classes:
-            raise InputError(f"{folder / name} is a class that the training images do not have; remove it")
+            raise InputError(
+                f"{folder / name} is a class that the training images do not have; check its spelling, or remove it"
+            )
     labelled = []
     for number, name in enumerate(classes):
         # In Tiny-ImageNet, training images are one folder deeper.

@@ -19,7 +19,7 @@ from piat_jax.data.types import Found
 from piat_jax.data import embedded, circles  # noqa: F401
 from piat_jax.data.cifar import LAYOUTS, read_archive
 from piat_jax.data import svhn  # noqa: F401
-from piat_jax.data.folders import read_image_folder
+from piat_jax.data.folders import TEST_FOLDERS, read_image_folder
 from piat_jax.data import idx  # noqa: F401
 # isort: on
 
@@ -128,6 +128,18 @@ def _places(name: str, data_dir: str | os.PathLike[str]) -> Iterator[tuple[Path,
             yield info.packaged, [read]
 
 
+def _split_hint(path: Path) -> str:
+    """What is wrong with a folder that is one split, or has only one; "" if it looks like neither."""
+    tests = [name for name in TEST_FOLDERS if (path / name).is_dir()]
+    if (path / "train").is_dir() and not tests:
+        return f"{path} has train/ but no {'/, '.join(TEST_FOLDERS[:-1])}/ or {TEST_FOLDERS[-1]}/. "
+    beside = path.resolve().parent / "train"
+    if path.name in ("train", *TEST_FOLDERS) and beside.is_dir():
+        whole = str(path.parent)
+        return f"{path} is one part of a data set; did you mean {whole if os.sep in whole else f'./{whole}'}? "
+    return ""
+
+
 def _find_path(path: Path) -> Found:
     """Read the data set in a folder or file."""
     if path.is_dir():
@@ -136,7 +148,8 @@ def _find_path(path: Path) -> Found:
         for reader in dict.fromkeys([*ANY[:-1], *named, ANY[-1]]):
             if found := reader(search, path):
                 return found
-        raise search.not_found(f"a data set in {path}", "give the folder that holds one of these")
+        missing = search.not_found(f"a data set in {path}", "give the folder that holds one of these")
+        raise InputError(f"{_split_hint(path)}{missing}")
     if not path.exists():
         raise InputError(f"{path} does not exist; give the path of a folder or file with a data set")
     if path.suffix == ".npz":

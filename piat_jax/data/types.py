@@ -1,6 +1,7 @@
 """The result of every source: uint8 images and int32 labels, checked once."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,8 +55,10 @@ class Dataset:
             object.__setattr__(self, "class_names", tuple(str(label) for label in range(self.num_classes)))
         if len(self.class_names) != self.num_classes:
             raise InputError(f"{self.name}: {len(self.class_names)} class_names for num_classes={self.num_classes}")
+        file = Path(self.where)
+        named = file.name if file.stem == self.name else self.name  # own.npz, with its ending
         for part, split in (("train", self.train), ("test", self.test)):
-            check_split(f"{self.name} {part}", split, self.num_classes)
+            check_split(f"{named} {part}", split, self.num_classes)
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise InputError(
                 f"{self.name}: training images are {self.train.images.shape[1:]} and test images "

@@ -13,7 +13,7 @@ import numpy as np
 
 from piat_jax import models
 from piat_jax.analysis.grids import draw_grid
-from piat_jax.core.checks import InputError, check_choice, check_count, check_images, check_labels
+from piat_jax.core.checks import InputError, check_choice, check_count, check_images, check_labels, check_radius
 from piat_jax.core.files import expanded
 from piat_jax.core.pixels import as_float
 from piat_jax.core.rng import named_key
@@ -122,7 +122,8 @@ class Classifier:
         )
 
     def __call__(self, images: Array) -> Array:
-        """Logits `[B, K]` of `images[B, H, W, C]`, floats in [0, 1]; may be traced."""
+        """Logits `[B, K]` of `images[B, H, W, C]`, uint8 or floats in [0, 1]; may be traced."""
+        images = as_float(images) if images.dtype == jnp.uint8 else images
         return self.model.apply(self.variables.params, self.variables.model_state, images, train=False)[0]
 
     def logits(self, images: Any, *, batch_size: int = 500) -> np.ndarray:
@@ -216,7 +217,7 @@ class Classifier:
           images: `[N, H, W, C]` uint8, or floats in [0, 1].
           labels: `[N]` classes; by default those predicted for the clean images.
           attack: as for `attack`.
-          count: number of images shown, from the first.
+          count: number of images shown, from the first; all if there are fewer.
           names: of the classes; by default those of a data set known by name, or their numbers.
           seed: as for `attack`.
           **fields: as for `attack`.
@@ -328,6 +329,8 @@ class Classifier:
         for name in fields:
             check_choice("field", name, known)
         evaluation = dataclasses.replace(experiment.evaluation, **fields)
+        if "eps" in fields or "norm" in fields:
+            check_radius("eps", evaluation.eps, evaluation.norm.lower())
         return dataclasses.replace(experiment, seed=seed, evaluation=evaluation)
 
     def _pixels(self, images: Any) -> np.ndarray:

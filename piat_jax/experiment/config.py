@@ -7,35 +7,35 @@ import ast
 import contextlib
 import copy
 import difflib
+import importlib.util
 import os
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from piat_jax.averaging import AVERAGES, INTERPOLATIONS
 from piat_jax.core.checks import InputError, did_you_mean
 from piat_jax.core.files import expanded
 from piat_jax.core.nested import leaves
 from piat_jax.experiment.chosen import CHOOSERS, completed
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields
-from piat_jax.experiment.methods import method_groups, parse_method
+from piat_jax.experiment.methods import average_kind, method_groups, parse_method
 from piat_jax.experiment.published_crop import published_crop
-from piat_jax.experiment.run import Run
+from piat_jax.experiment.run import KNOTS, Run
 from piat_jax.experiment.validate import problems
 from piat_jax.interop.published import Published, is_published, published
 from piat_jax.models import MODELS, options_of
-from piat_jax.objectives import WRAPPERS
+from piat_jax.objectives import METHODS, WRAPPERS
 from piat_jax.training.schedules import SCHEDULES, schedule_fields
 
 PACKAGE = Path(__file__).parents[1]
-KNOTS = ("lr_epochs", "lr_drops", "lr_warmup", "lr_peak")
-"""Optimizer fields that are positions in the run: with lr_unit="epochs" they scale with the number of epochs."""
 OF_DEFAULTS = 120
 """The number of epochs that the schedules' default knots are for."""
 ONE_OR_SEVERAL = ("dataset.extra",)
@@ -115,15 +115,56 @@ def resume(
 ) -> Experiment:
     """The experiment with which a run resumes: its own or that of a config, with some fields changed.
 
-    The learning-rate knots stay where they are, even if the number of epochs changes.
+    The learning-rate knots stay where they are, even if the number of epochs changes. A `FILE.py:METHOD` is only
+    executed, for what it defines: the values are the run's.
     """
-    if isinstance(config, str):
-        config = read(config)  # first: it may define parts of the run's method
+    if isinstance(config, str) and is_file(config):
+        define(config, run)
+        config = None
+    elif isinstance(config, str):
+        config = read(config)
     own = run.experiment()
     if "epochs" in overrides:
         rest = own.optimizer.rest
         overrides = {**{f"optimizer.{name}": rest[name] for name in KNOTS if name in rest}, **overrides}
     return resolve(config or own, overrides, note=note)
+
+
+def is_file(text: str) -> bool:
+    """Whether a config's text names a file, and not a config that is installed with the package.
+
+    >>> is_file("embedded:piat")
+    False
+    """
+    name = text.partition(":")[0]
+    return name.endswith(".py") and expanded(name).is_file()
+
+
+def define(text: str, run: Run | None = None) -> None:
+    """Execute a config file for the methods, networks and the like that it defines; its values are not used.
+
+    Args:
+      text: `FILE.py` or `FILE.py:METHOD`.
+      run: whose method METHOD must be.
+
+    Raises:
+      InputError: there is no such file, it fails, or METHOD is not the run's.
+    """
+    name, _, method = text.partition(":")
+    if not is_file(text):
+        raise InputError(f"config={name!r} is not a config file; give the path of one, such as 'mine.py'")
+    path = expanded(name)
+    with _errors_in(name, path):
+        _execute(path)
+    if not method or run is None or not run.exists:
+        return
+    _check_registered(name, path, method)
+    own = run.experiment().method
+    if parse_method(method) != own:
+        raise InputError(
+            f"config={text!r}: the run in {str(run.folder)!r} has the method {str(own)!r}; give --config={name}, "
+            "which takes the method from the run"
+        )
 
 
 def default_config(method: str = "pgd_at") -> ConfigDict:
@@ -180,23 +221,22 @@ def read(text: str) -> ConfigDict:
     """
     name, _, method = text.partition(":")
     path = _path(name)
-    # Files in a folder `configs` may import their neighbours as configs.NAME.
-    root = str(path.resolve().parent.parent)
-    if path.resolve().parent.name == "configs" and root not in (*sys.path, str(PACKAGE)):
-        sys.path.insert(0, root)
-    try:
-        module = runpy.run_path(str(path), run_name=f"piat_config_{path.stem}")
+    with _errors_in(name, path):
+        module = _execute(path)
         if "get_config" not in module:
             raise InputError(f"config={name!r} does not define a function get_config(method)")
+        if method:
+            _check_registered(name, path, method)
         config: Any = module["get_config"](method) if method else module["get_config"]()
-    except InputError:
-        raise
-    except Exception as error:  # any error in the user's file
-        raise InputError(f"config={name!r}: {_place(error, path)}{type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(
             f"config={name!r}: get_config returned {type(config).__name__}; return a ConfigDict, such as "
             "piat_jax.configs.common.get_config(method) with fields changed"
+        )
+    if method and "method" in config and parse_method(str(config["method"])) != parse_method(method):
+        raise InputError(
+            f"config={name!r}: get_config({method!r}) returned a config of the method {str(config['method'])!r}; "
+            "pass the argument on: common.get_config(method)"
         )
     for group in CHOOSERS:
         _complete(config, group)
@@ -204,6 +244,61 @@ def read(text: str) -> ConfigDict:
     if "optimizer" in config:
         _place_default_knots(given.optimizer, given.get("epochs", OF_DEFAULTS))
     return config.lock()
+
+
+def _execute(path: Path) -> Mapping[str, Any]:
+    """Execute a config file and return what it defines."""
+    root = str(path.resolve().parent.parent)
+    # Files in a folder `configs` may import their neighbours as configs.NAME.
+    if path.resolve().parent.name == "configs" and root not in (*sys.path, str(PACKAGE)):
+        sys.path.insert(0, root)
+    name = _module_name(path)
+    if name == "__main__":  # the running program, which must not start again
+        return vars(sys.modules[name])
+    return runpy.run_path(str(path), run_name=name)
+
+
+def _module_name(path: Path) -> str:
+    """The name by which Python imports a file, so that what it registers is the same either way; else a new name."""
+    for name, module in list(sys.modules.items()):
+        if _is_at(vars(module).get("__file__") if hasattr(module, "__dict__") else None, path):
+            return name
+    spec = None
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    return path.stem if spec and _is_at(spec.origin, path) else f"piat_config_{path.stem}"
+
+
+def _is_at(file: object, path: Path) -> bool:
+    return isinstance(file, str) and Path(file).name == path.name and Path(file).resolve() == path.resolve()
+
+
+@contextlib.contextmanager
+def _errors_in(name: str, path: Path) -> Iterator[None]:
+    """Turn any error in the user's file into an InputError with its line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        told: Any = error
+        while isinstance(told, KeyError | AttributeError) and len(told.args) == 1:  # ConfigDict nests them
+            told = told.args[0]
+        text = " ".join(str(told).split("\n"))
+        raise InputError(f"config={name!r}: {_place(error, path)}{type(error).__name__}: {text}") from error
+
+
+def _check_registered(name: str, path: Path, method: str) -> None:
+    """Raise InputError if a file of the user's does not register a part of the method, which resembles no other."""
+    known = [*METHODS, *WRAPPERS, *AVERAGES, *INTERPOLATIONS]
+    for part in method.split("+"):
+        is_known = part in known or average_kind(part) in AVERAGES
+        if is_known or not part or path.parent == _folder() or "did you mean" in did_you_mean(part, known):
+            continue
+        raise InputError(
+            f'{name} registers no method {part!r}; decorate the class with @method("{part}", ...), or give the name of '
+            "another method (piat-methods lists them)"
+        )
 
 
 def _complete(config: Any, group: str) -> None:
@@ -229,7 +324,9 @@ def _path(name: str) -> Path:
     if "/" not in name and name.removesuffix(".py") in names():
         return _folder() / f"{name.removesuffix('.py')}.py"
     if "/" not in name and not name.endswith(".py"):
-        raise InputError(f"config={name!r} is unknown{did_you_mean(name, names())} A file needs its ending .py")
+        hint = did_you_mean(name, names())
+        end = "" if hint.endswith("?") else "."
+        raise InputError(f"config={name!r} is unknown{hint}{end} A file needs its ending .py")
     others = sorted(str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common"))
     hint = did_you_mean(name, others) if others else f"; there are no config files in {path.parent.absolute()}"
     raise InputError(f"config={name!r} is not a file{hint}")
@@ -388,7 +485,7 @@ def _unknown(path: str, fields: Sequence[str], config: Any) -> str:
     part = path.partition(".")[0]
     if part in WRAPPERS and part not in config:
         return f": {config['method']} has no {part}; write --config=NAME:{config['method']}+{part}"
-    of = f": {config['method']} has no such" if group == "objective" else " is unknown"
+    of = f" is not a field of {config['method']}" if group == "objective" else " is unknown"
     inside = {field.rpartition(".")[2]: field for field in fields if group and field.startswith(f"{group}.")}
     anywhere = {field.rpartition(".")[2]: field for field in reversed(fields)}
     whole = {} if inside else {field: field for field in fields}

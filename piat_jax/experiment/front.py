@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from piat_jax.experiment import config as configs
+from piat_jax.experiment import notes
 from piat_jax.experiment.console import TrainingConsole
 from piat_jax.experiment.run import Run
 from piat_jax.experiment.run_training import Listener
@@ -25,7 +26,7 @@ def train(
 
     Args:
       config: `NAME:METHOD` or `FILE.py:METHOD` as for piat-train, the result of a config file's `get_config`, or an
-        `Experiment`.
+        `Experiment`. With `resume`, None is the run's own, and a file is only executed for what it defines.
       workdir: the run's folder: new or empty, or, with `resume` or `overwrite`, one that holds a run.
       overrides: fields to change: `{"attack.eps": 8 / 255, "model.options.width": 16}`.
       resume: continue from the last checkpoint in `workdir`.
@@ -47,6 +48,8 @@ def train(
     goes_on = resume and run.exists
     experiment = configs.resume(run, config, changes) if goes_on else configs.resolve(config, changes)
     console = listener or TrainingConsole()
+    for line in notes.no_tensorboard(changes.get("log.tensorboard", False)):
+        console.note(line)
     train_experiment(experiment, run, resume=resume, overwrite=overwrite, listener=console)
     if isinstance(console, TrainingConsole):
         console.done(run)

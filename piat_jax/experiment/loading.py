@@ -2,19 +2,23 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from piat_jax import models
+from piat_jax.analysis.runs import CONFIG
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.core.checks import InputError, check_choice
 from piat_jax.core.files import expanded
 from piat_jax.data.dataset_info import KNOWN
 from piat_jax.experiment.classifier import Classifier
+from piat_jax.experiment.config import define
+from piat_jax.experiment.data import load_test
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.methods import Stack
-from piat_jax.experiment.run import ON_DISK, Run, parse_checkpoint
+from piat_jax.experiment.run import ON_DISK, Run, parse_checkpoint, read_json
 from piat_jax.interop import (
     About,
     load_weights,
@@ -27,6 +31,8 @@ from piat_jax.interop.recognised import count_classes, recognise
 from piat_jax.interop.tensors import Tensors
 from piat_jax.interop.weights import read_config, read_weights, sizes_of
 from piat_jax.objectives import METHODS, WRAPPERS
+
+MOST_LISTED = 5
 
 
 def load(
@@ -41,6 +47,7 @@ def load(
     image_shape: Sequence[int] | None = None,
     adapt: bool = False,
     unsafe_pickle: bool = False,
+    config: str | Path = "",
 ) -> Classifier:
     """Load the network in a run, an exported folder, a file of weights or a repository of the hub.
 
@@ -58,6 +65,7 @@ def load(
       image_shape: height, width, channels; (32, 32, 3) unless the file or the name says otherwise.
       adapt: adapt a transformer's patches, positions, windows and head if they do not fit; of other networks, the head.
       unsafe_pickle: read a PyTorch file that holds more than tensors. This may run any code in the file.
+      config: the file that defines the run's method or network, "mine.py"; it is executed. Importing it does too.
 
     Raises:
       InputError: the source does not exist or does not fit, or the weights' network is unknown.
@@ -75,12 +83,15 @@ def load(
         if recognised:
             model, row, why = recognised
     given = {"model": model, "num_classes": num_classes, "options": options, "mean": mean, "std": std}
+    if config:
+        define(os.fspath(config), Run(path))
     if (path / Checkpoints.FOLDER).is_dir():
         for name, value in given.items():
             if value:
-                raise InputError(f"--{name} does not go with a run, whose config says it")
+                raise InputError(f"{name}={value!r} does not go with a run, whose config says it; leave it out")
         net, about, experiment = _of_run(Run(path), kept, average, image_shape)
     else:
+        _check_no_run(path)
         experiment = _against(row) if row else None
         net, about = _of_weights(path, row, read, **given, image_shape=image_shape, adapt=adapt)
         about = dataclasses.replace(about, source=str(source)) if is_on_hub(source) else about
@@ -126,7 +137,7 @@ def _of_run(
     about = About(
         model=experiment.model.name,
         num_classes=classes,
-        image_shape=_shape(image_shape) or _shape_of(experiment, channels),
+        image_shape=_shape(image_shape) or run.image_shape() or _shape_of(experiment, channels),
         options=dict(experiment.model.options),
         dataset=experiment.dataset.name,
         method=f"{experiment.method}, {experiment.epochs} epochs" if trained else "",
@@ -160,21 +171,39 @@ def _papers(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _shape_of(experiment: Experiment, channels: int) -> tuple[int, int, int]:
-    """The shape of the images that an experiment evaluates on."""
+    """The shape of the images that an experiment evaluates on: by the name of the data set, or from the data."""
     size = experiment.dataset.image_size
-    return (size, size, 3) if size else _known_shape(experiment.dataset.name, channels)
+    known = (size, size, 3) if size else _known_shape(experiment.dataset.name, channels)
+    if known:
+        return known
+    try:
+        height, width, channels = load_test(experiment).test.images.shape[1:]
+    except InputError as error:
+        raise InputError(
+            "image_shape is missing: the run does not store it, and its data cannot be read; give height, width and "
+            f"channels, such as image_shape=(20, 20, 3) (--image_shape=20,20,3). {error}"
+        ) from error
+    return height, width, channels
 
 
-def _known_shape(dataset: str, channels: int) -> tuple[int, int, int]:
+def _known_shape(dataset: str, channels: int) -> tuple[int, int, int] | None:
     """The image shape of a data set known by name, with the network's channels if its first layer shows them."""
     dataset = "fashion_mnist" if dataset == "embedded" else dataset
     if dataset not in KNOWN:
-        raise InputError(
-            f"--image_shape is missing: the run was trained on {dataset!r}, whose image size is unknown; "
-            "give height,width,channels, such as 32,32,3"
-        )
+        return None
     height, width, published = KNOWN[dataset].image_shape
     return height, width, channels or published
+
+
+def _check_no_run(path: Path) -> None:
+    """Raise InputError for the folder of a run without checkpoints, or for a folder of runs."""
+    if not path.is_dir():
+        return
+    if Run(path).exists and "method" in read_json(path / CONFIG):
+        raise InputError(f"{path} holds a run without a checkpoint; continue it with piat-train --resume {path}")
+    if runs := sorted(str(found.parent) for found in path.glob(f"*/{Checkpoints.FOLDER}")):
+        more = ", ..." if len(runs) > MOST_LISTED else ""
+        raise InputError(f"{path} is a folder of runs; give one of them: {', '.join(runs[:MOST_LISTED])}{more}")
 
 
 def _sizes(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int]:
@@ -205,14 +234,19 @@ def _of_weights(
     ours = written.get("piat_jax", {})
     name = row.model if row else model or ours.get("model", "")
     if not name:
-        raise InputError("--model is missing: weights do not say which network they are of; see --help")
+        raise InputError(
+            "model is missing: weights do not say which network they are of; give its name, such as model='resnet18' "
+            "(--model=resnet18)"
+        )
     check_choice("model", name, models.MODELS)
     found, side = _of_file(path, name, read()) if row or not adapt else ({}, 0)
     classes = num_classes or written.get("num_classes", 0)
     if row:
         classes = classes or found.get("num_classes", row.num_classes)
     if not classes:
-        raise InputError("--num_classes is missing; give the number of classes, such as 10")
+        raise InputError(
+            "num_classes is missing; give the number of classes, such as num_classes=10 (--num_classes=10)"
+        )
     # The shapes in the file, unless they will be adapted.
     known: dict[str, Any] = {} if adapt else {key: value for key, value in found.items() if key != "num_classes"}
     known = {**(row.options if row else {}), **known, **(ours.get("options", {}) if name == ours.get("model") else {})}

@@ -10,6 +10,7 @@ from piat_jax.core.memory import in_units
 from piat_jax.data import Split
 from piat_jax.data.npz import unpacking
 from piat_jax.experiment.experiment import Experiment
+from piat_jax.loggers import has_tensorboard
 
 LARGE = 0.1
 """The share of one old state in an average from which a note is shown."""
@@ -58,3 +59,14 @@ def old_averages(experiment: Experiment, steps: int) -> list[str]:
                 f"of its {states} states; a --config.{group}.decay below {decay:g} forgets sooner"
             )
     return notes
+
+
+def no_tensorboard(wanted: object) -> list[str]:
+    """A note if TensorBoard events are wanted and cannot be written; for settings that the user gave.
+
+    Args:
+      wanted: the value of log.tensorboard, true, or its text.
+    """
+    if str(wanted).lower() not in ("true", "1") or has_tensorboard():
+        return []
+    return ["TensorBoard events are not written: pip install 'piat_jax[logging]'"]

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -94,6 +95,8 @@ LATER = {
     "log.to": (),
     "log.images": 0,
 }
+KNOTS = ("lr_epochs", "lr_drops", "lr_warmup", "lr_peak")
+"""Optimizer fields that are positions in the run: with lr_unit="epochs" they scale with the number of epochs."""
 # Changing these does not make it a different run.
 FREE_FIELDS = (
     "epochs",
@@ -124,6 +127,12 @@ class Run:
         """Whether the folder holds a run."""
         return (self.folder / CONFIG).exists()
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the run has left anything that a new start would lose: a checkpoint, metrics or results."""
+        kept = (Checkpoints.FOLDER, METRICS, EVALUATION, DIVERGED, ROBUSTNESS, CORRUPTED, predictions.FOLDER)
+        return self.exists and any(map(_has_content, (self.folder / name for name in kept)))
+
     @functools.cached_property
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
@@ -141,8 +150,15 @@ class Run:
             if "is unknown" not in str(error):
                 raise
             raise InputError(
-                f"{self.folder}: {error}. If your config file defines it, give --config=FILE:METHOD"
+                f'{self.folder}: {error}. If a file of yours defines it, import the file, or give config="FILE" '
+                "(--config=FILE)"
             ) from error
+
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of the images it was trained on; None if the run does not store them."""
+        path = self.folder / DATA
+        shape = read_json(path).get("train", {}).get("image_shape") if path.exists() else None
+        return tuple(shape) if shape else None
 
     def metrics(self) -> list[dict[str, Any]]:
         """The record of each completed epoch."""
@@ -195,7 +211,8 @@ class Run:
         """Raise InputError unless a run of this experiment may be written to the folder; writes nothing.
 
         A folder without a run must be empty or not exist. One with a run needs `overwrite`, or `resume` with the
-        same experiment; only fields that begin with one of `free` (its length and evaluation) may differ.
+        same experiment; only fields that begin with one of `free` (its length and evaluation) may differ. A run that
+        ended before its first save may be started again.
         """
         folder = str(self.folder)
         if resume and overwrite:
@@ -208,7 +225,7 @@ class Run:
                     f"workdir={folder!r} holds files that do not belong to a run; give a new or empty folder"
                 )
             return
-        if overwrite:
+        if overwrite or not (resume or self.is_begun):
             return
         idle = ("attack.l2_rule",) if experiment.attack.norm.lower() == "linf" else ()  # has no effect there
         changed = [line for line in differences(self._plain(), experiment.plain()) if not line.startswith(idle)]
@@ -216,17 +233,23 @@ class Run:
             if changed:
                 raise InputError(
                     f"workdir={folder!r} holds another run ({'; '.join(changed)}); "
-                    "give another folder, or --overwrite to replace it"
+                    "give another folder, or --overwrite (in Python overwrite=True) to replace it"
                 )
             raise InputError(
                 f"workdir={folder!r} holds this run with {len(self.metrics())} of {experiment.epochs} epochs done; "
-                "give --resume to continue, or --overwrite to start again"
+                "give --resume to continue, or --overwrite to start again (in Python resume=True, overwrite=True)"
             )
         other = [line for line in changed if not line.startswith(tuple(free))]
         if other:
+            # The learning-rate knots follow the number of epochs.
+            if epochs := [line for line in changed if line.startswith("epochs:")]:
+                other = epochs + [
+                    line for line in other if not line.startswith(tuple(f"optimizer.{k}:" for k in KNOTS))
+                ]
             raise InputError(
                 f"workdir={folder!r} holds another run ({'; '.join(other)}) and cannot be resumed with this config; "
-                "give the same config, or another folder"
+                f"piat-train --resume {shlex.quote(folder)} takes the run's own (in Python config=None, resume=True); "
+                "or give another folder"
             )
 
     def check_data(self, data: Mapping[str, Any]) -> None:
@@ -332,6 +355,10 @@ def parse_checkpoint(checkpoint: str) -> tuple[str, str]:
 def checkpoints_of(experiment: Experiment) -> tuple[str, ...]:
     """The checkpoints that are evaluated by default: best, final, and final of each further average."""
     return (*ON_DISK, *(f"final:{name}" for name in experiment.further))
+
+
+def _has_content(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 
 
 def read_json(path: Path) -> dict[str, Any]:

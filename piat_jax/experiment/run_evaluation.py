@@ -151,6 +151,8 @@ def evaluate(
         if is_at(before.get(name), at):
             point = {**copy.deepcopy(before[name]), **at}
         elif name in before:  # the run has been trained further
+            if before[name]["accuracy"] and is_first():
+                listener.note(dropped(run, name, before[name], at))
             on_first(functools.partial(run.drop_robustness, name))
         twin = next((other for other, found in valid.items() if _same_weights(other, name) and is_at(found, at)), "")
         valid[name] = point
@@ -326,6 +328,14 @@ def _copy_found(source: Mapping[str, Any], target: dict[str, Any], attack: str) 
     for kind in KINDS:
         if attack in source.get(kind, {}):
             target.setdefault(kind, {})[attack] = copy.deepcopy(source[kind][attack])
+
+
+def dropped(run: Run, name: str, point: Mapping[str, Any], at: Mapping[str, int]) -> str:
+    """The note on a checkpoint whose earlier results do not count any more."""
+    return (
+        f"{run.folder}: {name} was trained on since its last evaluation (epoch {point['epoch']}, now {at['epoch']}); "
+        f"its results from then are dropped: {', '.join(point['accuracy'])}"
+    )
 
 
 def is_at(point: Mapping[str, Any] | None, at: Mapping[str, int]) -> bool:

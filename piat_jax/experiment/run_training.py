@@ -270,6 +270,8 @@ def _notice(started: Started, selection: Selection, listener: Listener) -> None:
     told = (selection.note(), *notes.shifted_crops(experiment), *notes.old_averages(experiment, started.steps))
     for line in filter(None, told):
         listener.note(line)
+    if started.resumed and not run.exists:
+        listener.note(f"{run.folder} holds no run to resume; a new run starts there")
     rest = experiment.optimizer.rest
     last = rest["lr_epochs"][-1] if "lr_epochs" in rest and rest["lr_unit"] == "epochs" else experiment.epochs
     if last != experiment.epochs:
@@ -282,8 +284,9 @@ def _notice(started: Started, selection: Selection, listener: Listener) -> None:
             f"the run had {before} epochs and has {experiment.epochs} now; a method's schedules that are fractions of "
             "the run (a start, a ramp) follow the new number from here on"
         )
-    if experiment.log.tensorboard and not has_tensorboard():
-        listener.note("TensorBoard events are not written: pip install 'piat_jax[logging]'")
+    if experiment.log.to:
+        for line in notes.no_tensorboard(experiment.log.tensorboard):
+            listener.note(line)
 
 
 def _loggers(experiment: Experiment) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from piat_jax.experiment.data import load_test
 from piat_jax.experiment.evaluation import evaluation_attack, evaluator, settings_of
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.run import DATA, ON_DISK, Run, checkpoints_of, read_json
-from piat_jax.experiment.run_evaluation import EvaluationListener, comparable, is_at, keep_found, tell
+from piat_jax.experiment.run_evaluation import EvaluationListener, comparable, dropped, is_at, keep_found, tell
 
 TRANSFER = "transfer"
 
@@ -115,6 +115,8 @@ def evaluate_transfer(
         point = result["checkpoints"].get(name, {})
         if not is_at(point, at):
             if point:  # the run has been trained further
+                if point.get("accuracy") and is_first():
+                    listener.note(dropped(run, name, point, at))
                 on_first(functools.partial(run.drop_robustness, name))
             point = {**at, "accuracy": {}}
         result["checkpoints"][name] = point

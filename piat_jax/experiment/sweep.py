@@ -7,15 +7,16 @@ threads. On an accelerator they take turns. Finished runs are skipped, unfinishe
 import itertools
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, SavedAndStopped
 from piat_jax.core.cores import count_cores
 from piat_jax.core.files import expanded
 from piat_jax.core.nested import leaves
@@ -29,6 +30,8 @@ from piat_jax.programs.platform import platform
 
 # An existing run counts as the requested one even if these differ: the data's place, and what was logged or kept.
 FREE_FIELDS = ("fsdp", "checkpoint.", "log.", "dataset.data_dir", "dataset.stream", "evaluation.final_attacks")
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+TRAIN = "piat_jax.cli.train"
 print_lock = threading.Lock()
 
 
@@ -55,6 +58,49 @@ class Job(NamedTuple):
         """The experiment to train and evaluate."""
         attacks = {"evaluation.final_attacks": self.attacks} if self.attacks else {}
         return config.load(self.config, {**self.overrides, **attacks})
+
+
+class Processes:
+    """The running commands. In this context, SIGTERM, SIGHUP and Ctrl-C are passed on to them, and no other starts."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.RLock()  # a second signal may interrupt the first one's handler
+        self._before: dict[int, Any] = {}
+
+    def start(self, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str] | None:
+        """Start a command; None after a signal. Its group is its own, so that Ctrl-C reaches it once, through us."""
+        own_group = {"process_group": 0} if os.name == "posix" else {}
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **own_group}
+        with self._lock:
+            if self.stopped:
+                return None
+            process = subprocess.Popen(command, env=environment, **options)  # type: ignore[call-overload]
+            self._running.add(process)
+            return process
+
+    def ended(self, process: subprocess.Popen[str]) -> None:
+        """Forget a command that has ended."""
+        with self._lock:
+            self._running.discard(process)
+
+    def __enter__(self) -> "Processes":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: object) -> None:
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 def plan(
@@ -171,7 +217,7 @@ def is_trained(job: Job) -> bool:
       InputError: the folder holds another run.
     """
     run = job.run
-    if not run.exists or not _teachers_are_there(job):
+    if not run.is_begun or not _teachers_are_there(job):
         return False
     experiment = job.experiment()
     run.check_free(experiment, resume=True, overwrite=False, free=FREE_FIELDS)
@@ -192,6 +238,7 @@ def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) 
 
     Raises:
       InputError: a command failed; the message has its last line. Results of other commands are kept.
+      SavedAndStopped: SIGTERM or Ctrl-C; the running commands received it too and have ended.
     """
     on_cpu = platform() == "cpu"
     cores = count_cores()
@@ -204,19 +251,25 @@ def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) 
     def run(due: tuple[Job, list[list[str]]]) -> None:
         job, commands = due
         for command in commands:
-            _run([sys.executable, "-m", *command], f"{job.folder.name:{width}}", environment)
+            if command[0] == TRAIN and not job.run.is_begun:
+                command = [word for word in command if word != "--resume"]
+            _run([sys.executable, "-m", *command], f"{job.folder.name:{width}}", environment, processes)
 
-    for pupils in (False, True):
-        due = [(job, _commands(job, overwrite=overwrite)) for job in jobs if bool(teachers(job.method)) == pupils]
-        with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(run, due))
+    processes = Processes()
+    with processes:
+        for pupils in (False, True):
+            due = [(job, _commands(job, overwrite=overwrite)) for job in jobs if bool(teachers(job.method)) == pupils]
+            with ThreadPoolExecutor(at_once) as pool:
+                list(pool.map(run, due))
+            if processes.stopped:
+                raise SavedAndStopped("stopped; the same command continues the runs that were not finished")
 
 
 def command_lines(jobs: Sequence[Job]) -> list[str]:
     """A shell line for each unfinished run; running a line again does nothing."""
     lines = []
     for job in jobs:
-        names = {"piat_jax.cli.train": "piat-train", "piat_jax.cli.evaluate": "piat-evaluate"}
+        names = {TRAIN: "piat-train", "piat_jax.cli.evaluate": "piat-evaluate"}
         commands = [shlex.join([names[module], *rest]) for module, *rest in _commands(job, overwrite=False)]
         if commands:
             lines.append(" && ".join(commands))
@@ -226,10 +279,12 @@ def command_lines(jobs: Sequence[Job]) -> list[str]:
 def _commands(job: Job, *, overwrite: bool) -> list[list[str]]:
     """The commands that still have to run."""
     fields = [f"--config.{path}={value}" for path, value in job.overrides.items()]
-    train = ["piat_jax.cli.train", f"--config={job.config}", f"--workdir={job.folder}", *fields]
+    train = [TRAIN, f"--config={job.config}", f"--workdir={job.folder}", *fields]
     evaluate = ["piat_jax.cli.evaluate", f"--workdir={job.folder}", f"--aa_examples={job.aa_examples}"]
     if job.attacks:
         evaluate.append(f"--attacks={','.join(job.attacks)}")
+    if config.is_file(job.config) and config.load(job.config, job.overrides, checked=False).needs_its_file:
+        evaluate.append(f"--config={job.config}")
     if overwrite:
         return [[*train, "--overwrite"], [*evaluate, "--overwrite"]]
     if not is_trained(job):
@@ -241,15 +296,17 @@ def _teachers_are_there(job: Job) -> bool:
     return all(Run(expanded(job.overrides[field])).exists for field in teachers(job.method))
 
 
-def _run(command: list[str], name: str, environment: dict[str, str]) -> None:
-    """Run a command, and print its lines with the run's name in front."""
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+def _run(command: list[str], name: str, environment: dict[str, str], processes: Processes) -> None:
+    """Run a command, and print its lines with the run's name in front; after a signal, do nothing."""
+    process = processes.start(command, environment)
+    if process is None:
+        return
+    with process:
         lines = []
         for line in process.stdout or ():
             lines.append(line.rstrip())
             with print_lock:
                 print(f"{name}  {line}", end="", flush=True)
-    if process.returncode:
+    processes.ended(process)
+    if process.returncode and not processes.stopped:
         raise InputError(f"{name.strip()} failed with exit code {process.returncode}: {lines[-1] if lines else ''}")

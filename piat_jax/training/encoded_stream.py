@@ -15,7 +15,7 @@ from piat_jax.core.sharding import AXIS
 from piat_jax.core.types import Array
 from piat_jax.data.batching import as_counts
 from piat_jax.data.records.images import RecordImages
-from piat_jax.data.records.loader import Loader
+from piat_jax.data.records.loader import Loader, import_grain
 from piat_jax.data.types import Split
 from piat_jax.training.streaming import WINDOW_BYTES, Stream, Window
 
@@ -40,7 +40,7 @@ class EncodedStream(Stream):
       workers: number of decoding processes; 0 decodes in threads of this process.
 
     Raises:
-      InputError: a batch larger than the data, or images that are not `RecordImages`.
+      InputError: a batch larger than the data, images that are not `RecordImages`, or no grain.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class EncodedStream(Stream):
         )
         if not isinstance(split.images, RecordImages):
             raise InputError(f"images are {type(split.images).__name__}; give RecordImages, or a Stream for arrays")
+        import_grain(split.images)  # now, as the workers start after the run's folder is written
         self.encoded, self.workers = split.images, workers
         self.rows = local_rows(batch_size, mesh)
         generated = sum(as_counts(extra_per_batch)) if self.extra_counts else 0

@@ -106,8 +106,9 @@ def test_the_size_of_the_images_is_known_or_asked_for(run, tmp_path, capsys):
         assert loading._known_shape(name, 3) == (size, size, 3)
     config["dataset"]["name"] = "./own.npz"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "run" / "data.json").unlink(missing_ok=True)
     assert command(tmp_path / "run", tmp_path / "out") == 2
-    assert "--image_shape is missing: the run was trained on './own.npz'" in capsys.readouterr().err
+    assert "image_shape is missing: the run does not store it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert command(tmp_path / "run", tmp_path / "out", "--image_shape=28,28,1", "--quiet") == 0
 
@@ -154,13 +155,13 @@ def test_what_is_printed_to_be_run_is_quoted_and_needs_no_attack_of_training(fol
         (["net.safetensors", "x", *NETWORK], "--config is missing: a run needs a config"),
         (["net.safetensors", "x", "--to=onxx"], "to='onxx' is unknown; did you mean 'onnx'?"),
         (["net.safetensors", "x.jax", "--config.seed=1"], "it does not go with --to=jax"),
-        (["net.safetensors", "x.jax"], "--model is missing"),
-        (["net.safetensors", "x.jax", "--model=small_resnet"], "--num_classes is missing"),
+        (["net.safetensors", "x.jax"], "model is missing"),
+        (["net.safetensors", "x.jax", "--model=small_resnet"], "num_classes is missing"),
         (["net.safetensors", "x.jax", *NETWORK, "--mean=a"], "mean='a' is not a list of numbers"),
         (["net.safetensors", "x.jax", *NETWORK, "--option=width"], "option='width' is not NAME=VALUE"),
         (["net.safetensors", "x.jax", *NETWORK, "--image_shape=28"], "is not height,width,channels"),
         (["net.safetensors", "x.jax", *NETWORK], "conv1.weight: (3, 3, 1, 2) in the file, (3, 3, 3, 2) in the model"),
-        (["run", "x", "--model=resnet18"], "--model does not go with a run"),
+        (["run", "x", "--model=resnet18"], "model='resnet18' does not go with a run"),
         (["run", "x", "--checkpoint=lost"], "checkpoint='lost' is unknown"),
     ],
 )

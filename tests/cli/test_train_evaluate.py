@@ -401,7 +401,7 @@ def test_a_resumed_evaluation_keeps_what_was_found(run, tmp_path, capsys):
     assert evaluated("--attacks=clean")["checkpoints"]["final"]["accuracy"]["clean"] != 0.123
 
 
-def test_a_run_that_was_trained_on_is_evaluated_anew(run, tmp_path):
+def test_a_run_that_was_trained_on_is_evaluated_anew(run, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     (folder / "evaluation.json").unlink(missing_ok=True)
@@ -409,7 +409,10 @@ def test_a_run_that_was_trained_on_is_evaluated_anew(run, tmp_path):
     assert errors.run(evaluate.main, arguments) == 0
     before = Robustness.load(folder / "robustness" / "final-square3")
     assert command(folder, "--resume", "--config.epochs=3") == 0
+    capsys.readouterr()
     assert errors.run(evaluate.main, arguments) == 0
+    told = f"note: {folder}: final was trained on since its last evaluation (epoch 2, now 3); its results from then are"
+    assert f"{told} dropped: square3\n" in capsys.readouterr().err
     after = Robustness.load(folder / "robustness" / "final-square3")
     assert after.seconds != before.seconds
     point = json.loads((folder / "evaluation.json").read_text())["checkpoints"]["final"]
@@ -562,7 +565,7 @@ def test_the_best_stays_where_others_are_measured_otherwise(run, tmp_path, capsy
     assert best_of(folder) == before
     # As at first again: what was measured otherwise meanwhile does not count.
     scores = {"test_clean": 1.0, "test_pgd2": 0.9}
-    assert command(folder, "--resume", "--config.epochs=4") == 0
+    assert command(folder, "--resume", "--config.epochs=4", "--config.evaluation.eps=0.1") == 0
     assert "other settings" not in capsys.readouterr().err
     assert best_of(folder)["epoch"] == 4
 

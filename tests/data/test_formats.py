@@ -138,7 +138,10 @@ def damage_nothing_but_one_class(folder):
         (damage_alpha, r"train/2_up/\d+.png has mode RGBA; give 8 bits a channel"),
         (damage_text, r"test/2_up/\d+.png cannot be decoded as an image"),
         (damage_checksum, r"train/2_up/\d+.png cannot be decoded as an image"),
-        (damage_extra_class, "test/zebra is a class that the training images do not have; remove it"),
+        (
+            damage_extra_class,
+            "test/zebra is a class that the training images do not have; check its spelling, or remove it",
+        ),
         (damage_nothing_but_one_class, "train has 1 class folders; give one for each class, at least 2"),
     ],
 )
@@ -321,3 +324,23 @@ def test_the_circles_are_the_papers_in_bytes():
         squares = radius[dataset.train.labels == label] ** 2
         assert abs(squares.mean() - expected**2 - 2 * 0.2**2) < 0.1
     assert abs(dataset.train.labels[:100].mean() - 0.5) < 0.2
+
+
+def test_a_folder_that_is_only_a_part_is_named_first(tmp_path, monkeypatch):
+    formats.image_folder(tmp_path / "png", *CIFAR)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"^png/train is one part of a data set; did you mean \./png\? .* was not found"
+    ):
+        load("./png/train")
+    (tmp_path / "png" / "test").rename(tmp_path / "png" / "tests")
+    with pytest.raises(InputError, match=r"^png has train/ but no test/, val/, valid/ or validation/\. a data set in"):
+        load("./png")
+
+
+def test_a_file_with_too_few_labels_is_named_with_its_ending(tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    arrays = {"x_train": images, "y_train": np.array([0, 1, 0]), "x_test": images, "y_test": np.array([0, 1, 0, 1])}
+    np.savez(tmp_path / "len.npz", **arrays)
+    with pytest.raises(InputError, match=r"len\.npz train has 4 images but 3 labels"):
+        load(str(tmp_path / "len.npz"))

@@ -35,6 +35,7 @@ def test_logits_of_bytes_and_of_floats_whatever_the_batch():
     logits = model.logits(IMAGES)
     assert (logits.shape, logits.dtype) == ((11, 3), np.float32)
     np.testing.assert_allclose(logits, np.asarray(model(jnp.asarray(pixels))), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(model(jnp.asarray(IMAGES))), np.asarray(model(jnp.asarray(pixels))))
     np.testing.assert_array_equal(model.logits(pixels), logits)
     np.testing.assert_allclose(model.logits(IMAGES, batch_size=3), logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(model.predict(IMAGES), logits.argmax(1))
@@ -101,6 +102,11 @@ def test_it_says_what_it_is():
         (lambda m: m.attack(IMAGES, LABELS + 1), "labels range from 1 to 3"),
         (lambda m: m.attack(IMAGES, LABELS, "pdg20"), "did you mean 'pgd20'"),
         (lambda m: m.evaluate(IMAGES, LABELS, "clean", esp=1), "did you mean 'eps'"),
+        (lambda m: m.attack(IMAGES, LABELS, "pgd2", eps=8), r"eps=8 must be in \[0, 1\]; did you mean 8/255"),
+        (lambda m: m.attack(IMAGES, LABELS, "pgd2", eps=-1), "eps=-1 must be"),
+        (lambda m: m.attack(IMAGES, LABELS, "pgd2", eps=-1, norm="l2"), "eps=-1 must be at least 0"),
+        (lambda m: m.show(IMAGES, LABELS, "pgd2", eps=8), r"eps=8 must be in \[0, 1\]"),
+        (lambda m: m.evaluate(IMAGES, LABELS, "pgd2", eps=8), r"eps=8 must be in \[0, 1\]"),
         (lambda m: m.evaluate(IMAGES, LABELS, "pgd2", norm="l3"), "norm='l3' is unknown"),
         (lambda m: m.to_run("x", Experiment.from_plain({"method": "awp+awp"})), "twice"),
     ],
@@ -129,8 +135,8 @@ def test_it_goes_out_and_comes_back_in_every_form(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "--model is missing: weights do not say which network they are of"),
-        ({"model": "mlp"}, "--num_classes is missing"),
+        ({}, "model is missing: weights do not say which network they are of"),
+        ({"model": "mlp"}, "num_classes is missing"),
         ({"model": "mpl", "num_classes": 3}, "did you mean 'mlp'"),
         ({"model": "mlp", "num_classes": 3, "image_shape": (4, 4)}, "is not height, width, channels"),
     ],

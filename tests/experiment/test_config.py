@@ -312,6 +312,10 @@ def test_an_unknown_field_is_answered_by_what_is_near_or_where_to_look(field, to
         ("def get_config(method): return {}", "get_config returned dict; return a ConfigDict"),
         ("def get_config(method):\n    return 1 / 0", "line 2: ZeroDivisionError"),
         ("x = 1", "does not define a function get_config"),
+        (
+            "from piat_jax.configs import common\ndef get_config(method):\n    common.get_config().atack.eps = 1",
+            'line 3: AttributeError: \'atack\' Did you mean "attack" instead of "atack"',
+        ),
     ],
 )
 def test_what_is_wrong_in_a_config_file_of_ones_own_is_one_line(tmp_path, code, message):
@@ -326,7 +330,7 @@ def test_what_is_wrong_in_a_config_file_of_ones_own_is_one_line(tmp_path, code, 
         (
             "pgd_at",
             {"objective.mu": "5"},
-            "config.objective.mu: pgd_at has no such; choose one of objective.attack_batch_norm",
+            "config.objective.mu is not a field of pgd_at; choose one of objective.attack_batch_norm",
         ),
         ("trades", {"attack.stepsize": "1"}, "config.attack.stepsize is unknown; did you mean 'attack.step_size'"),
         ("trades", {"awp.gamma": "1"}, r"trades has no awp; write --config=NAME:trades\+awp"),
@@ -415,6 +419,13 @@ def test_the_evaluation_of_a_run_follows_its_attack_as_a_config_does():
     assert apart.evaluation.eps == 0.05
     # A wrapper's radius as well.
     assert resolve(read_config("embedded:ecas"), {"attack.eps": "0.2"}).wrappers["ecas"].eps == 0.2
+
+
+def test_a_list_of_configs_is_followed_by_a_sentence():
+    with pytest.raises(InputError, match=r"tiny_imagenet_resnet18\. A file needs its ending \.py"):
+        read_config("zzzz")
+    with pytest.raises(InputError, match=r"did you mean 'embedded'\? A file needs its ending \.py"):
+        read_config("embeded")
 
 
 def test_names_of_the_package_work_with_their_ending_in_any_folder(tmp_path, monkeypatch):

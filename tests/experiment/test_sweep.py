@@ -1,5 +1,9 @@
 """Which runs are there already, and which are others."""
 
+import signal
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import pytest
 
@@ -73,3 +77,45 @@ def test_what_was_evaluated_is_left_alone(job):
     assert _commands(job, overwrite=False) == []
     job.run.write_evaluation(content | {"aa_examples": 6})
     assert len(_commands(job, overwrite=False)) == 1
+
+
+CHILD = """
+import pathlib, signal, sys, time
+
+def saved(number, frame):
+    pathlib.Path(sys.argv[1]).write_text(str(number))
+    sys.exit(75)
+
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, saved)
+print("ready", flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from piat_jax.cli import errors
+from piat_jax.experiment import sweep
+
+sweep._commands = lambda job, **options: [["child", str(job.folder)], ["child", str(job.folder) + "-next"]]
+jobs = [sweep.Job(Path(name), "embedded:pgd_at", {}) for name in ("a", "b", "c")]
+sys.exit(errors.run(lambda arguments: sweep.run_jobs(jobs, at_once=2)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_running_commands_and_starts_no_other(tmp_path, number):
+    (tmp_path / "child.py").write_text(CHILD)
+    ran = subprocess.Popen(
+        [sys.executable, "-c", PARENT], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with ran:
+        assert sorted(ran.stdout.readline() for _ in range(2)) == ["a  ready\n", "b  ready\n"]
+        ran.send_signal(number)
+        told = ran.communicate()[1]
+    assert ran.returncode == 75, told
+    assert "stopped; the same command continues" in told
+    assert {path.name: path.read_text() for path in tmp_path.glob("[a-c]*") if path.suffix == ""} == {
+        "a": str(int(number)),
+        "b": str(int(number)),
+    }

@@ -151,5 +151,5 @@ def test_a_file_that_is_not_what_its_name_says_is_told_with_why(tmp_path):
     assert "it was taken for RobustBench's Wang2020Improving by the name of the file: wrn_28_10 of" in str(told.value)
     assert str(told.value).endswith("; model= (--model) names another")
     file.rename(tmp_path / "weights.safetensors")
-    with pytest.raises(InputError, match="--model is missing: weights do not say which network they are of"):
+    with pytest.raises(InputError, match="model is missing: weights do not say which network they are of"):
         piat_jax.load(tmp_path / "weights.safetensors")

@@ -29,7 +29,10 @@ class FolderRecords(Records):
         there = class_folders(folder)
         classes = classes or there
         if unknown := sorted(set(there) - set(classes)):
-            raise InputError(f"{folder / unknown[0]} is a class that the training images do not have; remove it")
+            raise InputError(
+                f"{folder / unknown[0]} is a class that the training images do not have; check its spelling, or "
+                "remove it"
+            )
         self.folder = str(folder)
         files, labels = [], []
         for number, name in enumerate(classes):

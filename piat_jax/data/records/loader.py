@@ -95,7 +95,7 @@ class Loader:
         self.part = max(n for n in range(1, min(PART_ROWS, batch_rows) + 1) if batch_rows % n == 0)
         self.ahead = max(1, ahead // self.part)
         self.replaced: dict[int, int] = {}  # examples that could not be decoded: number of requests for each
-        self._grain = _import_grain(images)
+        self._grain = import_grain(images)
         self._folder = Path(tempfile.mkdtemp(prefix="piat-orders-"))
         self._over = self._folder / "over"
         self._parts: Iterator[Any] | None = None
@@ -182,7 +182,8 @@ class Loader:
             self._over = self._folder / f"over-{uuid.uuid4().hex}"
 
 
-def _import_grain(images: RecordImages) -> Any:
+def import_grain(images: RecordImages) -> Any:
+    """The package grain, or an InputError that says how to install it."""
     try:
         import grain
     except ImportError as error:
