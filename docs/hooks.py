@@ -16,7 +16,7 @@ from piat_jax.objectives import METHODS, WRAPPERS
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
     *("attacks", "averaging", "losses", "objectives", "models", "training", "evaluation", "data", "experiment"),
-    *("interop", "programs", "analysis", "checkpoint", "loggers", "benchmark"),
+    *("interop", "programs", "analysis", "checkpoint", "loggers", "benchmark", "core.types"),
 )
 """In the order of the reference."""
 SOURCE = os.environ.get("PIAT_SOURCE", "")

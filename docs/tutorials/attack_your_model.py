@@ -164,3 +164,33 @@ for number in range(48):
 best = Variables(eval_params(opt_state, params), state)
 best = recompute_batch_stats(model, best, train_images.reshape(8, 64, 28, 28, 1), momentum=0.99)  # Flax's own
 print("PIAT:", robust_accuracy(lambda x: model.apply(*best, x, train=False)[0]))
+
+# %% [markdown]
+# With Flax NNX, split the network into parameters and the rest. `recompute_batch_stats` takes any object with `apply(params, model_state, images, train, key)`, whose state has the
+# statistics under `"batch_stats"`:
+
+
+# %%
+class OfNNX:
+    """An NNX network as two pure parts."""
+
+    def __init__(self, net):
+        self.graph, self.params, self.stats = nnx.split(net, nnx.Param, ...)
+
+    def apply(self, params, model_state, images, *, train, key=None):
+        net = nnx.merge(self.graph, params, model_state["batch_stats"], copy=True)
+        net.train() if train else net.eval()
+        logits = net(images)
+        return logits, {"batch_stats": nnx.split(net, nnx.Param, ...)[2]}
+
+
+model = OfNNX(net)
+params, state = model.params, {"batch_stats": model.stats}
+opt_state = piat.init(params)
+for number in range(48):
+    rows = slice(64 * (number % 8), 64 * (number % 8) + 64)
+    batch = train_images[rows], train_labels[rows], jax.random.key(number)
+    params, state, opt_state = adversarial_step(params, state, opt_state, *batch)
+best = Variables(eval_params(opt_state, params), state)
+best = recompute_batch_stats(model, best, train_images.reshape(8, 64, 28, 28, 1), momentum=0.9)
+print("NNX, clean and PGD-10:", robust_accuracy(lambda x: model.apply(*best, x, train=False)[0]))

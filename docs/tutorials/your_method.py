@@ -14,8 +14,7 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.configs import common
-from piat_jax.objectives import AttackedObjective, method
-from piat_jax.objectives.base import Terms
+from piat_jax.objectives import AttackedObjective, Terms, method
 
 
 @method("l1_pairing", summary="PGD-AT with clean and adversarial logits near in L1.")
@@ -61,7 +60,63 @@ for method in ("l1_pairing", "l1_pairing+piat", "l1_pairing+awp+piat"):
 
 # %% [markdown]
 # In a shell: `piat-train --config=mine.py:l1_pairing+awp+piat --workdir=runs/mine --config.objective.weight=0.2`. `piat-sweep` and `piat-report` compare it with the others.
+# To use such a run in another program, say where its method is defined: `piat_jax.load("runs/mine", config="mine.py")`, `piat-evaluate runs/mine --config=mine.py`, or import the file.
 #
+# ## A wrapper of your own
+#
+# A wrapper changes any method; its name follows the method's. Every hook delegates to the method inside unless you override it. This one gives more weight to examples whose loss
+# is above the running mean. The mean is the wrapper's state, so it is saved and resumed with the run. `terms` reads it, `after_step` updates it.
+
+# %%
+(folder / "focus.py").write_text('''
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import mine
+from piat_jax.objectives import Wrapper, wrapper
+
+
+class Mean(NamedTuple):
+    loss: jax.Array  # running mean of the batch's loss
+
+
+@wrapper("focus", summary="Weighs examples by their loss relative to the running mean.")
+class Focus(Wrapper):
+    """Multiplies the adversarial part by `2 sigmoid(loss_i - mean)`."""
+
+    rate: float = 0.1  # config.focus.rate
+
+    def init_own(self, variables, images, *, key):
+        return Mean(jnp.zeros(()))
+
+    def terms(self, outputs, objective_state, context):
+        terms = super().terms(outputs, objective_state, context)
+        distance = jax.lax.stop_gradient(terms.adversarial) - objective_state.own.loss
+        return terms._replace(adversarial=2 * jax.nn.sigmoid(distance) * terms.adversarial)
+
+    def after_step(self, variables, objective_state, batch, aux, context):
+        objective_state = super().after_step(variables, objective_state, batch, aux, context)
+        mean = (1 - self.rate) * objective_state.own.loss + self.rate * aux.metrics["loss"]
+        return objective_state._replace(own=Mean(mean))
+
+
+def get_config(method="focus"):
+    return mine.get_config(method)
+''')
+
+# %%
+import sys
+
+sys.path.insert(0, str(folder))  # focus.py imports mine.py
+run = piat_jax.train(
+    f"{folder}/focus.py:l1_pairing+focus+piat", workdir=folder / "focus", overrides={"focus.rate": 0.2}
+)
+last = run.metrics()[-1]
+print(f"clean {last['test_clean']:.3f}  PGD-10 {last['test_pgd10']:.3f}")
+
+# %% [markdown]
 # ## Is the loss correct?
 #
 # The loss is a pure function of arrays: compare it with the formula on your own numbers.

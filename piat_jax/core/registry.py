@@ -1,5 +1,6 @@
 """Registries: tables from names to entries, which a decorator fills where each entry is defined."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -123,8 +124,20 @@ def default_title(name: str) -> str:
 
 
 def _origin(entry: Any) -> Any:
-    """Where a class or function is defined; for a tuple, of each part; any other entry itself."""
+    """Where a class or function is defined; for a tuple, of each part; any other entry itself.
+
+    By its file if that is known: a file that is executed and also imported defines the same thing twice.
+    """
     if isinstance(entry, tuple):
         return tuple(map(_origin, entry))
-    place = (getattr(entry, "__module__", None), getattr(entry, "__qualname__", None))
+    place = (_file(entry) or getattr(entry, "__module__", None), getattr(entry, "__qualname__", None))
     return place if all(place) else entry
+
+
+def _file(entry: Any) -> str:
+    """The file of a function, or of a class's first method that has one; "" if there is none."""
+    for part in (entry, *(vars(entry).values() if isinstance(entry, type) else ())):
+        name = getattr(getattr(part, "__code__", None), "co_filename", "")
+        if name and not name.startswith("<"):
+            return os.path.realpath(name)
+    return ""

@@ -1,3 +1,5 @@
+import runpy
+
 import pytest
 
 from piat_jax.core.checks import InputError
@@ -62,3 +64,20 @@ def test_nothing_is_said_of_a_name_that_is_not_there(shapes):
         shapes.about("bal")
     with pytest.raises(KeyError):
         shapes["bal"]
+
+
+def test_a_file_that_is_executed_and_imported_defines_the_same_thing(tmp_path):
+    source = "class Ball:\n    def area(self): ...\n\n\ndef ball(): ...\n"
+    paths = [tmp_path / "one.py", tmp_path / "other.py"]
+    for path in paths:
+        path.write_text(source)
+    one, again, other = (
+        runpy.run_path(str(path), run_name=name) for path, name in zip((paths[0], *paths), ("config", "one", "config"))
+    )
+    registry = Registry("shape")
+    for kind in ("Ball", "ball"):
+        registry[kind] = one[kind]
+        registry[kind] = again[kind]
+        assert registry[kind] is again[kind]
+        with pytest.raises(InputError, match=f"shape '{kind}' already exists"):
+            registry[kind] = other[kind]
