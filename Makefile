@@ -35,8 +35,7 @@ test: $(READY)  ## All tests, in as many processes as there are cores.
 	@mkdir -p .cache/jax && find .cache/jax -type f -mtime +30 -delete
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
-# Processors round differently. ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2. These tests
-# use the emitters that users have; with jax 0.10 all others use older ones, which compile faster (tests/conftest.py).
+# Processors round differently. ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.
 ISA ?= AVX2
 rounding: $(READY)  ## The numerical tests as on a processor with no more than AVX2.
 	XLA_FLAGS=--xla_cpu_max_isa=$(ISA) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/attacks \

@@ -54,7 +54,7 @@ def commands(monkeypatch):
     """The commands that would be called; runs appear as if they had been."""
     called = []
 
-    def pretend(command, name, environment):
+    def pretend(command, name, environment, processes):
         called.append(command[2:])
         if command[2] == "piat_jax.cli.train":
             fake(pretend.due.pop(0))
@@ -104,7 +104,7 @@ def test_from_nothing_to_a_report_and_again(tmp_path, tiny, commands):
     train, evaluate = commands[:2]
     assert train[1:] == [
         "--config=configs/embedded_512.py:pgd_at", f"--workdir={tmp_path / 'runs/tiny/pgd_at-seed0'}",
-        "--config.epochs=4", "--config.seed=0", "--resume",
+        "--config.epochs=4", "--config.seed=0",
     ]  # fmt: skip
     assert evaluate[2:] == ["--aa_examples=5", "--attacks=clean,pgd20,cw20,aa", "--resume"]
     assert len(commands) == 12
@@ -301,7 +301,7 @@ def test_an_empty_report_is_refused(tmp_path):
 
 def test_a_failed_run_stops_with_its_last_line(tmp_path):
     with pytest.raises(InputError, match=r"x failed with exit code 2: error: --config is missing"):
-        sweep._run([sweep.sys.executable, "-m", "piat_jax.cli.train"], "x", dict(sweep.os.environ))
+        sweep._run([sweep.sys.executable, "-m", "piat_jax.cli.train"], "x", dict(sweep.os.environ), sweep.Processes())
 
 
 def test_a_list_of_everything(capsys):

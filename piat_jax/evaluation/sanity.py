@@ -200,8 +200,8 @@ UNLIKELY = 0.01  # the probability of so few correct guesses, from which labels 
 def _guessed(correct: int, count: int, classes: int) -> float:
     """The probability that guessing is right for at most `correct` of `count` images.
 
-    >>> round(_guessed(0, 2, 2), 3), round(_guessed(1, 2, 2), 3)
-    (0.25, 0.75)
+    >>> round(_guessed(0, 2, 2), 3), round(_guessed(1, 4, 2), 4)
+    (0.25, 0.3125)
     """
     if correct >= count / classes:
         return 1.0

@@ -92,11 +92,12 @@ print("ready", flush=True)
 time.sleep(60)
 """
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
 from piat_jax.cli import errors
 from piat_jax.experiment import sweep
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 sweep._commands = lambda job, **options: [["child", str(job.folder)], ["child", str(job.folder) + "-next"]]
 jobs = [sweep.Job(Path(name), "embedded:pgd_at", {}) for name in ("a", "b", "c")]
 sys.exit(errors.run(lambda arguments: sweep.run_jobs(jobs, at_once=2)))
