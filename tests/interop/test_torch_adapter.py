@@ -73,12 +73,12 @@ def test_a_large_batch_and_several_devices():
 def test_bad_modules_are_refused():
     with pytest.raises(InputError, match="in training mode"):
         torch_logits_fn(Theirs())
-    with pytest.raises(InputError, match="gives shape"):
+    with pytest.raises(InputError, match="returns shape"):
         torch_logits_fn(torch.nn.Identity().eval())(IMAGES)
 
 
 def test_attacks_name_the_adapter_where_a_module_is_given_as_it_is():
-    message = r"logits_fn is a Theirs of PyTorch.* give piat_jax.interop.torch_logits_fn\(module.eval\(\)\)"
+    message = r"logits_fn is a PyTorch Theirs, .* give piat_jax.interop.torch_logits_fn\(module.eval\(\)\)"
     with pytest.raises(InputError, match=message):
         pgd(Theirs(), IMAGES, LABELS, key=jax.random.key(0))
     with pytest.raises(InputError, match=message):

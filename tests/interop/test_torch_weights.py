@@ -136,5 +136,5 @@ def test_pickles_with_code_need_consent(tmp_path):
         with pytest.raises(InputError, match=message):
             load_weights(path, model, X.shape[1:])
     torch.save([1, 2], path)
-    with pytest.raises(InputError, match="holds a list, no state_dict"):
+    with pytest.raises(InputError, match="holds a list, not a state_dict"):
         load_weights(path, model, X.shape[1:])
