@@ -1,6 +1,5 @@
 """Checks before and after the attacks for properties that make a robust accuracy doubtful, each with its cause."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +17,8 @@ from piat_jax.programs.jaxprs import inner_jaxprs
 
 BLIND = ("round", "floor", "ceil", "sign", "argmax", "argmin", "stop_gradient")
 """Primitives whose gradient is zero or missing."""
+UNLIKELY = 0.01
+"""The probability of so few correct guesses below which the order of the labels is doubtful."""
 
 
 def check_data(images: np.ndarray, labels: np.ndarray) -> None:
@@ -47,6 +48,8 @@ def of_outputs(logits: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
             "non_finite",
             f"{(~finite).sum()} of {len(logits)} clean images have logits that are not finite; they count as wrong",
         )
+    from scipy.special import bdtr
+
     known, classes = logits[finite], logits.shape[1]
     sums = known.sum(axis=1)
     if len(known) and known.min() > -1e-5 and known.max() < 1 + 1e-5 and np.abs(sums - 1).max() < 1e-5:
@@ -56,7 +59,8 @@ def of_outputs(logits: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
         )
     correct = int((known.argmax(axis=1) == labels[finite]).sum())
     accuracy = correct / len(labels)
-    if _guessed(correct, len(labels), classes) < UNLIKELY:
+    # The binomial distribution: the probability that guessing is right for at most so many images.
+    if bdtr(correct, len(labels), 1 / classes) < UNLIKELY:
         yield Finding(
             "chance",
             f"the clean accuracy, {100 * accuracy:.1f}%, is far below that of guessing among {classes} classes, "
@@ -192,29 +196,6 @@ def of_attacks(
 
 
 HONEST = 0.005  # of the examples gradient attacks leave, the share that Square breaks on networks without masking
-
-
-UNLIKELY = 0.01  # the probability of so few correct guesses, from which labels in the network's order are doubtful
-
-
-def _guessed(correct: int, count: int, classes: int) -> float:
-    """The probability that guessing is right for at most `correct` of `count` images.
-
-    >>> round(_guessed(0, 2, 2), 3), round(_guessed(1, 4, 2), 4)
-    (0.25, 0.3125)
-    """
-    if correct >= count / classes:
-        return 1.0
-    chance = 1 / classes
-    log = [
-        math.lgamma(count + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(count - k + 1)
-        + k * math.log(chance)
-        + (count - k) * math.log1p(-chance)
-        for k in range(correct + 1)
-    ]
-    return min(sum(map(math.exp, log)), 1.0)
 
 
 def _change_by_company(blocks: Blocks, images: np.ndarray, logits: np.ndarray, rounding: float) -> float:
