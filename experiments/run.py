@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from experiments import cost
-from experiments.engine import figures, report
+from experiments.engine import figures, kept, report
 from experiments.engine.figures import render
 from experiments.engine.items import SCALES, Item, Setting
 from experiments.engine.results import Result, collect, to_json
+from experiments.studies import screened
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError, check_at_least, check_choice
 from piat_jax.core.files import expanded, write_file, write_json
@@ -78,16 +79,21 @@ def main(argv: Sequence[str]) -> None:
         check_choice("rows", name, [row.name for item, _ in plan for row in item.rows])
     folder = expanded(values.workdir)
     due: dict[Path, sweep.Job] = {}
+    to_screen: dict[Path, int] = {}
     for item, found in plan:
         for setting in found:
             for job in only(item, values.rows).jobs(setting, seeds, folder, overrides):
                 due[job.folder] = _joined(due.get(job.folder), job)
+                if setting.aa_smallest and "aa" in item.attacks:
+                    to_screen[job.folder] = setting.aa_smallest
     sweep.check(list(due.values()))
     if values.dry_run:
         print(estimate(list(due.values()), values.tflops))
         return
     if not values.collect:
         sweep.run_jobs(list(due.values()), at_once=values.jobs)
+        for path, count in to_screen.items():
+            screened.screen_run(path, count)
     for item, found in plan:
         print(f"{item.title}: {', '.join(map(str, save(paper, item, values.scale, found, seeds, folder, out)))}")
     for path in report.write(out, paper, list(items)):
@@ -118,7 +124,7 @@ def settings(item: Item, scale: str, data: Sequence[str], aa_examples: int = 0) 
     for name in data:
         check_choice("data", name, known)
     check_at_least("aa_examples", aa_examples, 0)
-    own = {"aa_examples": aa_examples} if aa_examples else {}
+    own = {"aa_examples": aa_examples, "aa_smallest": 0} if aa_examples else {}
     return [dataclasses.replace(setting, **own) for name, setting in known.items() if not data or name in data]
 
 
@@ -172,7 +178,8 @@ def save(
     paper: str, item: Item, scale: str, found: Sequence[Setting], seeds: Sequence[int], folder: Path, out: Path
 ) -> list[Path]:
     """Collect an item's runs, study and draw them, and write what the report is made of."""
-    result = collect(item, scale, found, seeds, folder)
+    # A study is of the runs themselves.
+    result = collect(item, scale, found, seeds, folder, {} if item.study else kept.load(out))
     if not any(entry.runs for entry in result.entries):
         raise InputError(f"{item.key} has no evaluated run in {folder}; leave out --collect")
     if item.study:
@@ -187,6 +194,8 @@ def save(
             paths.append(out / f"{_stem(item, setting)}{suffix}")
             data = render(figure, suffix)
             write_file(paths[-1], lambda file, data=data: file.write(data))
+    runs = {kept.name_of(run.folder): run for entry in result.entries for run in entry.runs}
+    kept.save(out, runs)
     # Last, because a report reads any JSON file in the folder.
     write_json(paths[0], content)
     return paths

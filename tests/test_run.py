@@ -3,13 +3,14 @@ import html
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments import cost, run
-from experiments.engine import report, results
+from experiments.engine import kept, report, results
 from experiments.engine.claims import Claim, border, holm, interval, p_value
 from experiments.engine.items import Block, Item, Row, Setting, run_folder
 from piat_jax.cli import errors
@@ -162,6 +163,7 @@ def test_what_is_there_so_far(tmp_path, tiny, commands, capsys):
     content = json.loads(path.read_text())
     del content["checkpoints"]["best"]["accuracy"]["aa"]
     path.write_text(json.dumps(content))
+    (tmp_path / "out" / "runs.json").unlink()
     assert call("piat", "table1", "--collect", *flags) == 0
     assert commands == []
     text = (tmp_path / "out" / "report.md").read_text()
@@ -176,6 +178,39 @@ def test_what_is_there_so_far(tmp_path, tiny, commands, capsys):
     capsys.readouterr()
     assert call("piat", "report", *flags) == 2
     assert "has results of another version, without 'chosen_on'" in capsys.readouterr().err
+
+
+def test_numbers_outlive_their_runs(tmp_path, tiny, commands):
+    def flags(seeds):
+        return f"--seeds={seeds}", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"
+
+    assert call("piat", "table1", *flags("0,1,2")) == 0
+    written = {path.name: path.read_text() for path in (tmp_path / "out").glob("*.[jm]*")}
+    shutil.rmtree(tmp_path / "runs")
+    assert call("piat", "table1", "--collect", *flags("0,1,2")) == 0
+    assert {path.name: path.read_text() for path in (tmp_path / "out").glob("*.[jm]*")} == written
+
+    # Another machine adds a seed, and replaces one.
+    (tmp_path / "out" / "runs.json").write_text(
+        written["runs.json"].replace('"final": {"epoch": 4', '"best2": {"epoch": 4')
+    )
+    assert call("piat", "table1", *flags("2")) == 0
+    stored = json.loads((tmp_path / "out" / "runs.json").read_text())
+    assert len(stored["runs"]) == 6
+    assert [name for name, run in stored["runs"].items() if "final" in run["checkpoints"]] == [
+        "tiny/pgd_at-seed2", "tiny/piat-seed2"
+    ]  # fmt: skip
+    assert stored["ran_on"] == [{"devices": ["cpu"], "machine": "m", "versions": {"jax": "1"}, "commit": "abc"}]
+
+
+def test_kept_results_are_those_of_the_folder(tmp_path, tiny, commands):
+    flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
+    assert call("piat", "table1", *flags) == 0
+    (there,) = (run for name, run in kept.load(tmp_path / "out").items() if name == "tiny/piat-seed0")
+    folder = results.load_run(tmp_path / "runs/tiny/piat-seed0")
+    for key in ("best:pgd20", "final:aa", "diff:pgd20", "mean:best", "nrr:final", "oscillation", "gap"):
+        assert results.measure(there, key) == pytest.approx(results.measure(folder, key)), key
+    assert kept.load(tmp_path) == {}
 
 
 def test_autoattack_on_fewer_images(tmp_path, tiny, commands, capsys):

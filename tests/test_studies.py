@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,9 +12,9 @@ import scipy.stats
 
 from experiments import run as command
 from experiments.engine.items import Item, Row, Setting
-from experiments.engine.results import Entry, Result
+from experiments.engine.results import Entry, Result, collect
 from experiments.engine.trained import load_final
-from experiments.studies import collapse, landscape, perception, radii
+from experiments.studies import collapse, landscape, perception, radii, screened
 from experiments.studies.power import MOST_SEEDS, power, seeds_needed, spreads, to_markdown
 from piat_jax.analysis.runs import RunResults
 from piat_jax.attacks import bind, pgd
@@ -266,3 +267,72 @@ def test_collapses_are_counted_by_rate_and_mu(trials):
     assert "| norm of the first step | 7 | - |" in text  # at rate 0.2 no other is left
     (axes,) = collapse.draw(ended).axes
     assert [len(points.get_offsets()) for points in axes.collections] == [0, 2]
+
+
+def brightness(x):
+    """Two classes; the first one's margin is the mean's distance from 0.5."""
+    return jax.numpy.stack([x.mean((1, 2, 3)), jax.numpy.full(len(x), 0.5)], axis=1)
+
+
+class FirstBreaks:
+    """In place of AutoAttack: breaks the first image that it is given."""
+
+    def __init__(self, **settings):
+        self.settings = settings
+
+    def run(self, logits_fn, images, labels):
+        FirstBreaks.given = images
+        robust = np.arange(len(labels)) > 0
+        return SimpleNamespace(
+            robust=robust, attacks=("square",), fooled=~robust[None], seconds={"square": 1.04}, settings=self.settings
+        )
+
+
+def test_autoattack_gets_the_smallest_margins(monkeypatch):
+    monkeypatch.setattr(screened, "AutoAttack", FirstBreaks)
+    monkeypatch.setattr(screened, "BLOCK", 4)
+    means = np.array([0.9, 0.55, 0.62, 0.3, 0.7, 0.66], np.float32)
+    images = means[:, None, None, None] * np.ones((6, 4, 4, 1), np.float32)
+    found = screened.screened(brightness, images, np.zeros(6, int), eps=0.1, step_size=0.025, count=2)
+    np.testing.assert_allclose(FirstBreaks.given[:, 0, 0, 0], [0.62, 0.66])
+    # PGD breaks 0.55, 0.3 was wrong before, and AutoAttack breaks 0.62.
+    assert found["pgd_cw"] == 4 / 6
+    assert found["accuracy"] == 3 / 6
+    assert (found["attacked"], found["broken"], found["ranks"], found["seconds"]) == (2, {"square": 1}, [0], 1.0)
+    assert found["cut"] == pytest.approx(0.66 - 0.1 - 0.5, abs=1e-6)
+    none = screened.screened(brightness, 0 * images, np.zeros(6, int), eps=0.1, step_size=0.025, count=2)
+    assert (none["accuracy"], none["attacked"]) == (0.0, 0)
+
+
+def test_screened_accuracies_are_autoattacks_where_it_was_not_run(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(screened, "AutoAttack", FirstBreaks)
+    row, setting = Row("PGD-AT", "pgd_at"), dataclasses.replace(SETTING, aa_smallest=5)
+    folder = shutil.copytree(trained, tmp_path / setting.name / "pgd_at-seed0")
+    accuracy = {"clean": 0.5, "pgd20": 0.4}
+    points = {"best": {"epoch": 1, "accuracy": {**accuracy, "aa": 0.25}}, "final": {"epoch": 1, "accuracy": accuracy}}
+    evaluation = {"num_examples": 24, "checkpoints": points}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    kept = screened.screen_run(folder, 5)
+    assert 0 < kept["final"]["accuracy"] == kept["final"]["pgd_cw"] - 1 / 24
+    monkeypatch.setattr(screened, "screened", None)
+    assert screened.screen_run(folder, 5) == kept
+
+    result = collect(Item("t", "T", (row,), {"small": (setting,)}), "small", [setting], [0], tmp_path)
+    (run,) = result.entries[0].runs
+    assert run.checkpoints["best"].accuracy["aa"] == 0.25
+    assert run.checkpoints["final"].accuracy["aa"] == kept["final"]["accuracy"]
+    assert run.settings["aa_smallest"] == 5
+
+
+def test_screening_beside_autoattack(trained, tmp_path, monkeypatch):
+    folder = shutil.copytree(trained, tmp_path / "pgd_at-seed0")
+    margins = np.array([0.1, -1.0, 0.4, 0.2, 0.3])
+    monkeypatch.setattr(screened, "smallest_margins", lambda *arguments, **keywords: margins)
+    monkeypatch.setattr(
+        screened, "load_test", lambda e: SimpleNamespace(test=SimpleNamespace(images=[], labels=[0] * 5))
+    )
+    robust = np.array([False, False, False, True, True])
+    monkeypatch.setattr(screened.Robustness, "load", lambda path: SimpleNamespace(robust=robust, accuracy=0.4))
+    # Of the four that are left, AutoAttack breaks the first and the last.
+    line = screened.against_autoattack(folder, "final", 2)
+    assert line == "| pgd_at-seed0 final | 80.0 | 60.0 | 40.0 | 2 | 1, 4 | 1 |"

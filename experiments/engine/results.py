@@ -4,7 +4,7 @@ import csv
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from experiments.engine.claims import Claim, Interval, interval, verdict
 from experiments.engine.items import Block, Item, Row, Setting, run_folder
+from experiments.engine.kept import AA_SMALLEST, ABOUT, name_of
+from experiments.studies import screened
 from piat_jax.analysis.runs import EVALUATION, RunResults, load_run
 from piat_jax.analysis.tables import accuracy_of, chosen_on, oscillation
-from piat_jax.experiment.run import DESCRIPTION, read_json
 
 PGD = "test_pgd20"
 PAPER_TABLES = Path(__file__).parent / "paper_tables.csv"
@@ -55,15 +56,43 @@ class Result:
         return tuple({entry.setting.name: entry.setting for entry in self.entries}.values())
 
 
-def collect(item: Item, scale: str, settings: Sequence[Setting], seeds: Sequence[int], folder: Path) -> Result:
-    """Read the runs of an item; those that were not evaluated yet are left out."""
+def collect(
+    item: Item,
+    scale: str,
+    settings: Sequence[Setting],
+    seeds: Sequence[int],
+    folder: Path,
+    kept: Mapping[str, RunResults] | None = None,
+) -> Result:
+    """Read the runs of an item; those that were not evaluated yet are left out.
+
+    Args:
+      item: a figure or table.
+      scale: of `SCALES`.
+      settings: its data sets.
+      seeds: of its runs.
+      folder: of the runs' folders.
+      kept: results to use where there is no folder, by `kept.name_of`.
+    """
     entries = []
     for setting in settings:
         for row in item.rows:
             folders = [run_folder(folder, setting, row, seed) for seed in seeds] if row.method else []
-            runs = [load_run(path) for path in folders if (path / EVALUATION).exists()]
-            entries.append(Entry(setting, row, tuple(runs)))
+            found = [_read(path, kept or {}) for path in folders]
+            entries.append(Entry(setting, row, tuple(run for run in found if run)))
     return Result(item, scale, tuple(seeds), tuple(entries))
+
+
+def _read(folder: Path, kept: Mapping[str, RunResults]) -> RunResults | None:
+    if not (folder / EVALUATION).exists():
+        return kept.get(name_of(folder))
+    run = load_run(folder)
+    points, settings = dict(run.checkpoints), dict(run.settings)
+    for name, found in screened.read(folder).items():
+        if name in points and "aa" not in points[name].accuracy:
+            points[name] = replace(points[name], accuracy={**points[name].accuracy, "aa": found["accuracy"]})
+            settings[AA_SMALLEST] = found["count"]
+    return replace(run, checkpoints=points, settings=settings)
 
 
 def measure(run: RunResults, key: str) -> float | None:
@@ -208,6 +237,7 @@ def _about(setting: Setting, result: Result) -> dict[str, Any]:
         "beside": list(setting.beside) if setting.beside else None,
         "test_examples": max((run.num_examples for run in runs), default=0),
         "aa_examples": setting.aa_examples,
+        AA_SMALLEST: max((run.settings.get(AA_SMALLEST, 0) for run in runs), default=0),
         "chosen_on": " or ".join(sorted({chosen_on(run) for run in runs})),
     }
 
@@ -216,7 +246,6 @@ def _environments(runs: Sequence[RunResults]) -> list[dict[str, Any]]:
     """Devices, versions and commits, each combination once."""
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        about = read_json(run.folder / DESCRIPTION)
-        kept = {name: about.get(name) for name in ("devices", "machine", "versions", "commit")}
+        kept = {name: run.description.get(name) for name in ABOUT}
         found.setdefault(json.dumps(kept, sort_keys=True), kept)
     return list(found.values())

@@ -75,6 +75,8 @@ def spreads(folder: Path) -> list[Spread]:
     images: dict[str, int] = {}
     for path in sorted(folder.glob("*.json")):
         item = json.loads(path.read_text())
+        if "claims" not in item:
+            continue
         settings = {setting["name"]: setting for setting in item["settings"]}
         for claim in item["claims"]:
             for name, setting in settings.items():
@@ -83,8 +85,8 @@ def spreads(folder: Path) -> list[Spread]:
                 if None in pair or min(map(len, pair)) < 2:  # type: ignore[arg-type]
                     continue
                 found.setdefault(claim["measure"], []).append(np.subtract(*map(np.asarray, pair)))
-                kind = "aa_examples" if claim["measure"].endswith(":aa") else "test_examples"
-                images[claim["measure"]] = setting[kind]
+                fewer = setting["aa_examples"] if claim["measure"].endswith(":aa") else 0
+                images[claim["measure"]] = fewer or setting["test_examples"]
     if not found:
         raise InputError(
             f"{folder} has no item with a claim of two seeds or more; give such as experiments/results/piat/small"

@@ -39,10 +39,13 @@ from piat_jax.experiment.fields import (
 )
 from piat_jax.experiment.methods import Stack, average_kind, parse_method
 from piat_jax.experiment.resources import ConfigResources
+from piat_jax.experiment.reused import reused
 from piat_jax.objectives import METHODS, WRAPPERS, AttackedObjective, Wrapper
 from piat_jax.training import Recipe, build_optimizer, build_rate
+from piat_jax.training.epoch import StepEnd
 from piat_jax.training.layer_scales import layer_scales
-from piat_jax.training.schedules import Rate, schedule_fields
+from piat_jax.training.optimizer import optimizer_function
+from piat_jax.training.schedules import SCHEDULES, Rate, schedule_fields
 
 NAMED = ("wrappers", "further")
 """Fields of an experiment whose groups are at a config's top level, by their own names."""
@@ -256,14 +259,14 @@ class Experiment:
           image_shape: `(H, W, C)`.
           num_extra: number of generated examples in each file; matters only for several files.
         """
-        rate = self.build_rate(self.steps(num_train))
+        steps = self.steps(num_train)
         scales = None
         if self.optimizer.layer_decay != 1 and net is not None:
             like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
             scales = layer_scales(net, like, tuple(image_shape), self.optimizer.layer_decay)
         return Recipe(
-            optimizer=self.build_optimizer(rate, scales),
-            step_end=tuple(kept.after_step for kept in self.build_averages() if kept.every == "step"),
+            optimizer=self._optimizer(steps, scales),
+            step_end=self._step_end(),
             batch_size=self.batch_size,
             **{name: getattr(self.dataset, name) for name in AUGMENTATION},
             extra_per_batch=self.share_extra(num_extra),
@@ -274,6 +277,24 @@ class Experiment:
             epoch_steps=self.dataset.epoch_steps,
             **self._smoothing,
         )
+
+    def _optimizer(self, steps: int, scales: Any) -> optax.GradientTransformation:
+        def build() -> optax.GradientTransformation:
+            return self.build_optimizer(self.build_rate(steps), scales)
+
+        if scales is not None:
+            return build()
+        functions = SCHEDULES[self.optimizer.schedule], optimizer_function(self.optimizer.name)
+        return reused(build, *functions, repr(_plain(self.optimizer)), self.epochs, steps)
+
+    def _step_end(self) -> tuple[StepEnd, ...]:
+        def build() -> tuple[StepEnd, ...]:
+            return tuple(kept.after_step for kept in self.build_averages() if kept.every == "step")
+
+        kinds = [self.method.average, *map(average_kind, self.further)]
+        functions = tuple(AVERAGES[kind] for kind in kinds if kind)
+        fields = [(name, sorted(each.items())) for name, each in (("", self.average), *self.further.items())]
+        return reused(build, functions, repr(fields), self.epochs)
 
     def build_mesh(self) -> Mesh | None:
         """The mesh of devices that share each part of a batch; None for one device."""

@@ -85,12 +85,13 @@ def build_rate(name: str, fields: Mapping[str, Any], *, epochs: int, steps_per_e
     check_count("epochs", epochs, 1)
     check_count("steps_per_epoch", steps_per_epoch, 1)
     values = {**schedule_fields(name), **fields}
-    check_choice("lr_every", values["lr_every"], EVERY)
-    check_choice("lr_unit", values["lr_unit"], UNITS)
+    for field, choices in (("lr_every", EVERY), ("lr_unit", UNITS)):
+        if field in values:
+            check_choice(field, values[field], choices)
     for field in ("lr", "lr_final"):
         if field in values:
             check_at_least(field, values[field], 0)
-    return SCHEDULES[name](length=Length(epochs, steps_per_epoch, values["lr_every"]), **values)
+    return SCHEDULES[name](length=Length(epochs, steps_per_epoch, values.get("lr_every", "epoch")), **values)
 
 
 @schedule("piecewise_linear", summary="Linear between knots, as in the papers' codes.", paper="the PIAT paper, V-A")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ import piat_jax
 from piat_jax.core.checks import InputError
 from piat_jax.experiment import Listener, default_config, resolve
 from piat_jax.experiment.config import load
+from piat_jax.training.epoch import train_steps
+from piat_jax.training.schedules import SCHEDULES, Rate
 
 SMALL = {
     "dataset.train_examples": 16,
@@ -112,3 +115,37 @@ def test_the_names_that_type_checkers_see_are_those_that_are_there():
 def test_importing_it_loads_no_jax():
     code = "import sys, piat_jax; sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("method", ["nmse+piat", "trades+awp+ema", "pgd_at+swa+ema"])
+def test_seeds_in_one_process_compile_once(method, tmp_path):
+    plain = {name: value for name, value in SMALL.items() if "options" not in name} | {"model.name": "mlp"}
+
+    def compiled(seed, **overrides):
+        fields = {**plain, "seed": seed, **{name.replace("__", "."): value for name, value in overrides.items()}}
+        run = piat_jax.train(
+            f"embedded:{method}", tmp_path / "run", epochs=1, batch_size=8, overwrite=True, overrides=fields
+        )
+        return train_steps._cache_size(), run.metrics()[-1]["train_loss"]
+
+    first, loss = compiled(0)
+    second, other = compiled(1)
+    assert first == second
+    assert loss != other
+    assert compiled(0)[1] == loss
+    assert compiled(0, optimizer__lr=0.125, optimizer__schedule="cosine")[0] == first + 1
+    assert compiled(0, optimizer__momentum=0.5)[0] == first + 2
+    if "ema" in method:
+        group = "ema" if "swa" in method else "average"
+        assert compiled(0, **{f"{group}__decay": 0.5})[0] == first + 3
+
+
+def test_a_schedule_of_the_same_name_is_another_after_it_was_redefined(tmp_path):
+    plain = {**SMALL, "optimizer.schedule": "mine"}
+    rates = []
+    for value in (0.25, 0.5):
+        SCHEDULES["mine"] = lambda *, length, value=value: Rate(lambda step: jnp.full((), value))
+        run = piat_jax.train("embedded:pgd_at", tmp_path / str(value), epochs=1, batch_size=8, overrides=plain)
+        rates.append(run.metrics()[-1]["learning_rate"])
+        del SCHEDULES["mine"]
+    assert rates == [0.25, 0.5]

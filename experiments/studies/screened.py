@@ -1,0 +1,190 @@
+"""AutoAttack on the images that it can be expected to break: those with the smallest margins under PGD-20 and CW-20.
+
+    python -m experiments.studies.screened runs/papers/embedded_512/pgd_at-seed0 --count=80
+
+Most of AutoAttack's time goes into images that no attack breaks. An image's margin is `z_y - max_j z_j, j != y`, the
+smaller of the two at the images that PGD-20 and CW-20 find. Images with a margin of 0 or less are broken. AutoAttack
+attacks the `count` others with the smallest margins, and the rest counts as robust. So the accuracy is an upper bound
+of AutoAttack's. experiments/results/piat/README.md compares the two.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import piat_jax
+from piat_jax.analysis.runs import CHECKPOINTS
+from piat_jax.attacks import bind, cw, pgd
+from piat_jax.core.checks import check_count
+from piat_jax.core.files import write_json
+from piat_jax.core.forward import as_argument
+from piat_jax.core.pixels import as_float
+from piat_jax.core.types import Array, Attack, LogitsFn
+from piat_jax.evaluation import AutoAttack, Robustness
+from piat_jax.experiment import Experiment, Run
+from piat_jax.experiment.data import load_test
+from piat_jax.experiment.run import read_json
+from piat_jax.programs.jit import program_jit
+
+FILE = "screened.json"
+BLOCK = 250
+
+
+def screened(
+    logits_fn: LogitsFn,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    eps: float,
+    step_size: float,
+    norm: str = "linf",
+    count: int,
+) -> dict[str, Any]:
+    """The accuracy under PGD-20, CW-20 and AutoAttack on the `count` images with the smallest margins.
+
+    Args:
+      logits_fn: images `[B, H, W, C]` in [0, 1] to logits `[B, K]`.
+      images: `[N, H, W, C]` uint8, or floats in [0, 1].
+      labels: `[N]` integers.
+      eps: radius in pixel units.
+      step_size: of PGD and CW, in pixel units.
+      norm: "linf" or "l2".
+      count: number of images for AutoAttack.
+
+    Returns:
+      "accuracy" in [0, 1] after all; "pgd_cw" before AutoAttack; "attacked", the number of images for AutoAttack;
+      "broken", how many of them it broke, by attack; "ranks", their places in the order of margins, from 0; "cut", the
+      largest attacked margin; "seconds", of AutoAttack.
+
+    >>> logits_fn = lambda x: jnp.stack([x.mean((1, 2, 3)), jnp.full(len(x), 0.5)], axis=1)
+    >>> images = np.linspace(0.4, 1.0, 7, dtype=np.float32).reshape(7, 1, 1, 1) * np.ones((7, 4, 4, 1), np.float32)
+    >>> found = screened(logits_fn, images, np.zeros(7, int), eps=0.1, step_size=0.025, count=2)
+    >>> round(found["accuracy"], 3), found["attacked"], sum(found["broken"].values())
+    (0.571, 2, 0)
+    """
+    check_count("count", count, 1)
+    margins = smallest_margins(logits_fn, images, labels, eps=eps, step_size=step_size, norm=norm)
+    alive = by_margin(margins)
+    chosen = alive[:count]
+    about = {"pgd_cw": len(alive) / len(labels), "attacked": len(chosen)}
+    if not len(chosen):
+        return {"accuracy": 0.0, **about, "broken": {}, "ranks": [], "cut": 0.0, "seconds": 0.0}
+    found = AutoAttack(eps=eps, norm=norm, block_size=min(256, count)).run(logits_fn, images[chosen], labels[chosen])
+    return {
+        "accuracy": (len(alive) - int((~found.robust).sum())) / len(labels),
+        **about,
+        "broken": {name: int(fooled.sum()) for name, fooled in zip(found.attacks, found.fooled)},
+        "ranks": np.flatnonzero(~found.robust).tolist(),
+        "cut": float(margins[chosen[-1]]),
+        "seconds": round(sum(found.seconds.values()), 1),
+    }
+
+
+def screen_run(folder: Path, count: int) -> dict[str, Any]:
+    """`screened` for the best and the final checkpoint of a run, kept in its folder; known results are read."""
+    run = Run(folder)
+    known = read(folder)
+    if set(CHECKPOINTS) <= known.keys() and all(known[name]["count"] == count for name in CHECKPOINTS):
+        return known
+    experiment = run.experiment()
+    test = load_test(experiment).test
+    for name in CHECKPOINTS:
+        model = piat_jax.load(folder, checkpoint=name)
+        known[name] = {"count": count, **screened(model, test.images, test.labels, **_threat(experiment), count=count)}
+    write_json(folder / FILE, known)
+    return known
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What `screen_run` has kept in a run's folder, by checkpoint; {} if nothing."""
+    return read_json(folder / FILE) if (folder / FILE).exists() else {}
+
+
+def smallest_margins(
+    logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, *, eps: float, step_size: float, norm: str = "linf"
+) -> np.ndarray:
+    """The margins `[N]` of the images at the smaller of PGD-20's and CW-20's; arguments as of `screened`."""
+    attacks = [bind(attack, eps=eps, norm=norm, step_size=step_size, steps=20) for attack in (pgd, cw)]
+    return np.min([_margins(logits_fn, images, labels, attack) for attack in attacks], axis=0)
+
+
+def by_margin(margins: np.ndarray) -> np.ndarray:
+    """The images with a margin above 0, the smallest first.
+
+    >>> by_margin(np.array([0.3, -1.0, 0.1, 2.0])).tolist()
+    [2, 0, 3]
+    """
+    alive = np.flatnonzero(margins > 0)
+    return alive[np.argsort(margins[alive], kind="stable")]
+
+
+def against_autoattack(folder: Path, name: str, count: int) -> str:
+    """A table's line on a checkpoint that AutoAttack was run on: what `screened` with `count` images would have found.
+
+    Args:
+      folder: of a run that was evaluated by AutoAttack on all its test images.
+      name: "best" or "final".
+      count: number of images.
+    """
+    run = Run(folder)
+    found = Robustness.load(run.robustness(name, "aa"))
+    model, test, evaluation = (
+        piat_jax.load(folder, checkpoint=name),
+        load_test(run.experiment()).test,
+        run.experiment().evaluation,
+    )
+    margins = smallest_margins(model, test.images, test.labels, eps=evaluation.eps, step_size=evaluation.step_size)
+    order = by_margin(margins)
+    places = np.flatnonzero(~found.robust[order])
+    missed = int((places >= count).sum())
+    last = ", ".join(map(str, places[-3:] + 1))
+    after = found.accuracy + missed / len(test.labels)
+    shares = [f"{100 * value:.1f}" for value in (len(order) / len(test.labels), after, found.accuracy)]
+    return f"| {folder.name} {name} | {' | '.join(shares)} | {len(places)} | {last} | {missed} |"
+
+
+def _threat(experiment: Experiment) -> dict[str, Any]:
+    return {name: getattr(experiment.evaluation, name) for name in ("eps", "step_size", "norm")}
+
+
+def _margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, attack: Attack) -> np.ndarray:
+    logits_fn, found = as_argument(logits_fn), []
+    for start in range(0, len(labels), BLOCK):
+        # The last block is filled up with the first images, so that there is one compilation.
+        rows = np.arange(start, start + min(BLOCK, len(labels))) % len(labels)
+        block = _margin(logits_fn, jnp.asarray(images[rows]), jnp.asarray(labels[rows]), jnp.asarray(rows), attack)
+        found.append(np.asarray(block))
+    return np.concatenate(found)[: len(labels)]
+
+
+@program_jit()
+def _margin(logits_fn: LogitsFn, images: Array, labels: Array, rows: Array, attack: Attack) -> Array:
+    x = attack(logits_fn, as_float(images), labels, key=jax.random.key(0), indices=rows)
+    logits = logits_fn(x)
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return jnp.max(jnp.where(own, logits, -jnp.inf), axis=-1) - jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="of evaluated runs")
+    parser.add_argument("--count", type=int, default=80, help="images for AutoAttack")
+    parser.add_argument("--against", choices=CHECKPOINTS, help="only compare with a full AutoAttack of this checkpoint")
+    given: Any = parser.parse_args(arguments)
+    for folder in given.folders:
+        if given.against:
+            print(against_autoattack(folder, given.against, given.count), flush=True)
+            continue
+        for name, found in screen_run(folder, given.count).items():
+            accuracy, before = 100 * found["accuracy"], 100 * found["pgd_cw"]
+            print(f"{folder}  {name:6}PGD-20 and CW-20 {before:.1f}%  screened {accuracy:.1f}%", flush=True)
+
+
+if __name__ == "__main__":
+    main()
