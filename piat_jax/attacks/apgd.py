@@ -19,13 +19,11 @@ from piat_jax.core.checks import (
     check_images,
     check_key,
     check_labels,
-    check_network,
     check_radius,
     check_range,
-    check_takes_keys,
-    checked_logits,
 )
 from piat_jax.core.labels import hard
+from piat_jax.core.network_checks import check_network, check_takes_keys, checked_logits
 from piat_jax.core.norms import Radius, finite_entries, norm_name
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array

@@ -9,15 +9,8 @@ from piat_jax.attacks.apgd_l1 import SparseApgdRule
 from piat_jax.attacks.apgd_steps import ApgdRule, schedule
 from piat_jax.attacks.outcome import Outcome
 from piat_jax.attacks.registry import attack
-from piat_jax.core.checks import (
-    check_choice,
-    check_count,
-    check_images,
-    check_key,
-    check_network,
-    check_radius,
-    check_range,
-)
+from piat_jax.core.checks import check_choice, check_count, check_images, check_key, check_radius, check_range
+from piat_jax.core.network_checks import check_network
 from piat_jax.core.norms import Radius, norm_name
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn, LossFn

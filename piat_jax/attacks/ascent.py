@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import InputError, check_labels, checked_logits, described
+from piat_jax.core.checks import InputError, check_labels, described
 from piat_jax.core.labels import hard
+from piat_jax.core.network_checks import checked_logits
 from piat_jax.core.norms import (
     L2_RULES,
     Box,

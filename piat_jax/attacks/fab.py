@@ -18,11 +18,10 @@ from piat_jax.core.checks import (
     check_count,
     check_images,
     check_key,
-    check_network,
     check_radius,
     check_range,
-    checked_logits,
 )
+from piat_jax.core.network_checks import check_network, checked_logits
 from piat_jax.core.norms import cap_radius, finite_entries, norm_name, per_example
 from piat_jax.core.norms import norm as length
 from piat_jax.core.rng import example_keys, fold_in

@@ -6,15 +6,8 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks.ascent import Ascent
 from piat_jax.attacks.registry import attack
-from piat_jax.core.checks import (
-    check_at_least,
-    check_box,
-    check_choice,
-    check_images,
-    check_key,
-    check_network,
-    check_radius,
-)
+from piat_jax.core.checks import check_at_least, check_box, check_choice, check_images, check_key, check_radius
+from piat_jax.core.network_checks import check_network
 from piat_jax.core.norms import Box, Radius, norm_name, per_example, random_in_ball
 from piat_jax.core.rng import example_keys
 from piat_jax.core.types import Array, LogitsFn, LossFn

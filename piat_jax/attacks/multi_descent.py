@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from piat_jax import losses
 from piat_jax.attacks.ascent import Ascent, select
 from piat_jax.attacks.registry import attack
-from piat_jax.core.checks import check_choice, check_count, check_images, check_network, check_radius
+from piat_jax.core.checks import check_choice, check_count, check_images, check_radius
+from piat_jax.core.network_checks import check_network
 from piat_jax.core.norms import ALL_NORMS, Radius, norm_name
 from piat_jax.core.types import Array, LogitsFn, LossFn
 from piat_jax.programs.loops import fori_loop

@@ -7,14 +7,8 @@ import jax.numpy as jnp
 
 from piat_jax import losses
 from piat_jax.attacks.ascent import select
-from piat_jax.core.checks import (
-    check_array,
-    check_count,
-    check_images,
-    check_key,
-    check_network,
-    checked_logits,
-)
+from piat_jax.core.checks import check_array, check_count, check_images, check_key
+from piat_jax.core.network_checks import check_network, checked_logits
 from piat_jax.core.norms import finite_entries
 from piat_jax.core.norms import norm as length
 from piat_jax.core.types import Array, LogitsFn, LossFn

@@ -22,10 +22,10 @@ from piat_jax.core.checks import (
     check_count,
     check_images,
     check_key,
-    check_network,
     check_radius,
     check_range,
 )
+from piat_jax.core.network_checks import check_network
 from piat_jax.core.norms import L2_RULES, Box, Radius, cap_radius, divide, finite_entries, norm_name
 from piat_jax.core.norms import norm as length
 from piat_jax.core.renamed import warn

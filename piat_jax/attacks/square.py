@@ -9,16 +9,8 @@ from piat_jax import losses
 from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.ascent import select
 from piat_jax.attacks.outcome import Outcome
-from piat_jax.core.checks import (
-    check_array,
-    check_count,
-    check_images,
-    check_key,
-    check_network,
-    check_radius,
-    check_range,
-    checked_logits,
-)
+from piat_jax.core.checks import check_array, check_count, check_images, check_key, check_radius, check_range
+from piat_jax.core.network_checks import check_network, checked_logits
 from piat_jax.core.norms import cap_radius, norm_name, per_example
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn

@@ -11,17 +11,9 @@ from piat_jax.attacks.ascent import Ascent, Best
 from piat_jax.attacks.pgd import STARTS, pgd
 from piat_jax.attacks.registry import attack
 from piat_jax.attacks.targets import lead, ranked_others
-from piat_jax.core.checks import (
-    check_box,
-    check_choice,
-    check_count,
-    check_images,
-    check_key,
-    check_network,
-    check_radius,
-    checked_logits,
-)
+from piat_jax.core.checks import check_box, check_choice, check_count, check_images, check_key, check_radius
 from piat_jax.core.labels import hard
+from piat_jax.core.network_checks import check_network, checked_logits
 from piat_jax.core.norms import L2_RULES, NORMS, Box, Radius, norm_name
 from piat_jax.core.rng import example_keys, fold_in
 from piat_jax.core.types import Array, LogitsFn, LossFn

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from piat_jax.core.checks import InputError, check_network
+from piat_jax.core.checks import InputError
+from piat_jax.core.network_checks import check_network
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.types import Array, LogitsFn, Model, Variables
 

@@ -14,17 +14,8 @@ import numpy as np
 from piat_jax.attacks.ensemble import Member, ensemble, names_of
 from piat_jax.attacks.targets import ranked_others
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import (
-    InputError,
-    check_choice,
-    check_classes,
-    check_count,
-    check_network,
-    check_range,
-    check_seed,
-    check_takes_keys,
-    checked_logits,
-)
+from piat_jax.core.checks import InputError, check_choice, check_classes, check_count, check_range, check_seed
+from piat_jax.core.network_checks import check_network, check_takes_keys, checked_logits
 from piat_jax.core.norms import norm_name
 from piat_jax.core.rng import example_keys, named_key
 from piat_jax.core.scratch import scratch

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from piat_jax.attacks import Outcome
 from piat_jax.core.bound import Bound
-from piat_jax.core.checks import checked_logits
+from piat_jax.core.network_checks import checked_logits
 from piat_jax.core.sharding import gather, put, replicate
 from piat_jax.core.types import Array, LossFn
 from piat_jax.evaluation.journal import digest

@@ -7,7 +7,7 @@ per example (`terms`). A `Wrapper` changes some of this for the method inside it
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, dataclass_transform
 
 import jax
@@ -22,7 +22,6 @@ from piat_jax.core.checks import (
     check_choice,
     check_range,
     check_share,
-    described,
 )
 from piat_jax.core.forward import forward_keys, make_logits_fn
 from piat_jax.core.labels import OVER, smoothed
@@ -42,6 +41,7 @@ from piat_jax.core.types import (
     PyTree,
     Variables,
 )
+from piat_jax.objectives.terms import Forwarded, Outputs, Terms, checked_forwards, checked_terms
 
 T = TypeVar("T")
 
@@ -60,61 +60,6 @@ def signed(**options: Any) -> Any:
 def objective(cls: type[T]) -> type[T]:
     """Declare an objective: a frozen dataclass and pytree, so that its coefficients can change without recompiling."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
-
-
-class Outputs(NamedTuple):
-    """The inputs of `terms`: the logits of the step's forwards, and the batch and variables behind them.
-
-    Attributes:
-      logits: `[B, K]` by kind of image: "clean", "adversarial" or a wrapper's.
-      batch: the adversarial batch.
-      variables: the differentiated weights, and the running statistics before the forwards.
-      target: `[B]` or `[B, K]`, the target of the loss: the batch's, smoothed as the method says.
-    """
-
-    logits: Mapping[str, Array]  # [B, K] by kind of image: "clean", "adversarial" or a wrapper's
-    batch: AdversarialBatch
-    variables: Variables  # the differentiated weights, and the running statistics before the forwards
-    target: Array  # [B] or [B, K], the target of the loss: the batch's, smoothed as the method says
-
-
-class Terms(NamedTuple):
-    """A loss per example, in two parts; training minimises the mean of their sum over the batch.
-
-    Attributes:
-      adversarial: `[B]`, the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta).
-      other: `[B]`, or the number 0.0.
-      metrics: scalars to log in addition to loss and accuracy.
-    """
-
-    adversarial: Array  # [B], the part that instance weights multiply (MAIL, GAIRAT, LAS-AT's beta)
-    other: Array | float = 0.0  # [B]
-    metrics: Mapping[str, Array] = {}  # scalars to log in addition to loss and accuracy
-
-
-@jax.tree_util.register_pytree_node_class
-class Forwarded(dict[str, Array]):
-    """Logits by kind of image; asking for a kind that was not forwarded is a clear error.
-
-    >>> Forwarded(adversarial=1)["natural"]
-    Traceback (most recent call last):
-    piat_jax.core.checks.InputError: logits['natural']: only 'adversarial' was forwarded; add the kind to forwards
-    """
-
-    def __missing__(self, kind: object) -> Array:
-        """Say which kinds there are."""
-        listed = ", ".join(map(repr, self)) or "nothing"
-        was = "were" if len(self) > 1 else "was"
-        raise InputError(f"logits[{kind!r}]: only {listed} {was} forwarded; add the kind to forwards")
-
-    def tree_flatten(self) -> tuple[tuple[Array, ...], tuple[str, ...]]:
-        """The logits, and their kinds."""
-        return tuple(self.values()), tuple(self)
-
-    @classmethod
-    def tree_unflatten(cls, kinds: tuple[str, ...], logits: tuple[Array, ...]) -> Self:
-        """The inverse of `tree_flatten`."""
-        return cls(zip(kinds, logits))
 
 
 class _Shared:
@@ -166,7 +111,7 @@ class _Shared:
         params = self.differentiated(params)
         start, images, logits = Variables(params, model_state), self.inputs(batch), {}
         model: Model = self.model  # type: ignore[attr-defined]
-        for kind in _checked_forwards(self, images):
+        for kind in checked_forwards(self, images):
             # A repeated forward gives the same logits, so only its update of the running statistics is needed.
             weights = jax.lax.stop_gradient(params) if kind in logits else params
             keys = forward_keys(model, context.key, batch.clean.indices, kind)
@@ -174,7 +119,7 @@ class _Shared:
             logits.setdefault(kind, values)
         target = self.target_of(batch.clean, next(iter(logits.values())).shape[-1])
         outputs = Outputs(Forwarded(logits), batch, start, target)
-        terms = checked_terms(self, self.terms(outputs, objective_state, context), outputs)
+        terms = checked_terms(_author(self), self.terms(outputs, objective_state, context), outputs)
         loss = jnp.mean(terms.adversarial + terms.other)
         metrics = {"loss": loss, **terms.metrics, **batch.metrics}
         for kind, values in logits.items():
@@ -448,7 +393,7 @@ class Wrapper(_Shared):
 
     def terms(self, outputs: Outputs, objective_state: PyTree, context: Context) -> Terms:
         """Same as the inner method."""
-        return checked_terms(self.inner, self.inner.terms(outputs, objective_state.inner, context), outputs)
+        return checked_terms(_author(self.inner), self.inner.terms(outputs, objective_state.inner, context), outputs)
 
     def target_of(self, batch: Batch, classes: int) -> Array:
         """Same as the inner method."""
@@ -560,44 +505,11 @@ def _check_defaults(kind: str, name: str, cls: Any) -> None:
             )
 
 
-def _checked_forwards(of: Any, images: Mapping[str, Array]) -> tuple[str, ...]:
-    """`of.forwards`, after a check that they are names of `images`."""
-    forwards, name = of.forwards, type(of).__name__
-    if isinstance(forwards, str) or not isinstance(forwards, Sequence) or not forwards:
-        first = forwards if isinstance(forwards, str) else "adversarial"
-        raise InputError(f"{name}.forwards is {forwards!r}; give a tuple of kinds of images, such as ({first!r},)")
-    for kind in forwards:
-        if kind not in images:
-            raise InputError(
-                f"{name}.forwards names {kind!r}, but inputs gives {', '.join(map(repr, images))}; name one of these, "
-                "or add the images to inputs"
-            )
-    return tuple(forwards)
-
-
-def checked_terms(of: Any, terms: Any, outputs: Outputs) -> Terms:
-    """The result of `of.terms(outputs, ...)`, after a check of its type and shapes.
-
-    Raises:
-      InputError: it is not `Terms`, or a part is not `[B]`. (`other` may be the number 0.0, or a wrapper's multiple.)
-    """
+def _author(of: Any) -> Any:
+    """The method or wrapper whose code makes the terms of `of`."""
     while isinstance(of, Wrapper) and type(of).terms is Wrapper.terms:
-        of = of.inner  # the class whose code made the terms
-    name = f"{type(of).__name__}.terms"
-    if not isinstance(terms, Terms):
-        raise InputError(f"{name} returned {described(terms)}; give Terms(adversarial, other), each [B]")
-    rows = outputs.target.shape[0]
-    for part in ("adversarial", "other"):
-        value = getattr(terms, part)
-        if part == "other" and isinstance(value, (int, float)) and value == 0:
-            continue
-        if part == "other" and isinstance(of, Wrapper) and jnp.shape(value) == ():
-            continue  # a wrapper's factor times the method's 0.0
-        if jnp.shape(value) != (rows,):
-            raise InputError(
-                f"{name} returned Terms with {part} {described(value)}; give one value per example, [{rows}]"
-            )
-    return terms
+        of = of.inner
+    return of
 
 
 def in_parts(batch: AdversarialBatch) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from piat_jax.core.checks import checked_logits
+from piat_jax.core.network_checks import checked_logits
 from piat_jax.core.types import Array, LogitsFn
 
 SMALL = 1 << 16
