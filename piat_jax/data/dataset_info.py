@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from piat_jax.core.checks import InputError
-from piat_jax.core.registry import Registry
+from piat_jax.core.registry import Registry, check_parentheses
 from piat_jax.data.types import Found
 
 Read = TypeVar("Read", bound=Callable[..., Found | None])
@@ -86,7 +86,7 @@ def dataset(
       title, summary, paper: as for `Registry.register`; the title is that of `info`, if given.
 
     Raises:
-      InputError: the name is already used.
+      InputError: the name is already used, or the decorator has no parentheses.
 
     >>> @dataset("empty", summary="Never found.")
     ... def read_empty(search, folder):
@@ -94,6 +94,7 @@ def dataset(
     >>> DATASETS.pop("empty").is_made
     False
     """
+    check_parentheses(DATASETS.kind, name)
 
     def add(read: Read) -> Read:
         title_of = title or (info.title if info else "")

@@ -16,6 +16,7 @@ from piat_jax.configs import common
 from piat_jax.core.checks import InputError
 from piat_jax.core.trees import leaf_shapes
 from piat_jax.core.types import Aux, Variables
+from piat_jax.data import dataset
 from piat_jax.models import model
 from piat_jax.objectives import (
     LAS,
@@ -323,9 +324,9 @@ def test_a_wrapper_that_reads_the_config_itself_needs_no_default():
     assert Mine.from_fields(make(PGDAT), {}, None).network == "known"
 
 
-@pytest.mark.parametrize("declare", [method, wrapper, average, attack, model])
+@pytest.mark.parametrize("declare", [method, wrapper, average, attack, model, dataset])
 def test_a_decorator_without_parentheses(declare):
-    name = declare.__name__ if declare in (method, wrapper, model) else {average: "average", attack: "attack"}[declare]
+    name = {average: "average", attack: "attack"}.get(declare) or declare.__name__
     with pytest.raises(InputError, match=re.escape(f"@{name} above 'Mine' has no name; write @{name}(\"name\", title")):
 
         @declare
