@@ -15,7 +15,7 @@ item, and report.md and report.html of all items in it.
 import dataclasses
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +88,12 @@ def main(argv: Sequence[str]) -> None:
                     to_screen[job.folder] = setting.aa_smallest
     sweep.check(list(due.values()))
     if values.dry_run:
-        print(estimate(list(due.values()), values.tflops))
+        print(estimate(list(due.values()), values.tflops, to_screen))
         return
     if not values.collect:
         sweep.run_jobs(list(due.values()), at_once=values.jobs)
         for path, count in to_screen.items():
-            screened.screen_run(path, count)
+            print(screened.described(path, screened.screen_run(path, count)))
     for item, found in plan:
         print(f"{item.title}: {', '.join(map(str, save(paper, item, values.scale, found, seeds, folder, out)))}")
     for path in report.write(out, paper, list(items)):
@@ -147,8 +147,14 @@ def _joined(one: sweep.Job | None, other: sweep.Job) -> sweep.Job:
     return other._replace(attacks=tuple(dict.fromkeys((*one.attacks, *other.attacks))))
 
 
-def estimate(due: Sequence[sweep.Job], tflops: float) -> str:
-    """The runs that would start, with the floating-point operations and hours of training and AutoAttack."""
+def estimate(due: Sequence[sweep.Job], tflops: float, to_screen: Mapping[Path, int] = {}) -> str:
+    """The runs that would start, with the floating-point operations and hours of training and AutoAttack.
+
+    Args:
+      due: the runs.
+      tflops: TFLOP/s.
+      to_screen: folders of runs with the number of images that AutoAttack gets by `studies.screened`.
+    """
     check_at_least("tflops", tflops, 1e-6)
 
     def shown(flop: float) -> str:
@@ -160,6 +166,8 @@ def estimate(due: Sequence[sweep.Job], tflops: float) -> str:
         done = trained and is_evaluated(experiment, job.run, aa_examples=job.aa_examples)
         if "aa" in job.attacks and not done:
             attacking += 2 * cost.autoattack_flop(experiment, job.aa_examples)  # best and final
+        if job.folder in to_screen and not screened.read(job.folder):
+            attacking += 2 * cost.autoattack_flop(experiment, to_screen[job.folder])
         if trained:
             lines.append(f"{job.folder}  trained")
         elif sweep.teachers(job.method):

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import html
 import importlib
 import json
@@ -223,7 +224,8 @@ def test_autoattack_on_fewer_images(tmp_path, tiny, commands, capsys):
     assert "aa_examples=-1 must be at least 0" in capsys.readouterr().err
 
 
-def test_dry_run_writes_nothing(tmp_path, tiny, capsys):
+def test_dry_run_writes_nothing(tmp_path, tiny, capsys, monkeypatch):
+    papers = importlib.import_module("experiments.papers.piat")
     flags = ("--dry_run", "--seeds=7", f"--workdir={tmp_path / 'r'}", f"--out={tmp_path / 'o'}")
 
     def printed(*more):
@@ -246,6 +248,10 @@ def test_dry_run_writes_nothing(tmp_path, tiny, capsys):
     assert "1 run; training:" in one
     assert "pgd_at-seed7" not in one
     assert autoattack(one) == pytest.approx(autoattack(text) / 2, rel=0.01)
+    # Of 1,000 images AutoAttack gets those with the smallest margins.
+    fewer = dataclasses.replace(SETTING, aa_examples=0, aa_smallest=5)
+    monkeypatch.setattr(papers, "ITEMS", (dataclasses.replace(tiny, settings={"small": (fewer,)}),))
+    assert autoattack(printed()) == pytest.approx(autoattack(text), rel=0.01)
     assert not list(tmp_path.iterdir())
 
 

@@ -9,7 +9,7 @@ of AutoAttack's. experiments/results/piat/README.md compares the two.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,14 @@ def read(folder: Path) -> dict[str, Any]:
     return read_json(folder / FILE) if (folder / FILE).exists() else {}
 
 
+def described(folder: Path, found: Mapping[str, Any]) -> str:
+    """What `screen_run` has found, a line for each checkpoint."""
+    return "\n".join(
+        f"{folder}  {name:6}  PGD-20 and CW-20 {100 * each['pgd_cw']:.1f}%  AutoAttack {100 * each['accuracy']:.1f}%"
+        for name, each in found.items()
+    )
+
+
 def smallest_margins(
     logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, *, eps: float, step_size: float, norm: str = "linf"
 ) -> np.ndarray:
@@ -133,12 +141,9 @@ def against_autoattack(folder: Path, name: str, count: int) -> str:
     """
     run = Run(folder)
     found = Robustness.load(run.robustness(name, "aa"))
-    model, test, evaluation = (
-        piat_jax.load(folder, checkpoint=name),
-        load_test(run.experiment()).test,
-        run.experiment().evaluation,
-    )
-    margins = smallest_margins(model, test.images, test.labels, eps=evaluation.eps, step_size=evaluation.step_size)
+    model, experiment = piat_jax.load(folder, checkpoint=name), run.experiment()
+    test = load_test(experiment).test
+    margins = smallest_margins(model, test.images, test.labels, **_threat(experiment))
     order = by_margin(margins)
     places = np.flatnonzero(~found.robust[order])
     missed = int((places >= count).sum())
@@ -181,9 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.against:
             print(against_autoattack(folder, given.against, given.count), flush=True)
             continue
-        for name, found in screen_run(folder, given.count).items():
-            accuracy, before = 100 * found["accuracy"], 100 * found["pgd_cw"]
-            print(f"{folder}  {name:6}PGD-20 and CW-20 {before:.1f}%  screened {accuracy:.1f}%", flush=True)
+        print(described(folder, screen_run(folder, given.count)), flush=True)
 
 
 if __name__ == "__main__":

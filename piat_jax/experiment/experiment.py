@@ -285,7 +285,7 @@ class Experiment:
         if scales is not None:
             return build()
         functions = SCHEDULES[self.optimizer.schedule], optimizer_function(self.optimizer.name)
-        return reused(build, *functions, repr(_plain(self.optimizer)), self.epochs, steps)
+        return reused(build, "optimizer", *functions, repr(_plain(self.optimizer)), self.epochs, steps)
 
     def _step_end(self) -> tuple[StepEnd, ...]:
         def build() -> tuple[StepEnd, ...]:
@@ -294,7 +294,7 @@ class Experiment:
         kinds = [self.method.average, *map(average_kind, self.further)]
         functions = tuple(AVERAGES[kind] for kind in kinds if kind)
         fields = [(name, sorted(each.items())) for name, each in (("", self.average), *self.further.items())]
-        return reused(build, functions, repr(fields), self.epochs)
+        return reused(build, "averages", functions, repr(fields), self.epochs)
 
     def build_mesh(self) -> Mesh | None:
         """The mesh of devices that share each part of a batch; None for one device."""
