@@ -84,8 +84,8 @@ def main(argv: Sequence[str]) -> None:
         for setting in found:
             for job in only(item, values.rows).jobs(setting, seeds, folder, overrides):
                 due[job.folder] = _joined(due.get(job.folder), job)
-                if setting.aa_smallest and "aa" in item.attacks:
-                    to_screen[job.folder] = setting.aa_smallest
+                if setting.aa_blocks and "aa" in item.attacks:
+                    to_screen[job.folder] = setting.aa_blocks
     sweep.check(list(due.values()))
     if values.dry_run:
         print(estimate(list(due.values()), values.tflops, to_screen))
@@ -124,7 +124,7 @@ def settings(item: Item, scale: str, data: Sequence[str], aa_examples: int = 0) 
     for name in data:
         check_choice("data", name, known)
     check_at_least("aa_examples", aa_examples, 0)
-    own = {"aa_examples": aa_examples, "aa_smallest": 0} if aa_examples else {}
+    own = {"aa_examples": aa_examples, "aa_blocks": 0} if aa_examples else {}
     return [dataclasses.replace(setting, **own) for name, setting in known.items() if not data or name in data]
 
 
@@ -153,7 +153,7 @@ def estimate(due: Sequence[sweep.Job], tflops: float, to_screen: Mapping[Path, i
     Args:
       due: the runs.
       tflops: TFLOP/s.
-      to_screen: folders of runs with the number of images that AutoAttack gets by `studies.screened`.
+      to_screen: folders of runs that get AutoAttack by `studies.screened`, with the size of its blocks.
     """
     check_at_least("tflops", tflops, 1e-6)
 
@@ -167,7 +167,7 @@ def estimate(due: Sequence[sweep.Job], tflops: float, to_screen: Mapping[Path, i
         if "aa" in job.attacks and not done:
             attacking += 2 * cost.autoattack_flop(experiment, job.aa_examples)  # best and final
         if job.folder in to_screen and not screened.read(job.folder):
-            attacking += 2 * cost.autoattack_flop(experiment, to_screen[job.folder])
+            attacking += 2 * cost.autoattack_flop(experiment)
         if trained:
             lines.append(f"{job.folder}  trained")
         elif sweep.teachers(job.method):

@@ -248,10 +248,10 @@ def test_dry_run_writes_nothing(tmp_path, tiny, capsys, monkeypatch):
     assert "1 run; training:" in one
     assert "pgd_at-seed7" not in one
     assert autoattack(one) == pytest.approx(autoattack(text) / 2, rel=0.01)
-    # Of 1,000 images AutoAttack gets those with the smallest margins.
-    fewer = dataclasses.replace(SETTING, aa_examples=0, aa_smallest=5)
+    # By margin, in blocks: at most all 1,000.
+    fewer = dataclasses.replace(SETTING, aa_examples=0, aa_blocks=5)
     monkeypatch.setattr(papers, "ITEMS", (dataclasses.replace(tiny, settings={"small": (fewer,)}),))
-    assert autoattack(printed()) == pytest.approx(autoattack(text), rel=0.01)
+    assert autoattack(printed()) == pytest.approx(1000 / 5 * autoattack(text), rel=0.01)
     assert not list(tmp_path.iterdir())
 
 

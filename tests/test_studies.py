@@ -290,23 +290,23 @@ class FirstBreaks:
 
 def test_autoattack_gets_the_smallest_margins(monkeypatch):
     monkeypatch.setattr(screened, "AutoAttack", FirstBreaks)
-    monkeypatch.setattr(screened, "BLOCK", 4)
+    monkeypatch.setattr(screened, "ROWS", 4)
     means = np.array([0.9, 0.55, 0.62, 0.3, 0.7, 0.66], np.float32)
     images = means[:, None, None, None] * np.ones((6, 4, 4, 1), np.float32)
-    found = screened.screened(brightness, images, np.zeros(6, int), eps=0.1, step_size=0.025, count=2)
+    found = screened.screened(brightness, images, np.zeros(6, int), eps=0.1, step_size=0.025, block=2)
     np.testing.assert_allclose(FirstBreaks.given[:, 0, 0, 0], [0.62, 0.66])
     # PGD breaks 0.55, 0.3 was wrong before, and AutoAttack breaks 0.62.
     assert found["pgd_cw"] == 4 / 6
     assert found["accuracy"] == 3 / 6
     assert (found["attacked"], found["broken"], found["ranks"], found["seconds"]) == (2, {"square": 1}, [0], 1.0)
     assert found["cut"] == pytest.approx(0.66 - 0.1 - 0.5, abs=1e-6)
-    none = screened.screened(brightness, 0 * images, np.zeros(6, int), eps=0.1, step_size=0.025, count=2)
+    none = screened.screened(brightness, 0 * images, np.zeros(6, int), eps=0.1, step_size=0.025, block=2)
     assert (none["accuracy"], none["attacked"]) == (0.0, 0)
 
 
 def test_screened_accuracies_are_autoattacks_where_it_was_not_run(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(screened, "AutoAttack", FirstBreaks)
-    row, setting = Row("PGD-AT", "pgd_at"), dataclasses.replace(SETTING, aa_smallest=5)
+    row, setting = Row("PGD-AT", "pgd_at"), dataclasses.replace(SETTING, aa_blocks=5)
     folder = shutil.copytree(trained, tmp_path / setting.name / "pgd_at-seed0")
     accuracy = {"clean": 0.5, "pgd20": 0.4}
     points = {"best": {"epoch": 1, "accuracy": {**accuracy, "aa": 0.25}}, "final": {"epoch": 1, "accuracy": accuracy}}
@@ -321,7 +321,7 @@ def test_screened_accuracies_are_autoattacks_where_it_was_not_run(trained, tmp_p
     (run,) = result.entries[0].runs
     assert run.checkpoints["best"].accuracy["aa"] == 0.25
     assert run.checkpoints["final"].accuracy["aa"] == kept["final"]["accuracy"]
-    assert run.settings["aa_smallest"] == 5
+    assert run.settings["aa_blocks"] == 5
 
 
 def test_screening_beside_autoattack(trained, tmp_path, monkeypatch):
@@ -335,4 +335,29 @@ def test_screening_beside_autoattack(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(screened.Robustness, "load", lambda path: SimpleNamespace(robust=robust, accuracy=0.4))
     # Of the four that are left, AutoAttack breaks the first and the last.
     line = screened.against_autoattack(folder, "final", 2)
-    assert line == "| pgd_at-seed0 final | 80.0 | 60.0 | 40.0 | 2 | 1, 4 | 1 |"
+    assert line == "| pgd_at-seed0 final | 80.0 | 60.0 | 40.0 | 2 | 1, 4 | 2 | 1 |"
+
+
+def test_blocks_go_on_while_many_are_broken(monkeypatch):
+    class Breaks:
+        """Breaks what is darker than 0.76."""
+
+        def __init__(self, **settings):
+            pass
+
+        def run(self, logits_fn, images, labels):
+            robust = images[:, 0, 0, 0] > 0.76
+            return SimpleNamespace(robust=robust, attacks=("fab-t",), fooled=~robust[None], seconds={"fab-t": 2.0})
+
+    monkeypatch.setattr(screened, "AutoAttack", Breaks)
+    means = np.linspace(0.62, 0.98, 19, dtype=np.float32)
+    images = means[:, None, None, None] * np.ones((19, 4, 4, 1), np.float32)
+    how = {"eps": 0.1, "step_size": 0.025, "block": 4}
+    # 0.62 to 0.76 in steps of 0.02: eight are broken, so the third block breaks none and is the last.
+    found = screened.screened(brightness, images, np.zeros(19, int), **how)
+    assert (found["attacked"], found["broken"], found["ranks"]) == (12, {"fab-t": 8}, list(range(8)))
+    assert found["accuracy"] == 11 / 19
+    assert found["seconds"] == 6.0
+    earlier = {"attacked": 4, "broken": {"fab-t": 4}, "ranks": [0, 1, 2, 3], "seconds": 2.0}
+    assert screened.screened(brightness, images, np.zeros(19, int), **how, before=earlier) == found
+    assert screened.screened(brightness, images, np.zeros(19, int), **how, before=found) == found

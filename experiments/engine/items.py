@@ -32,7 +32,7 @@ class Setting:
     overrides: Mapping[str, str] = field(default_factory=dict)
     differs: str = ""  # how, from the paper
     aa_examples: int = 0  # that AutoAttack gets; 0 = all
-    aa_smallest: int = 0  # AutoAttack only on so many images with the smallest margins (studies/screened.py); 0 = all
+    aa_blocks: int = 0  # AutoAttack by margin, in blocks of so many images (studies/screened.py); 0 = on all
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Item:
         return list(jobs.values())
 
     def _job(self, setting: Setting, path: Path, method: str, fields: Mapping[str, str], seed: int) -> Job:
-        attacks = tuple(name for name in self.attacks if name != "aa") if setting.aa_smallest else self.attacks
+        attacks = tuple(name for name in self.attacks if name != "aa") if setting.aa_blocks else self.attacks
         return Job(path, f"{setting.config}:{method}", {**fields, "seed": str(seed)}, attacks, setting.aa_examples)
 
 

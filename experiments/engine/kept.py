@@ -14,7 +14,7 @@ from piat_jax.core.files import write_file
 
 FILE = "runs.json"
 FIELDS = ("method", "dataset", "model", "epochs", "seed", "num_examples", "aa_examples", "held_out", "select")
-AA_SMALLEST = "aa_smallest"  # a run's setting: number of images that AutoAttack was restricted to (studies/screened.py)
+AA_BLOCKS = "aa_blocks"  # a run's setting: AutoAttack ran by margin, in blocks of so many images (studies/screened.py)
 ABOUT = ("devices", "machine", "versions", "commit")
 
 
@@ -68,7 +68,7 @@ def _stored(run: RunResults, machine: int) -> dict[str, Any]:
             name: " ".join(f"{entry['epoch']}:{entry[name]!r}" for entry in run.metrics if name in entry)
             for name in measured
         },
-        **({AA_SMALLEST: run.settings[AA_SMALLEST]} if AA_SMALLEST in run.settings else {}),
+        **({AA_BLOCKS: run.settings[AA_BLOCKS]} if AA_BLOCKS in run.settings else {}),
         "ran_on": machine,
     }
 
@@ -90,6 +90,6 @@ def _result(folder: Path, stored: Mapping[str, Any], ran_on: list[dict[str, Any]
         checkpoints={
             name: Checkpoint(point["epoch"], point["accuracy"]) for name, point in stored["checkpoints"].items()
         },
-        settings={AA_SMALLEST: stored[AA_SMALLEST]} if AA_SMALLEST in stored else {},
+        settings={AA_BLOCKS: stored[AA_BLOCKS]} if AA_BLOCKS in stored else {},
         description=ran_on[stored["ran_on"]],
     )

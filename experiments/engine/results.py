@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.engine.claims import Claim, Interval, interval, verdict
 from experiments.engine.items import Block, Item, Row, Setting, run_folder
-from experiments.engine.kept import AA_SMALLEST, ABOUT, name_of
+from experiments.engine.kept import AA_BLOCKS, ABOUT, name_of
 from experiments.studies import screened
 from piat_jax.analysis.runs import EVALUATION, RunResults, load_run
 from piat_jax.analysis.tables import accuracy_of, chosen_on, oscillation
@@ -91,7 +91,7 @@ def _read(folder: Path, kept: Mapping[str, RunResults]) -> RunResults | None:
     for name, found in screened.read(folder).items():
         if name in points and "aa" not in points[name].accuracy:
             points[name] = replace(points[name], accuracy={**points[name].accuracy, "aa": found["accuracy"]})
-            settings[AA_SMALLEST] = found["count"]
+            settings[AA_BLOCKS] = found["blocks_of"]
     return replace(run, checkpoints=points, settings=settings)
 
 
@@ -237,7 +237,7 @@ def _about(setting: Setting, result: Result) -> dict[str, Any]:
         "beside": list(setting.beside) if setting.beside else None,
         "test_examples": max((run.num_examples for run in runs), default=0),
         "aa_examples": setting.aa_examples,
-        AA_SMALLEST: max((run.settings.get(AA_SMALLEST, 0) for run in runs), default=0),
+        AA_BLOCKS: max((run.settings.get(AA_BLOCKS, 0) for run in runs), default=0),
         "chosen_on": " or ".join(sorted({chosen_on(run) for run in runs})),
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.engine.items import Block, Setting
 
-AA_SMALLEST = 80  # of the 1,000 images of the embedded data
+AA_BLOCKS = 80  # images; the embedded data have 1,000
 SMALL_DIFFERS = (
     "Ours is 512 images of Fashion-MNIST, a ResNet of 19,810 parameters, PGD-5 and 100 epochs, so only the signs of "
     "differences compare."
@@ -22,7 +22,7 @@ def embedded(
 ) -> Setting:
     """The embedded data, evaluated every five epochs."""
     fields = {"evaluation.every_epochs": "5", **(overrides or {})}
-    how = {"differs": SMALL_DIFFERS, "aa_smallest": AA_SMALLEST}
+    how = {"differs": SMALL_DIFFERS, "aa_blocks": AA_BLOCKS}
     return Setting(name, title, "configs/embedded_512.py", beside, fields, **how)
 
 
