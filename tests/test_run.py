@@ -255,6 +255,34 @@ def test_dry_run_writes_nothing(tmp_path, tiny, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_report_says_how_autoattack_went(tmp_path, tiny, commands, monkeypatch):
+    fewer = dataclasses.replace(SETTING, aa_examples=0, aa_blocks=5)
+    papers = importlib.import_module("experiments.papers.piat")
+    monkeypatch.setattr(papers, "ITEMS", (dataclasses.replace(tiny, settings={"small": (fewer,)}),))
+    seen = []
+
+    def screen(folder, block):
+        seen.append((folder.name, block))
+        found = {"final": {"accuracy": 0.125, "pgd_cw": 0.25, "blocks_of": block}}
+        (folder / "screened.json").write_text(json.dumps(found))
+        path = folder / "evaluation.json"
+        evaluation = json.loads(path.read_text())
+        del evaluation["checkpoints"]["final"]["accuracy"]["aa"]
+        path.write_text(json.dumps(evaluation))
+        return found
+
+    monkeypatch.setattr(run.screened, "screen_run", screen)
+    flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
+    assert call("piat", "table1", *flags) == 0
+    assert seen == [("pgd_at-seed0", 5), ("piat-seed0", 5)]
+    assert not any("aa" in word.split("=")[-1].split(",") for command in commands for word in command)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "1000 test images, AutoAttack on them by margin, in blocks of 5 until it breaks hardly any; best" in text
+    content = json.loads((tmp_path / "out" / "table1.json").read_text())
+    assert content["rows"][0]["ours"]["final:aa"] == [12.5]
+    assert kept.load(tmp_path / "out")["tiny/piat-seed0"].settings == {"aa_blocks": 5}
+
+
 def test_a_report_of_some_rows_has_the_finished_others(tmp_path, tiny, commands):
     flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
     for name, methods in (("PIAT", ["piat"]), ("PGD-AT", ["pgd_at"])):

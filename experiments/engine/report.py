@@ -105,8 +105,9 @@ def _item(item: Mapping[str, Any]) -> list[str]:
         examples = f"{setting['test_examples']} test images"
         if setting["aa_examples"] and any(key.endswith("aa") for key in item["keys"]):
             examples += f", AutoAttack on the first {setting['aa_examples']}"
-        if blocks := setting.get("aa_blocks"):
-            examples += f", AutoAttack on them by margin, in blocks of {blocks} until it breaks hardly any"
+        if setting.get("aa_blocks") and any(key.endswith("aa") for key in item["keys"]):
+            size = setting["aa_blocks"]
+            examples += f", AutoAttack on them by margin, in blocks of {size} until it breaks hardly any"
         fields = "".join(f" --config.{path}={value}" for path, value in setting["overrides"].items())
         seeds = ", ".join(map(str, item["seeds"]))
         about = f"{setting['config']}{fields}; seeds {seeds}; {examples}; best chosen on {setting['chosen_on']}."
