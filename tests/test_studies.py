@@ -215,7 +215,7 @@ def test_spreads_are_pooled_over_claims(tmp_path):
     item = {"settings": [setting], "claims": claims, "rows": [row("x", 1, 2, 3), row("y", 4, 0, 2), row("p", 1, 1, 1)]}
     (tmp_path / "item.json").write_text(json.dumps(item))
     (only,) = spreads(tmp_path)
-    assert (only.measure, only.claims, only.seeds, only.images) == ("best:aa", 2, 6, 200)
+    assert (only.measure, only.claims, only.seeds, only.images) == ("best:aa", 2, 6, (200,))
     assert only.deviation == pytest.approx(np.sqrt((1.0 + 4.0) / 2))
     assert "| best:aa | 200 | 2 | 1.58 |" in to_markdown([only], 1.0, 2)
     with pytest.raises(InputError, match="has no item with a claim"):

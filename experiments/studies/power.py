@@ -28,7 +28,7 @@ class Spread(NamedTuple):
     claims: int  # how many were pooled
     seeds: int  # of all of them together
     deviation: float  # points
-    images: int  # on which accuracies were measured
+    images: tuple[int, ...]  # on how many accuracies were measured
 
 
 def power(difference: float, deviation: float, seeds: int, alpha: float = 0.05) -> float:
@@ -72,7 +72,7 @@ def spreads(folder: Path) -> list[Spread]:
       InputError: no item there has a claim of two seeds or more.
     """
     found: dict[str, list[np.ndarray]] = {}
-    images: dict[str, int] = {}
+    images: dict[str, set[int]] = {}
     for path in sorted(folder.glob("*.json")):
         item = json.loads(path.read_text())
         if "claims" not in item:
@@ -86,7 +86,7 @@ def spreads(folder: Path) -> list[Spread]:
                     continue
                 found.setdefault(claim["measure"], []).append(np.subtract(*map(np.asarray, pair)))
                 fewer = setting["aa_examples"] if claim["measure"].endswith(":aa") else 0
-                images[claim["measure"]] = fewer or setting["test_examples"]
+                images.setdefault(claim["measure"], set()).add(fewer or setting["test_examples"])
     if not found:
         raise InputError(
             f"{folder} has no item with a claim of two seeds or more; give such as experiments/results/piat/small"
@@ -95,7 +95,8 @@ def spreads(folder: Path) -> list[Spread]:
     for measure, differences in sorted(found.items()):
         variances = [each.var(ddof=1) for each in differences]
         seeds = sum(map(len, differences))
-        made.append(Spread(measure, len(differences), seeds, float(np.sqrt(np.mean(variances))), images[measure]))
+        counts = tuple(sorted(images[measure]))
+        made.append(Spread(measure, len(differences), seeds, float(np.sqrt(np.mean(variances))), counts))
     return made
 
 
@@ -116,7 +117,8 @@ def to_markdown(found: Sequence[Spread], points: float, claims: int) -> str:
         counts = [seeds_needed(points, each.deviation, alpha=alpha) for alpha in (0.05, 0.05 / claims)]
         needed = [f"{count:,}" if count < MOST_SEEDS else f"over {MOST_SEEDS:,}" for count in counts]
         chances = [f"{power(points, each.deviation, seeds):.0%}" for seeds in (3, 10)]
-        cells = [each.measure, f"{each.images:,}", str(each.claims), f"{each.deviation:.2f}", *needed, *chances]
+        images = " or ".join(f"{count:,}" for count in each.images)
+        cells = [each.measure, images, str(each.claims), f"{each.deviation:.2f}", *needed, *chances]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
