@@ -164,7 +164,7 @@ def against_autoattack(folder: Path, name: str, block: int) -> str:
     order = by_margin(margins)
     places = np.flatnonzero(~found.robust[order])
     attacked = block
-    while attacked < len(order) and _goes_on(attacked, places[places < attacked], block):
+    while attacked < len(order) and _goes_on(attacked, places[places < attacked].tolist(), block):
         attacked += block
     missed = int((places >= attacked).sum())
     last = ", ".join(map(str, places[-3:] + 1))
