@@ -14,6 +14,7 @@ from experiments import cost, run
 from experiments.engine import kept, report, results
 from experiments.engine.claims import Claim, border, holm, interval, p_value
 from experiments.engine.items import Block, Item, Row, Setting, run_folder
+from experiments.studies import screened
 from piat_jax.cli import errors
 from piat_jax.core.checks import InputError
 from piat_jax.experiment import sweep
@@ -264,14 +265,15 @@ def test_a_report_says_how_autoattack_went(tmp_path, tiny, commands, monkeypatch
     def screen(folder, block):
         seen.append((folder.name, block))
         found = {"final": {"accuracy": 0.125, "pgd_cw": 0.25, "blocks_of": block}}
-        (folder / "screened.json").write_text(json.dumps(found))
+        screened.path_of(folder, "final").parent.mkdir(parents=True)
+        screened.path_of(folder, "final").write_text(json.dumps(found["final"]))
         path = folder / "evaluation.json"
         evaluation = json.loads(path.read_text())
         del evaluation["checkpoints"]["final"]["accuracy"]["aa"]
         path.write_text(json.dumps(evaluation))
         return found
 
-    monkeypatch.setattr(run.screened, "screen_run", screen)
+    monkeypatch.setattr(screened, "screen_run", screen)
     flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
     assert call("piat", "table1", *flags) == 0
     assert seen == [("pgd_at-seed0", 5), ("piat-seed0", 5)]

@@ -22,7 +22,7 @@ from piat_jax.cli import errors, train
 from piat_jax.core.checks import InputError
 from piat_jax.core.forward import make_logits_fn
 from piat_jax.core.rng import named_key
-from piat_jax.experiment import config
+from piat_jax.experiment import Run, config
 
 SETTING = Setting("tiny", "Tiny", "configs/embedded.py")
 TINY = {
@@ -322,6 +322,10 @@ def test_screened_accuracies_are_autoattacks_where_it_was_not_run(trained, tmp_p
     assert run.checkpoints["best"].accuracy["aa"] == 0.25
     assert run.checkpoints["final"].accuracy["aa"] == kept["final"]["accuracy"]
     assert run.settings["aa_blocks"] == 5
+
+    # Other weights, other results.
+    Run(folder).drop_robustness("final")
+    assert set(screened.read(folder)) == {"best"}
 
 
 def test_screening_beside_autoattack(trained, tmp_path, monkeypatch):

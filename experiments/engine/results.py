@@ -62,7 +62,7 @@ def collect(
     settings: Sequence[Setting],
     seeds: Sequence[int],
     folder: Path,
-    kept: Mapping[str, RunResults] | None = None,
+    kept: Mapping[str, RunResults] = {},
 ) -> Result:
     """Read the runs of an item; those that were not evaluated yet are left out.
 
@@ -78,7 +78,7 @@ def collect(
     for setting in settings:
         for row in item.rows:
             folders = [run_folder(folder, setting, row, seed) for seed in seeds] if row.method else []
-            found = [_read(path, kept or {}) for path in folders]
+            found = [_read(path, kept) for path in folders]
             entries.append(Entry(setting, row, tuple(run for run in found if run)))
     return Result(item, scale, tuple(seeds), tuple(entries))
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import piat_jax
+from piat_jax import losses
 from piat_jax.analysis.runs import CHECKPOINTS
 from piat_jax.attacks import bind, cw, pgd
 from piat_jax.core.checks import check_count
@@ -103,23 +104,28 @@ def _goes_on(attacked: int, ranks: Sequence[int], block: int) -> bool:
 
 def screen_run(folder: Path, block: int) -> dict[str, Any]:
     """`screened` for the best and the final checkpoint of a run, kept in its folder; known results are read."""
-    run = Run(folder)
     known = read(folder)
-    if all(name in known and known[name].get("blocks_of") == block for name in CHECKPOINTS):
-        return known
-    experiment = run.experiment()
-    test = load_test(experiment).test
-    for name in CHECKPOINTS:
+    due = [name for name in CHECKPOINTS if known.get(name, {}).get("blocks_of") != block]
+    if due:
+        experiment = Run(folder).experiment()
+        test = load_test(experiment).test
+    for name in due:
         model = piat_jax.load(folder, checkpoint=name)
         how = {**_threat(experiment), "block": block, "before": known.get(name)}
         known[name] = {"blocks_of": block, **screened(model, test.images, test.labels, **how)}
-    write_json(folder / FILE, known)
+        path_of(folder, name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(path_of(folder, name), known[name])
     return known
 
 
 def read(folder: Path) -> dict[str, Any]:
     """What `screen_run` has kept in a run's folder, by checkpoint; {} if nothing."""
-    return read_json(folder / FILE) if (folder / FILE).exists() else {}
+    return {name: read_json(path_of(folder, name)) for name in CHECKPOINTS if path_of(folder, name).exists()}
+
+
+def path_of(folder: Path, checkpoint: str) -> Path:
+    """Where a checkpoint's result is: with AutoAttack's, which are removed when its weights change."""
+    return Run(folder).robustness(checkpoint, "screened") / FILE
 
 
 def described(folder: Path, found: Mapping[str, Any]) -> str:
@@ -190,9 +196,8 @@ def _margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, attack
 @program_jit()
 def _margin(logits_fn: LogitsFn, images: Array, labels: Array, rows: Array, attack: Attack) -> Array:
     x = attack(logits_fn, as_float(images), labels, key=jax.random.key(0), indices=rows)
-    logits = logits_fn(x)
-    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return jnp.max(jnp.where(own, logits, -jnp.inf), axis=-1) - jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
+    of_label, best_other = losses.label_and_best_other(logits_fn(x), labels)
+    return of_label - best_other
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
