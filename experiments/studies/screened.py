@@ -106,9 +106,10 @@ def screen_run(folder: Path, block: int) -> dict[str, Any]:
     """`screened` for the best and the final checkpoint of a run, kept in its folder; known results are read."""
     known = read(folder)
     due = [name for name in CHECKPOINTS if known.get(name, {}).get("blocks_of") != block]
-    if due:
-        experiment = Run(folder).experiment()
-        test = load_test(experiment).test
+    if not due:
+        return known
+    experiment = Run(folder).experiment()
+    test = load_test(experiment).test
     for name in due:
         model = piat_jax.load(folder, checkpoint=name)
         how = {**_threat(experiment), "block": block, "before": known.get(name)}

@@ -143,8 +143,13 @@ def test_seeds_in_one_process_compile_once(method, tmp_path):
 def test_a_schedule_of_the_same_name_is_another_after_it_was_redefined(tmp_path):
     plain = {**SMALL, "optimizer.schedule": "mine"}
     rates = []
+
+    def constant(value):
+        # Not an argument with a default: that would be a field of the config, whose value differs.
+        return lambda *, length: Rate(lambda step: jnp.full((), value))
+
     for value in (0.25, 0.5):
-        SCHEDULES["mine"] = lambda *, length, value=value: Rate(lambda step: jnp.full((), value))
+        SCHEDULES["mine"] = constant(value)
         run = piat_jax.train("embedded:pgd_at", tmp_path / str(value), epochs=1, batch_size=8, overrides=plain)
         rates.append(run.metrics()[-1]["learning_rate"])
         del SCHEDULES["mine"]
