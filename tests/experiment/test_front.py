@@ -142,7 +142,7 @@ def test_seeds_in_one_process_compile_once(method, tmp_path):
 
 def test_a_schedule_of_the_same_name_is_another_after_it_was_redefined(tmp_path):
     plain = {**SMALL, "optimizer.schedule": "mine"}
-    rates = []
+    rates, losses = [], set()
 
     def constant(value):
         # Not an argument with a default: that would be a field of the config, whose value differs.
@@ -152,5 +152,7 @@ def test_a_schedule_of_the_same_name_is_another_after_it_was_redefined(tmp_path)
         SCHEDULES["mine"] = constant(value)
         run = piat_jax.train("embedded:pgd_at", tmp_path / str(value), epochs=1, batch_size=8, overrides=plain)
         rates.append(run.metrics()[-1]["learning_rate"])
+        losses.add(run.metrics()[-1]["train_loss"])  # its second step comes after a step at this rate
         del SCHEDULES["mine"]
     assert rates == [0.25, 0.5]
+    assert len(losses) == 2
