@@ -1,7 +1,8 @@
 """Train and evaluate runs side by side, each by piat-train and piat-evaluate in separate processes.
 
 On a CPU all start at once with one thread each: small convolutions use two cores better as two runs than as two
-threads. On an accelerator they take turns. Finished runs are skipped, unfinished ones resumed.
+threads. On an accelerator they take turns. Finished runs are skipped, unfinished ones resumed. What one run has
+compiled, the others load: runs that differ in their seed have the same programs.
 """
 
 import itertools
@@ -10,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +248,9 @@ def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) 
     environment = dict(os.environ)
     if on_cpu:
         environment["NPROC"] = str(max(1, cores // at_once))  # the threads XLA uses on a CPU
+    # What JAX cannot store, or finds half written, is compiled again: on a CPU with jax 0.12 all that uses oneDNN.
+    ignored = [f"ignore:Error {what} persistent compilation cache entry" for what in ("reading", "writing")]
+    environment["PYTHONWARNINGS"] = ",".join(filter(None, (environment.get("PYTHONWARNINGS"), *ignored)))
     width = max((len(job.folder.name) for job in jobs), default=0)
 
     def run(due: tuple[Job, list[list[str]]]) -> None:
@@ -256,7 +261,8 @@ def run_jobs(jobs: Sequence[Job], *, overwrite: bool = False, at_once: int = 0) 
             _run([sys.executable, "-m", *command], f"{job.folder.name:{width}}", environment, processes)
 
     processes = Processes()
-    with processes:
+    with processes, tempfile.TemporaryDirectory(prefix="piat-compiled-") as compiled:
+        environment.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)
         for pupils in (False, True):
             due = [(job, _commands(job, overwrite=overwrite)) for job in jobs if bool(teachers(job.method)) == pupils]
             with ThreadPoolExecutor(at_once) as pool:

@@ -1,6 +1,7 @@
 """piat-sweep: which runs it makes, what it refuses, what it prints for a scheduler."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,24 @@ def test_runs_share_the_cores(tmp_path, monkeypatch):
     library.run_jobs(jobs)
     library.run_jobs(jobs, at_once=1)
     assert threads == ["4"] * 4 + ["8"] * 4
+
+
+@pytest.mark.parametrize("own", [None, "mine"])
+def test_runs_share_what_they_compile(tmp_path, monkeypatch, own):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    if own:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", own)
+    seen = []
+
+    def run(command, name, environment, _):
+        folder = Path(environment["JAX_COMPILATION_CACHE_DIR"])
+        seen.append((folder, folder.is_dir(), environment["PYTHONWARNINGS"]))
+
+    monkeypatch.setattr(library, "_run", run)
+    library.run_jobs(planned(tmp_path, seeds=["0", "1"]))
+    ((folder, was_there, warnings),) = set(seen)
+    assert (str(folder) == own, was_there) == (bool(own), not own)
+    assert not folder.exists()
+    entry = "persistent compilation cache entry"
+    assert warnings == f"error,ignore:Error reading {entry},ignore:Error writing {entry}"
