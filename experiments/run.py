@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
                 if setting.aa_blocks and "aa" in item.attacks:
                     to_screen[job.folder] = setting.aa_blocks
     sweep.check(list(due.values()))
+    kept.load(out)  # says what is wrong with it before anything runs
     if values.dry_run:
         print(estimate(list(due.values()), values.tflops, to_screen))
         return
@@ -216,7 +217,10 @@ def keys_of(item: Item) -> list[str]:
         keys += [f"{checkpoint}:{attack}" for checkpoint in item.checkpoints]
         keys += [f"diff:{attack}"] if "diff" in item.extra else []
     keys += [
-        f"{name}:{checkpoint}" for name in ("mean", "nrr") if name in item.extra for checkpoint in item.checkpoints
+        f"{name}:{checkpoint}"
+        for name in ("mean", "nrr", "beyond")
+        if name in item.extra
+        for checkpoint in item.checkpoints
     ]
     return keys + [name for name in ("oscillation", "gap", "seconds") if name in item.extra]
 

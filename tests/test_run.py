@@ -84,7 +84,7 @@ def tiny(monkeypatch):
         (Row("PGD-AT", "pgd_at"), Row("PIAT", "piat"), Row("MART", note="quoted")),
         {"small": (SETTING,)},
         published="I",
-        extra=("diff", "nrr", "gap"),
+        extra=("diff", "nrr", "gap", "beyond"),
         claims=(
             Claim("PIAT ends more robust", "PIAT", "PGD-AT", "final:pgd20", "higher"),
             Claim("of what was not run", "PIAT", "MART", "final:pgd20", "higher"),
@@ -260,11 +260,11 @@ def test_a_report_says_how_autoattack_went(tmp_path, tiny, commands, monkeypatch
     fewer = dataclasses.replace(SETTING, aa_examples=0, aa_blocks=5)
     papers = importlib.import_module("experiments.papers.piat")
     monkeypatch.setattr(papers, "ITEMS", (dataclasses.replace(tiny, settings={"small": (fewer,)}),))
-    seen = []
+    seen, details = [], {"pgd_cw": 0.25, "attacked": 6, "broken": {"square": 1}}
 
     def screen(folder, block):
         seen.append((folder.name, block))
-        found = {"final": {"accuracy": 0.125, "pgd_cw": 0.25, "blocks_of": block}}
+        found = {"final": {"accuracy": 0.125, **details, "blocks_of": block}}
         screened.path_of(folder, "final").parent.mkdir(parents=True)
         screened.path_of(folder, "final").write_text(json.dumps(found["final"]))
         path = folder / "evaluation.json"
@@ -282,7 +282,11 @@ def test_a_report_says_how_autoattack_went(tmp_path, tiny, commands, monkeypatch
     assert "1000 test images, AutoAttack on them by margin, in blocks of 5 until it breaks hardly any; best" in text
     content = json.loads((tmp_path / "out" / "table1.json").read_text())
     assert content["rows"][0]["ours"]["final:aa"] == [12.5]
-    assert kept.load(tmp_path / "out")["tiny/piat-seed0"].settings == {"aa_blocks": 5}
+    run = kept.load(tmp_path / "out")["tiny/piat-seed0"]
+    assert run.settings == {"aa_blocks": 5, "screened": {"final": details}}
+    assert [results.measure(run, f"beyond:{name}") for name in ("best", "final")] == [None, 12.5]
+    assert content["rows"][0]["ours"]["beyond:final"] == [12.5]
+    assert "| Beyond PGD and CW final |" in text
 
 
 def test_a_report_of_some_rows_has_the_finished_others(tmp_path, tiny, commands):
@@ -304,7 +308,6 @@ def test_a_report_of_some_rows_has_the_finished_others(tmp_path, tiny, commands)
         (("piat", "table1_fashion", "--scale=paper"), "table1_fashion has no --scale=paper; give --scale=small"),
         (("piat", "table1", "--data=embeded_512"), "data='embeded_512' is unknown; did you mean 'embedded_512'?"),
         (("piat", "table1", "--rows=TRADE"), "rows='TRADE' is unknown; did you mean 'TRADES'?"),
-        (("piat", "table1", "--seeds=a"), "seeds: 'a' is not a whole number"),
         (("piat", "table1", "--config.epoch=1"), "config.epoch is unknown; did you mean 'epochs'?"),
         (("piat", "table1", "--scale=large"), "--scale"),
         (("piat", "table1", "--dry_run", "--tflops=0"), "tflops=0"),
@@ -316,6 +319,25 @@ def test_refused_before_anything_runs(arguments, message, tmp_path, commands, ca
     assert message in capsys.readouterr().err
     assert commands == []
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<<<<<<< HEAD", "runs.json is not JSON"),
+        ('{"ran_on": []}', "as experiments.run writes them (KeyError('runs'))"),
+        (
+            '{"ran_on": [], "runs": {"embedded_512/piat-seed0": {"method": "piat"}}}',
+            "as experiments.run writes them (KeyError('during_training'))",
+        ),
+    ],
+)
+def test_broken_results_are_noticed_before_anything_runs(text, message, tmp_path, tiny, commands, capsys):
+    (tmp_path / "runs.json").write_text(text)
+    assert call("piat", "table1", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path}") == 2
+    assert message in capsys.readouterr().err
+    assert commands == []
+    assert (tmp_path / "runs.json").read_text() == text
 
 
 def test_items_are_reported_in_the_papers_order(tmp_path, tiny, commands):

@@ -63,7 +63,7 @@ class Item:
     attacks: tuple[str, ...] = ATTACKS
     checkpoints: tuple[str, ...] = BEST_FINAL
     published: str = ""  # the table's name in paper_tables.csv
-    extra: tuple[str, ...] = ()  # columns: "diff", "nrr", "mean", "oscillation", "seconds"
+    extra: tuple[str, ...] = ()  # columns: "diff", "nrr", "mean", "beyond", "oscillation", "gap", "seconds"
     claims: tuple[Claim, ...] = ()
     study: str = ""  # a module of experiments/studies: what else is found out about the runs, and its picture
     draw: str = ""  # a function of experiments/engine/figures.py, where no study draws

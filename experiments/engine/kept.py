@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from piat_jax.analysis.runs import Checkpoint, RunResults, read_json
+from piat_jax.core.checks import InputError
 from piat_jax.core.files import write_file
 
 FILE = "runs.json"
 FIELDS = ("method", "dataset", "model", "epochs", "seed", "num_examples", "aa_examples", "held_out", "select")
 AA_BLOCKS = "aa_blocks"  # a run's setting: AutoAttack ran by margin, in blocks of so many images (studies/screened.py)
+SCREENED = "screened"  # another: for each checkpoint the `FOUND` of that study
+FOUND = ("pgd_cw", "attacked", "broken")
 ABOUT = ("devices", "machine", "versions", "commit")
 
 
@@ -31,13 +34,18 @@ def load(out: Path) -> dict[str, RunResults]:
     """The runs in `out/runs.json` by name; {} without the file. Their folders need not exist.
 
     Raises:
-      InputError: the file is not JSON.
+      InputError: the file is not JSON, or not one of `save`.
     """
     path = out / FILE
     if not path.exists():
         return {}
     content = read_json(path, "python -m experiments.run")
-    return {name: _result(Path(name), stored, content["ran_on"]) for name, stored in content["runs"].items()}
+    try:
+        return {name: _result(Path(name), stored, content["ran_on"]) for name, stored in content["runs"].items()}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not hold runs as experiments.run writes them ({error!r}); move it away, or restore it"
+        ) from error
 
 
 def save(out: Path, runs: Mapping[str, RunResults]) -> Path:
@@ -68,9 +76,13 @@ def _stored(run: RunResults, machine: int) -> dict[str, Any]:
             name: " ".join(f"{entry['epoch']}:{entry[name]!r}" for entry in run.metrics if name in entry)
             for name in measured
         },
-        **({AA_BLOCKS: run.settings[AA_BLOCKS]} if AA_BLOCKS in run.settings else {}),
+        **_known(run.settings),
         "ran_on": machine,
     }
+
+
+def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in (AA_BLOCKS, SCREENED) if name in settings}
 
 
 def _is_accuracy(name: str) -> bool:
@@ -90,6 +102,6 @@ def _result(folder: Path, stored: Mapping[str, Any], ran_on: list[dict[str, Any]
         checkpoints={
             name: Checkpoint(point["epoch"], point["accuracy"]) for name, point in stored["checkpoints"].items()
         },
-        settings={AA_BLOCKS: stored[AA_BLOCKS]} if AA_BLOCKS in stored else {},
+        settings=_known(stored),
         description=ran_on[stored["ran_on"]],
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.engine.claims import Claim, Interval, interval, verdict
 from experiments.engine.items import Block, Item, Row, Setting, run_folder
-from experiments.engine.kept import AA_BLOCKS, ABOUT, name_of
+from experiments.engine.kept import AA_BLOCKS, ABOUT, FOUND, SCREENED, name_of
 from experiments.studies import screened
 from piat_jax.analysis.runs import EVALUATION, RunResults, load_run
 from piat_jax.analysis.tables import accuracy_of, chosen_on, oscillation
@@ -88,7 +88,10 @@ def _read(folder: Path, kept: Mapping[str, RunResults]) -> RunResults | None:
         return kept.get(name_of(folder))
     run = load_run(folder)
     points, settings = dict(run.checkpoints), dict(run.settings)
-    for name, found in screened.read(folder).items():
+    details = screened.read(folder)
+    if details:
+        settings[SCREENED] = {name: {key: found[key] for key in FOUND} for name, found in details.items()}
+    for name, found in details.items():
         if name in points and "aa" not in points[name].accuracy:
             points[name] = replace(points[name], accuracy={**points[name].accuracy, "aa": found["accuracy"]})
             settings[AA_BLOCKS] = found["blocks_of"]
@@ -99,8 +102,9 @@ def measure(run: RunResults, key: str) -> float | None:
     """A number of a run, in percent or points unless it says otherwise; None where it is not known.
 
     Keys: "best:pgd20" and the like; "diff:pgd20", best minus final; "mean:best" and "nrr:best", the arithmetic and the
-    harmonic mean of clean and AutoAttack accuracy; "oscillation" and "gap", highest minus last, of the PGD-20 accuracy
-    during training; "seconds", the median epoch's.
+    harmonic mean of clean and AutoAttack accuracy; "beyond:best", what AutoAttack breaks of that which PGD-20 and CW-20
+    leave; "oscillation" and "gap", highest minus last, of the PGD-20 accuracy during training; "seconds", the median
+    epoch's.
     """
     kind, _, rest = key.partition(":")
     if kind in ("best", "final"):
@@ -114,6 +118,9 @@ def measure(run: RunResults, key: str) -> float | None:
         # The first epoch compiles.
         times = [entry["train_seconds"] for entry in run.metrics[1:] if "train_seconds" in entry]
         return float(np.median(times)) if times else None
+    if kind == "beyond":
+        found, robust = run.settings.get(SCREENED, {}).get(rest), accuracy_of("aa", rest)(run)
+        return None if found is None or robust is None else 100 * found["pgd_cw"] - robust
     pair = (f"best:{rest}", f"final:{rest}") if kind == "diff" else (f"{rest}:clean", f"{rest}:aa")
     one, other = (measure(run, name) for name in pair)
     if one is None or other is None:

@@ -175,7 +175,7 @@ ITEMS = (
         BASELINES,
         {"paper": RESNET18, "small": (ON_RESNET18,)},
         published="I",
-        extra=("diff",),
+        extra=("diff", "beyond"),
         claims=tuple(
             Claim(f"PIAT+NMSE is more robust than {row.name} ({name})", "PIAT+NMSE", row.name, key, "higher")
             for row in BASELINES[:-1]
@@ -246,6 +246,7 @@ ITEMS = (
         PAIRS,
         {"paper": RESNET18, "small": (ON_RESNET18,)},
         attacks=("clean", "pgd20", "aa"),
+        extra=("beyond",),
         claims=tuple(
             Claim(f"PIAT makes {one.name} more robust (AA final)", other.name, one.name, "final:aa", "higher")
             for one, other in zip(PAIRS[::2], PAIRS[1::2])
@@ -291,7 +292,7 @@ ITEMS = (
         "Is it Eq. 10, or any averaging or smaller steps?",
         (PIAT_ROW, *AVERAGING),
         {"small": (ON_RESNET18,)},
-        extra=("oscillation", "gap"),
+        extra=("beyond", "oscillation", "gap"),
         claims=tuple(
             Claim(f"PIAT is more robust than {row.name} ({name})", PIAT_ROW.name, row.name, key, "higher")
             for row in AVERAGING
