@@ -215,6 +215,28 @@ def test_kept_results_are_those_of_the_folder(tmp_path, tiny, commands):
     assert kept.load(tmp_path) == {}
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_folder_with_fewer_attacks_removes_no_numbers(tmp_path, tiny, commands, same):
+    flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
+    assert call("piat", "table1", *flags) == 0
+    kept_runs = kept.load(tmp_path / "out")
+    run = kept_runs["tiny/piat-seed0"]
+    details = {"aa_blocks": 5, "screened": {"final": {"pgd_cw": 0.5, "attacked": 5, "broken": {"square": 9}}}}
+    kept.save(tmp_path / "out", {"tiny/piat-seed0": dataclasses.replace(run, settings=details)})
+    path = tmp_path / "runs" / "tiny" / "piat-seed0" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    for point in evaluation["checkpoints"].values():
+        del point["accuracy"]["aa"]
+        point["accuracy"]["clean"] -= 0 if same else 0.001  # other weights, or another evaluation
+    path.write_text(json.dumps(evaluation))
+    assert call("piat", "table1", "--collect", *flags) == 0
+    run = kept.load(tmp_path / "out")["tiny/piat-seed0"]
+    assert [results.measure(run, key) for key in ("best:aa", "final:aa", "beyond:final")] == (
+        pytest.approx([46.0, 46.0, 4.0]) if same else [None] * 3
+    )
+    assert run.settings == (details if same else {})
+
+
 def test_autoattack_on_fewer_images(tmp_path, tiny, commands, capsys):
     flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
     assert call("piat", "table1", "--aa_examples=3", *flags) == 0

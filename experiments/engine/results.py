@@ -72,7 +72,7 @@ def collect(
       settings: its data sets.
       seeds: of its runs.
       folder: of the runs' folders.
-      kept: results to use where there is no folder, by `kept.name_of`.
+      kept: earlier results, by `kept.name_of`: for runs whose folders are gone, or have less.
     """
     entries = []
     for setting in settings:
@@ -86,7 +86,7 @@ def collect(
 def _read(folder: Path, kept: Mapping[str, RunResults]) -> RunResults | None:
     if not (folder / EVALUATION).exists():
         return kept.get(name_of(folder))
-    run = load_run(folder)
+    run, earlier = load_run(folder), kept.get(name_of(folder))
     points, settings = dict(run.checkpoints), dict(run.settings)
     details = screened.read(folder)
     if details:
@@ -95,6 +95,25 @@ def _read(folder: Path, kept: Mapping[str, RunResults]) -> RunResults | None:
         if name in points and "aa" not in points[name].accuracy:
             points[name] = replace(points[name], accuracy={**points[name].accuracy, "aa": found["accuracy"]})
             settings[AA_BLOCKS] = found["blocks_of"]
+    found = replace(run, checkpoints=points, settings=settings)
+    return completed(found, earlier) if earlier and _series(earlier) == _series(found) else found
+
+
+def completed(run: RunResults, earlier: RunResults) -> RunResults:
+    """The run with accuracies that only its earlier results have, at checkpoints whose other accuracies are equal.
+
+    So a folder that was evaluated under fewer attacks does not remove numbers.
+    """
+    points, settings = dict(run.checkpoints), dict(run.settings)
+    for name, before in earlier.checkpoints.items():
+        now = points.get(name)
+        both = now and now.accuracy.keys() & before.accuracy.keys()
+        if not now or not both or any(now.accuracy[key] != before.accuracy[key] for key in both):
+            continue  # other weights
+        points[name] = replace(now, accuracy={**before.accuracy, **now.accuracy})
+        if name in earlier.settings.get(SCREENED, {}):
+            details = {name: earlier.settings[SCREENED][name], **settings.get(SCREENED, {})}
+            settings = {AA_BLOCKS: earlier.settings[AA_BLOCKS], **settings, SCREENED: details}
     return replace(run, checkpoints=points, settings=settings)
 
 
