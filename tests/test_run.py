@@ -215,13 +215,13 @@ def test_kept_results_are_those_of_the_folder(tmp_path, tiny, commands):
     assert kept.load(tmp_path) == {}
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_a_folder_with_fewer_attacks_removes_no_numbers(tmp_path, tiny, commands, same):
+@pytest.mark.parametrize(("same", "blocks"), [(True, {"aa_blocks": 5}), (True, {}), (False, {"aa_blocks": 5})])
+def test_a_folder_with_fewer_attacks_removes_no_numbers(tmp_path, tiny, commands, same, blocks):
     flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
     assert call("piat", "table1", *flags) == 0
     kept_runs = kept.load(tmp_path / "out")
     run = kept_runs["tiny/piat-seed0"]
-    details = {"aa_blocks": 5, "screened": {"final": {"pgd_cw": 0.5, "attacked": 5, "broken": {"square": 9}}}}
+    details = {**blocks, "screened": {"final": {"pgd_cw": 0.5, "attacked": 5, "broken": {"square": 9}}}}
     kept.save(tmp_path / "out", {"tiny/piat-seed0": dataclasses.replace(run, settings=details)})
     path = tmp_path / "runs" / "tiny" / "piat-seed0" / "evaluation.json"
     evaluation = json.loads(path.read_text())

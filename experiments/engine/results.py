@@ -113,7 +113,7 @@ def completed(run: RunResults, earlier: RunResults) -> RunResults:
         points[name] = replace(now, accuracy={**before.accuracy, **now.accuracy})
         if name in earlier.settings.get(SCREENED, {}):
             details = {name: earlier.settings[SCREENED][name], **settings.get(SCREENED, {})}
-            settings = {AA_BLOCKS: earlier.settings[AA_BLOCKS], **settings, SCREENED: details}
+            settings = {**earlier.settings, **settings, SCREENED: details}
     return replace(run, checkpoints=points, settings=settings)
 
 
