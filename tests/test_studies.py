@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -11,10 +13,13 @@ import pytest
 import scipy.stats
 
 from experiments import run as command
+from experiments.engine.claims import interval
 from experiments.engine.items import Item, Row, Setting
 from experiments.engine.results import Entry, Result, collect
 from experiments.engine.trained import load_final
 from experiments.studies import collapse, landscape, perception, radii, screened
+from experiments.studies.on_average import on_average
+from experiments.studies.on_average import to_markdown as averages_to_markdown
 from experiments.studies.power import MOST_SEEDS, power, seeds_needed, spreads, to_markdown
 from piat_jax.analysis.runs import RunResults
 from piat_jax.attacks import bind, pgd
@@ -365,3 +370,42 @@ def test_blocks_go_on_while_many_are_broken(monkeypatch):
     earlier = {"attacked": 4, "broken": {"fab-t": 4}, "ranks": [0, 1, 2, 3], "seconds": 2.0}
     assert screened.screened(brightness, images, np.zeros(19, int), **how, before=earlier) == found
     assert screened.screened(brightness, images, np.zeros(19, int), **how, before=found) == found
+
+
+def pairs_of(ours):
+    """An item's results with the pairs A, PIAT+A and B, PIAT+B."""
+    rows = [{"name": name, "ours": {"final:aa": values}} for name, values in ours.items()]
+    claims = [{"method": f"PIAT+{name}", "other": name} for name in ("A", "B") for _ in range(2)]
+    return {"item": "fig6", "seeds": [0, 1, 2], "keys": ["final:aa"], "rows": rows, "claims": claims}
+
+
+def test_averages_over_methods_have_seeds_as_samples():
+    ours = {"A": [50, 51, 52], "PIAT+A": [53, 53, 53], "B": [40, 40, 41], "PIAT+B": [41, 40, 43]}
+    content = pairs_of(ours)
+    # By seed: (3 + 1) / 2, (2 + 0) / 2, (1 + 2) / 2.
+    found = on_average(content, "final:aa")
+    assert found.difference == interval(np.array([2, 1, 1.5]))
+    assert (found.grown, found.runs) == (5, 6)
+    assert "| AA final | 1.50 [0.26, 2.74] | 5 of 6 |" in averages_to_markdown(content)
+    with pytest.raises(InputError, match=r"PIAT\+B has final:aa for 2 of 3 seeds"):
+        on_average(pairs_of({**ours, "PIAT+B": [1, 2]}), "final:aa")
+    with pytest.raises(InputError, match="fig6 has no claims"):
+        on_average({**content, "claims": []}, "final:aa")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("power", "nope has no item with a claim of two seeds or more"),
+        ("on_average", "nope does not exist; python -m experiments.run writes it"),
+        ("screened", "workdir='nope' holds no run"),
+    ],
+)
+def test_a_study_says_what_is_wrong_in_a_line(name, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, "nope"])
+    monkeypatch.delitem(sys.modules, f"experiments.studies.{name}")
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module(f"experiments.studies.{name}", run_name="__main__")
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

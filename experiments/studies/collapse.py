@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ import numpy as np
 import optax
 
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
+from piat_jax.cli import errors
 from piat_jax.core.files import write_json
 from piat_jax.core.pixels import to_float
 from piat_jax.core.types import Array, Batch, TrainState
@@ -212,4 +214,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.run(main))

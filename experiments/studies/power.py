@@ -10,12 +10,14 @@ about one measure: the root of the mean of their variances.
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from piat_jax.cli import errors
 from piat_jax.core.checks import InputError, check_range
 
 MOST_SEEDS = 1000
@@ -139,4 +141,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.run(main))

@@ -11,6 +11,7 @@ breaks images with large margins, and the blocks go on.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import piat_jax
 from piat_jax import losses
 from piat_jax.analysis.runs import CHECKPOINTS
 from piat_jax.attacks import bind, cw, pgd
+from piat_jax.cli import errors
 from piat_jax.core.checks import check_count
 from piat_jax.core.files import write_json
 from piat_jax.core.forward import as_argument
@@ -216,4 +218,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.run(main))

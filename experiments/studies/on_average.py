@@ -1,0 +1,80 @@
+"""What PIAT adds on average over methods: the differences of an item's pairs, first their mean for each seed.
+
+    python -m experiments.studies.on_average experiments/results/piat/small/fig6.json
+
+The pairs are those of the item's claims: PIAT+TRADES and TRADES, and so on. Methods share their seeds' images and
+first weights, so the seeds are the independent samples.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.engine.claims import Interval, interval
+from experiments.engine.report import measure_name
+from piat_jax.analysis.runs import read_json
+from piat_jax.cli import errors
+from piat_jax.core.checks import InputError
+
+
+class Average(NamedTuple):
+    """The mean difference of a measure over pairs, with its interval over seeds."""
+
+    difference: Interval
+    grown: int  # runs that are above their partner
+    runs: int
+
+
+def on_average(content: Mapping[str, Any], key: str) -> Average:
+    """The mean difference of a measure over the pairs of an item, and its interval over seeds.
+
+    Args:
+      content: an item's results, as experiments.run writes them.
+      key: a measure, such as "final:aa", in percent.
+
+    Raises:
+      InputError: the item has no claims, or a method of a pair lacks the measure for a seed.
+
+    >>> ours = {"A": [50.0, 52.0], "PIAT+A": [53.0, 54.0]}
+    >>> rows = [{"name": name, "ours": {"final:aa": values}} for name, values in ours.items()]
+    >>> claims = [{"method": "PIAT+A", "other": "A"}]
+    >>> found = on_average({"item": "fig6", "seeds": [0, 1], "rows": rows, "claims": claims}, "final:aa")
+    >>> found.difference.mean, found.grown, found.runs
+    (2.5, 2, 2)
+    """
+    pairs = list(dict.fromkeys((claim["method"], claim["other"]) for claim in content["claims"]))
+    if not pairs:
+        raise InputError(f"{content['item']} has no claims, so no pairs; give such as fig6.json")
+    measured = {row["name"]: row["ours"].get(key, []) for row in content["rows"]}
+    for name in dict.fromkeys(name for pair in pairs for name in pair):
+        if len(measured[name]) != len(content["seeds"]):
+            raise InputError(
+                f"{name} has {key} for {len(measured[name])} of {len(content['seeds'])} seeds; run the others first"
+            )
+    differences = np.array([np.subtract(measured[one], measured[other]) for one, other in pairs])
+    return Average(interval(differences.mean(axis=0)), int((differences > 0).sum()), differences.size)
+
+
+def to_markdown(content: Mapping[str, Any]) -> str:
+    """A table with a line for each measure of the item."""
+    lines = ["| | difference | runs that grow |", "|---|---|---:|"]
+    for key in content["keys"]:
+        found = on_average(content, key)
+        lines.append(f"| {measure_name(key)} | {found.difference.text()} | {found.grown} of {found.runs} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="an item's JSON file, such as fig6.json")
+    given: Any = parser.parse_args(arguments)
+    print(to_markdown(read_json(given.file, "python -m experiments.run")))
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))
