@@ -221,7 +221,7 @@ def test_a_folder_with_fewer_attacks_removes_no_numbers(tmp_path, tiny, commands
     assert call("piat", "table1", *flags) == 0
     kept_runs = kept.load(tmp_path / "out")
     run = kept_runs["tiny/piat-seed0"]
-    details = {**blocks, "screened": {"final": {"pgd_cw": 0.5, "attacked": 5, "broken": {"square": 9}}}}
+    details = {**blocks, "screened": {"final": {"accuracy": 0.46, "pgd_cw": 0.5}}}
     kept.save(tmp_path / "out", {"tiny/piat-seed0": dataclasses.replace(run, settings=details)})
     path = tmp_path / "runs" / "tiny" / "piat-seed0" / "evaluation.json"
     evaluation = json.loads(path.read_text())
@@ -282,11 +282,11 @@ def test_a_report_says_how_autoattack_went(tmp_path, tiny, commands, monkeypatch
     fewer = dataclasses.replace(SETTING, aa_examples=0, aa_blocks=5)
     papers = importlib.import_module("experiments.papers.piat")
     monkeypatch.setattr(papers, "ITEMS", (dataclasses.replace(tiny, settings={"small": (fewer,)}),))
-    seen, details = [], {"pgd_cw": 0.25, "attacked": 6, "broken": {"square": 1}}
+    seen, details = [], {"accuracy": 0.125, "pgd_cw": 0.25, "attacked": 6, "broken": {"square": 1}}
 
     def screen(folder, block):
         seen.append((folder.name, block))
-        found = {"final": {"accuracy": 0.125, **details, "blocks_of": block}}
+        found = {"final": {**details, "blocks_of": block}}
         screened.path_of(folder, "final").parent.mkdir(parents=True)
         screened.path_of(folder, "final").write_text(json.dumps(found["final"]))
         path = folder / "evaluation.json"

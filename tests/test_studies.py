@@ -374,23 +374,30 @@ def test_blocks_go_on_while_many_are_broken(monkeypatch):
 
 def pairs_of(ours):
     """An item's results with the pairs A, PIAT+A and B, PIAT+B."""
-    rows = [{"name": name, "ours": {"final:aa": values}} for name, values in ours.items()]
-    claims = [{"method": f"PIAT+{name}", "other": name} for name in ("A", "B") for _ in range(2)]
-    return {"item": "fig6", "seeds": [0, 1, 2], "keys": ["final:aa"], "rows": rows, "claims": claims}
+    rows = [{"setting": "s", "name": name, "ours": {"final:aa": values}} for name, values in ours.items()]
+    rows += [{"setting": "t", "name": name, "ours": {"final:aa": [0, 1, 2]}} for name in ours]
+    claims = [
+        {"setting": setting, "method": f"PIAT+{name}", "other": name} for name in ("A", "B") for setting in ("s", "t")
+    ]
+    about = {"settings": [{"name": "s"}, {"name": "t"}], "keys": ["final:aa", "best:aa"]}
+    return {"item": "fig6", "seeds": [0, 1, 2], **about, "rows": rows, "claims": claims}
 
 
 def test_averages_over_methods_have_seeds_as_samples():
     ours = {"A": [50, 51, 52], "PIAT+A": [53, 53, 53], "B": [40, 40, 41], "PIAT+B": [41, 40, 43]}
     content = pairs_of(ours)
     # By seed: (3 + 1) / 2, (2 + 0) / 2, (1 + 2) / 2.
-    found = on_average(content, "final:aa")
+    found = on_average(content, "final:aa", "s")
     assert found.difference == interval(np.array([2, 1, 1.5]))
     assert (found.grown, found.runs) == (5, 6)
-    assert "| AA final | 1.50 [0.26, 2.74] | 5 of 6 |" in averages_to_markdown(content)
+    one, other = averages_to_markdown(content).split("\n\n")
+    assert "| AA final | 1.50 [0.26, 2.74] | 5 of 6 |" in one
+    assert "| AA final | 0.00 [0.00, 0.00] | 0 of 6 |" in other
+    assert "AA best" not in one + other
     with pytest.raises(InputError, match=r"PIAT\+B has final:aa for 2 of 3 seeds"):
-        on_average(pairs_of({**ours, "PIAT+B": [1, 2]}), "final:aa")
+        on_average(pairs_of({**ours, "PIAT+B": [1, 2]}), "final:aa", "s")
     with pytest.raises(InputError, match="fig6 has no claims"):
-        on_average({**content, "claims": []}, "final:aa")
+        on_average({**content, "claims": []}, "final:aa", "s")
 
 
 @pytest.mark.parametrize(

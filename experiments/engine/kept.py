@@ -17,7 +17,7 @@ FILE = "runs.json"
 FIELDS = ("method", "dataset", "model", "epochs", "seed", "num_examples", "aa_examples", "held_out", "select")
 AA_BLOCKS = "aa_blocks"  # a run's setting: AutoAttack ran by margin, in blocks of so many images (studies/screened.py)
 SCREENED = "screened"  # another: for each checkpoint the `FOUND` of that study
-FOUND = ("pgd_cw", "attacked", "broken")
+FOUND = ("accuracy", "pgd_cw", "attacked", "broken")
 ABOUT = ("devices", "machine", "versions", "commit")
 
 

@@ -29,27 +29,29 @@ class Average(NamedTuple):
     runs: int
 
 
-def on_average(content: Mapping[str, Any], key: str) -> Average:
-    """The mean difference of a measure over the pairs of an item, and its interval over seeds.
+def on_average(content: Mapping[str, Any], key: str, setting: str) -> Average:
+    """The mean difference of a measure over the pairs of an item on one data set, and its interval over seeds.
 
     Args:
       content: an item's results, as experiments.run writes them.
       key: a measure, such as "final:aa", in percent.
+      setting: the name of a data set of the item.
 
     Raises:
-      InputError: the item has no claims, or a method of a pair lacks the measure for a seed.
+      InputError: the item has no claims there, or a method of a pair lacks the measure for a seed.
 
     >>> ours = {"A": [50.0, 52.0], "PIAT+A": [53.0, 54.0]}
-    >>> rows = [{"name": name, "ours": {"final:aa": values}} for name, values in ours.items()]
-    >>> claims = [{"method": "PIAT+A", "other": "A"}]
-    >>> found = on_average({"item": "fig6", "seeds": [0, 1], "rows": rows, "claims": claims}, "final:aa")
+    >>> rows = [{"setting": "s", "name": name, "ours": {"final:aa": values}} for name, values in ours.items()]
+    >>> claims = [{"setting": "s", "method": "PIAT+A", "other": "A"}]
+    >>> found = on_average({"item": "fig6", "seeds": [0, 1], "rows": rows, "claims": claims}, "final:aa", "s")
     >>> found.difference.mean, found.grown, found.runs
     (2.5, 2, 2)
     """
-    pairs = list(dict.fromkeys((claim["method"], claim["other"]) for claim in content["claims"]))
+    claims = [claim for claim in content["claims"] if claim["setting"] == setting]
+    pairs = list(dict.fromkeys((claim["method"], claim["other"]) for claim in claims))
     if not pairs:
-        raise InputError(f"{content['item']} has no claims, so no pairs; give such as fig6.json")
-    measured = {row["name"]: row["ours"].get(key, []) for row in content["rows"]}
+        raise InputError(f"{content['item']} has no claims on {setting}, so no pairs; give such as fig6.json")
+    measured = {row["name"]: row["ours"].get(key, []) for row in content["rows"] if row["setting"] == setting}
     for name in dict.fromkeys(name for pair in pairs for name in pair):
         if len(measured[name]) != len(content["seeds"]):
             raise InputError(
@@ -60,11 +62,17 @@ def on_average(content: Mapping[str, Any], key: str) -> Average:
 
 
 def to_markdown(content: Mapping[str, Any]) -> str:
-    """A table with a line for each measure of the item."""
-    lines = ["| | difference | runs that grow |", "|---|---|---:|"]
+    """A table for each data set of the item, with a line for each measure that has a number there."""
+    return "\n\n".join(_table(content, setting["name"]) for setting in content["settings"])
+
+
+def _table(content: Mapping[str, Any], setting: str) -> str:
+    lines = [f"| {setting} | difference | runs that grow |", "|---|---|---:|"]
+    known = {key for row in content["rows"] if row["setting"] == setting for key in row["ours"]}
     for key in content["keys"]:
-        found = on_average(content, key)
-        lines.append(f"| {measure_name(key)} | {found.difference.text()} | {found.grown} of {found.runs} |")
+        if key in known:
+            found = on_average(content, key, setting)
+            lines.append(f"| {measure_name(key)} | {found.difference.text()} | {found.grown} of {found.runs} |")
     return "\n".join(lines)
 
 
