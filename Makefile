@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test rounding parity accelerators docs look wheel lint audit clean
+.PHONY: help train smoke bench test gpu rounding parity accelerators docs look wheel lint audit clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -40,6 +40,11 @@ ISA ?= AVX2
 rounding: $(READY)  ## The numerical tests as on a processor with no more than AVX2.
 	XLA_FLAGS=--xla_cpu_max_isa=$(ISA) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/attacks \
 		tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py
+
+# What needs several devices is skipped. PROCESSES share the GPU.
+PROCESSES ?= 8
+gpu: $(READY)  ## The tests on this machine's GPU, after pip install '.[cuda12]' into the environment.
+	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile
 
 # The same tests without PyTorch compare with small golden files.
 parity: $(READY)  ## The tests against PyTorch, torchvision, timm, wandb and MLflow, which it installs.

@@ -5,8 +5,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Tests spend their time compiling; without LLVM's optimizations that takes a quarter less. Read when JAX begins.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+# Read when JAX begins. On a CPU, also where there is a GPU; `make gpu` names it.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests spend their time compiling; without LLVM's optimizations, or a search for kernels, that takes a quarter less.
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+else:  # several processes share a GPU, and numbers are compared to more digits than TF32 has
+    os.environ["XLA_FLAGS"] = f"--xla_gpu_autotune_level=0 {os.environ.get('XLA_FLAGS', '')}"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 # What was compiled once is read the next time, by the commands that tests start too: a second run takes half the time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

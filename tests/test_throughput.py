@@ -1,8 +1,13 @@
 """The benchmark: PyTorch's side computes what ours does, and the command writes what it promises."""
 
+import contextlib
+import functools
+import gc
 import importlib.util
 import json
 import time
+import weakref
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +131,23 @@ def test_pytorch_takes_the_same_step():
         np.testing.assert_allclose(theirs.variable(path), value, atol=1e-6, err_msg=path)
     logits = jax.jit(lambda variables, x: make_logits_fn(ours.net, variables)(x))(ours.variables, ours.adversarial)
     np.testing.assert_array_equal(correct, logits.argmax(1) == ours.batch.labels)
+
+
+def test_a_graph_keeps_what_it_reads(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from experiments.throughput.torch_train import as_cuda_graph
+
+    # Of a GPU, what recording takes; replaying changes nothing.
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    module = torch.nn.Linear(2, 1).requires_grad_(False)  # else the output would keep the weights
+    weights, replay = weakref.ref(module.weight), as_cuda_graph(functools.partial(module), torch.ones(3, 2))
+    del module
+    gc.collect()
+    assert weights() is not None
+    assert replay(torch.zeros(3, 2)).shape == (3, 1)
 
 
 def write(case, name, most):

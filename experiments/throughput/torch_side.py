@@ -142,11 +142,16 @@ def _start(x: torch.Tensor) -> torch.Tensor:
 
 
 def _recorded(fn: Callable[..., Any], case: Case, images: torch.Tensor, labels: torch.Tensor) -> Callable[..., Any]:
-    """`fn(images, start, labels)` of a batch as one CUDA graph; on a CPU itself."""
+    """`fn(images, start, labels)` of a batch as one CUDA graph, recorded at the first call; on a CPU itself."""
     if not torch.cuda.is_available():
         return fn
-    x = _pixels(images[: case.batch])
-    return as_cuda_graph(fn, x, _start(x), labels[: case.batch])
+
+    @functools.cache
+    def graph() -> Callable[..., Any]:
+        x = _pixels(images[: case.batch])
+        return as_cuda_graph(fn, x, _start(x), labels[: case.batch])
+
+    return lambda *arguments: graph()(*arguments)
 
 
 def _device_memory() -> int | None:

@@ -154,7 +154,8 @@ def as_cuda_graph(fn: Callable[..., Any], *examples: torch.Tensor) -> Callable[.
     with torch.cuda.graph(graph):
         outputs = fn(*inputs)
 
-    def replay(*arguments: torch.Tensor) -> Any:
+    def replay(*arguments: torch.Tensor, keeps: Any = fn) -> Any:
+        del keeps  # A graph reads the memory of the weights, but does not keep them; without `fn` it would be freed.
         for kept, argument in zip(inputs, arguments):
             kept.copy_(argument)
         graph.replay()

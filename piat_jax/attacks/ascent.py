@@ -259,8 +259,10 @@ def round_towards(x: Array, images: Array, dtype: Any) -> Array:
     """
     if x.dtype == dtype:
         return x
-    near = x.astype(dtype)
-    farther = jnp.abs(near.astype(x.dtype) - images) > jnp.abs(x - images)
+    near, bits = x.astype(dtype), jnp.finfo(dtype)
+    # XLA for GPUs takes `near.astype(x.dtype)` for x itself.
+    rounded = jax.lax.reduce_precision(x, exponent_bits=bits.nexp, mantissa_bits=bits.nmant)
+    farther = jnp.abs(rounded - images) > jnp.abs(x - images)
     return jnp.where(farther, jnp.nextafter(near, images.astype(dtype)), near)
 
 

@@ -67,7 +67,9 @@ def tile(side: Array | int, room: int, norm: str) -> Array:
     upper = side // 2
     top = row < upper
     middle = jnp.where(top, upper // 2, upper + (side - upper) // 2)
-    distance = jnp.maximum(jnp.abs(row - middle), jnp.abs(column - upper))
+    # In float32: of integers, XLA for GPUs (jax 0.11.2) takes the larger of `row - middle` itself and the other.
+    along, across = (jnp.abs(apart.astype(jnp.float32)) for apart in (row - middle, column - upper))
+    distance = jnp.maximum(along, across).astype(jnp.int32)
     mass = jnp.where((row < side) & (column < side), tails[distance] - tails[upper + 1], 0.0)
     halves = [_unit(jnp.where(half, mass, 0.0), norm, (0, 1)) for half in (top, ~top)]
     return _unit(halves[0] - halves[1], norm, (0, 1))

@@ -170,7 +170,7 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
             f"{rate['min']:.4g}..{rate['max']:.4g}",
             str(len(rate["rounds"])),
             f"{side['ours_over_this']:.2f}",
-            f"{side['compile_seconds']:.1f}",
+            "" if side["compile_seconds"] is None else f"{side['compile_seconds']:.1f}",
             "" if memory is None else f"{memory / 2**20:.0f}",
             f"{side['flops_per_second'] / 1e12:.3g}",
             f"{100 * side['fraction_of_matrix_rate']:.1f}%",

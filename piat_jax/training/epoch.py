@@ -249,8 +249,7 @@ def run_epoch(
         part, end = examples.window(key, at.epoch - 1, at.steps) if isinstance(examples, Stream) else (examples, total)
         stop = min(at.steps + length, end)
         numbers = replicate((jnp.int32(at.steps), jnp.int32(stop), jnp.int32(epochs)), recipe.mesh)
-        with jax.transfer_guard("disallow"):
-            state, chunk = train_steps(state, objective, part, key, *numbers, recipe=recipe)
+        state, chunk = train_steps(state, objective, part, key, *numbers, recipe=recipe)
         chunk = jax.device_get(chunk)
         start, at = at.steps, _count(at, chunk)
         at = at._replace(seconds=before + time.perf_counter() - began)

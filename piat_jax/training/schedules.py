@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from piat_jax.core.bound import fields_of
@@ -118,7 +119,7 @@ def _piecewise_linear(
     if length.every == "epoch":
         return Rate(piecewise_linear(knots, lr_values, length.steps))
     check_knots(lr_epochs, lr_values)
-    places, heights = jnp.asarray(knots, float), jnp.asarray(lr_values, float)
+    places, heights = np.asarray(knots, float), np.asarray(lr_values, float)
     return Rate(length.over(lambda number: jnp.interp(number / length.steps, places, heights)))
 
 
@@ -148,7 +149,7 @@ def piecewise_linear(epochs: Sequence[float], values: Sequence[float], steps_per
     """
     check_knots(epochs, values)
     check_count("steps_per_epoch", steps_per_epoch, 1)
-    knots, heights = jnp.asarray(epochs, float), jnp.asarray(values, float)
+    knots, heights = np.asarray(epochs, float), np.asarray(values, float)
 
     def rate(step: jax.typing.ArrayLike) -> Array:
         epoch = jnp.asarray(step, jnp.int32) // steps_per_epoch + 1
@@ -212,7 +213,7 @@ def _step(
     if any(late <= early for early, late in itertools.pairwise(lr_drops)):
         raise InputError(f"lr_drops={tuple(lr_drops)} must increase")
     # In floating point, a drop at a third of the run could fall on either side of its step.
-    drops = jnp.asarray([length.knot("lr_drops", drop, lr_unit) - 1e-3 for drop in lr_drops], float)
+    drops = np.asarray([length.knot("lr_drops", drop, lr_unit) - 1e-3 for drop in lr_drops], float)
 
     def rate(number: Array, _: float) -> Array:
         return lr * lr_factor ** jnp.sum(number[..., None] >= drops, axis=-1)
@@ -303,7 +304,7 @@ def _triangular(
     for name, value in (("momentum_low", momentum_low), ("momentum_high", momentum_high)):
         check_range(name, value, 0, 1)
     peak = length.knot("lr_peak", lr_peak, lr_unit)
-    knots = jnp.asarray([0.0, peak, length.rates], float)
+    knots = np.asarray([0.0, peak, length.rates], float)
 
     def between(*values: float) -> optax.Schedule:
         return length.over(lambda number: jnp.interp(number, knots, jnp.asarray(values, float)))

@@ -6,8 +6,13 @@ What XLA makes of them for these devices is looked at: arithmetic, copies, colle
 import functools
 import re
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from piat_jax.attacks.ascent import round_towards
 from piat_jax.core.forward import forward_flop
 from piat_jax.evaluation import AutoAttack
 from piat_jax.experiment import config
@@ -189,3 +194,13 @@ def test_every_config_is_traced_for_both(name):
         target, devices = place(where)
         train = programs.training(experiment, sizes, devices, target.platform)
         assert "stablehlo.while" in train.lower().as_text()
+
+
+@pytest.mark.parametrize("name", ["h100", "v5e"])
+def test_a_rounding_to_few_bits_is_not_taken_for_none(name):
+    """Else pixels of bfloat16 images leave the ball: a compiler may keep more bits than it is asked for."""
+    _, devices = place(name)
+    here = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec())
+    program = jax.jit(lambda x, clean: round_towards(x, clean, jnp.bfloat16), in_shardings=here, out_shardings=here)
+    pixels = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    assert "reduce-precision" in program.lower(pixels, pixels).compile().as_text()

@@ -10,8 +10,10 @@ import pytest
 
 from piat_jax import losses
 from piat_jax.attacks import apgd, bind, cw, fab, fgsm, mi_fgsm, pgd, pgd_counted, square
+from piat_jax.attacks.ascent import round_towards
 from piat_jax.core.checks import InputError
 from piat_jax.core.norms import L2_RULES, cap_radius, diameter, finite_entries, projection_radius
+from tests.jaxprs import equations
 from tests.processors import skip_unless_compiled
 
 KEY = jax.random.key(0)
@@ -195,6 +197,14 @@ def test_few_bits_stay_in_ball_and_box(name, dtype):
         moved = lengths(np.asarray(found, np.float64) - np.asarray(images, np.float64), norm)
         assert np.all(moved <= eps * (1 + 1e-6))
         assert np.all(moved[2:] >= 0.5 * eps)
+
+
+def test_rounding_is_there_for_compilers_that_keep_more_bits():
+    """XLA for GPUs takes what goes to bfloat16 and back for what it was."""
+    x = jnp.zeros(3)
+    program = jax.make_jaxpr(lambda x, clean: round_towards(x, clean, jnp.bfloat16))(x, x)
+    (rounding,) = (each for each in equations(program) if each.primitive.name == "reduce_precision")
+    assert (rounding.params["exponent_bits"], rounding.params["mantissa_bits"]) == (8, 7)
 
 
 def test_the_network_sees_few_bits():

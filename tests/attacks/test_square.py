@@ -17,6 +17,7 @@ from piat_jax.attacks import square_proposals as proposals
 from piat_jax.attacks.square import square
 from piat_jax.core.bound import bind
 from piat_jax.core.checks import InputError
+from tests.jaxprs import equations
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "autoattack_golden.json").read_text())
 KEY = jax.random.key(0)
@@ -154,6 +155,12 @@ class TestTile:
             expected = np.zeros((29, 29))
             expected[:side, :side] = GOLDEN["square"][f"eta{side}"]
             np.testing.assert_allclose(self.tile(side, room=29, norm="l2"), expected, atol=6e-5)
+
+    def test_distances_are_of_floats(self):
+        """On an H200, jax 0.11.2 computes max(|a|, |b|) of integers as max(a, |b|)."""
+        program = jax.make_jaxpr(lambda side: proposals.tile(side, 29, "l2"))(3)
+        sizes = [equation.invars[0].aval.dtype for equation in equations(program) if equation.primitive.name == "abs"]
+        assert sizes == [np.float32] * 2
 
     @pytest.mark.parametrize("norm", ["l2", "l1"])
     @pytest.mark.parametrize("side", [1, 2, 3, 4, 9, 14, 29])

@@ -345,6 +345,7 @@ class TestComposition:
         assert updates.dtype == expected
         np.testing.assert_array_equal(updates, u.astype(expected))
 
+    @pytest.mark.skipif("jax.device_count() < 2")
     def test_sharding_is_kept(self):
         mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
         split = NamedSharding(mesh, PartitionSpec("data"))

@@ -133,6 +133,7 @@ def test_a_value_that_is_no_list_is_named():
 
 def test_runs_share_the_cores(tmp_path, monkeypatch):
     threads = []
+    monkeypatch.setattr(library, "platform", lambda: "cpu")
     monkeypatch.setattr(library, "count_cores", lambda: 8)
     monkeypatch.setattr(library, "_run", lambda command, name, environment, _: threads.append(environment["NPROC"]))
     jobs = planned(tmp_path, methods=["pgd_at", "piat"])

@@ -91,7 +91,8 @@ def test_what_a_run_leaves(run):
     first, second = metrics(run)
     assert (first["epoch"], second["epoch"], second["step"]) == (1, 2, 4)
     assert first["learning_rate"] == pytest.approx(read_config("configs/embedded.py:piat", {}).optimizer.lr_values[0])
-    assert 2e8 < first["peak_memory_bytes"] <= second["peak_memory_bytes"] < 1e11  # JAX alone takes more than the first
+    least = 2e8 if jax.default_backend() == "cpu" else 1e5  # of a CPU's, JAX alone takes more
+    assert least < first["peak_memory_bytes"] <= second["peak_memory_bytes"] < 1e11
     for name in ("train_loss", "train_adversarial_accuracy", "test_clean", "test_pgd2", "images_per_second"):
         assert np.isfinite(second[name])
     checkpoints = Checkpoints(run / "checkpoints")

@@ -144,6 +144,17 @@ def test_operations_are_counted_as_those_of_direct_convolutions():
     assert forward_flop(model, (8, 8, 1)) == pytest.approx(2 * multiplications, rel=0.05)
 
 
+def test_operations_are_counted_on_a_cpu(monkeypatch):
+    """XLA counts those of other devices only after optimising, and not in cuDNN's convolutions."""
+    counted, cpu = [], jax.devices()[3]
+    monkeypatch.setattr(jax, "local_devices", lambda backend: {"cpu": [cpu]}[backend])
+    monkeypatch.setattr(
+        jax.stages.Lowered, "cost_analysis", lambda _: {"flops": counted.append(jax.config.jax_default_device) or 7}
+    )
+    assert forward_flop(create("small_resnet", num_classes=10, width=2, stage_sizes=(1,)), (8, 8, 1)) == 7
+    assert counted == [cpu]
+
+
 def test_what_is_asked_to_be_precise_is_direct():
     images, kernel, _ = (jnp.asarray(x, jnp.float32) for x in arrays(4, 4, 64, 64))
     with jax.default_matmul_precision("highest"):

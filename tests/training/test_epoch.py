@@ -73,6 +73,20 @@ def test_each_step_is_told_how_many_an_epoch_has(problem, monkeypatch):
         run(problem, problem.state(), recipe=problem.recipe._replace(batch_size=5))
 
 
+def test_nothing_is_transferred_where_a_chunk_begins(problem, monkeypatch):
+    steps, calls = epoch.train_steps, []
+
+    def guarded(*arguments, **keywords):
+        calls.append(arguments)
+        # Compiling may ask a GPU for a constant of the user's optimizer.
+        with jax.transfer_guard("allow" if len(calls) == 1 else "disallow"):
+            return steps(*arguments, **keywords)
+
+    monkeypatch.setattr(epoch, "train_steps", guarded)
+    run(problem, problem.state(), 1)
+    assert len(calls) == SPE
+
+
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_chunks_do_not_change_anything(problem, chunk):
     whole, metrics = run(problem, problem.state())

@@ -54,6 +54,10 @@ def test_what_is_on_the_device_stays_where_it_is(problem):
     placed = on_device(problem.examples, problem.objective, problem.state(), None)
     assert placed.images.unsafe_buffer_pointer() == problem.examples.images.unsafe_buffer_pointer()
     assert placed.labels.unsafe_buffer_pointer() == problem.examples.labels.unsafe_buffer_pointer()
+
+
+@pytest.mark.skipif("jax.device_count() < 2")
+def test_examples_are_on_every_device(problem):
     mesh = data_mesh(8)
     placed = on_device(on_host(problem.examples), problem.objective, problem.state(), mesh)
     assert len(placed.images.sharding.device_set) == len(placed.labels.sharding.device_set) == mesh.size > 1

@@ -119,3 +119,12 @@ def test_every_field_changes_the_rate(name):
 def test_what_is_wrong_is_said(name, fields, message):
     with pytest.raises(InputError, match=message):
         build_rate(name, fields, **RUN)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+@pytest.mark.parametrize("every", ["step", "epoch"])
+def test_the_device_is_not_asked_for_the_knots(name, every):
+    rate = build_rate(name, {"lr_every": every}, epochs=200, steps_per_epoch=STEPS)
+    for part in filter(None, rate):
+        constants = jax.make_jaxpr(part)(np.int32(0)).consts
+        assert not [each for each in constants if isinstance(each, jax.Array)]
