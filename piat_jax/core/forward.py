@@ -73,6 +73,9 @@ def forward_flop(model: Model, image_shape: Sequence[int]) -> float:
     Args:
       model: the model.
       image_shape: `(H, W, C)`.
+
+    Raises:
+      InputError: JAX was told not to use the CPU.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -80,8 +83,12 @@ def forward_flop(model: Model, image_shape: Sequence[int]) -> float:
     def forward(variables: Variables, image: Array) -> Array:
         return model.apply(*variables, image, train=False)[0]
 
-    # XLA counts before optimising for a CPU alone. In a lower precision it counts the fewer operations of Winograd.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
+    try:  # XLA counts before optimising for a CPU alone
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise InputError("operations are counted on a CPU, which JAX_PLATFORMS leaves out; append ,cpu to it") from error
+    # In a lower precision it counts the fewer operations of Winograd.
+    with jax.default_device(cpu), jax.default_matmul_precision("highest"):
         cost: Any = jax.jit(forward).lower(variables, image).cost_analysis()
     return float(cost["flops"])
 

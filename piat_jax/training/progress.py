@@ -20,6 +20,7 @@ class TrainingProgress:
     def __init__(self, epochs: int, *, first_epoch: int, images_per_epoch: int):
         self.epochs, self.first_epoch, self.images_per_epoch = epochs, first_epoch, images_per_epoch
         self.began = time.perf_counter()
+        self.compiled: float | None = None  # seconds after which the first epoch was done
         self.bar: Progress | None = None
         self.every = -(-epochs // MOST_LINES) if in_notebook() else 1
         if sys.stdout.isatty():
@@ -39,17 +40,18 @@ class TrainingProgress:
         if not self.bar:
             return
         finished = epoch - 1 + done / total
-        seconds = max(self.elapsed(), 1e-9)
         self.bar.update(
             self.task,
             completed=finished,
             epoch=f"{epoch}/{self.epochs}",
-            rate=(finished - self.first_epoch + 1) * self.images_per_epoch / seconds,
+            rate=self.images_per_epoch / max(self._seconds_per_epoch(finished), 1e-9),
             left=duration(self._left(finished)),
         )
 
     def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
         """Report the end of an epoch; all `values` except losses are shares, shown in percent."""
+        if self.compiled is None:
+            self.compiled = self.elapsed()
         if epoch % self.every and epoch != self.epochs:
             return
         shown = "  ".join(f"{name} {_show(name, value)}" for name, value in values.items())
@@ -71,8 +73,14 @@ class TrainingProgress:
             self.bar.stop()
 
     def _left(self, finished: float) -> float:
-        done = finished - (self.first_epoch - 1)
-        return self.elapsed() / max(done, 1e-9) * (self.epochs - finished)
+        return self._seconds_per_epoch(finished) * (self.epochs - finished)
+
+    def _seconds_per_epoch(self, finished: float) -> float:
+        """The mean so far, without the first epoch, which compiles, as soon as there is another."""
+        later = finished - self.first_epoch
+        if self.compiled is not None and later > 0:
+            return (self.elapsed() - self.compiled) / later
+        return self.elapsed() / max(later + 1, 1e-9)
 
 
 def in_notebook() -> bool:

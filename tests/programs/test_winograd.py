@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from piat_jax.core.checks import InputError
 from piat_jax.core.forward import forward_flop
 from piat_jax.core.sharding import data_mesh
 from piat_jax.models import create
@@ -153,6 +154,13 @@ def test_operations_are_counted_on_a_cpu(monkeypatch):
     )
     assert forward_flop(create("small_resnet", num_classes=10, width=2, stage_sizes=(1,)), (8, 8, 1)) == 7
     assert counted == [cpu]
+
+    def missing(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", missing)
+    with pytest.raises(InputError, match="JAX_PLATFORMS"):
+        forward_flop(create("small_resnet", num_classes=10, width=2, stage_sizes=(1,)), (8, 8, 1))
 
 
 def test_what_is_asked_to_be_precise_is_direct():

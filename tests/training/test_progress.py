@@ -37,6 +37,17 @@ def test_the_time_left_is_that_of_the_epochs_to_come(capsys, monkeypatch):
         assert capsys.readouterr().out.endswith(f"  left {left}\n")
 
 
+def test_the_time_left_is_without_compiling(capsys, monkeypatch):
+    """The first of four epochs takes a minute, the others ten seconds."""
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: clock[0])
+    progress = TrainingProgress(4, first_epoch=1, images_per_epoch=100)
+    for epoch, left in ((1, "3m00s"), (2, "20s"), (3, "10s"), (4, "0s")):
+        clock[0] = 60.0 + 10 * (epoch - 1)
+        progress.epoch(epoch, {}, 5.0)
+        assert capsys.readouterr().out.endswith(f"  left {left}\n")
+
+
 def test_a_bar_with_rate_and_time_left_on_a_terminal():
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
