@@ -86,7 +86,7 @@ def forward_flop(model: Model, image_shape: Sequence[int]) -> float:
     try:  # XLA counts before optimising for a CPU alone
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
-        raise InputError("operations are counted on a CPU, which JAX_PLATFORMS leaves out; append ,cpu to it") from error
+        raise InputError("operations are counted on a CPU, which JAX_PLATFORMS leaves out: append ,cpu") from error
     # In a lower precision it counts the fewer operations of Winograd.
     with jax.default_device(cpu), jax.default_matmul_precision("highest"):
         cost: Any = jax.jit(forward).lower(variables, image).cost_analysis()
