@@ -20,7 +20,7 @@ class TrainingProgress:
     def __init__(self, epochs: int, *, first_epoch: int, images_per_epoch: int):
         self.epochs, self.first_epoch, self.images_per_epoch = epochs, first_epoch, images_per_epoch
         self.began = time.perf_counter()
-        self.compiled: float | None = None  # seconds after which the first epoch was done
+        self.first_seconds: float | None = None  # of the first epoch, which compiles
         self.bar: Progress | None = None
         self.every = -(-epochs // MOST_LINES) if in_notebook() else 1
         if sys.stdout.isatty():
@@ -50,8 +50,8 @@ class TrainingProgress:
 
     def epoch(self, epoch: int, values: Mapping[str, float], images_per_second: float) -> None:
         """Report the end of an epoch; all `values` except losses are shares, shown in percent."""
-        if self.compiled is None:
-            self.compiled = self.elapsed()
+        if self.first_seconds is None:
+            self.first_seconds = self.elapsed()
         if epoch % self.every and epoch != self.epochs:
             return
         shown = "  ".join(f"{name} {_show(name, value)}" for name, value in values.items())
@@ -78,8 +78,8 @@ class TrainingProgress:
     def _seconds_per_epoch(self, finished: float) -> float:
         """The mean so far, without the first epoch, which compiles, as soon as there is another."""
         later = finished - self.first_epoch
-        if self.compiled is not None and later > 0:
-            return (self.elapsed() - self.compiled) / later
+        if self.first_seconds is not None and later > 0:
+            return (self.elapsed() - self.first_seconds) / later
         return self.elapsed() / max(later + 1, 1e-9)
 
 

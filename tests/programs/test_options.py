@@ -63,7 +63,7 @@ def test_onednn_is_asked_for_where_it_answers_and_otherwise_not_ynnpack_of_an_ol
 def test_the_answer_is_the_same_where_nothing_may_be_transferred():
     options = compiler.compiler_options()
     compiler.compiler_options.cache_clear()
-    with jax.transfer_guard("disallow"):  # as around every chunk of training
+    with jax.transfer_guard("disallow"):
         assert compiler.compiler_options() == options
 
 

@@ -27,7 +27,7 @@ def compiler_options() -> dict[str, Any] | None:
     def convolve(x: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, x, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    # Not an array, because training calls this where transfers are forbidden.
+    # Not an array, because the user may have forbidden transfers.
     shape = jax.ShapeDtypeStruct((4, 4, 4, 4), jnp.float32)
     try:
         program = jax.jit(convolve, compiler_options=ONEDNN).lower(shape).compile()
