@@ -217,12 +217,22 @@ def test_spreads_are_pooled_over_claims(tmp_path):
 
     claims = [{"method": m, "other": "p", "measure": k} for m in ("x", "y", "gone") for k in ("best:aa", "best:clean")]
     setting = {"name": "a", "test_examples": 1000, "aa_examples": 200}
-    item = {"settings": [setting], "claims": claims, "rows": [row("x", 1, 2, 3), row("y", 4, 0, 2), row("p", 1, 1, 1)]}
+    item = {
+        "seeds": [0, 1, 2],
+        "settings": [setting],
+        "claims": claims,
+        "rows": [row("x", 1, 2, 3), row("y", 4, 0, 2), row("p", 1, 1, 1)],
+    }
     (tmp_path / "item.json").write_text(json.dumps(item))
     (only,) = spreads(tmp_path)
     assert (only.measure, only.claims, only.seeds, only.images) == ("best:aa", 2, 6, (200,))
     assert only.deviation == pytest.approx(np.sqrt((1.0 + 4.0) / 2))
     assert "| best:aa | 200 | 2 | 1.58 |" in to_markdown([only], 1.0, 2)
+    # A method without one of the seeds is paired over the others: 3 - 1 and 1 - 1.
+    item["rows"][0] = {**row("x", 3, 1), "of_seeds": {"best:aa": [0, 2]}}
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    (only,) = spreads(tmp_path)
+    assert (only.seeds, only.deviation) == (5, pytest.approx(np.sqrt((2.0 + 4.0) / 2)))
     with pytest.raises(InputError, match="has no item with a claim"):
         spreads(tmp_path / "nothing")
 
@@ -391,11 +401,16 @@ def test_averages_over_methods_have_seeds_as_samples():
     assert found.difference == interval(np.array([2, 1, 1.5]))
     assert (found.grown, found.runs) == (5, 6)
     one, other = averages_to_markdown(content).split("\n\n")
-    assert "| AA final | 1.50 [0.26, 2.74] | 5 of 6 |" in one
-    assert "| AA final | 0.00 [0.00, 0.00] | 0 of 6 |" in other
+    assert "| AA final | 1.50 [0.26, 2.74] | 5 of 6 | 3 |" in one
+    assert "| AA final | 0.00 [0.00, 0.00] | 0 of 6 | 3 |" in other
     assert "AA best" not in one + other
-    with pytest.raises(InputError, match=r"PIAT\+B has final:aa for 2 of 3 seeds"):
-        on_average(pairs_of({**ours, "PIAT+B": [1, 2]}), "final:aa", "s")
+    # Without one seed of one method: (3 + 1) / 2 and (1 + 2) / 2.
+    fewer = pairs_of({**ours, "PIAT+B": [41, 43]})
+    fewer["rows"][3]["of_seeds"] = {"final:aa": [0, 2]}
+    found = on_average(fewer, "final:aa", "s")
+    assert (found.difference, found.runs, found.seeds) == (interval(np.array([2, 1.5])), 4, 2)
+    with pytest.raises(InputError, match=r"final:aa for 1 seeds in common, and PIAT\+B for 1; run more of it"):
+        on_average(pairs_of({**ours, "PIAT+B": [1]}), "final:aa", "s")
     with pytest.raises(InputError, match="fig6 has no claims"):
         on_average({**content, "claims": []}, "final:aa", "s")
 

@@ -210,6 +210,11 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
         theirs = {key: published(paper, item, block, entry.row, key) for key in keys}
         values = {key: [measure(run, key) for run in entry.runs] for key in keys}
         ours = {key: [value for value in found if value is not None] for key, found in values.items()}
+        fewer = {
+            key: [run.seed for run, value in zip(entry.runs, found) if value is not None]
+            for key, found in values.items()
+            if 0 < len(ours[key]) < len(result.seeds)
+        }
         rows.append(
             {
                 "setting": entry.setting.name,
@@ -218,6 +223,7 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
                 "overrides": dict(entry.row.overrides),
                 "note": entry.row.note,
                 "ours": {key: found for key, found in ours.items() if found},
+                "of_seeds": fewer,
                 "paper": {key: value for key, value in theirs.items() if value is not None},
                 "during_training": [_series(run) for run in entry.runs],
             }
@@ -246,6 +252,16 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
         "notes": list(item.notes),
         "ran_on": _environments(runs),
     }
+
+
+def by_seed(content: Mapping[str, Any], row: Mapping[str, Any], key: str) -> dict[int, float]:
+    """The numbers of a row of `to_json` by seed: of all seeds, unless the row names those it has.
+
+    >>> by_seed({"seeds": [0, 1, 2]}, {"ours": {"gap": [1.5, 2.5]}, "of_seeds": {"gap": [0, 2]}}, "gap")
+    {0: 1.5, 2: 2.5}
+    """
+    seeds = row.get("of_seeds", {}).get(key, content["seeds"])
+    return dict(zip(seeds, row["ours"].get(key, [])))
 
 
 def _series(run: RunResults) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.engine.claims import Interval, interval
 from experiments.engine.report import measure_name
+from experiments.engine.results import by_seed
 from piat_jax.analysis.runs import read_json
 from piat_jax.cli import errors
 from piat_jax.core.checks import InputError
@@ -27,10 +28,13 @@ class Average(NamedTuple):
     difference: Interval
     grown: int  # runs that are above their partner
     runs: int
+    seeds: int
 
 
 def on_average(content: Mapping[str, Any], key: str, setting: str) -> Average:
     """The mean difference of a measure over the pairs of an item on one data set, and its interval over seeds.
+
+    It is over the seeds that all methods of the pairs have.
 
     Args:
       content: an item's results, as experiments.run writes them.
@@ -38,7 +42,7 @@ def on_average(content: Mapping[str, Any], key: str, setting: str) -> Average:
       setting: the name of a data set of the item.
 
     Raises:
-      InputError: the item has no claims there, or a method of a pair lacks the measure for a seed.
+      InputError: the item has no claims there, or its methods have fewer than two seeds in common.
 
     >>> ours = {"A": [50.0, 52.0], "PIAT+A": [53.0, 54.0]}
     >>> rows = [{"setting": "s", "name": name, "ours": {"final:aa": values}} for name, values in ours.items()]
@@ -51,14 +55,17 @@ def on_average(content: Mapping[str, Any], key: str, setting: str) -> Average:
     pairs = list(dict.fromkeys((claim["method"], claim["other"]) for claim in claims))
     if not pairs:
         raise InputError(f"{content['item']} has no claims on {setting}, so no pairs; give such as fig6.json")
-    measured = {row["name"]: row["ours"].get(key, []) for row in content["rows"] if row["setting"] == setting}
-    for name in dict.fromkeys(name for pair in pairs for name in pair):
-        if len(measured[name]) != len(content["seeds"]):
-            raise InputError(
-                f"{name} has {key} for {len(measured[name])} of {len(content['seeds'])} seeds; run the others first"
-            )
-    differences = np.array([np.subtract(measured[one], measured[other]) for one, other in pairs])
-    return Average(interval(differences.mean(axis=0)), int((differences > 0).sum()), differences.size)
+    measured = {row["name"]: by_seed(content, row, key) for row in content["rows"] if row["setting"] == setting}
+    known = {name: measured[name].keys() for pair in pairs for name in pair}
+    seeds = sorted(set.intersection(*map(set, known.values())))
+    if len(seeds) < 2:
+        least = min(known, key=lambda name: len(known[name]))
+        raise InputError(
+            f"the methods of {content['item']} have {key} for {len(seeds)} seeds in common, and {least} for "
+            f"{len(known[least])}; run more of it"
+        )
+    differences = np.array([[measured[one][seed] - measured[other][seed] for seed in seeds] for one, other in pairs])
+    return Average(interval(differences.mean(axis=0)), int((differences > 0).sum()), differences.size, len(seeds))
 
 
 def to_markdown(content: Mapping[str, Any]) -> str:
@@ -67,12 +74,14 @@ def to_markdown(content: Mapping[str, Any]) -> str:
 
 
 def _table(content: Mapping[str, Any], setting: str) -> str:
-    lines = [f"| {setting} | difference | runs that grow |", "|---|---|---:|"]
+    lines = [f"| {setting} | difference | runs that grow | seeds |", "|---|---|---:|---:|"]
     known = {key for row in content["rows"] if row["setting"] == setting for key in row["ours"]}
     for key in content["keys"]:
         if key in known:
             found = on_average(content, key, setting)
-            lines.append(f"| {measure_name(key)} | {found.difference.text()} | {found.grown} of {found.runs} |")
+            lines.append(
+                f"| {measure_name(key)} | {found.difference.text()} | {found.grown} of {found.runs} | {found.seeds} |"
+            )
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.engine.results import by_seed
 from piat_jax.cli import errors
 from piat_jax.core.checks import InputError, check_range
 
@@ -82,11 +83,14 @@ def spreads(folder: Path) -> list[Spread]:
         settings = {setting["name"]: setting for setting in item["settings"]}
         for claim in item["claims"]:
             for name, setting in settings.items():
-                rows = {row["name"]: row["ours"] for row in item["rows"] if row["setting"] == name}
-                pair = [rows.get(claim[key], {}).get(claim["measure"]) for key in ("method", "other")]
-                if None in pair or min(map(len, pair)) < 2:  # type: ignore[arg-type]
+                rows = {
+                    row["name"]: by_seed(item, row, claim["measure"]) for row in item["rows"] if row["setting"] == name
+                }
+                one, other = (rows.get(claim[key], {}) for key in ("method", "other"))
+                differences = [one[seed] - other[seed] for seed in one if seed in other]
+                if len(differences) < 2:
                     continue
-                found.setdefault(claim["measure"], []).append(np.subtract(*map(np.asarray, pair)))
+                found.setdefault(claim["measure"], []).append(np.array(differences))
                 fewer = setting["aa_examples"] if claim["measure"].endswith(":aa") else 0
                 images.setdefault(claim["measure"], set()).add(fewer or setting["test_examples"])
     if not found:
