@@ -15,7 +15,7 @@ import scipy.stats
 from experiments import run as command
 from experiments.engine.claims import interval
 from experiments.engine.items import Item, Row, Setting
-from experiments.engine.results import Entry, Result, collect
+from experiments.engine.results import Entry, Result, by_seed, collect, to_json
 from experiments.engine.trained import load_final
 from experiments.studies import collapse, landscape, perception, radii, screened
 from experiments.studies.on_average import on_average
@@ -213,7 +213,8 @@ def test_the_fewest_seeds_are_enough_and_one_less_is_not():
 
 def test_spreads_are_pooled_over_claims(tmp_path):
     def row(name, *values):
-        return {"setting": "a", "name": name, "ours": {"best:aa": list(values), "best:clean": list(values[:1])}}
+        ours = {"best:aa": list(values), "best:clean": list(values[:1])}
+        return {"setting": "a", "name": name, "ours": ours, "of_seeds": {"best:clean": [0]}}
 
     claims = [{"method": m, "other": "p", "measure": k} for m in ("x", "y", "gone") for k in ("best:aa", "best:clean")]
     setting = {"name": "a", "test_examples": 1000, "aa_examples": 200}
@@ -229,7 +230,7 @@ def test_spreads_are_pooled_over_claims(tmp_path):
     assert only.deviation == pytest.approx(np.sqrt((1.0 + 4.0) / 2))
     assert "| best:aa | 200 | 2 | 1.58 |" in to_markdown([only], 1.0, 2)
     # A method without one of the seeds is paired over the others: 3 - 1 and 1 - 1.
-    item["rows"][0] = {**row("x", 3, 1), "of_seeds": {"best:aa": [0, 2]}}
+    item["rows"][0] = {**row("x", 3, 1), "of_seeds": {"best:aa": [0, 2], "best:clean": [0]}}
     (tmp_path / "item.json").write_text(json.dumps(item))
     (only,) = spreads(tmp_path)
     assert (only.seeds, only.deviation) == (5, pytest.approx(np.sqrt((2.0 + 4.0) / 2)))
@@ -382,6 +383,21 @@ def test_blocks_go_on_while_many_are_broken(monkeypatch):
     assert screened.screened(brightness, images, np.zeros(19, int), **how, before=found) == found
 
 
+def test_a_row_with_fewer_seeds_names_them(tmp_path):
+    def run(seed, low):
+        series = [{"epoch": epoch, "test_pgd20": value} for epoch, value in ((1, 0.5), (2, low))]
+        return a_run(tmp_path / str(seed), seed, series)
+
+    all_of_them = [run(0, 0.4), run(1, 0.3), run(2, 0.2)]
+    result = result_of({"A": all_of_them, "B": [run(0, 0.45), run(2, 0.25)]})
+    content = to_json("piat", result, ["gap"])
+    assert [row["of_seeds"] for row in content["rows"]] == [{}, {"gap": [0, 2]}]
+    one, other = (by_seed(content, row, "gap") for row in content["rows"])
+    assert one == pytest.approx({0: 10, 1: 20, 2: 30})
+    assert other == pytest.approx({0: 5, 2: 25})
+    assert by_seed(content, content["rows"][1], "best:aa") == {}
+
+
 def pairs_of(ours):
     """An item's results with the pairs A, PIAT+A and B, PIAT+B."""
     rows = [{"setting": "s", "name": name, "ours": {"final:aa": values}} for name, values in ours.items()]
@@ -409,8 +425,13 @@ def test_averages_over_methods_have_seeds_as_samples():
     fewer["rows"][3]["of_seeds"] = {"final:aa": [0, 2]}
     found = on_average(fewer, "final:aa", "s")
     assert (found.difference, found.runs, found.seeds) == (interval(np.array([2, 1.5])), 4, 2)
-    with pytest.raises(InputError, match=r"final:aa for 1 seeds in common, and PIAT\+B for 1; run more of it"):
-        on_average(pairs_of({**ours, "PIAT+B": [1]}), "final:aa", "s")
+    fewer["rows"][3] |= {"ours": {"final:aa": [41]}, "of_seeds": {"final:aa": [2]}}
+    with pytest.raises(
+        InputError, match=r"have 1 of the seeds of final:aa in common, .*; PIAT\+B has 1: run more of it"
+    ):
+        on_average(fewer, "final:aa", "s")
+    with pytest.raises(InputError, match=r"PIAT\+B has final:aa for 2 of 3 seeds"):
+        on_average(pairs_of({**ours, "PIAT+B": [1, 2]}), "final:aa", "s")
     with pytest.raises(InputError, match="fig6 has no claims"):
         on_average({**content, "claims": []}, "final:aa", "s")
 

@@ -16,6 +16,7 @@ from experiments.engine.kept import AA_BLOCKS, ABOUT, FOUND, SCREENED, name_of
 from experiments.studies import screened
 from piat_jax.analysis.runs import EVALUATION, RunResults, load_run
 from piat_jax.analysis.tables import accuracy_of, chosen_on, oscillation
+from piat_jax.core.checks import InputError
 
 PGD = "test_pgd20"
 PAPER_TABLES = Path(__file__).parent / "paper_tables.csv"
@@ -195,9 +196,7 @@ def published(paper: str, item: Item, block: Block | None, row: Row, key: str) -
 def difference(result: Result, setting: Setting, claim: Claim) -> tuple[Interval, int] | None:
     """The paired difference, over the seeds that have both numbers, that a claim is about; None where none has."""
     pair = [result.entry(setting, name) for name in (claim.method, claim.other)]
-    one, other = ({run.seed: measure(run, claim.measure) for run in entry.runs} if entry else {} for entry in pair)
-    found = [(one[seed], other[seed]) for seed in one.keys() & other.keys()]
-    known = [mine - theirs for mine, theirs in found if mine is not None and theirs is not None]
+    known = paired(*(_measured(entry, claim.measure) if entry else {} for entry in pair))
     return (interval(np.array(known)), len(known)) if known else None
 
 
@@ -208,13 +207,7 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
     for entry in result.entries:
         block = entry.setting.beside
         theirs = {key: published(paper, item, block, entry.row, key) for key in keys}
-        values = {key: [measure(run, key) for run in entry.runs] for key in keys}
-        ours = {key: [value for value in found if value is not None] for key, found in values.items()}
-        fewer = {
-            key: [run.seed for run, value in zip(entry.runs, found) if value is not None]
-            for key, found in values.items()
-            if 0 < len(ours[key]) < len(result.seeds)
-        }
+        ours = {key: found for key in keys if (found := _measured(entry, key))}
         rows.append(
             {
                 "setting": entry.setting.name,
@@ -222,8 +215,8 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
                 "method": entry.row.method,
                 "overrides": dict(entry.row.overrides),
                 "note": entry.row.note,
-                "ours": {key: found for key, found in ours.items() if found},
-                "of_seeds": fewer,
+                "ours": {key: list(found.values()) for key, found in ours.items()},
+                "of_seeds": {key: list(found) for key, found in ours.items() if len(found) < len(result.seeds)},
                 "paper": {key: value for key, value in theirs.items() if value is not None},
                 "during_training": [_series(run) for run in entry.runs],
             }
@@ -254,14 +247,37 @@ def to_json(paper: str, result: Result, keys: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _measured(entry: Entry, key: str) -> dict[int, float]:
+    """What is known of a row's runs, by seed."""
+    return {run.seed: value for run in entry.runs if (value := measure(run, key)) is not None}
+
+
+def paired(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
+    """The differences at the seeds that both have.
+
+    >>> paired({0: 3.0, 1: 5.0}, {1: 4.0, 2: 1.0})
+    [1.0]
+    """
+    return [value - other[seed] for seed, value in one.items() if seed in other]
+
+
 def by_seed(content: Mapping[str, Any], row: Mapping[str, Any], key: str) -> dict[int, float]:
     """The numbers of a row of `to_json` by seed: of all seeds, unless the row names those it has.
+
+    Raises:
+      InputError: the row has numbers of fewer seeds and does not name them, as files had until November 2026.
 
     >>> by_seed({"seeds": [0, 1, 2]}, {"ours": {"gap": [1.5, 2.5]}, "of_seeds": {"gap": [0, 2]}}, "gap")
     {0: 1.5, 2: 2.5}
     """
-    seeds = row.get("of_seeds", {}).get(key, content["seeds"])
-    return dict(zip(seeds, row["ours"].get(key, [])))
+    values = row["ours"].get(key, [])
+    seeds = row.get("of_seeds", {}).get(key, content["seeds"] if values else [])
+    if len(seeds) != len(values):
+        raise InputError(
+            f"{row['name']} has {key} for {len(values)} of {len(seeds)} seeds and does not name them; "
+            "write the file again by experiments.run with --collect"
+        )
+    return dict(zip(seeds, values))
 
 
 def _series(run: RunResults) -> str:

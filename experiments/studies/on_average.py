@@ -55,14 +55,14 @@ def on_average(content: Mapping[str, Any], key: str, setting: str) -> Average:
     pairs = list(dict.fromkeys((claim["method"], claim["other"]) for claim in claims))
     if not pairs:
         raise InputError(f"{content['item']} has no claims on {setting}, so no pairs; give such as fig6.json")
-    measured = {row["name"]: by_seed(content, row, key) for row in content["rows"] if row["setting"] == setting}
-    known = {name: measured[name].keys() for pair in pairs for name in pair}
-    seeds = sorted(set.intersection(*map(set, known.values())))
+    rows = {row["name"]: row for row in content["rows"] if row["setting"] == setting}
+    measured = {name: by_seed(content, rows[name], key) for pair in pairs for name in pair}
+    seeds = sorted(set.intersection(*map(set, measured.values())))
     if len(seeds) < 2:
-        least = min(known, key=lambda name: len(known[name]))
+        least = min(measured, key=lambda name: len(measured[name]))
         raise InputError(
-            f"the methods of {content['item']} have {key} for {len(seeds)} seeds in common, and {least} for "
-            f"{len(known[least])}; run more of it"
+            f"the methods of {content['item']} have {len(seeds)} of the seeds of {key} in common, and two are needed; "
+            f"{least} has {len(measured[least])}: run more of it"
         )
     differences = np.array([[measured[one][seed] - measured[other][seed] for seed in seeds] for one, other in pairs])
     return Average(interval(differences.mean(axis=0)), int((differences > 0).sum()), differences.size, len(seeds))

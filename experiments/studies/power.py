@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.engine.results import by_seed
+from experiments.engine.results import by_seed, paired
 from piat_jax.cli import errors
 from piat_jax.core.checks import InputError, check_range
 
@@ -83,11 +83,11 @@ def spreads(folder: Path) -> list[Spread]:
         settings = {setting["name"]: setting for setting in item["settings"]}
         for claim in item["claims"]:
             for name, setting in settings.items():
-                rows = {
-                    row["name"]: by_seed(item, row, claim["measure"]) for row in item["rows"] if row["setting"] == name
-                }
-                one, other = (rows.get(claim[key], {}) for key in ("method", "other"))
-                differences = [one[seed] - other[seed] for seed in one if seed in other]
+                rows = {row["name"]: row for row in item["rows"] if row["setting"] == name}
+                pair = [rows[claim[key]] for key in ("method", "other") if claim[key] in rows]
+                if len(pair) < 2:
+                    continue
+                differences = paired(*(by_seed(item, row, claim["measure"]) for row in pair))
                 if len(differences) < 2:
                     continue
                 found.setdefault(claim["measure"], []).append(np.array(differences))

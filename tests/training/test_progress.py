@@ -5,6 +5,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
+
 from piat_jax.training import progress as progress_module
 from piat_jax.training.progress import TrainingProgress
 
@@ -26,24 +28,18 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     assert re.fullmatch(r"epoch   7/120  loss 1\.500  test_pgd20 25\.00%  1,23[45] img/s  left 0s\n", printed), printed
 
 
-def test_the_time_left_is_that_of_the_epochs_to_come(capsys, monkeypatch):
-    """By a clock of its own: 20 s an epoch, of a run that goes on in its fifth of ten."""
+GOES_ON = {5: (20, "1m40s"), 6: (40, "1m20s"), 9: (100, "20s"), 10: (120, "0s")}
+COMPILES = {1: (60, "3m00s"), 2: (70, "20s"), 3: (80, "10s"), 4: (90, "0s")}
+
+
+@pytest.mark.parametrize("ends", [GOES_ON, COMPILES], ids=["20 s an epoch", "a minute and then 10 s an epoch"])
+def test_the_time_left_is_that_of_the_epochs_to_come(capsys, monkeypatch, ends):
+    """By a clock of its own: the seconds at which epochs end, and what is left then."""
     clock = [1000.0]
     monkeypatch.setattr(progress_module.time, "perf_counter", lambda: clock[0])
-    progress = TrainingProgress(10, first_epoch=5, images_per_epoch=100)
-    for epoch, left in ((5, "1m40s"), (6, "1m20s"), (9, "20s"), (10, "0s")):
-        clock[0] = 1000.0 + 20 * (epoch - 4)
-        progress.epoch(epoch, {}, 5.0)
-        assert capsys.readouterr().out.endswith(f"  left {left}\n")
-
-
-def test_the_time_left_is_without_compiling(capsys, monkeypatch):
-    """The first of four epochs takes a minute, the others ten seconds."""
-    clock = [0.0]
-    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: clock[0])
-    progress = TrainingProgress(4, first_epoch=1, images_per_epoch=100)
-    for epoch, left in ((1, "3m00s"), (2, "20s"), (3, "10s"), (4, "0s")):
-        clock[0] = 60.0 + 10 * (epoch - 1)
+    progress = TrainingProgress(max(ends), first_epoch=min(ends), images_per_epoch=100)
+    for epoch, (seconds, left) in ends.items():
+        clock[0] = 1000.0 + seconds
         progress.epoch(epoch, {}, 5.0)
         assert capsys.readouterr().out.endswith(f"  left {left}\n")
 
