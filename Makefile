@@ -35,11 +35,12 @@ test: $(READY)  ## All tests, in as many processes as there are cores.
 	@mkdir -p .cache/jax && find .cache/jax -type f -mtime +30 -delete
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
-# Processors round differently. ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.
+# Processors round differently, and so do XLA's emitters; `make test` takes the one that compiles faster
+# (tests/conftest.py). ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.
 ISA ?= AVX2
-rounding: $(READY)  ## The numerical tests as on a processor with no more than AVX2.
-	XLA_FLAGS=--xla_cpu_max_isa=$(ISA) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/attacks \
-		tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py
+rounding: $(READY)  ## The numerical tests and doctests as users' XLA rounds, on a processor with no more than AVX2.
+	USERS_EMITTER=1 XLA_FLAGS=--xla_cpu_max_isa=$(ISA) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
+		tests/attacks tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py piat_jax
 
 # What needs several devices is skipped. PROCESSES share the GPU.
 PROCESSES ?= 8

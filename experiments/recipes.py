@@ -1,6 +1,6 @@
 """Small runs of the field's recipes on the embedded data: one-step training, generated images, several norms.
 
-    python -m experiments.recipes --kinds=fast,generated,norms --workdir=runs/recipes
+    python -m experiments.recipes --kinds=fast,collapse,generated,norms --workdir=runs/recipes
 
 Each kind is a folder of ordinary runs with a report in it; a second call resumes. The
 generated images are draws from a Gaussian for each class, fitted to the training images (`generate`).
@@ -61,6 +61,17 @@ def fast(folder: Path) -> list[Small]:
     ]
 
 
+def collapse(folder: Path) -> list[Small]:
+    """One step at radius 0.3, where FGSM-RS collapses: whether PIAT prevents that is a matter of seeds."""
+    common = {"evaluation.every_epochs": "4", "evaluation.attacks": "clean,pgd10", "evaluation.select": "pgd10"}
+    own = {"fgsm_rs": {}, "n_fgsm": {"attack.name": "n_fgsm"}}
+    return [
+        Small(f"{name}{piat}", f"embedded_fast:pgd_at{piat}", common | fields, ("clean", "pgd10", "pgd50"))
+        for piat in ("", "+piat")
+        for name, fields in own.items()
+    ]
+
+
 def generated(folder: Path) -> list[Small]:
     """TRADES as of Wang et al. (2023), without and with 5,000 generated images."""
     path = folder / "generated.npz"
@@ -98,7 +109,7 @@ def norms(folder: Path) -> list[Small]:
     ]
 
 
-KINDS = {"fast": fast, "generated": generated, "norms": norms}
+KINDS = {"fast": fast, "collapse": collapse, "generated": generated, "norms": norms}
 
 
 def generate(train: Split, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

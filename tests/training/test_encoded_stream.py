@@ -196,8 +196,9 @@ def test_a_run_that_is_stopped_goes_on_at_the_very_batch(problem, stream):
     at = stopped.value.position
     assert (at.epoch, at.steps) == (2, 1)
     rest, resumed = run(stopped.value.state, examples=stream(window_bytes=BATCH), position=at, steps_per_chunk=1)
-    same(rest.params, whole.params)
-    assert resumed == metrics
+    # Chunks of other lengths are other programs; a batch of other images changes far more.
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), rest.params, whole.params)
+    assert resumed == pytest.approx(metrics, rel=1e-5)
 
 
 def write_bad(folder, images, bad):
