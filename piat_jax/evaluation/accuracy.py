@@ -17,6 +17,7 @@ from piat_jax.core.renamed import warn
 from piat_jax.core.sharding import gather, keep_replicated, replicate, split_batch
 from piat_jax.core.types import Array, Attack, LogitsFn, Variables
 from piat_jax.evaluation.robustness import Finding
+from piat_jax.evaluation.sanity import are_probabilities, of_probabilities
 from piat_jax.evaluation.sending import sent_blocks
 from piat_jax.evaluation.validity import measure, of_validity, threat_of
 from piat_jax.programs.jit import program_jit
@@ -62,7 +63,8 @@ def correct_under_attack(
       batch_size: examples per compiled call; the last block is padded, so there is one compilation.
       mesh: devices that share each block (`core/sharding.py`); None for one device.
       on_block: called before each block; an exception from it ends the evaluation.
-      on_finding: called with reasons to doubt the result, such as invalid images from the attack.
+      on_finding: called with reasons to doubt the result: invalid images from the attack, or outputs that look like
+        probabilities.
 
     Returns:
       `[N]` bool. An adversarial image that is not finite, or outside the attack's ball or box, does not count as
@@ -136,8 +138,11 @@ def judge_under_attack(
             shown = gather(_first(judged, mesh))[:count]
         del judged  # frees the images on the device
         jax.block_until_ready(results[-2:-1])  # at most one block ahead, so that signals are handled in between
-    correct, predicted, valid = (np.concatenate(part)[:count] for part in zip(*gather(results)))
-    for finding in of_validity(str(attack), valid):
+    correct, predicted, valid, softmax = (np.concatenate(part)[:count] for part in zip(*gather(results)))
+    findings = of_validity(str(attack), valid)
+    if attack is not None and source is None:
+        findings += of_probabilities(softmax)
+    for finding in findings:
         on_finding(finding)
     return Judged(correct, predicted, shown)
 
@@ -169,8 +174,9 @@ def _correct_block(
     mesh: Mesh | None,
     source: LogitsFn | None = None,
     sent: bool = False,
-) -> tuple[Array, Array, Array, Array]:
-    """For a block: which examples are correct, their predictions, which images are valid, and the judged images.
+) -> tuple[Array, Array, Array, Array, Array]:
+    """For a block: which examples are correct, their predictions, which images are valid, whose outputs look like
+    probabilities, and the judged images.
 
     Images and labels are all of the set, or only the block's if `sent`.
     """
@@ -183,7 +189,7 @@ def _correct_block(
         x = jnp.where(valid[:, None, None, None], x, clean)
     logits = logits_fn(x)
     predicted = jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), jnp.argmax(logits, axis=-1), -1).astype(jnp.int32)
-    return losses.correct(logits, y), predicted, valid, x
+    return losses.correct(logits, y), predicted, valid, are_probabilities(logits), x
 
 
 @program_jit(static_argnames="mesh")

@@ -17,6 +17,7 @@ from piat_jax.core.pixels import as_float
 from piat_jax.core.sharding import gather, replicate, split_batch
 from piat_jax.core.types import Array, LogitsFn
 from piat_jax.evaluation.robustness import Finding
+from piat_jax.evaluation.sanity import are_probabilities, of_probabilities
 from piat_jax.evaluation.sending import sent_blocks
 from piat_jax.evaluation.validity import Threat, measure, of_validity
 from piat_jax.programs.jit import program_jit
@@ -142,16 +143,18 @@ def minimum_norms(
     of_classes = np.asarray(labels)
     count, norm = len(labels), norm_name(attack.options["norm"])
     logits_fn, key = replicate((logits_fn, key), mesh)
-    clean, distances, kept = [], [], []
+    clean, distances, kept, softmax = [], [], [], []
     for block in sent_blocks(images, labels, batch_size, mesh):
         on_block()
         how = {"sent": True} if block.sent else {}
-        x, right, found, wrong = gather(_nearest_block(logits_fn, *block[:3], attack, key, mesh, **how))
+        x, right, found, wrong, looks = gather(_nearest_block(logits_fn, *block[:3], attack, key, mesh, **how))
         away, valid = measure(found, x, Threat(None, norm))
         clean.append(right)
         distances.append(np.where(right, np.where(wrong & valid, away, np.inf), 0.0))
         kept.append(valid)
-    for finding in of_validity(str(attack), np.concatenate(kept)[:count]):
+        softmax.append(looks)
+    valid, looks = (np.concatenate(parts)[:count] for parts in (kept, softmax))
+    for finding in (*of_validity(str(attack), valid), *of_probabilities(looks)):
         on_finding(finding)
     clean, distances = (np.concatenate(parts)[:count] for parts in (clean, distances))
     return MinimumNorms(norm, of_classes, clean, distances)
@@ -167,14 +170,16 @@ def _nearest_block(
     key: Array,
     mesh: Mesh | None,
     sent: bool = False,
-) -> tuple[Array, Array, Array, Array]:
-    """Clean images, whether they are correct, the nearest images found, and whether these are judged misclassified.
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Clean images, whether they are correct, the nearest images found, whether these are judged misclassified, and
+    whether the outputs look like probabilities.
 
     Images and labels are all of the set, or only the block's if `sent`.
     """
     x, y = (images, labels) if sent else (images[indices], labels[indices])
     x, y, indices = split_batch((as_float(x), y, indices), mesh)
-    right = losses.correct(logits_fn(x), y)
+    logits = logits_fn(x)
+    right = losses.correct(logits, y)
     nearest = attack(logits_fn, x, y, key=key, indices=indices, active=right).images
     found, wrong = nearest, jnp.full(y.shape, False)
     for stretch in STRETCHES:
@@ -184,7 +189,7 @@ def _nearest_block(
         fools = losses.misclassified(logits_fn(longer), y) & ~wrong
         found = jnp.where(fools[:, None, None, None], longer, found)
         wrong = wrong | fools
-    return x, right, found, wrong
+    return x, right, found, wrong, are_probabilities(logits)
 
 
 def _rounded(values: np.ndarray) -> list[float]:

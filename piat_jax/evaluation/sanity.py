@@ -40,6 +40,25 @@ def check_data(images: np.ndarray, labels: np.ndarray) -> None:
         raise InputError(f"labels are {labels.dtype}{list(labels.shape)}; give {len(images)} integers, one per image")
 
 
+def are_probabilities(outputs: Any) -> Any:
+    """Whether each row of a network's outputs `[B, K]`, NumPy or JAX, looks like a softmax's: in [0, 1], with sum 1.
+
+    >>> are_probabilities(np.float32([[0.2, 0.8], [0.2, 0.7], [-0.5, 1.5], [np.nan, 1.0]])).tolist()
+    [True, False, False, False]
+    """
+    inside = (outputs.min(axis=1) > -1e-5) & (outputs.max(axis=1) < 1 + 1e-5)
+    return inside & (abs(outputs.sum(axis=1) - 1) < 1e-5)
+
+
+def of_probabilities(rows: np.ndarray) -> Iterator[Finding]:
+    """A finding if all outputs look like probabilities; `rows` is from `are_probabilities`."""
+    if len(rows) and rows.all():
+        yield Finding(
+            "probabilities",
+            "the outputs look like probabilities; give logits, because a softmax hides gradients from the attacks",
+        )
+
+
 def of_outputs(logits: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
     """Findings from the clean logits `[N, K]`."""
     finite = np.isfinite(logits).all(axis=1)
@@ -51,12 +70,7 @@ def of_outputs(logits: np.ndarray, labels: np.ndarray) -> Iterator[Finding]:
     from scipy.special import bdtr
 
     known, classes = logits[finite], logits.shape[1]
-    sums = known.sum(axis=1)
-    if len(known) and known.min() > -1e-5 and known.max() < 1 + 1e-5 and np.abs(sums - 1).max() < 1e-5:
-        yield Finding(
-            "probabilities",
-            "the outputs look like probabilities; give logits, because a softmax hides gradients from the attacks",
-        )
+    yield from of_probabilities(are_probabilities(known))
     correct = int((known.argmax(axis=1) == labels[finite]).sum())
     accuracy = correct / len(labels)
     # The binomial distribution: the probability that guessing is right for at most so many images.

@@ -10,7 +10,7 @@ import numpy as np
 from piat_jax.core.checks import InputError
 from piat_jax.evaluation.autoattack import AttackProgress, AutoAttack
 from piat_jax.evaluation.classes import WorstClass, class_accuracies, find_worst_class
-from piat_jax.evaluation.robustness import NORMS, Robustness
+from piat_jax.evaluation.robustness import NORMS, Finding, Robustness
 
 UNION = ("linf", "l2", "l1")
 """The norms of the union, in the order of attacks and output."""
@@ -60,6 +60,11 @@ class UnionRobustness:
         broken = {norm: part.clean & ~part.robust for norm, part in self.parts.items()}
         total = np.sum(list(broken.values()), axis=0)
         return {norm: int((flags & (total == 1)).sum()) for norm, flags in broken.items()}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings under any norm, each once."""
+        return tuple(dict.fromkeys(finding for part in self.parts.values() for finding in part.findings))
 
     @property
     def worst_class(self) -> WorstClass:

@@ -23,7 +23,7 @@ from piat_jax.data.dataset_info import KNOWN
 from piat_jax.evaluation import AutoAttack, AutoAttackUnion
 from piat_jax.evaluation.blocks import Blocks, Rows
 from piat_jax.evaluation.minimum_norm import MinimumNormAttack
-from piat_jax.experiment import config
+from piat_jax.experiment import config, console
 from piat_jax.experiment.evaluation import UNION_PARTS, evaluation_attack, evaluator, seen_by_attacks
 from piat_jax.experiment.experiment import Experiment
 from piat_jax.experiment.fields import Fields
@@ -182,6 +182,8 @@ class Classifier:
     ) -> dict[str, float]:
         """The accuracy under each attack, in [0, 1]; arguments as for `attack`, `attacks` a list or text with commas.
 
+        What makes a result doubtful is printed on stderr.
+
         >>> from piat_jax.models import create
         >>> net = create("mlp", num_classes=2, hidden=())
         >>> weights = net.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
@@ -192,7 +194,7 @@ class Classifier:
         """
         experiment = self._experiment(seed, fields)
         split = Split(self._pixels(images), self._labels(labels, len(images)))
-        correct = evaluator(experiment, self.model, split)
+        correct = evaluator(experiment, self.model, split, note=console.note)
         names = attacks.split(",") if isinstance(attacks, str) else attacks
         built = {name.strip(): evaluation_attack(experiment, name.strip()) for name in names}
         return {name: float(correct(self.variables, attack).mean()) for name, attack in built.items()}

@@ -216,6 +216,7 @@ class Evaluator:
         note: Callable[[str], None] = lambda text: None,
     ):
         self.experiment, self.net, self.note = experiment, net, note
+        self._told: set[str] = set()
         self.images, self.labels = placed(split.images), jnp.asarray(split.labels)
         precision = experiment.evaluation.precision
         self.precision = None if precision == "default" else precision
@@ -234,7 +235,10 @@ class Evaluator:
         logits_fn = make_logits_fn(self.net, variables)
         if isinstance(attack, AutoAttack | AutoAttackUnion):
             seen = seen_by_attacks(self.experiment, self.net, variables)
-            return attack.run(logits_fn, self.images, self.labels, attack_logits_fn=seen).robust
+            result = attack.run(logits_fn, self.images, self.labels, attack_logits_fn=seen)
+            for finding in result.findings:
+                self._tell(finding)
+            return result.robust
         with jax.default_matmul_precision(self.precision):
             return correct_under_attack(logits_fn, self.images, self.labels, attack, **self.options)
 
@@ -257,7 +261,9 @@ class Evaluator:
             return minimum_norms(logits_fn, self.images, self.labels, attack.attack, **self.options)
 
     def _tell(self, finding: Finding) -> None:
-        if is_first():
+        """Say it once, however often the network is evaluated."""
+        if is_first() and finding.message not in self._told:
+            self._told.add(finding.message)
             self.note(finding.message)
 
 

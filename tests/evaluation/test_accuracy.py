@@ -137,6 +137,27 @@ def test_an_image_outside_the_threat_model_is_no_success(setup, kind):
     assert "stray(" in finding.message
 
 
+def test_outputs_that_are_probabilities_are_told(setup):
+    """All of them: single rows may be so by chance. Without an attack they do no harm."""
+    network, images, labels = setup
+    attack, key = bind(pgd, eps=0.1, step_size=0.05, steps=2), jax.random.key(0)
+
+    def told(logits_fn, attack, **options):
+        findings = []
+        correct_under_attack(logits_fn, images, labels, attack, key=key, on_finding=findings.append, **options)
+        return [finding.message for finding in findings]
+
+    def softmax(x):
+        return jax.nn.softmax(network(x))
+
+    (message,) = told(softmax, attack, batch_size=5)
+    assert message.startswith("the outputs look like probabilities; give logits")
+    assert told(softmax, None) == []
+    assert told(network, attack) == told(lambda x: softmax(x).at[0].mul(2), attack) == []
+    # What matters is the network that was attacked.
+    assert told(softmax, attack, source=network) == []
+
+
 def test_the_library_s_attacks_keep_to_their_threat_model(setup):
     findings = []
     assert set(TO_TRAIN_WITH) == {"n_fgsm", "msd"}  # which evaluations refuse

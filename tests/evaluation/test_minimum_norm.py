@@ -108,6 +108,14 @@ def test_what_an_attack_says_does_not_matter():
         assert [finding.name for finding in findings] == ([] if kind == "very short" else ["invalid_images"])
 
 
+def test_outputs_that_are_probabilities_are_told():
+    images, labels, _ = examples()
+    findings = []
+    for network in (NETWORK, lambda x: jax.nn.softmax(NETWORK(x))):
+        minimum_norms(network, images, labels, bind(claims), key=KEY, on_finding=findings.append, batch_size=6)
+    assert [finding.name for finding in findings] == ["probabilities"]
+
+
 def test_where_nothing_is_correct_there_is_no_median():
     images, _, _ = examples()
     wrong = np.asarray(jnp.argmin(NETWORK(images), axis=1))

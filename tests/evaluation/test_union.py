@@ -8,7 +8,7 @@ import pytest
 from jax.tree_util import Partial
 
 from piat_jax.core.checks import InputError
-from piat_jax.evaluation import AutoAttack, AutoAttackUnion, UnionRobustness
+from piat_jax.evaluation import AutoAttack, AutoAttackUnion, Finding, UnionRobustness
 
 SHAPE = (2, 3, 1)
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
@@ -57,6 +57,11 @@ def test_robust_is_what_no_norm_reaches(tmp_path):
     assert found.broken_only == {norm: int((clean & reached[norm] & (count == 1)).sum()) for norm in EPS}
     worst = min((found.robust[labels == k].mean(), k) for k in (0, 1))
     assert found.worst_class == (worst[1], pytest.approx(worst[0]))
+    # A finding of all parts is there once, and one of a single part too.
+    one, two = Finding("one", "of each"), Finding("two", "of the last")
+    parts = {norm: dataclasses.replace(part, findings=(one,)) for norm, part in found.parts.items()}
+    parts["l1"] = dataclasses.replace(parts["l1"], findings=(one, two))
+    assert UnionRobustness(parts).findings == (one, two)
     lines = str(found).splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["clean", "L-inf", "L2", "L1", "union"]
     assert f"{100 * found.accuracy:.2f}%" in lines[-1]

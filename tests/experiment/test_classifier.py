@@ -1,6 +1,7 @@
 """`piat_jax.load`: a network with its weights, wherever they are from."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,28 @@ def test_logits_of_bytes_and_of_floats_whatever_the_batch():
     np.testing.assert_array_equal(model.logits(pixels), logits)
     np.testing.assert_allclose(model.logits(IMAGES, batch_size=3), logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(model.predict(IMAGES), logits.argmax(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class WithSoftmax:
+    """A network of which the outputs are probabilities."""
+
+    net: Any
+
+    def apply(self, *variables, **options):
+        logits, state = self.net.apply(*variables, **options)
+        return jax.nn.softmax(logits), state
+
+
+@pytest.mark.parametrize("attack", ["pgd", "apgd-ce", "fmn"])
+def test_what_makes_a_result_doubtful_is_told_once(attack, monkeypatch):
+    monkeypatch.setattr(classifier.console, "note", lambda text: told.append(text))
+    for softmax in (False, True):
+        told, model = [], make()
+        if softmax:
+            model = dataclasses.replace(model, model=WithSoftmax(model.model))
+        model.evaluate(IMAGES, model.predict(IMAGES), [f"{attack}5", f"{attack}6"])
+        assert sum("the outputs look like probabilities" in text for text in told) == softmax
 
 
 def test_it_is_a_pytree_and_another_one_compiles_nothing():
