@@ -3,16 +3,19 @@
 `python -m experiments.throughput.conv_in_loop` prints one table; the measured rows are in conv_in_loop.md.
 """
 
+import argparse
 import functools
 import itertools
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from piat_jax.attacks import pgd
+from piat_jax.cli import errors
 from piat_jax.core.types import Array
 from piat_jax.programs.platform import compiling_for
 
@@ -50,8 +53,9 @@ def compiled_attack(
     return lambda: executable(kernels, images, labels), seconds
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Measure A B A B and print the medians."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     keys = jax.random.split(jax.random.key(0), len(WIDTHS) + 1)
     shapes = [*((3, 3, a, b) for a, b in itertools.pairwise(WIDTHS)), (WIDTHS[-1], CLASSES)]
     kernels = [jax.random.normal(k, s) * (2 / jnp.prod(jnp.array(s[:-1]))) ** 0.5 for k, s in zip(keys, shapes)]
@@ -78,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.run(main))

@@ -11,14 +11,17 @@ import importlib.util
 import io
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.throughput.small_set import find_pictures
+from piat_jax.cli import errors
+from piat_jax.core.checks import InputError, check_count
 from piat_jax.data.records.geometry import Decoding, evaluation_crop, open_image
 from piat_jax.data.records.images import RecordImages
 from piat_jax.data.records.loader import Loader
@@ -128,26 +131,39 @@ def draft(folder: Path, count: int = 100) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """The command: one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the files, made if it is not there")
     parser.add_argument("--workers", default="0,1,2")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=3)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    workers = _numbers(given.workers)
+    check_count("images", given.images, 1)
+    check_count("epochs", given.epochs, 1)
     if not (given.out / "train").is_dir():
         for split, count in (("train", given.images), ("test", BATCH)):
             write_split(given.out, "folders", split, like_imagenet(count), class_names=list(find_pictures()))
     found: dict[str, Any] = {"cores": os.cpu_count(), "ours": {}, "torchvision": {}, "draft": draft(given.out)}
     sides = {"ours": ours} | ({"torchvision": torchvisions} if importlib.util.find_spec("torchvision") else {})
-    for workers in map(int, given.workers.split(",")):
+    for count in workers:
         for name, side in sides.items():
-            rate = side(given.out, workers, given.epochs)
-            found[name][workers] = rate.wall if workers else rate._asdict()
-            print(f"{name}, workers {workers}: {found[name][workers]} images/s", flush=True)
+            rate = side(given.out, count, given.epochs)
+            found[name][count] = rate.wall if count else rate._asdict()
+            print(f"{name}, workers {count}: {found[name][count]} images/s", flush=True)
     print(json.dumps(found))
 
 
+def _numbers(workers: str) -> list[int]:
+    try:
+        counts = [int(number) for number in workers.split(",")]
+    except ValueError:
+        raise InputError(f"workers={workers!r} is not a list of numbers; give such as 0,1,2") from None
+    for count in counts:
+        check_count("workers", count, 0)
+    return counts
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.run(main))

@@ -9,13 +9,15 @@ from the right quarter of the picture, those of the training set from the rest.
 import argparse
 import importlib.util
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from piat_jax.core.checks import InputError
+from piat_jax.cli import errors
+from piat_jax.core.checks import InputError, check_count
 from piat_jax.data.records.writing import KINDS, Encoded, write_split
 
 PICTURES = {
@@ -102,16 +104,18 @@ def write_small_set(out: Path, kinds: Sequence[str] = tuple(KINDS), *, train: in
     return folders
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=80, help="crops of each picture")
     parser.add_argument("--test", type=int, default=20)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    check_count("train", given.train, 1)
+    check_count("test", given.test, 1)
     for folder in write_small_set(given.out, train=given.train, test=given.test):
         print(folder)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.run(main))

@@ -6,9 +6,12 @@ Writes streaming.jsonl next to this file, one line per network, and prints the r
 file on the disk. Windows are small, so that one is sent every few steps.
 """
 
+import argparse
 import json
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,6 +21,7 @@ import numpy as np
 from piat_jax import models
 from piat_jax.attacks import bind, pgd
 from piat_jax.benchmark.ours import NETWORKS, _device
+from piat_jax.cli import errors
 from piat_jax.data import Split
 from piat_jax.experiment.provenance import describe_run
 from piat_jax.objectives import PGDAT
@@ -66,8 +70,9 @@ def measure(network: str, batch: int, steps: int, window: int, folder: Path) -> 
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Measure every case and write the lines."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     about = describe_run()
     about = {name: about[name] for name in ("started", "commit", "versions")} | {"device": _device()}
     lines = []
@@ -81,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.run(main))
