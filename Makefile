@@ -40,7 +40,8 @@ test: $(READY)  ## All tests, in as many processes as there are cores.
 ISA ?= AVX2
 rounding: $(READY)  ## The numerical tests and doctests as users' XLA rounds, on a processor with no more than AVX2.
 	USERS_EMITTER=1 XLA_FLAGS=--xla_cpu_max_isa=$(ISA) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
-		tests/attacks tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py piat_jax
+		tests/attacks tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py piat_jax \
+		tests/models/test_vit.py tests/programs/test_winograd.py tests/training/test_encoded_stream.py
 
 # What needs several devices is skipped. PROCESSES share the GPU.
 PROCESSES ?= 8

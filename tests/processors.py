@@ -15,10 +15,14 @@ def skip_unless_compiled(dtype):
         pytest.skip("XLA compiles no float16 for this processor")
 
 
-def same_bits(one, other):
-    """Of two programs with the same operations: XLA's older emitter (conftest.py) rounds them differently."""
-    older = "xla_cpu_use_fusion_emitters=false" in os.environ["XLA_FLAGS"]
-    np.testing.assert_allclose(one, other, rtol=1e-6 if older else 0)
+OLDER_EMITTER = "xla_cpu_use_fusion_emitters=false" in os.environ["XLA_FLAGS"]
+"""Whether XLA's older emitter compiles (conftest.py); it rounds programs with the same operations differently."""
+
+
+def same_bits(one, other, rtol=1e-6, atol=0.0):
+    """Trees with the same bits; with the older emitter, equal within the tolerances."""
+    tolerances = {"rtol": rtol, "atol": atol} if OLDER_EMITTER else {"rtol": 0.0}
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerances), one, other)
 
 
 @functools.cache

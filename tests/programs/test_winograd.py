@@ -15,6 +15,7 @@ from piat_jax.core.sharding import data_mesh
 from piat_jax.models import create
 from piat_jax.programs.cpu import winograd
 from piat_jax.programs.loops import loop_safe
+from tests.processors import OLDER_EMITTER
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -50,9 +51,10 @@ def test_pieces_of_a_batch_make_the_same(monkeypatch):
     images, kernel, cotangent = (rng.normal(size=shape) for shape in shapes)
     single = [jnp.asarray(x, jnp.float32) for x in (images, kernel, cotangent)]
     assert winograd._pieces(single[0], kernel.shape) == 3
-    np.testing.assert_allclose(winograd.convolve(*single[:2]), direct(images, kernel), atol=5e-5)
+    atol = 5e-5 if OLDER_EMITTER else 2e-5
+    np.testing.assert_allclose(winograd.convolve(*single[:2]), direct(images, kernel), atol=atol)
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    np.testing.assert_allclose(winograd.input_gradient(single[2], single[1]), direct(cotangent, flipped), atol=5e-5)
+    np.testing.assert_allclose(winograd.input_gradient(single[2], single[1]), direct(cotangent, flipped), atol=3e-5)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     taps = [[padded[:, i : i + 8, j : j + 4] for j in range(3)] for i in range(3)]
     gradient = np.array([[np.einsum("bhwc,bhwo->co", tap, cotangent) for tap in row] for row in taps])

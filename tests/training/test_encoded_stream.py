@@ -26,6 +26,7 @@ from piat_jax.objectives import NMSE
 from piat_jax.training import Recipe, StopTraining, encoded_stream, init_state, run_epoch, sgd
 from piat_jax.training.encoded_stream import EncodedStream, Speed, local_rows
 from tests.data.encoded_sets import CLASSES, examples, write_set
+from tests.processors import OLDER_EMITTER, same_bits
 
 SIZE = 8
 BATCH = 8 * SIZE * SIZE * 3  # bytes of a batch
@@ -196,9 +197,9 @@ def test_a_run_that_is_stopped_goes_on_at_the_very_batch(problem, stream):
     at = stopped.value.position
     assert (at.epoch, at.steps) == (2, 1)
     rest, resumed = run(stopped.value.state, examples=stream(window_bytes=BATCH), position=at, steps_per_chunk=1)
-    # Chunks of other lengths are other programs; a batch of other images changes far more.
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), rest.params, whole.params)
-    assert resumed == pytest.approx(metrics, rel=1e-5)
+    # Chunks of other lengths are other programs; a batch of other images changes far more than the tolerance.
+    same_bits(rest.params, whole.params, rtol=1e-4)
+    assert resumed == (pytest.approx(metrics, rel=1e-5) if OLDER_EMITTER else metrics)
 
 
 def write_bad(folder, images, bad):
