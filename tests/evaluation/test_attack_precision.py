@@ -302,7 +302,7 @@ class TestCommands:
             networks.append((attack.attack_precision, attack_logits_fn and attack_logits_fn.model.module.dtype))
             flags, classes = np.ones(len(labels), bool), np.asarray(labels, np.int32)
             found = {"robust": flags, "clean": flags, "predictions": classes, "images": np.asarray(images)}
-            return types.SimpleNamespace(accuracy=0.5, seconds={"apgd-ce": 1.0}, **found)
+            return types.SimpleNamespace(accuracy=0.5, seconds={"apgd-ce": 1.0}, findings=(), **found)
 
         monkeypatch.setattr(AutoAttack, "run", run)
         return networks
