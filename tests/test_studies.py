@@ -17,11 +17,12 @@ from experiments.engine.claims import interval
 from experiments.engine.items import Item, Row, Setting
 from experiments.engine.results import Entry, Result, by_seed, collect, to_json
 from experiments.engine.trained import load_final
-from experiments.studies import collapse, landscape, perception, radii, screened
+from experiments.studies import collapse, differences, landscape, perception, radii, screened
 from experiments.studies.on_average import on_average
 from experiments.studies.on_average import to_markdown as averages_to_markdown
 from experiments.studies.power import MOST_SEEDS, power, seeds_needed, spreads, to_markdown
-from piat_jax.analysis.runs import RunResults
+from piat_jax.analysis.runs import Checkpoint, RunResults
+from piat_jax.analysis.tables import runs_csv
 from piat_jax.attacks import bind, pgd
 from piat_jax.cli import errors, train
 from piat_jax.core.checks import InputError
@@ -436,9 +437,64 @@ def test_averages_over_methods_have_seeds_as_samples():
         on_average({**content, "claims": []}, "final:aa", "s")
 
 
+def test_differences_are_paired_by_seed(tmp_path, capsys):
+    ours = {"A": [50, 51, 52], "PIAT+A": [53.5, 53, 53], "B": [40, 40, 41], "PIAT+B": [61, 70]}
+    content = pairs_of(ours)
+    content["rows"][3]["of_seeds"] = {"final:aa": [2, 0]}
+    (tmp_path / "item.json").write_text(json.dumps(content))
+    main = differences.main
+    main([str(tmp_path / "item.json"), "PIAT+A", "--digits=3"])
+    one, other = capsys.readouterr().out.split("\nt\n")
+    low, high = scipy.stats.ttest_rel([53.5, 53, 53], [50, 51, 52]).confidence_interval()
+    assert f"\n| A | +2.167 [{low:.3f}, {high:.3f}] (3) |\n" in one  # includes 0
+    low, high = scipy.stats.ttest_rel([53, 53.5], [61, 70]).confidence_interval()
+    assert f"\n| PIAT+B | -12.250 [{low:.3f}, {high:.3f}] (2) |\n" in one
+    low, high = scipy.stats.ttest_rel([53.5, 53, 53], [40, 40, 41]).confidence_interval()
+    assert f"\n| B | **+12.833 [{low:.3f}, {high:.3f}]** (3) |\n" in one
+    assert "\n| B | 40.333 ± 0.577 (3) |\n" in one
+    assert "\n| PIAT+A | " in one.partition("PIAT+A minus")[0]
+    assert "\n| PIAT+A | " not in one.partition("PIAT+A minus")[2]
+    assert "| A | +0.000 [0.000, 0.000] |" in other  # all rows have three seeds there
+    main([str(tmp_path / "item.json"), "B", "--digits=3"])
+    assert f"\n| PIAT+A | **-12.833 [{-high:.3f}, {-low:.3f}]** (3) |\n" in capsys.readouterr().out
+    for arguments, message in (
+        (["item.json", "C"], "there is no row 'C'; there are 'A', 'PIAT\\+A'"),
+        (["item.json", "A", "--keys=final:aa,gap"], "A has no 'gap'; it has final:aa"),
+        (["other.json", "A"], "has no rows of an item"),
+        (["gone.csv", "A"], "gone.csv does not exist; piat-compare writes it"),
+        (["other.csv", "A"], "starts with 'method,seed', not with 'dataset,model,"),
+    ):
+        (tmp_path / "other.json").write_text("{}")
+        (tmp_path / "other.csv").write_text("method,seed\na,1\n")
+        with pytest.raises(InputError, match=message):
+            main([str(tmp_path / arguments[0]), *arguments[1:]])
+
+
+def test_differences_of_the_runs_that_piat_compare_writes(tmp_path, capsys):
+    accuracy = {"clean": 0.7, "pgd10": 0.5}
+    runs = [
+        RunResults(tmp_path, method, dataset, "net", 9, seed, (), 24, 24, 0, {"final": Checkpoint(9, shown)})
+        for dataset in ("a", "b")
+        for method, gain in (("piat", 0.01), ("pgd_at", 0.0))
+        for seed in (3, 4)
+        for shown in [{name: value + gain * seed for name, value in accuracy.items()}]
+    ]
+    (tmp_path / "runs.csv").write_text(runs_csv(runs))
+    differences.main([str(tmp_path / "runs.csv"), "piat"])
+    one, other = capsys.readouterr().out.split("\nb net\n")
+    assert one.startswith("a net\n")
+    for text in (one, other):
+        assert "| pgd_at | +3.5 [-2.9, 9.9] | +3.5 [-2.9, 9.9] |" in text
+        assert "| piat | 73.5 ± 0.7 | 53.5 ± 0.7 |" in text
+    (tmp_path / "runs.csv").write_text(runs_csv([*runs, runs[0]]))
+    with pytest.raises(InputError, match="file has two runs of piat with seed 3"):
+        differences.main([str(tmp_path / "runs.csv"), "piat"])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("differences nope", "nope does not exist; experiments.run writes it"),
         ("power", "nope has no item with a claim of two seeds or more"),
         ("on_average", "nope does not exist; python -m experiments.run writes it"),
         ("screened", "workdir='nope' holds no run"),
@@ -446,7 +502,8 @@ def test_averages_over_methods_have_seeds_as_samples():
 )
 def test_a_study_says_what_is_wrong_in_a_line(name, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, "nope"])
+    name, *more = name.split()
+    monkeypatch.setattr(sys, "argv", [name, "nope", *more])
     monkeypatch.delitem(sys.modules, f"experiments.studies.{name}")
     with pytest.raises(SystemExit) as left:
         runpy.run_module(f"experiments.studies.{name}", run_name="__main__")

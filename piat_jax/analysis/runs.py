@@ -260,13 +260,13 @@ def _short(name: str, value: Any) -> str:
 
 def read_json(path: Path, command: str = "piat-evaluate") -> dict[str, Any]:
     """Read the object in a JSON file, or raise an InputError that names it and the command that writes it."""
-    return _object(_read_text(path, command), str(path))
+    return _object(read_text(path, command), str(path))
 
 
 def _read_metrics(path: Path, command: str) -> tuple[Mapping[str, float], ...]:
     """Epochs in order; if an epoch was run twice (resumed), the later line counts."""
     by_epoch = {}
-    for number, line in enumerate(_read_text(path, command).splitlines(), 1):
+    for number, line in enumerate(read_text(path, command).splitlines(), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -281,7 +281,8 @@ def _read_metrics(path: Path, command: str) -> tuple[Mapping[str, float], ...]:
     return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
 
-def _read_text(path: Path, command: str) -> str:
+def read_text(path: Path, command: str) -> str:
+    """Read a text file, or raise an InputError that names it and the command that writes it."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
