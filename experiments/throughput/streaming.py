@@ -1,9 +1,9 @@
-r"""The cost of streaming training data: PGD-10 steps with data on the device and from the host, in turn.
+"""The cost of streaming training data: PGD-10 steps with data on the device and from the host, in turn.
 
-    python -m experiments.throughput.streaming
+    python -m experiments.throughput.streaming > streaming.jsonl
 
-Writes streaming.jsonl next to this file, one line per network, and prints the ratio. The images come from a mapped
-file on the disk. Windows are small, so that one is sent every few steps.
+Prints a JSON line for each network, with the ratio. The images come from a mapped file on the disk. Windows are small,
+so that one is sent every few steps.
 """
 
 import argparse
@@ -31,7 +31,6 @@ from piat_jax.training.streaming import Stream
 ROUNDS = 7
 # network, batch size, steps in an epoch, batches in a window
 CASES = (("small", 128, 16, 4), ("resnet18", 16, 4, 1))
-RESULTS = Path(__file__).with_name("streaming.jsonl")
 
 
 def measure(network: str, batch: int, steps: int, window: int, folder: Path) -> dict[str, object]:
@@ -71,18 +70,13 @@ def measure(network: str, batch: int, steps: int, window: int, folder: Path) -> 
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure every case and write the lines."""
+    """Measure every case and print its line."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     about = describe_run()
     about = {name: about[name] for name in ("started", "commit", "versions")} | {"device": _device()}
-    lines = []
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
-            lines.append({**about, **measure(*case, Path(folder))})
-            print(
-                {name: lines[-1][name] for name in ("network", "images_per_second", "stream_over_device")}, flush=True
-            )
-            RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            print(json.dumps({**about, **measure(*case, Path(folder))}), flush=True)
 
 
 if __name__ == "__main__":
