@@ -1,5 +1,6 @@
 """The commands in experiments/: each says what it does, and takes no flag that it does not know."""
 
+import doctest
 import importlib
 from pathlib import Path
 
@@ -9,11 +10,17 @@ from experiments.throughput import decoding, small_set
 from piat_jax.cli import errors
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = sorted(
-    str(file.relative_to(ROOT).with_suffix("")).replace("/", ".")
-    for file in (ROOT / "experiments").rglob("*.py")
-    if '__name__ == "__main__"' in file.read_text()
-)
+
+
+def modules_with(text):
+    """Names of the modules in experiments/ whose source has it."""
+    files = (ROOT / "experiments").rglob("*.py")
+    found = [file.relative_to(ROOT) for file in files if text in file.read_text()]
+    return sorted(str(file.with_suffix("")).replace("/", ".") for file in found)
+
+
+COMMANDS = modules_with('__name__ == "__main__"')
+WITH_DOCTESTS = [name for name in modules_with(">>> ") if "torch" not in name]  # those: test_torch_reference.py
 
 
 def code_of(main, *arguments):
@@ -26,6 +33,14 @@ def code_of(main, *arguments):
 def test_they_are_found():
     assert len(COMMANDS) > 15
     assert "experiments.throughput.conv_in_loop" in COMMANDS
+    assert "experiments.engine.claims" in WITH_DOCTESTS
+
+
+@pytest.mark.parametrize("name", WITH_DOCTESTS)
+def test_doctests(name):
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted
+    assert not found.failed
 
 
 @pytest.mark.parametrize("name", COMMANDS)

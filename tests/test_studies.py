@@ -446,17 +446,17 @@ def test_differences_are_paired_by_seed(tmp_path, capsys):
     main([str(tmp_path / "item.json"), "PIAT+A", "--digits=3"])
     one, other = capsys.readouterr().out.split("\nt\n")
     low, high = scipy.stats.ttest_rel([53.5, 53, 53], [50, 51, 52]).confidence_interval()
-    assert f"\n| A | +2.167 [{low:.3f}, {high:.3f}] (3) |\n" in one  # includes 0
+    assert f"\n| A | 3 | +2.167 [{low:.3f}, {high:.3f}] |\n" in one  # includes 0
     low, high = scipy.stats.ttest_rel([53, 53.5], [61, 70]).confidence_interval()
-    assert f"\n| PIAT+B | -12.250 [{low:.3f}, {high:.3f}] (2) |\n" in one
+    assert f"\n| PIAT+B | 2 | -12.250 [{low:.3f}, {high:.3f}] |\n" in one
     low, high = scipy.stats.ttest_rel([53.5, 53, 53], [40, 40, 41]).confidence_interval()
-    assert f"\n| B | **+12.833 [{low:.3f}, {high:.3f}]** (3) |\n" in one
-    assert "\n| B | 40.333 ± 0.577 (3) |\n" in one
+    assert f"\n| B | 3 | **+12.833 [{low:.3f}, {high:.3f}]** |\n" in one
+    assert "\n| B | 3 | 40.333 ± 0.577 |\n" in one
     assert "\n| PIAT+A | " in one.partition("PIAT+A minus")[0]
     assert "\n| PIAT+A | " not in one.partition("PIAT+A minus")[2]
-    assert "| A | +0.000 [0.000, 0.000] |" in other  # all rows have three seeds there
+    assert "| A | 3 | +0.000 [0.000, 0.000] |" in other
     main([str(tmp_path / "item.json"), "B", "--digits=3"])
-    assert f"\n| PIAT+A | **-12.833 [{-high:.3f}, {-low:.3f}]** (3) |\n" in capsys.readouterr().out
+    assert f"\n| PIAT+A | 3 | **-12.833 [{-high:.3f}, {-low:.3f}]** |\n" in capsys.readouterr().out
     for arguments, message in (
         (["item.json", "C"], "there is no row 'C'; there are 'A', 'PIAT\\+A'"),
         (["item.json", "A", "--keys=final:aa,gap"], "A has no 'gap'; it has final:aa"),
@@ -484,8 +484,12 @@ def test_differences_of_the_runs_that_piat_compare_writes(tmp_path, capsys):
     one, other = capsys.readouterr().out.split("\nb net\n")
     assert one.startswith("a net\n")
     for text in (one, other):
-        assert "| pgd_at | +3.5 [-2.9, 9.9] | +3.5 [-2.9, 9.9] |" in text
-        assert "| piat | 73.5 ± 0.7 | 53.5 ± 0.7 |" in text
+        assert "| pgd_at | 2 | +3.5 [-2.9, 9.9] | +3.5 [-2.9, 9.9] |" in text
+        assert "| piat | 2 | 73.5 ± 0.7 | 53.5 ± 0.7 |" in text
+    fewer = dataclasses.replace(runs[0], seed=5, checkpoints={"final": Checkpoint(9, {"clean": 0.75})})
+    (tmp_path / "runs.csv").write_text(runs_csv([*runs, fewer]))
+    differences.main([str(tmp_path / "runs.csv"), "piat"])
+    assert "| piat | 3 | 74.0 ± 1.0 | 53.5 ± 0.7 (2) |" in capsys.readouterr().out.partition("b net")[0]
     (tmp_path / "runs.csv").write_text(runs_csv([*runs, runs[0]]))
     with pytest.raises(InputError, match="file has two runs of piat with seed 3"):
         differences.main([str(tmp_path / "runs.csv"), "piat"])

@@ -1,5 +1,7 @@
 """The PyTorch AutoAttack that ours is measured against: golden numbers of the published code, and the model."""
 
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,12 @@ def ranked():
 
 def lengths(delta, norm):
     return torch.linalg.vector_norm(delta.flatten(1), torch.inf if norm == "linf" else 2, dim=1)
+
+
+def test_doctests():
+    found = doctest.testmod(torch_attacks, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted
+    assert not found.failed
 
 
 class TestGolden:

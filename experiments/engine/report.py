@@ -91,12 +91,15 @@ def _claims(claims: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> st
 
 
 def probability(value: float | None) -> str:
-    """A p value as printed; a dash if there is only one seed.
+    """A p value as printed, on its side of 0.05; a dash if there is only one seed.
 
-    >>> probability(0.0312), probability(2e-5), probability(None)
-    ('0.031', '<0.001', '\N{EN DASH}')
+    >>> probability(0.0312), probability(0.04964), probability(2e-5), probability(None)
+    ('0.031', '0.0496', '<0.001', '\N{EN DASH}')
     """
-    return "\N{EN DASH}" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+    if value is None:
+        return "\N{EN DASH}"
+    text = f"{value:.3f}"
+    return "<0.001" if value < 0.001 else f"{value:.4f}" if text == "0.050" else text
 
 
 def _item(item: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ Each seed of one row is compared with the same seed of the other: both have its 
 import argparse
 import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from experiments.engine.report import measure_name
 from experiments.engine.results import by_seed, paired
 from piat_jax.analysis.runs import read_json, read_text
 from piat_jax.cli import errors
-from piat_jax.core.checks import InputError
+from piat_jax.core.checks import InputError, check_range
 
 CHECKPOINTS = ("best", "final")
 ABOUT = ["dataset", "model", "method", "seed", "what", "epoch"]  # the columns of runs.csv before its accuracies
@@ -68,7 +68,7 @@ def of_runs(lines: Sequence[Sequence[str]]) -> Mapping[str, Table]:
 def to_markdown(table: Table, row: str, keys: Sequence[str] = (), digits: int = 1) -> str:
     """Two tables: every row's means and deviations over seeds, and what `row` has more than each other row.
 
-    Bold: the interval lies on one side of 0. In brackets: the number of seeds that both have, where rows differ in it.
+    Bold: the interval lies on one side of 0. In brackets: the number of seeds, where it is less than the row's.
 
     Args:
       table: numbers by row, measure and seed, in percent or points.
@@ -81,40 +81,38 @@ def to_markdown(table: Table, row: str, keys: Sequence[str] = (), digits: int = 
 
     >>> table = {"PIAT": {"final:aa": {0: 61.0, 1: 60.0, 2: 62.0}}, "PGD-AT": {"final:aa": {0: 57.0, 1: 55.0}}}
     >>> print(to_markdown(table, "PIAT"))
-    |  | AA final |
-    |---|---|
-    | PIAT | 61.0 ± 1.0 (3) |
-    | PGD-AT | 56.0 ± 1.4 (2) |
+    | | seeds | AA final |
+    |---|---:|---|
+    | PIAT | 3 | 61.0 ± 1.0 |
+    | PGD-AT | 2 | 56.0 ± 1.4 |
     <BLANKLINE>
-    | PIAT minus | AA final |
-    |---|---|
-    | PGD-AT | +4.5 [-1.9, 10.9] (2) |
+    | PIAT minus | seeds | AA final |
+    |---|---:|---|
+    | PGD-AT | 2 | +4.5 [-1.9, 10.9] |
     """
     if row not in table:
         raise InputError(f"there is no row {row!r}; there are {', '.join(map(repr, table))}")
     if unknown := [key for key in keys if key not in table[row]]:
         raise InputError(f"{row} has no {unknown[0]!r}; it has {', '.join(table[row])}")
+    check_range("digits", digits, 0, 9)
     keys = keys or list(table[row])
-    counts = {len(measures[key]) for measures in table.values() for key in keys if measures.get(key)}
-    means, differences = [], []
-    for name, measures in table.items():
-        cells = [list(measures.get(key, {}).values()) for key in keys]
-        means.append([name, *(_with_count(_mean(values, digits), values, counts) for values in cells)])
-        cells = [paired(table[row][key], measures.get(key, {})) for key in keys]
-        differences.append([name, *(_with_count(_difference(values, digits), values, counts) for values in cells)])
-    others = [line for line in differences if line[0] != row]
-    names = list(map(measure_name, keys))
-    return f"{_grid(['', *names], means)}\n\n{_grid([f'{row} minus', *names], others)}"
+    means = {name: [list(measures.get(key, {}).values()) for key in keys] for name, measures in table.items()}
+    more = {
+        name: [paired(table[row][key], measures.get(key, {})) for key in keys]
+        for name, measures in table.items()
+        if name != row
+    }
+    one = _grid("", keys, means, lambda values: _mean(values, digits))
+    other = _grid(f"{row} minus", keys, more, lambda values: _difference(values, digits))
+    return f"{one}\n\n{other}"
 
 
 def _mean(values: Sequence[float], digits: int) -> str:
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}" if values else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 def _difference(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return ""
     mean, low, high = interval(np.array(values))
     if len(values) < 2:
         return f"{mean:+.{digits}f}"
@@ -122,13 +120,21 @@ def _difference(values: Sequence[float], digits: int) -> str:
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
-def _with_count(text: str, values: Sequence[float], counts: set[int]) -> str:
-    return f"{text} ({len(values)})" if text and len(counts) > 1 else text
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
+def _grid(
+    corner: str,
+    keys: Sequence[str],
+    rows: Mapping[str, Sequence[Sequence[float]]],
+    text: Callable[[Sequence[float]], str],
+) -> str:
+    lines = [
+        f"|{f' {corner}'.rstrip()} | seeds | {' | '.join(map(measure_name, keys))} |",
+        "|---|---:|" + "---|" * len(keys),
+    ]
+    for name, columns in rows.items():
+        most = max(map(len, columns))
+        cells = [text(values) + f" ({len(values)})" * (len(values) < most) if values else "" for values in columns]
+        lines.append(f"| {name} | {most} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def read(path: Path) -> Mapping[str, Table]:
