@@ -138,7 +138,7 @@ PLANTED = {
     "other/z.py": ("", "piat_jax.other"),
 }
 ALLOWED = {
-    "experiment/config.py": "import ml_collections\nfrom piat_jax.interop import names",
+    "experiment/config/files.py": "import ml_collections\nfrom piat_jax.interop import names",
     "cli/errors.py": "from absl import flags\nfrom piat_jax.experiment import config",
     "models/layers.py": "import flax.linen",
 }
