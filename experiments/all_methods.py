@@ -6,7 +6,6 @@ Flags are those of piat-sweep, which does the work; a second call resumes. The r
 piat.md and piat.png hold the comparison.
 """
 
-import sys
 from collections.abc import Sequence
 
 from piat_jax.cli import errors, sweep
@@ -26,4 +25,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

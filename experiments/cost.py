@@ -261,4 +261,4 @@ def _interval(low: float, high: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

@@ -7,7 +7,6 @@ generated images are draws from a Gaussian for each class, fitted to the trainin
 """
 
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -161,4 +160,4 @@ def _job(folder: Path, overrides: dict[str, str], run: Small, seed: str) -> Job:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

@@ -14,7 +14,6 @@ item, and report.md and report.html of all items in it.
 
 import dataclasses
 import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,4 +244,4 @@ def _stem(item: Item, setting: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

@@ -1,4 +1,4 @@
-"""The application layer's rule: configs are resolved once, in one package, and everything else takes an `Experiment`."""
+"""The application layer: configs are resolved once, in one package, and everything else takes an `Experiment`."""
 
 import ast
 from pathlib import Path

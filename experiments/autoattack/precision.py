@@ -9,7 +9,6 @@ throughout. Writes result.json and table.md after each row.
 
 import functools
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -181,4 +180,4 @@ def table(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

@@ -6,7 +6,6 @@ The flags are those of piat-benchmark, and --ours_only. README.md here says how 
 """
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -32,4 +31,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

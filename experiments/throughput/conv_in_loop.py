@@ -7,7 +7,6 @@ import argparse
 import functools
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -82,4 +81,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

@@ -11,7 +11,6 @@ import importlib.util
 import io
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -166,4 +165,4 @@ def _numbers(workers: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

@@ -10,7 +10,6 @@ splitting a block costs, not what it gains.
 
 import json
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,4 +158,4 @@ def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

@@ -10,7 +10,6 @@ summary.md and the figures (.png and .svg), all at the end.
 import csv
 import dataclasses
 import io
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -154,4 +153,4 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))

@@ -9,7 +9,6 @@ the model "small"). Appends one line per case to results.jsonl in --out, and wri
 """
 
 import math
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
 def entry() -> None:
     """The console entry point."""
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ as Carmon2019Unlabeled.pt, needs no --model.
 """
 
 import ast
-import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -188,7 +187,7 @@ def _print(loaded: "Classifier", *, quiet: bool) -> None:
 
 def entry() -> None:
     """The console entry point."""
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))
 
 
 if __name__ == "__main__":

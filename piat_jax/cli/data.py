@@ -97,7 +97,7 @@ def show_progress(done: int, total: int) -> None:
 
 def entry() -> None:
     """The console entry point."""
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))
 
 
 if __name__ == "__main__":

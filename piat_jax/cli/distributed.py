@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+from piat_jax.cli import errors
 from piat_jax.cli.errors import CRASHED, SAVED
 from piat_jax.core.checks import InputError
 
@@ -90,4 +91,4 @@ def leave(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+    errors.leave(code)

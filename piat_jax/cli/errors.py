@@ -1,9 +1,11 @@
 """Exit of every command: 0, or a clear line on stderr and an exit code for the type of error."""
 
+import atexit
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from piat_jax.cli.arguments import HelpRequested
 from piat_jax.core.checks import InputError, SavedAndStopped
@@ -13,6 +15,9 @@ SAVED = 75
 
 CRASHED = 1
 """Exit code after an error that is not due to input, as in Python."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C if not everything was saved, as of a shell: 128 + SIGINT."""
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +45,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         return CRASHED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except Exception:
         import jax
 
@@ -49,3 +54,17 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         traceback.print_exc()
         return CRASHED
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with what `run` returned.
+
+    After Ctrl-C the device may still be computing. Python would free what it computes with, and XLA would crash, so
+    the process does what is registered for its end, and ends without freeing anything.
+    """
+    if code == INTERRUPTED:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -6,7 +6,6 @@
 A method is its parts joined by +: one objective, then wrappers from the inside out, an average, and piat.
 """
 
-import sys
 from collections.abc import Sequence
 
 from piat_jax.cli import arguments, errors
@@ -28,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
 def entry() -> None:
     """The console entry point."""
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))
 
 
 if __name__ == "__main__":

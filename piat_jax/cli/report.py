@@ -170,7 +170,7 @@ def _common(folders: Sequence[Path]) -> Path:
 
 def entry() -> None:
     """The console entry point."""
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ report is in the folder `report` of --workdir. With --list, the command only pri
 run, for a scheduler. Methods with kd or hat need teachers with the same seed ("standard", "pgd_at"); these are added.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 
@@ -77,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
 
 def entry() -> None:
     """The console entry point."""
-    sys.exit(errors.run(main))
+    errors.leave(errors.run(main))
 
 
 if __name__ == "__main__":

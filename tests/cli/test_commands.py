@@ -69,3 +69,40 @@ def test_a_reader_who_has_had_enough_is_no_error():
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+INTERRUPTED = """
+import atexit
+from piat_jax.cli import errors
+
+class Freed:
+    def __del__(self):
+        print("freed", flush=True)
+
+def main(arguments):
+    raise KeyboardInterrupt if arguments == ["interrupt"] else SystemExit(3)
+
+kept = Freed()
+atexit.register(print, "registered")
+errors.leave(errors.run(main))
+"""
+
+
+def test_after_ctrl_c_nothing_is_freed():
+    """XLA may still compute with it, and would crash."""
+    done, other = (
+        subprocess.run([sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True, cwd=ROOT)
+        for arguments in (["interrupt"], [])
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "registered\n", "interrupted\n")
+    assert (other.returncode, other.stdout) == (3, "registered\nfreed\n")
+
+
+def test_every_command_ends_by_leave():
+    files = [file for folder in ("piat_jax", "experiments") for file in (ROOT / folder).rglob("*.py")]
+    ends = [
+        file.name
+        for file in files
+        if "errors.run(main)" in file.read_text() and "leave(errors.run(main))" not in file.read_text()
+    ]
+    assert ends == []
