@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 from experiments import run as command
+from experiments.engine import figures
 from experiments.engine.claims import interval
 from experiments.engine.items import Item, Row, Setting
 from experiments.engine.results import Entry, Result, by_seed, collect, to_json
@@ -195,6 +196,19 @@ def test_a_study_is_saved_and_drawn_for_each_data_set_that_ran(tmp_path, monkeyp
     entries = (Entry(SETTING, row, (a_run(tmp_path),)), Entry(other, row))
     assert command.draw(Result(item, "small", (0,), entries)) == {}  # there was nothing to draw
     assert drawn == [SETTING]
+
+
+def test_epochs_of_another_length_are_drawn_on_the_scale_of_the_first(tmp_path):
+    def entry(name, epochs, *evaluated):
+        metrics = [{"epoch": n, "test_pgd20": 0.5} if n in evaluated else {"epoch": n} for n in range(1, epochs + 1)]
+        run = dataclasses.replace(a_run(tmp_path, metrics=metrics), epochs=epochs)
+        return Entry(SETTING, Row(name, "piat"), (run,))
+
+    rows = (entry("usual", 20, 5, 10, 15, 20), entry("long", 4, 1, 2, 4), entry("short", 80, 20, 40, 60, 80))
+    item = Item("fig", "Fig.", tuple(each.row for each in rows), {"small": (SETTING,)}, draw="curves")
+    axes = figures.curves(Result(item, "small", (0,), rows), SETTING).axes[0]
+    drawn = [line.get_xdata().tolist() for line in axes.lines if len(line.get_xdata()) > 1]
+    assert drawn == [[5, 10, 15, 20], [5, 10, 20], [5, 10, 15, 20]]
 
 
 @pytest.mark.parametrize(("difference", "deviation", "seeds"), [(1.0, 1.5, 8), (0.5, 1.0, 30), (1.0, 1.0, 3)])

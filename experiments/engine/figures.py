@@ -2,15 +2,16 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.engine.items import Setting
-from experiments.engine.results import Entry, Result, measure
+from experiments.engine.results import PGD, Entry, Result, measure
 from piat_jax.analysis.curves import COLORS, MARKERS, STYLE, WIDTH, draw_groups
 from piat_jax.analysis.pairs import draw_pairs, find_pairs
-from piat_jax.analysis.runs import Group
+from piat_jax.analysis.runs import Group, RunResults
 from piat_jax.analysis.tables import attack_name
 
 if TYPE_CHECKING:
@@ -29,10 +30,26 @@ def render(figure: "Figure", suffix: str) -> bytes:
 
 
 def curves(result: Result, setting: Setting) -> "Figure":
-    """PGD-20 accuracy over the epochs, a line for each row."""
+    """PGD-20 accuracy over the epochs, a line for each row, on the first row's scale of epochs."""
     entries = result.ran(setting)
-    groups = [Group(entry.runs[0].dataset, entry.runs[0].model, entry.runs[0].method, entry.runs) for entry in entries]
-    return draw_groups(groups, _names(entries), key="test_pgd20")
+    epochs = entries[0].runs[0].epochs
+    groups = [
+        Group(runs[0].dataset, runs[0].model, runs[0].method, runs)
+        for entry in entries
+        for runs in [tuple(_in_epochs_of(run, epochs) for run in entry.runs)]
+    ]
+    return draw_groups(groups, _names(entries), key=PGD)
+
+
+def _in_epochs_of(run: RunResults, epochs: int) -> RunResults:
+    """The run's evaluations as of a run of so many epochs: an epoch may be any number of steps."""
+    share = epochs / run.epochs
+    evaluations = (entry for entry in run.metrics if PGD in entry)
+    return (
+        run
+        if share == 1
+        else replace(run, metrics=tuple({**at, "epoch": round(share * at["epoch"])} for at in evaluations))
+    )
 
 
 def pairs(result: Result, setting: Setting) -> "Figure | None":
