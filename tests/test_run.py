@@ -215,6 +215,18 @@ def test_kept_results_are_those_of_the_folder(tmp_path, tiny, commands):
     assert kept.load(tmp_path) == {}
 
 
+def test_equal_results_are_equal_files(tmp_path, tiny, commands):
+    flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")
+    assert call("piat", "table1", *flags) == 0
+    run = kept.load(tmp_path / "out")["tiny/piat-seed0"]
+    found = {name: {"accuracy": 0.46, "pgd_cw": 0.5} for name in ("final", "best")}
+    one, other = (
+        kept.save(tmp_path / name, {"x/y-seed0": dataclasses.replace(run, settings={"screened": dict(order)})})
+        for name, order in (("one", found.items()), ("other", reversed(found.items())))
+    )
+    assert one.read_text() == other.read_text()
+
+
 @pytest.mark.parametrize(("same", "blocks"), [(True, {"aa_blocks": 5}), (True, {}), (False, {"aa_blocks": 5})])
 def test_a_folder_with_fewer_attacks_removes_no_numbers(tmp_path, tiny, commands, same, blocks):
     flags = ("--seeds=0", f"--workdir={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}")

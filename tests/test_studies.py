@@ -14,7 +14,7 @@ import scipy.stats
 
 from experiments import run as command
 from experiments.engine import figures
-from experiments.engine.claims import interval
+from experiments.engine.claims import Claim, interval
 from experiments.engine.items import Item, Row, Setting
 from experiments.engine.results import Entry, Result, by_seed, collect, to_json
 from experiments.engine.trained import load_final
@@ -198,17 +198,30 @@ def test_a_study_is_saved_and_drawn_for_each_data_set_that_ran(tmp_path, monkeyp
     assert drawn == [SETTING]
 
 
-def test_epochs_of_another_length_are_drawn_on_the_scale_of_the_first(tmp_path):
-    def entry(name, epochs, *evaluated):
-        metrics = [{"epoch": n, "test_pgd20": 0.5} if n in evaluated else {"epoch": n} for n in range(1, epochs + 1)]
-        run = dataclasses.replace(a_run(tmp_path, metrics=metrics), epochs=epochs)
-        return Entry(SETTING, Row(name, "piat"), (run,))
+def test_claims_are_drawn_with_their_intervals(tmp_path):
+    def entry(name, *final):
+        points = [{"final": Checkpoint(9, {"pgd20": value, "cw20": value + 0.1})} for value in final]
+        return Entry(
+            SETTING,
+            Row(name, name),
+            tuple(dataclasses.replace(a_run(tmp_path, seed), checkpoints=at) for seed, at in enumerate(points)),
+        )
 
-    rows = (entry("usual", 20, 5, 10, 15, 20), entry("long", 4, 1, 2, 4), entry("short", 80, 20, 40, 60, 80))
-    item = Item("fig", "Fig.", tuple(each.row for each in rows), {"small": (SETTING,)}, draw="curves")
-    axes = figures.curves(Result(item, "small", (0,), rows), SETTING).axes[0]
-    drawn = [line.get_xdata().tolist() for line in axes.lines if len(line.get_xdata()) > 1]
-    assert drawn == [[5, 10, 15, 20], [5, 10, 20], [5, 10, 15, 20]]
+    keys = ("final:pgd20", "final:cw20")
+    claims = tuple(Claim("", "A", other, key, "higher") for other in ("B", "C", "gone") for key in keys)
+    item = Item("fig", "Fig.", (), {"small": (SETTING,)}, claims=claims)
+    rows = (entry("A", 0.5, 0.6, 0.7), entry("B", 0.4, 0.4, 0.7), entry("C", 0.9))
+    axes = figures.differences(Result(item, "small", (0, 1, 2), rows), SETTING).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["B", "C"]
+    assert len(axes.containers) == 2
+    expected = interval(np.array([10.0, 20.0, 0.0]))
+    for container in axes.containers:
+        points, _, (bars,) = container.lines
+        np.testing.assert_allclose(points.get_xdata(), [expected.mean, -40.0], atol=1e-9)
+        ends = [line[:, 0] for line in bars.get_segments()]
+        np.testing.assert_allclose(ends, [[expected.low, expected.high], [-40.0, -40.0]], atol=1e-9)  # C has one seed
+        assert [round(place) for place in points.get_ydata()] == [0, 1]
+    assert figures.differences(Result(item, "small", (0,), rows[:1]), SETTING) is None
 
 
 @pytest.mark.parametrize(("difference", "deviation", "seeds"), [(1.0, 1.5, 8), (0.5, 1.0, 30), (1.0, 1.0, 3)])

@@ -2,16 +2,16 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.engine.items import Setting
-from experiments.engine.results import PGD, Entry, Result, measure
+from experiments.engine.report import measure_name
+from experiments.engine.results import Entry, Result, difference, measure
 from piat_jax.analysis.curves import COLORS, MARKERS, STYLE, WIDTH, draw_groups
 from piat_jax.analysis.pairs import draw_pairs, find_pairs
-from piat_jax.analysis.runs import Group, RunResults
+from piat_jax.analysis.runs import Group
 from piat_jax.analysis.tables import attack_name
 
 if TYPE_CHECKING:
@@ -30,26 +30,45 @@ def render(figure: "Figure", suffix: str) -> bytes:
 
 
 def curves(result: Result, setting: Setting) -> "Figure":
-    """PGD-20 accuracy over the epochs, a line for each row, on the first row's scale of epochs."""
+    """PGD-20 accuracy over the epochs, a line for each row."""
     entries = result.ran(setting)
-    epochs = entries[0].runs[0].epochs
-    groups = [
-        Group(runs[0].dataset, runs[0].model, runs[0].method, runs)
-        for entry in entries
-        for runs in [tuple(_in_epochs_of(run, epochs) for run in entry.runs)]
-    ]
-    return draw_groups(groups, _names(entries), key=PGD)
+    groups = [Group(entry.runs[0].dataset, entry.runs[0].model, entry.runs[0].method, entry.runs) for entry in entries]
+    return draw_groups(groups, _names(entries), key="test_pgd20")
 
 
-def _in_epochs_of(run: RunResults, epochs: int) -> RunResults:
-    """The run's evaluations as of a run of so many epochs: an epoch may be any number of steps."""
-    share = epochs / run.epochs
-    evaluations = (entry for entry in run.metrics if PGD in entry)
-    return (
-        run
-        if share == 1
-        else replace(run, metrics=tuple({**at, "epoch": round(share * at["epoch"])} for at in evaluations))
-    )
+def differences(result: Result, setting: Setting) -> "Figure | None":
+    """What the item's claims are about: the first method minus each other, with intervals, a color for each measure."""
+    claims = [(claim, found[0]) for claim in result.item.claims if (found := difference(result, setting, claim))]
+    if not claims:
+        return None
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    measures = list(dict.fromkeys(claim.measure for claim, _ in claims))
+    others = list(dict.fromkeys(claim.other for claim, _ in claims))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.6 + 0.28 * len(others)), layout="constrained")
+        axes = figure.subplots()
+        for index, key in enumerate(measures):
+            own = [(others.index(claim.other), found) for claim, found in claims if claim.measure == key]
+            means = np.array([found.mean for _, found in own])
+            ends = np.array(
+                [(found.low, found.high) if np.isfinite(found.low) else (found.mean,) * 2 for _, found in own]
+            )
+            axes.errorbar(
+                means, [place + 0.22 * (index - (len(measures) - 1) / 2) for place, _ in own],
+                xerr=np.abs(ends - means[:, None]).T, fmt=MARKERS[index], color=COLORS[index], markersize=3.5,
+                elinewidth=0.9, capsize=2, label=measure_name(key),
+            )  # fmt: skip
+        axes.axvline(0, color="#808080", linewidth=0.8)
+        axes.set_yticks(range(len(others)), others)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{claims[0][0].method} minus the row, in points")
+        axes.grid(True, axis="x", color="#E0E0E0", linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside upper center", ncols=len(measures), frameon=False, fontsize=7)
+    return figure
 
 
 def pairs(result: Result, setting: Setting) -> "Figure | None":

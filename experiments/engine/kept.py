@@ -82,7 +82,9 @@ def _stored(run: RunResults, machine: int) -> dict[str, Any]:
 
 
 def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in (AA_BLOCKS, SCREENED) if name in settings}
+    """What is kept of the settings, in one order, so that equal results are equal files."""
+    found = {name: settings[name] for name in (AA_BLOCKS, SCREENED) if name in settings}
+    return {**found, SCREENED: dict(sorted(found[SCREENED].items()))} if SCREENED in found else found
 
 
 def _is_accuracy(name: str) -> bool:

@@ -304,7 +304,7 @@ ITEMS = (
             for row in AVERAGING
             for name, key in (("PGD-20 best", "best:pgd20"), ("PGD-20 final", "final:pgd20"), ("AA final", "final:aa"))
         ),
-        draw="curves",
+        draw="differences",
         notes=(
             "Not an item of the paper. lookahead: PIAT's write-back with a constant weight. EMA and SWA are evaluated, "
             "and training does not see them. Rates are multiplied throughout; the last row has PIAT's 1 - lambda.",
