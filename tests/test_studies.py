@@ -488,7 +488,7 @@ def test_differences_are_paired_by_seed(tmp_path, capsys):
         (["item.json", "C"], "there is no row 'C'; there are 'A', 'PIAT\\+A'"),
         (["item.json", "A", "--keys=final:aa,gap"], "A has no 'gap'; it has final:aa"),
         (["other.json", "A"], "has no rows of an item"),
-        (["gone.csv", "A"], "gone.csv does not exist; piat-compare writes it"),
+        (["gone.csv", "A"], "gone.csv does not exist; piat-report writes it"),
         (["other.csv", "A"], "starts with 'method,seed', not with 'dataset,model,"),
     ):
         (tmp_path / "other.json").write_text("{}")
@@ -497,7 +497,7 @@ def test_differences_are_paired_by_seed(tmp_path, capsys):
             main([str(tmp_path / arguments[0]), *arguments[1:]])
 
 
-def test_differences_of_the_runs_that_piat_compare_writes(tmp_path, capsys):
+def test_differences_of_the_runs_that_piat_report_writes(tmp_path, capsys):
     accuracy = {"clean": 0.7, "pgd10": 0.5}
     runs = [
         RunResults(tmp_path, method, dataset, "net", 9, seed, (), 24, 24, 0, {"final": Checkpoint(9, shown)})

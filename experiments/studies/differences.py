@@ -2,7 +2,7 @@
 
     python -m experiments.studies.differences experiments/results/piat/small/averaging.json PIAT --keys=final:aa,gap
 
-It reads an item's JSON file, as experiments.run writes it, or the runs.csv of piat-compare, where rows are methods.
+It reads an item's JSON file, as experiments.run writes it, or the runs.csv of piat-report, where rows are methods.
 Each seed of one row is compared with the same seed of the other: both have its images and first weights.
 """
 
@@ -47,7 +47,7 @@ def of_runs(lines: Sequence[Sequence[str]]) -> Mapping[str, Table]:
     head, *rest = lines or [[]]
     if head[: len(ABOUT)] != ABOUT:
         raise InputError(
-            f"file starts with {','.join(head)!r}, not with {','.join(ABOUT)!r}; give piat-compare's runs.csv"
+            f"file starts with {','.join(head)!r}, not with {','.join(ABOUT)!r}; give piat-report's runs.csv"
         )
     found: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
     for line in rest:
@@ -139,7 +139,7 @@ def _grid(
 def read(path: Path) -> Mapping[str, Table]:
     """The tables of a file by data set."""
     if path.suffix == ".csv":
-        return of_runs(list(csv.reader(read_text(path, "piat-compare").splitlines())))
+        return of_runs(list(csv.reader(read_text(path, "piat-report").splitlines())))
     content = read_json(path, "experiments.run")
     if not content.keys() >= {"settings", "rows", "seeds"}:
         raise InputError(f"{path} has no rows of an item; give a file that experiments.run wrote, or a runs.csv")
@@ -149,7 +149,7 @@ def read(path: Path) -> Mapping[str, Table]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="an item's JSON file, or a runs.csv of piat-compare")
+    parser.add_argument("file", type=Path, help="an item's JSON file, or a runs.csv of piat-report")
     parser.add_argument("row", help="the row that is compared with all others, such as PIAT; in a runs.csv a method")
     parser.add_argument("--keys", default="", help="measures, with commas between; default: all that the row has")
     parser.add_argument("--digits", type=int, default=1, help="after the point (default 1)")

@@ -1,6 +1,7 @@
 """What all commands have in common: help, version, and how soon they answer."""
 
 import importlib
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -106,3 +107,18 @@ def test_every_command_ends_by_leave():
         if "errors.run(main)" in file.read_text() and "leave(errors.run(main))" not in file.read_text()
     ]
     assert ends == []
+
+
+def test_every_command_that_is_named_is_there():
+    """In code, messages and documentation."""
+    files = [
+        *(ROOT.glob("*.md")),
+        *(file for folder in ("piat_jax", "experiments", "docs", "configs") for file in (ROOT / folder).rglob("*.*")),
+    ]
+    named = {
+        name
+        for file in files
+        if file.suffix in (".py", ".md")
+        for name in re.findall(r"(?<![\w/+.-])piat-[a-z]+(?![\w+-])", file.read_text())
+    }
+    assert named == set(COMMANDS)
