@@ -247,14 +247,15 @@ def test_memory_does_not_grow_with_the_set(tmp_path, stream):
         step = 0
         while step < data.steps:
             _, step = data.window(KEY, 0, step)
+            for coming in data._windows.values():  # as while a device trains: how many are alive is no matter of timing
+                coming.result()
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         data.close()
         return most / one
 
-    # In images, of which a window has 16. Kept of each are some numbers, which vary by some hundred bytes.
-    small, large = peak(150), peak(1500)
-    assert large - small < 0.05 * (1500 - 150)
+    small, large = peak(150), peak(1500)  # in images, of which a window has 16
+    assert large < small + 32
 
 
 def test_a_slow_host_is_said_with_both_rates(monkeypatch):
