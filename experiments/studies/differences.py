@@ -18,11 +18,11 @@ from experiments.engine.claims import interval
 from experiments.engine.report import measure_name
 from experiments.engine.results import by_seed, paired
 from piat_jax.analysis.runs import read_json, read_text
+from piat_jax.analysis.tables import ABOUT_POINTS
 from piat_jax.cli import errors
 from piat_jax.core.checks import InputError, check_range
 
 CHECKPOINTS = ("best", "final")
-ABOUT = ["dataset", "model", "method", "seed", "what", "epoch"]  # the columns of runs.csv before its accuracies
 Table = Mapping[str, Mapping[str, Mapping[int, float]]]  # row, measure, seed
 
 
@@ -41,21 +41,21 @@ def of_runs(lines: Sequence[Sequence[str]]) -> Mapping[str, Table]:
     Raises:
       InputError: it is another file, or two runs have the same method and seed.
 
-    >>> of_runs([[*ABOUT, "pgd10"], ["embedded", "small_resnet", "piat", "0", "final", "40", "61.5"]])
+    >>> of_runs([[*ABOUT_POINTS, "pgd10"], ["embedded", "small_resnet", "piat", "0", "final", "40", "61.5"]])
     {'embedded small_resnet': {'piat': {'final:pgd10': {0: 61.5}}}}
     """
     head, *rest = lines or [[]]
-    if head[: len(ABOUT)] != ABOUT:
+    if tuple(head[: len(ABOUT_POINTS)]) != ABOUT_POINTS:
         raise InputError(
-            f"file starts with {','.join(head)!r}, not with {','.join(ABOUT)!r}; give piat-report's runs.csv"
+            f"file starts with {','.join(head)!r}, not with {','.join(ABOUT_POINTS)!r}; give piat-report's runs.csv"
         )
     found: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
     for line in rest:
-        dataset, model, method, seed, what, _ = line[: len(ABOUT)]
+        dataset, model, method, seed, what, _ = line[: len(ABOUT_POINTS)]
         if what not in CHECKPOINTS:
             continue
         measures = found.setdefault(f"{dataset} {model}", {}).setdefault(method, {})
-        for attack, value in zip(head[len(ABOUT) :], line[len(ABOUT) :]):
+        for attack, value in zip(head[len(ABOUT_POINTS) :], line[len(ABOUT_POINTS) :]):
             if value:
                 by_seed = measures.setdefault(f"{what}:{attack}", {})
                 if int(seed) in by_seed:

@@ -139,13 +139,17 @@ def attack_name(attack: str) -> str:
     return "Clean" if attack == "clean" else re.sub(r"(?<=[A-Z])(\d+)$", r"-\1", attack.upper().replace("_", "-"))
 
 
+ABOUT_POINTS = ("dataset", "model", "method", "seed", "what", "epoch")
+"""The columns of runs.csv before its accuracies."""
+
+
 def runs_csv(runs: Sequence[RunResults]) -> str:
     """CSV of all runs: a line for each checkpoint and for each evaluation during training (accuracies in %)."""
     attacks = attack_names(runs)
     during = {name: f"test_{name}" for name in attacks}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["dataset", "model", "method", "seed", "what", "epoch", *attacks])
+    writer.writerow([*ABOUT_POINTS, *attacks])
     for run in runs:
         about = [run.dataset, run.model, run.method, run.seed]
         for name, point in run.checkpoints.items():

@@ -88,7 +88,5 @@ def leave(code: int) -> NoReturn:
             together = threading.Thread(target=jax.distributed.shutdown, daemon=True)
             together.start()
             together.join(SECONDS_AFTER_ERROR)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        errors.end(code)
     errors.leave(code)
