@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs/embedded
 
-.PHONY: help train smoke bench test gpu rounding parity accelerators docs look wheel lint audit clean
+.PHONY: help train smoke bench test slow gpu rounding parity accelerators docs look wheel lint audit clean
 .DELETE_ON_ERROR:
 
 help:  ## This list.
@@ -31,16 +31,19 @@ bench: $(READY)  ## Throughput of training, evaluation and AutoAttack, beside Py
 
 # Tests of one file share compiled functions, so a file stays with one process. All keep what they compile in .cache/jax
 # (tests/conftest.py); what is a month old is compiled anew, for most of it is of programs that are no more.
-test: $(READY)  ## All tests, in as many processes as there are cores.
+test: $(READY)  ## The tests, without the slow ones, in as many processes as there are cores.
 	@mkdir -p .cache/jax && find .cache/jax -type f -mtime +30 -delete
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m "not slow"
+
+slow: $(READY)  ## The tests that `make test` leaves out: tests/slow.txt lists them.
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m slow
 
 # Processors round differently, and so do XLA's emitters; `make test` takes the one that compiles faster
-# (tests/conftest.py). ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.
+# (tests/conftest.py), and a test that compares bits under users' emitter alone is not a slow one. ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.
 ISA ?= AVX2
 rounding: $(READY)  ## The numerical tests and doctests as users' XLA rounds, on a processor with no more than AVX2.
 	USERS_EMITTER=1 XLA_FLAGS=--xla_cpu_max_isa=$(ISA) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
-		tests/attacks tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py piat_jax \
+		-m "not slow" tests/attacks tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py piat_jax \
 		tests/models/test_vit.py tests/programs/test_winograd.py tests/training/test_encoded_stream.py
 
 # What needs several devices is skipped. PROCESSES share the GPU.

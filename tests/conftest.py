@@ -22,6 +22,9 @@ else:  # several processes share a GPU, and numbers are compared to more digits 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
+import pytest
+
+from tests import slow
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -36,6 +39,18 @@ collect_ignore = [str(ACCELERATORS)]
 MOST_MAPS = 40_000
 """Of memory; a process has at most 65,530 on Linux, a compiled program takes some, and beyond that XLA crashes."""
 _done = 0
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
+def pytest_collection_modifyitems(config, items):
+    """Mark what tests/slow.txt lists."""
+    lines = slow.read(slow.LIST.read_text())
+    for item in items:
+        if slow.is_slow(item.nodeid, lines):
+            item.add_marker("slow")
+    if config.args_source == config.ArgsSource.TESTPATHS:  # all tests, of which -k and -m choose afterwards
+        ids = [item.nodeid for item in items]
+        config.stash[slow.STALE] = [name for name, _ in lines if not any(slow.names(name, each) for each in ids)]
 
 
 def pytest_runtest_teardown(nextitem):
