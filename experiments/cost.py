@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
+from experiments import markdown
 from piat_jax.checkpoint import Checkpoints
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
@@ -236,24 +237,21 @@ def main(argv: Sequence[str]) -> None:
     if speeds:
         about = describe_run()
         print(f"{about['devices'][0]}, python {about['versions']['python']}, jax {about['versions']['jax']}\n")
-    print(table(methods, speeds))
+    print(to_markdown(methods, speeds))
 
 
-def table(methods: dict[str, Experiment], speeds: dict[str, list[float]]) -> str:
-    """Markdown: the counts, and the median over rounds of each method's speed over PGD-AT's."""
-    lines = [
-        "| method | forwards | gradients by images | gradients by weights |"
-        + (" img/s | of PGD-AT |" if speeds else ""),
-        "|---|---:|---:|---:|" + ("---:|---:|" if speeds else ""),
-    ]
+def to_markdown(methods: dict[str, Experiment], speeds: dict[str, list[float]]) -> str:
+    """The counts, and the median over rounds of each method's speed over PGD-AT's."""
+    heads = ("method", "forwards", "gradients by images", "gradients by weights")
+    rows = []
     for name, experiment in methods.items():
         counts = count_passes(experiment)
         cells = [_interval(*counts[kind]) for kind in ("forward", "images", "weights")]
         if speeds:
             ratios = [mine / base for mine, base in zip(speeds[name], speeds["pgd_at"])]
             cells += [f"{statistics.median(speeds[name]):.0f}", f"{statistics.median(ratios):.2f}"]
-        lines.append(f"| `{experiment.method}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([f"`{experiment.method}`", *cells])
+    return markdown.table((*heads, "img/s", "of PGD-AT") if speeds else heads, rows)
 
 
 def _interval(low: float, high: float) -> str:

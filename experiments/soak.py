@@ -21,6 +21,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments import markdown
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.files import expanded, write_file
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     lines = "".join(json.dumps(sample) + "\n" for sample in samples)
     write_file(out / "soak.jsonl", lambda file: file.write(lines.encode()))
     draw(samples, out / "soak.svg")
-    print(table(samples))
+    print(to_markdown(samples))
     if grown := growth(samples):
         raise InputError("\n".join(grown))
 
@@ -140,13 +141,13 @@ def _middle_and_end(samples: Sequence[dict[str, Any]], name: str) -> tuple[float
     return statistics.median(middle), statistics.median(values[-tenth:])
 
 
-def table(samples: Sequence[dict[str, Any]]) -> str:
-    """Markdown: each quantity at the first sample, and its medians in the middle and at the end."""
-    lines = ["| | first | middle | end |", "|---|---:|---:|---:|"]
+def to_markdown(samples: Sequence[dict[str, Any]]) -> str:
+    """Each quantity at the first sample, and its medians in the middle and at the end."""
+    rows = []
     for name, (unit, _) in WATCHED.items():
-        middle, end = _middle_and_end(samples, name)
-        lines.append(f"| {name}, {unit} | {samples[0][name]:g} | {middle:g} | {end:g} |")
-    return "\n".join(lines)
+        numbers = (samples[0][name], *_middle_and_end(samples, name))
+        rows.append([f"{name}, {unit}", *(f"{number:g}" for number in numbers)])
+    return markdown.table(("", "first", "middle", "end"), rows)
 
 
 def draw(samples: Sequence[dict[str, Any]], path: Path) -> None:

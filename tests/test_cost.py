@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.cost import count_passes, table, training_flop
+from experiments.cost import count_passes, to_markdown, training_flop
 from piat_jax.experiment import config
 
 # By hand, with K = 3 attack steps: forwards (attack, what it compares with, training), gradients by images, by weights.
@@ -47,7 +47,7 @@ def test_counts_by_hand(method):
 
 def test_the_table_has_ranges_and_ratios():
     configs = {name: config.load(f"embedded:{name}") for name in ("pgd_at", "awp")}
-    text = table(configs, {"pgd_at": [100.0, 200.0, 90.0], "awp": [80.0, 100.0, 45.0]})
+    text = to_markdown(configs, {"pgd_at": [100.0, 200.0, 90.0], "awp": [80.0, 100.0, 45.0]})
     assert text.splitlines()[-1] == "| `pgd_at+awp` | 11 to 12 | 10 | 1 to 2 | 80 | 0.50 |"
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from experiments import markdown
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError, check_at_least
 from piat_jax.core.cores import use_one_device_a_core
@@ -160,24 +161,20 @@ def _report(result: Robustness, theirs: Any, rounds: list[dict[str, Any]], folde
 def _table(report: dict[str, Any]) -> str:
     """Markdown: accuracy after each attack and seconds, the last round's, with the first's for compilation."""
     first, last = report["rounds"][0], report["rounds"][-1]
-    lines = [
-        "| attack | ours, after | PyTorch, after | ours, s (first round) | ours, s | PyTorch, s | ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    heads = ("attack", "ours, after", "PyTorch, after", "ours, s (first round)", "ours, s", "PyTorch, s", "ratio")
+    rows = []
     for name, accuracy in report["ours_accuracy_after"].items():
         theirs = report["torch_accuracy_after"].get(name)
         seconds = last["torch"].get(name)
         shown = f"{100 * theirs:.2f}%" if theirs is not None else ""
-        ratio = f"{seconds:.1f} | {seconds / last['ours'][name]:.2f}" if seconds is not None else " | "
-        ours = f"{first['ours'][name]:.1f} | {last['ours'][name]:.1f}"
-        lines.append(f"| {name} | {100 * accuracy:.2f}% | {shown} | {ours} | {ratio} |")
-    ratio = last["torch_total"] / last["ours_total"]
-    lines.append(
-        f"| all | {100 * report['ours_accuracy']:.2f}% | {100 * report['torch_accuracy']:.2f}% | "
-        f"{first['ours_total']:.1f} | {last['ours_total']:.1f} | {last['torch_total']:.1f} | {ratio:.2f} |"
-    )
+        ratio = (f"{seconds:.1f}", f"{seconds / last['ours'][name]:.2f}") if seconds is not None else ("", "")
+        ours = (f"{first['ours'][name]:.1f}", f"{last['ours'][name]:.1f}")
+        rows.append([name, f"{100 * accuracy:.2f}%", shown, *ours, *ratio])
+    accuracies = (f"{100 * report[side]:.2f}%" for side in ("ours_accuracy", "torch_accuracy"))
+    totals = (f"{each:.1f}" for each in (first["ours_total"], last["ours_total"], last["torch_total"]))
+    rows.append(["all", *accuracies, *totals, f"{last['torch_total'] / last['ours_total']:.2f}"])
     same = f"Same flag on {100 * report['agreement']:.2f}% of {report['examples']} examples"
-    return "\n".join([*lines, "", f"{same}; {report['norm']}, eps {report['eps']:.6g}."]) + "\n"
+    return f"{markdown.table(heads, rows)}\n\n{same}; {report['norm']}, eps {report['eps']:.6g}.\n"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from experiments import markdown
 from piat_jax.cli import arguments, errors
 from piat_jax.core.checks import InputError
 from piat_jax.core.cores import use_one_device_a_core
@@ -95,12 +96,12 @@ def main(argv: Sequence[str]) -> None:
                 "seconds": time.perf_counter() - began,
             }
         )
-        print(f"{row.name}, seed {row.seed}\n{found}\n\n{table(report)}", flush=True)
+        print(f"{row.name}, seed {row.seed}\n{found}\n\n{to_markdown(report)}", flush=True)
         if values.out:
             out = expanded(values.out)
             out.mkdir(parents=True, exist_ok=True)
             (out / "result.json").write_text(json.dumps(report, indent=2) + "\n")
-            (out / "table.md").write_text(table(report))
+            (out / "table.md").write_text(to_markdown(report))
 
 
 class Repeated:
@@ -165,18 +166,15 @@ _round_back.defvjp(
 )
 
 
-def table(report: dict[str, Any]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| attacked in | seed | robust | robust here only | broken here only | runs | refused | broken again |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+def to_markdown(report: dict[str, Any]) -> str:
+    """The rows as a table."""
+    heads = ("robust here only", "broken here only", "runs", "refused", "broken again")
+    fields = ("only_here_robust", "only_here_broken", "runs", "refused", "broken_again")
+    rows = [
+        [row["attacked"], row["seed"], f"{100 * row['robust']:.2f}%", *(row[field] for field in fields)]
+        for row in report["rows"]
     ]
-    for row in report["rows"]:
-        numbers = (row["only_here_robust"], row["only_here_broken"], row["runs"], row["refused"], row["broken_again"])
-        lines.append(
-            f"| {row['attacked']} | {row['seed']} | {100 * row['robust']:.2f}% | {' | '.join(map(str, numbers))} |"
-        )
-    return "\n".join(lines) + "\n"
+    return markdown.table(("attacked in", "seed", "robust", *heads), rows) + "\n"
 
 
 if __name__ == "__main__":

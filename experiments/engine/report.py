@@ -18,6 +18,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
+from experiments import markdown
 from experiments.engine.claims import Interval, border, holm, p_value
 from piat_jax.analysis.tables import attack_name
 from piat_jax.core.checks import InputError
@@ -87,7 +88,8 @@ def _claims(claims: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> st
         verdict, where = f"**{claim['verdict']}**", (claim["setting"], claim["seeds"], item["item"])
         shown = [probability(value) for value in (p, corrected)]
         rows.append([plain(claim["text"]), plain(pair), difference.text(), verdict, *shown, *where])
-    return _grid(("Claim", "Measured", "Difference", VERDICT, "p", "Holm", "Data", "Seeds", "Item"), rows)
+    heads = ("Claim", "Measured", "Difference", VERDICT, "p", "Holm", "Data", "Seeds", "Item")
+    return markdown.table(heads, rows, words=None)
 
 
 def probability(value: float | None) -> str:
@@ -156,12 +158,7 @@ def table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], seeds: int) ->
             bold = "**" if key in best and abs(shown - best[key]) < NEAR else ""
             cells.append(f"{bold}{shown:.2f}{spread}{bold}{theirs}")
         lines.append(cells)
-    return _grid(("Method", *map(measure_name, keys)), lines)
-
-
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [" | ".join(heads), "|".join(["---"] * len(heads)), *(" | ".join(map(str, row)) for row in rows)]
-    return "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)
+    return markdown.table(("Method", *map(measure_name, keys)), lines, words=None)
 
 
 def plain(text: str) -> str:

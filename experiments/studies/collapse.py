@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import markdown
 from piat_jax.analysis.curves import COLORS, STYLE, WIDTH
 from piat_jax.cli import errors
 from piat_jax.core.files import write_json
@@ -145,22 +146,23 @@ def to_markdown(trials: Sequence[Mapping[str, Any]]) -> str:
         "",
         "Seeds that collapsed (seeds whose training accuracy is below 20 %):",
         "",
-        f"| learning rate | {' | '.join(f'mu = {mu:g}' for mu in weights)} |",
-        f"|---|{'---:|' * len(weights)}",
     ]
+    rows: list[list[str]] = []
     for rate in rates:
         cells = [_counted(each for each in plain if (each["rate"], each["mu"]) == (rate, mu)) for mu in weights]
-        lines.append(f"| {rate:g} | {' | '.join(cells)} |")
-    lines += ["", "At learning rate 0.2 and mu = 5:", "", "| with | collapsed |", "|---|---:|"]
+        rows.append([f"{rate:g}", *cells])
+    lines += [markdown.table(("learning rate", *(f"mu = {mu:g}" for mu in weights)), rows), ""]
+    rows = []
     for mend in dict.fromkeys(each["mend"] for each in trials):
         chosen = [each for each in trials if (each["mend"], each["rate"], each["mu"]) == (mend, 0.2, 5.0)]
-        lines.append(f"| {mend} | {_counted(chosen)} |")
-    heads = ("", "collapsed", "others")
-    lines += ["", "The first step there, medians:", "", f"| {' | '.join(heads)} |", "|---|---:|---:|"]
+        rows.append([mend, _counted(chosen)])
+    lines += ["At learning rate 0.2 and mu = 5:", "", markdown.table(("with", "collapsed"), rows), ""]
     first = [each for each in plain if (each["rate"], each["mu"]) == (0.2, 5.0)]
+    rows = []
     for field, name in FIELDS.items():
         medians = [[each[field] for each in first if each["collapsed"] == collapsed] for collapsed in (True, False)]
-        lines.append(f"| {name} | {' | '.join(f'{np.median(each):.3g}' if each else '-' for each in medians)} |")
+        rows.append([name, *(f"{np.median(each):.3g}" if each else "-" for each in medians)])
+    lines += ["The first step there, medians:", "", markdown.table(("", "collapsed", "others"), rows)]
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import markdown
 from experiments.engine.claims import interval
 from experiments.engine.report import measure_name
 from experiments.engine.results import by_seed, paired
@@ -81,12 +82,12 @@ def to_markdown(table: Table, row: str, keys: Sequence[str] = (), digits: int = 
     >>> table = {"PIAT": {"final:aa": {0: 61.0, 1: 60.0, 2: 62.0}}, "PGD-AT": {"final:aa": {0: 57.0, 1: 55.0}}}
     >>> print(to_markdown(table, "PIAT"))
     | | seeds | AA final |
-    |---|---:|---|
+    |---|---:|---:|
     | PIAT | 3 | 61.0 ± 1.0 |
     | PGD-AT | 2 | 56.0 ± 1.4 |
     <BLANKLINE>
     | PIAT minus | seeds | AA final |
-    |---|---:|---|
+    |---|---:|---:|
     | PGD-AT | 2 | +4.5 [-1.9, 10.9] |
     """
     if row not in table:
@@ -101,8 +102,8 @@ def to_markdown(table: Table, row: str, keys: Sequence[str] = (), digits: int = 
         for name, measures in table.items()
         if name != row
     }
-    one = _grid("", keys, means, lambda values: _mean(values, digits))
-    other = _grid(f"{row} minus", keys, more, lambda values: _difference(values, digits))
+    one = _by_measure("", keys, means, lambda values: _mean(values, digits))
+    other = _by_measure(f"{row} minus", keys, more, lambda values: _difference(values, digits))
     return f"{one}\n\n{other}"
 
 
@@ -119,21 +120,18 @@ def _difference(values: Sequence[float], digits: int) -> str:
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
-def _grid(
+def _by_measure(
     corner: str,
     keys: Sequence[str],
     rows: Mapping[str, Sequence[Sequence[float]]],
     text: Callable[[Sequence[float]], str],
 ) -> str:
-    lines = [
-        f"|{f' {corner}'.rstrip()} | seeds | {' | '.join(map(measure_name, keys))} |",
-        "|---|---:|" + "---|" * len(keys),
-    ]
+    lines = []
     for name, columns in rows.items():
         most = max(map(len, columns))
         cells = [text(values) + f" ({len(values)})" * (len(values) < most) if values else "" for values in columns]
-        lines.append(f"| {name} | {most} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([name, most, *cells])
+    return markdown.table((corner, "seeds", *map(measure_name, keys)), lines)
 
 
 def read(path: Path) -> Mapping[str, Table]:

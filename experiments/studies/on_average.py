@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import markdown
 from experiments.engine.claims import Interval, interval
 from experiments.engine.report import measure_name
 from experiments.engine.results import by_seed
@@ -73,15 +74,14 @@ def to_markdown(content: Mapping[str, Any]) -> str:
 
 
 def _table(content: Mapping[str, Any], setting: str) -> str:
-    lines = [f"| {setting} | difference | runs that grow | seeds |", "|---|---|---:|---:|"]
+    rows = []
     known = {key for row in content["rows"] if row["setting"] == setting for key in row["ours"]}
     for key in content["keys"]:
         if key in known:
             found = on_average(content, key, setting)
-            lines.append(
-                f"| {measure_name(key)} | {found.difference.text()} | {found.grown} of {found.runs} | {found.seeds} |"
-            )
-    return "\n".join(lines)
+            grown = f"{found.grown} of {found.runs}"
+            rows.append([measure_name(key), found.difference.text(), grown, found.seeds])
+    return markdown.table((setting, "difference", "runs that grow", "seeds"), rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

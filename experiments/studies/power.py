@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import markdown
 from experiments.engine.results import by_seed, paired
 from piat_jax.cli import errors
 from piat_jax.core.checks import InputError, check_range
@@ -115,17 +116,16 @@ def to_markdown(found: Sequence[Spread], points: float, claims: int) -> str:
         f"{points:g} with probability 0.8: at level 0.05, and at 0.05/{claims}, the first step of Holm's correction",
         f"for {claims} claims.",
         "",
-        f"| measure | images | claims | s | seeds at 0.05 | seeds at 0.05/{claims} | found with 3 seeds | with 10 |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    heads = ("measure", "images", "claims", "s", "seeds at 0.05", f"seeds at 0.05/{claims}", "found with 3 seeds")
+    rows = []
     for each in found:
         counts = [seeds_needed(points, each.deviation, alpha=alpha) for alpha in (0.05, 0.05 / claims)]
         needed = [f"{count:,}" if count < MOST_SEEDS else f"over {MOST_SEEDS:,}" for count in counts]
         chances = [f"{power(points, each.deviation, seeds):.0%}" for seeds in (3, 10)]
         images = " or ".join(f"{count:,}" for count in each.images)
-        cells = [each.measure, images, str(each.claims), f"{each.deviation:.2f}", *needed, *chances]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([each.measure, images, each.claims, f"{each.deviation:.2f}", *needed, *chances])
+    return "\n".join([*lines, markdown.table((*heads, "with 10"), rows)]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

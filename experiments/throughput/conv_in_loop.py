@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from experiments import markdown
 from piat_jax.attacks import pgd
 from piat_jax.cli import errors
 from piat_jax.core.types import Array
@@ -72,12 +73,13 @@ def main(argv: Sequence[str]) -> None:
                 jax.block_until_ready(run())
                 times[name].append(time.perf_counter() - start)
 
-    print("| jax | device | convolution | compile s | PGD-10 ms (median) | min | max | n |")
-    print("|---|---|---|---|---|---|---|---|")
+    rows = []
     for name, (_, seconds) in runs.items():
         ms = [1000 * t for t in times[name]]
-        spread = f"{statistics.median(ms):.0f} | {min(ms):.0f} | {max(ms):.0f} | {len(ms)}"
-        print(f"| {jax.__version__} | {jax.devices()[0].device_kind} | {name} | {seconds:.1f} | {spread} |")
+        spread = (f"{each:.0f}" for each in (statistics.median(ms), min(ms), max(ms)))
+        rows.append([jax.__version__, jax.devices()[0].device_kind, name, f"{seconds:.1f}", *spread, len(ms)])
+    heads = ("jax", "device", "convolution", "compile s", "PGD-10 ms (median)", "min", "max", "n")
+    print(markdown.table(heads, rows, words=3))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments import markdown
 from experiments.engine.claims import MARGIN, Claim, Interval, interval, verdict
 from experiments.engine.figures import render
 from experiments.toy import figures as toy_figures
@@ -127,11 +128,11 @@ def summary(measures: dict[str, Measures], settings: Settings) -> str:
         claims.append([claim.text, what, found.text(), f"**{verdict(claim, found)}**"])
     return "\n".join(
         [
-            *_markdown(heads, methods),
+            markdown.table(heads, methods, words=None),
             "",
-            *_markdown(heads, pairs),
+            markdown.table(heads, pairs, words=None),
             "",
-            *_markdown(["Claim", "Difference", "Points", "Verdict"], claims),
+            markdown.table(["Claim", "Difference", "Points", "Verdict"], claims, words=None),
             "",
             f"Mean over {settings.seeds} seeds and its 95 % t interval; the last two tables are of paired "
             "differences. Percent and percentage points.",
@@ -146,10 +147,6 @@ def summary(measures: dict[str, Measures], settings: Settings) -> str:
 
 def _difference(measures: dict[str, Measures], method: str, other: str, key: str) -> Interval:
     return interval(getattr(measures[method], key) - getattr(measures[other], key))
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 if __name__ == "__main__":

@@ -43,11 +43,13 @@ def reduced(recipe):
 def test_it_trains_two_steps_and_is_resumed_alone_and_with_piat(recipe, tmp_path):
     name, _, method = recipe.partition(":")
     method = method or str(load(name).method)
+    recipe_ = None
     for text in (f"{name}:{method}", f"{name}:{method}+piat"):
         experiment = reduced(text)
         net = experiment.build_model(3)
         objective = experiment.build_objective(net, (8, 8, 3), examples=20)
-        recipe_ = experiment.build_recipe(8, net=net, image_shape=(8, 8, 3))
+        # One optimizer object, as equal ones would not share a compilation.
+        recipe_ = recipe_ or experiment.build_recipe(8, net=net, image_shape=(8, 8, 3))
         extra = tuple(map(jnp.asarray, EXTRA)) if experiment.extra_per_batch else None
         examples = Examples(jnp.asarray(IMAGES), jnp.asarray(LABELS), extra=extra)
         checkpoints = Checkpoints(tmp_path / text)
