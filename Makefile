@@ -22,7 +22,7 @@ $(READY): requirements.txt requirements-dev.txt setup.cfg pyproject.toml
 train: $(READY)  ## Train PGD-AT, PIAT and PIAT+NMSE on the embedded data, evaluate, and write a report.
 	$(BIN)/piat-sweep --config=embedded --methods=pgd_at,piat,nmse+piat --workdir=$(RUNS)
 
-smoke: $(READY)  ## The same in a minute: two epochs of each, to see that everything runs.
+smoke: $(READY)  ## The same in three minutes: two epochs of each, to see that everything runs.
 	$(BIN)/piat-sweep --config=embedded --methods=pgd_at,piat,nmse+piat --workdir=runs/smoke --overwrite --config.epochs=2
 
 # BENCH takes its flags. PyTorch is measured too if it is installed: $(BIN)/python -m pip install torch
