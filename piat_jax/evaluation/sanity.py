@@ -43,16 +43,20 @@ def check_data(images: np.ndarray, labels: np.ndarray) -> None:
 def are_probabilities(outputs: Any) -> Any:
     """Whether each row of a network's outputs `[B, K]`, NumPy or JAX, looks like a softmax's: in [0, 1], with sum 1.
 
+    1: it does, 0: it does not, -1: it is not finite, which says nothing.
+
     >>> are_probabilities(np.float32([[0.2, 0.8], [0.2, 0.7], [-0.5, 1.5], [np.nan, 1.0]])).tolist()
-    [True, False, False, False]
+    [1, 0, 0, -1]
     """
-    inside = (outputs.min(axis=1) > -1e-5) & (outputs.max(axis=1) < 1 + 1e-5)
-    return inside & (abs(outputs.sum(axis=1) - 1) < 1e-5)
+    sums = outputs.sum(axis=1)
+    inside = (outputs.min(axis=1) > -1e-5) & (outputs.max(axis=1) < 1 + 1e-5) & (abs(sums - 1) < 1e-5)
+    return inside.astype("int8") - (~(abs(sums) < np.inf)).astype("int8")
 
 
 def of_probabilities(rows: np.ndarray) -> Iterator[Finding]:
-    """A finding if all outputs look like probabilities; `rows` is from `are_probabilities`."""
-    if len(rows) and rows.all():
+    """A finding if all finite outputs look like probabilities; `rows` is from `are_probabilities`."""
+    known = rows[rows >= 0]
+    if len(known) and known.all():
         yield Finding(
             "probabilities",
             "the outputs look like probabilities; give logits, because a softmax hides gradients from the attacks",

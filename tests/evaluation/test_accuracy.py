@@ -154,6 +154,10 @@ def test_outputs_that_are_probabilities_are_told(setup):
     assert message.startswith("the outputs look like probabilities; give logits")
     assert told(softmax, None) == []
     assert told(network, attack) == told(lambda x: softmax(x).at[0].mul(2), attack) == []
+    # An output that is not finite says nothing about the others.
+    assert told(lambda x: softmax(x).at[0].set(jnp.nan), attack) == [message]
+    assert told(lambda x: softmax(x).at[0].set(jnp.inf), attack) == [message]
+    assert told(lambda x: jnp.full_like(network(x), jnp.nan), attack) == []
     # What matters is the network that was attacked.
     assert told(softmax, attack, source=network) == []
 
