@@ -39,12 +39,14 @@ slow: $(READY)  ## The tests that `make test` leaves out: tests/slow.txt lists t
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m slow
 
 # Processors round differently, and so do XLA's emitters; `make test` takes the one that compiles faster
-# (tests/conftest.py), and a test that compares bits under users' emitter alone is not a slow one. ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.
+# (tests/conftest.py). Of the slow tests this has those that compare more exactly under users' emitter.
+# ISA names the widest instructions that XLA may use: AVX512, AVX2, AVX, SSE4_2.
 ISA ?= AVX2
 rounding: $(READY)  ## The numerical tests and doctests as users' XLA rounds, on a processor with no more than AVX2.
 	USERS_EMITTER=1 XLA_FLAGS=--xla_cpu_max_isa=$(ISA) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile \
-		-m "not slow" tests/attacks tests/averaging tests/core tests/evaluation tests/test_losses.py tests/test_modes.py piat_jax \
-		tests/models/test_vit.py tests/programs/test_winograd.py tests/training/test_encoded_stream.py
+		-m "rounding or not slow" tests/attacks tests/averaging tests/core tests/evaluation tests/test_losses.py \
+		tests/test_modes.py piat_jax tests/models/test_vit.py tests/programs/test_winograd.py \
+		tests/training/test_encoded_stream.py
 
 # What needs several devices is skipped. PROCESSES share the GPU.
 PROCESSES ?= 8

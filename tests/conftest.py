@@ -43,9 +43,11 @@ _done = 0
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(config, items):
-    """Mark what tests/slow.txt lists."""
+    """Mark what tests/slow.txt lists, and what compares more exactly under users' emitter (tests/processors.py)."""
     lines = slow.read(slow.LIST.read_text())
     for item in items:
+        if {"same_bits", "OLDER_EMITTER"} & slow.names_in(item):
+            item.add_marker("rounding")
         if slow.is_slow(item.nodeid, lines):
             item.add_marker("slow")
     if config.args_source == config.ArgsSource.TESTPATHS:  # all tests, of which -k and -m choose afterwards

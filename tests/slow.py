@@ -24,6 +24,12 @@ def names(name, nodeid):
     return nodeid == name or (nodeid.startswith(name) and nodeid[len(name)] in ":[")
 
 
+def names_in(item):
+    """The global names in a test's own code; a doctest has none."""
+    function = getattr(item, "function", None)
+    return set(function.__code__.co_names) if function else set()
+
+
 def is_slow(nodeid, lines):
     """Whether the last line that names the test says so."""
     return next((slow for name, slow in reversed(lines) if names(name, nodeid)), False)

@@ -20,6 +20,10 @@ def test_what_it_names_is_marked(request):
         assert (item.get_closest_marker("slow") is not None) == slow.is_slow(item.nodeid, LINES)
 
 
+def test_names_are_those_of_a_test_s_own_code(request):
+    assert {"slow", "request"} & slow.names_in(request.node) == {"slow"}
+
+
 def test_the_last_line_that_names_a_test_decides():
     lines = slow.read("# slow\na.py\n\n!a.py::test[1]\nb.py::Test::test\n")
     assert lines == [("a.py", True), ("a.py::test[1]", False), ("b.py::Test::test", True)]

@@ -50,7 +50,7 @@ def are_probabilities(outputs: Any) -> Any:
     """
     sums = outputs.sum(axis=1)
     inside = (outputs.min(axis=1) > -1e-5) & (outputs.max(axis=1) < 1 + 1e-5) & (abs(sums - 1) < 1e-5)
-    return inside.astype("int8") - (~(abs(sums) < np.inf)).astype("int8")
+    return inside.astype("int8") + (abs(sums) < np.inf) - 1
 
 
 def of_probabilities(rows: np.ndarray) -> Iterator[Finding]:
