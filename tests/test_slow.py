@@ -18,6 +18,8 @@ def test_what_it_names_is_marked(request):
     """Of the tests that were collected beside this one."""
     for item in request.session.items:
         assert (item.get_closest_marker("slow") is not None) == slow.is_slow(item.nodeid, LINES)
+        exact = {"same_bits", "OLDER_EMITTER"} & slow.names_in(item)
+        assert (item.get_closest_marker("rounding") is not None) == bool(exact)
 
 
 def test_names_are_those_of_a_test_s_own_code(request):
